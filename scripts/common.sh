@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What every script here shares. Source it; it changes no directory.
 #
 # Sets: root (the checkout), cache (kept between clones), and bash's strict mode.
@@ -6,6 +7,14 @@ set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 cache=${PCI_PASSTHROUGH_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/pci-passthrough}
+
+# make_cache: have the cache, marked as one so that backups skip it and distclean may remove it
+make_cache() {
+    [ -e "$cache/CACHEDIR.TAG" ] && return
+    mkdir -p "$cache"
+    printf '%s\n' 'Signature: 8a477f597d28d172789f06886806bc55' \
+        '# The cache of pci-passthrough. "make distclean" removes it.' >"$cache/CACHEDIR.TAG"
+}
 
 note() { printf '── %s\n' "$*" >&2; }
 
@@ -62,7 +71,7 @@ install_packages() {
     as_root true || die "$why needs packages and there are no rights to install them.
 Ask an administrator for: apt-get install ${missing[*]}"
     local log=$cache/apt.log
-    mkdir -p "$cache"
+    make_cache
     : >"$log"
     # Old lists are good enough until they lack a package or name a file that is gone.
     if ! { all_have_candidates "${missing[@]}" && apt_install "${missing[@]}" >>"$log" 2>&1; }; then
@@ -86,43 +95,42 @@ all_have_candidates() {
     done
 }
 
-# uv_path: print the path of the pinned uv; installs it into the cache the first time
-uv_path() {
-    local lock=$root/requirements/bootstrap.txt home python
-    home=$cache/uv-$(digest "$lock")
-    if [ ! -e "$home/.complete" ]; then
-        note "uv, the Python package installer"
-        if ! python=$(find_python 3.10) || ! "$python" -c 'import ensurepip' 2>/dev/null; then
-            install_packages "the Python environment" python3 python3-venv
-            python=$(find_python 3.10) || die "Python 3.10 or later is needed (Ubuntu 22.04, Debian 12 or later)"
-        fi
-        mkdir -p "$cache"
-        (
-            flock 9
-            [ ! -e "$home/.complete" ] || exit 0
-            "$python" -m venv --clear "$home"
-            "$home/bin/pip" install -qq --disable-pip-version-check --require-hashes \
-                --requirement "$lock" >&2
-            touch "$home/.complete"
-        ) 9>"$home.lock"
+# make_uv HOME: install the pinned uv into a virtual environment at HOME
+make_uv() {
+    local home=$1 python
+    note "uv, the installer of Python packages → $home"
+    if ! python=$(find_python 3.10) || ! "$python" -c 'import ensurepip' 2>/dev/null; then
+        install_packages "the Python environment" python3 python3-venv
+        python=$(find_python 3.10) || die "Python 3.10 or later is needed (Ubuntu 22.04, Debian 12)"
     fi
-    printf '%s\n' "$home/bin/uv"
+    if ! "$python" -m venv --clear "$home" ||
+        ! "$home/bin/pip" install -qq --disable-pip-version-check --require-hashes \
+            --requirement "$root/requirements/bootstrap.txt" >&2; then
+        die "pip could not install uv (above): is a package index reachable?"
+    fi
+    touch "$home/.complete"
 }
 
-# run_uv ARGUMENT...: run the pinned uv with the index and certificates that pip is configured with
-# (uv reads neither pip.conf nor PIP_*)
+# run_uv ARGUMENT...: run the pinned uv, which is installed into the cache the first time, with the
+# index and the certificates that pip is configured with (uv reads neither pip.conf nor PIP_*)
 run_uv() {
-    local uv pip
-    uv=$(uv_path)
-    pip=$(dirname "$uv")/pip
+    local home
+    home=$cache/uv-$(digest "$root/requirements/bootstrap.txt")
+    if [ ! -e "$home/.complete" ]; then
+        make_cache
+        (
+            flock 9
+            [ -e "$home/.complete" ] || make_uv "$home"
+        ) 9>"$home.lock" || return
+    fi
     (
-        setting() { "$pip" config get "global.$1" 2>/dev/null || true; }
+        setting() { "$home/bin/pip" config get "global.$1" 2>/dev/null || true; }
         : "${UV_DEFAULT_INDEX:=${PIP_INDEX_URL:-$(setting index-url)}}"
         : "${SSL_CERT_FILE:=${PIP_CERT:-$(setting cert)}}"
         # Empty means: not configured. An empty variable would be taken as a value.
         [ -z "$UV_DEFAULT_INDEX" ] || export UV_DEFAULT_INDEX
         [ -z "$SSL_CERT_FILE" ] || export SSL_CERT_FILE
         export UV_SYSTEM_CERTS=true UV_PYTHON_DOWNLOADS=never
-        "$uv" "$@"
+        exec "$home/bin/uv" "$@"
     )
 }

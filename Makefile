@@ -1,0 +1,83 @@
+# `make` lists what there is to do. Every target installs what it lacks, once.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help demo test unit functional lab integration lint format coverage pack lock upgrade \
+	nova-env clean distclean env lab-packages
+
+# Survives `git clone` and `make clean`: tools, Nova, the lab's disk images.
+export PCI_PASSTHROUGH_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pci-passthrough
+
+PYTHON := .venv/bin/python
+PYTEST := $(PYTHON) -m pytest
+CHARM := build/pci-passthrough.charm
+SHELL_SCRIPTS = $(shell grep --files-with-matches --extended-regexp \
+	'^#!/bin/bash|^\# shellcheck shell' scripts/* .ci/run)
+
+# As root, nothing may be left behind in the checkout that the user could not remove.
+AS_ROOT := PYTHONDONTWRITEBYTECODE=1 scripts/as-root "build disk images for the lab"
+
+help: ## List these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: pack env lab-packages ## Show the main job on a virtual machine with PCI devices (needs root)
+	@$(AS_ROOT) env PYTHONPATH=tests:src:lib $(PYTHON) -m lab.demo
+
+test: unit functional lab ## Run every test that needs no Juju controller: unit, functional, lab
+
+unit: env ## Run the unit tests and hold the coverage above its floor
+	@scripts/tier "unit tests" $(PYTEST) tests/unit --cov --cov-report=term
+
+functional: pack env nova-env ## Run the packed charm against a stand-in unit agent and the real Nova
+	@scripts/tier "functional tests" $(PYTEST) tests/functional
+
+lab: pack env lab-packages ## Run the charm on a virtual machine with PCI devices (needs root)
+	@scripts/tier "lab tests" $(AS_ROOT) $(PYTEST) -p no:cacheprovider tests/lab
+
+integration: pack ## Run the charm on a real Juju controller
+	@command -v juju >/dev/null || { \
+		echo "error: integration tests need the juju client and a controller with a machine cloud:" >&2; \
+		echo "  snap install juju && snap install lxd && juju bootstrap localhost" >&2; exit 1; }
+	@scripts/sync-env .venv-integration requirements/integration.txt
+	@scripts/tier "integration tests" .venv-integration/bin/python -m pytest tests/integration
+
+lint: env ## Check style, types, spelling and shell scripts
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	.venv/bin/pyright
+	.venv/bin/shellcheck $(SHELL_SCRIPTS)
+	.venv/bin/codespell
+
+format: env ## Format the code and mend what ruff can mend
+	$(PYTHON) -m ruff check --fix .
+	$(PYTHON) -m ruff format .
+
+coverage: unit ## Write the unit tests' coverage to build/coverage/index.html
+	@$(PYTHON) -m coverage html --directory build/coverage
+
+pack: ## Build build/pci-passthrough.charm with charmcraft
+	@scripts/pack
+
+lock: ## Write requirements/*.txt anew after a change of pyproject.toml
+	@scripts/lock
+
+upgrade: ## Lock the newest versions that pyproject.toml allows
+	@scripts/lock --upgrade
+
+nova-env: ## Install the real Nova, for the functional tests, into the cache
+	@scripts/nova_env >/dev/null
+
+clean: ## Remove what make built here
+	rm -rf .venv .venv.lock .venv-integration .venv-integration.lock build .coverage
+	rm -rf .pytest_cache .ruff_cache .hypothesis
+	find bin lib src tests scripts -name __pycache__ -prune -exec rm -rf {} +
+
+distclean: clean ## Remove the caches too: tools, Nova, the lab's disk images
+	@scripts/distclean
+
+env:
+	@scripts/sync-env .venv requirements/dev.txt
+
+lab-packages:
+	@scripts/install-packages "the lab's virtual machines" tests/lab/requirements-apt.txt

@@ -1,0 +1,159 @@
+"""What `make pack` puts into the charm, and that it runs by itself."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import zipfile
+
+import pytest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
+SITE_PACKAGES = f"venv/lib/{PYTHON}/site-packages/"
+
+# charmcraft writes dispatch, manifest.yaml and the three copies of the YAML files at the top.
+TOP_FILES = {
+    "LICENSE",
+    "actions.yaml",
+    "config.yaml",
+    "dispatch",
+    "manifest.yaml",
+    "metadata.yaml",
+}
+# No lib/ exists before the charm has a library.
+SHIPPED_DIRECTORIES = ("bin", *(["lib"] if (ROOT / "lib").is_dir() else []), "src", "templates")
+
+# Run with the charm's packages alone: import all there is, print what came from where.
+IMPORT_EVERYTHING = """
+import importlib, importlib.metadata, pathlib, sys
+site = sys.argv[1]
+sys.path.insert(0, site)
+for distribution in importlib.metadata.distributions(path=[site]):
+    tops = {file.parts[0].removesuffix(".py") for file in distribution.files or ()}
+    names = sorted(name for name in tops if name.isidentifier() and name != "__pycache__")
+    for name in names:
+        importlib.import_module(name)
+    print(distribution.metadata["Name"], distribution.version, *names)
+"""
+
+
+def shipped_files(directory: str) -> set[str]:
+    """Return the files of the checkout's `directory`, as their names in the charm."""
+    return {
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / directory).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def locked_packages() -> dict[str, str]:
+    """Return name → version from the lock of the charm's own dependencies."""
+    lock = (ROOT / "requirements" / "charm.txt").read_text(encoding="utf-8")
+    return dict(re.findall(r"(?m)^([a-z0-9-]+)==(\S+)", lock))
+
+
+@pytest.fixture(scope="module")
+def names(packed_charm: pathlib.Path) -> list[str]:
+    """Every file in the charm."""
+    with zipfile.ZipFile(packed_charm) as archive:
+        return archive.namelist()
+
+
+@pytest.fixture(scope="module")
+def unpacked(packed_charm: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The charm unpacked with its modes, as a unit agent does."""
+    target = tmp_path_factory.mktemp("charm")
+    with zipfile.ZipFile(packed_charm) as archive:
+        for item in archive.infolist():
+            path = pathlib.Path(archive.extract(item, target))
+            path.chmod(item.external_attr >> 16)
+    return target
+
+
+def test_top_level_holds_what_juju_reads_and_nothing_else(names: list[str]):
+    assert {name for name in names if "/" not in name} == TOP_FILES
+    assert {name.split("/")[0] for name in names if "/" in name} == {*SHIPPED_DIRECTORIES, "venv"}
+
+
+@pytest.mark.parametrize("directory", SHIPPED_DIRECTORIES)
+def test_directory_is_shipped_whole_and_unmixed(names: list[str], directory: str):
+    packed = {name for name in names if name.startswith(f"{directory}/")}
+    assert packed == shipped_files(directory)
+    assert packed
+
+
+@pytest.mark.parametrize("name", ["LICENSE", "actions.yaml", "config.yaml", "metadata.yaml"])
+def test_file_is_shipped_as_it_is(unpacked: pathlib.Path, name: str):
+    assert (unpacked / name).read_bytes() == (ROOT / name).read_bytes()
+
+
+def test_nothing_was_left_by_tools(names: list[str]):
+    stray = re.compile(r"(^|/)(__pycache__|\.[^/]+|pip|setuptools|pbr|tests?)(/|$)|\.py[co]$|~$")
+    assert [name for name in names if stray.search(name)] == []
+
+
+def test_venv_holds_the_locked_packages_for_this_python(unpacked: pathlib.Path):
+    """Every package of the lock, at its version, imports with nothing else on the path."""
+    result = subprocess.run(
+        [sys.executable, "-I", "-S", "-B", "-c", IMPORT_EVERYTHING, unpacked / SITE_PACKAGES],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    rows = [line.split() for line in result.stdout.splitlines()]
+    installed = {row[0].lower().replace("_", "-"): row[1] for row in rows}
+    assert installed == locked_packages()
+    assert [row for row in rows if len(row) < 3] == [], "a distribution without a module"
+
+
+def test_yaml_is_the_compiled_one(names: list[str]):
+    compiled = [name for name in names if name.endswith(".so")]
+    assert any(name.startswith(f"{SITE_PACKAGES}yaml/_yaml.cpython") for name in compiled)
+
+
+@pytest.mark.parametrize("name", ["dispatch", "src/charm.py", "bin/pci-passthrough"])
+def test_program_is_executable(unpacked: pathlib.Path, name: str):
+    assert os.access(unpacked / name, os.X_OK)
+
+
+def test_command_line_runs_from_the_unpacked_charm(unpacked: pathlib.Path, tmp_path: pathlib.Path):
+    """Through a symlink, from another directory, with no environment but PATH."""
+    link = tmp_path / "pci-passthrough"
+    link.symlink_to(unpacked / "bin" / "pci-passthrough")
+    result = subprocess.run(
+        [sys.executable, "-B", str(link), "--help"],
+        cwd=tmp_path,
+        env={"PATH": os.defpath},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "usage: pci-passthrough" in result.stdout
+
+
+def test_variant_for_another_python_differs_in_its_packages_only(
+    packed_charm: pathlib.Path, names: list[str]
+):
+    other = "3.12" if PYTHON != "python3.12" else "3.11"
+    command = [str(ROOT / "scripts" / "pack"), "--python-version", other]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    variant = pathlib.Path(result.stdout.strip())
+    assert variant != packed_charm
+    with zipfile.ZipFile(variant) as archive:
+        variant_names = archive.namelist()
+
+    packages = [name for name in variant_names if name.startswith("venv/lib/")]
+    assert {name.split("/")[2] for name in packages} == {f"python{other}"}
+    assert {name for name in variant_names if name not in packages} == {
+        name for name in names if not name.startswith("venv/lib/")
+    }
+    tag = f".cpython-{other.replace('.', '')}-"
+    modules = [name for name in packages if name.endswith(".so")]
+    assert modules
+    assert all(tag in name for name in modules)
