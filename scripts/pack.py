@@ -74,8 +74,9 @@ def input_files(root: pathlib.Path) -> Iterator[pathlib.Path]:
         top = root / name
         files = sorted(top.rglob("*")) if top.is_dir() else [top]
         for path in files:
-            if path.is_file() and "__pycache__" not in path.parts:
-                yield path.relative_to(root)
+            inside = path.relative_to(root)
+            if path.is_file() and "__pycache__" not in inside.parts:
+                yield inside
 
 
 def digest_inputs(files: Iterable[pathlib.Path]) -> str:
@@ -194,8 +195,8 @@ def derive_variant(charm: pathlib.Path, version: str, destination: pathlib.Path)
                     content = re.sub(pattern, f"version_info = {version}".encode(), content)
                 target.writestr(item, content)
             for path in sorted(packages.rglob("*")):
-                if path.is_file() and not LEFT_OUT.intersection(path.parts):
-                    inside = path.relative_to(packages)
+                inside = path.relative_to(packages)
+                if path.is_file() and not LEFT_OUT.intersection(inside.parts):
                     target.write(path, f"venv/lib/python{version}/site-packages/{inside}")
         partial.replace(destination)
 
@@ -207,8 +208,10 @@ def describe(charm: pathlib.Path) -> str:
         items = archive.infolist()
     for item in items:
         parts = item.filename.split("/")
-        # venv/lib/python3.11/site-packages/PACKAGE/…
-        part = f"venv/…/{parts[4]}" if parts[0] == "venv" and len(parts) > 5 else parts[0]
+        part = parts[0]
+        if part == "venv" and len(parts) > 5:  # venv/lib/python3.11/site-packages/PACKAGE/…
+            package = parts[4]
+            part = "venv/…/" + ("*.dist-info" if package.endswith(".dist-info") else package)
         sizes[part] = sizes.get(part, 0) + item.compress_size
     rows = sorted(sizes.items(), key=lambda row: (-row[1], row[0]))
     shown = [row for row in rows if row[1] >= 4096 or row[0] in INPUTS]
