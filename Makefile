@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo test unit functional lab integration lint format coverage pack lock upgrade \
-	nova-env clean distclean env lab-packages
+	nova-env clean distclean env deps
 
 # Survives `git clone` and `make clean`: tools, Nova, the lab's disk images.
 export PCI_PASSTHROUGH_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pci-passthrough
@@ -15,14 +15,11 @@ CHARM := build/pci-passthrough.charm
 SHELL_SCRIPTS = $(shell grep --files-with-matches --extended-regexp \
 	'^#!/bin/bash|^\# shellcheck shell' scripts/* .ci/run)
 
-# As root, nothing may be left behind in the checkout that the user could not remove.
-AS_ROOT := PYTHONDONTWRITEBYTECODE=1 scripts/as-root "build disk images for the lab"
-
 help: ## List these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: pack env lab-packages ## Show the main job on a virtual machine with PCI devices (needs root)
-	@$(AS_ROOT) env PYTHONPATH=tests:src:lib $(PYTHON) -m lab.demo
+demo: pack env deps ## Show the main job on a virtual machine with PCI devices
+	@PYTHONPATH=tests:src:lib $(PYTHON) -m lab.demo
 
 test: unit functional lab ## Run every test that needs no Juju controller: unit, functional, lab
 
@@ -32,8 +29,8 @@ unit: env ## Run the unit tests and hold the coverage above its floor
 functional: pack env nova-env ## Run the packed charm against a stand-in unit agent and the real Nova
 	@scripts/tier "functional tests" $(PYTEST) tests/functional
 
-lab: pack env lab-packages ## Run the charm on a virtual machine with PCI devices (needs root)
-	@scripts/tier "lab tests" $(AS_ROOT) $(PYTEST) -p no:cacheprovider tests/lab
+lab: pack env deps ## Run the charm on a virtual machine with PCI devices
+	@scripts/tier "lab tests" $(PYTEST) tests/lab
 
 integration: pack ## Run the charm on a real Juju controller
 	@command -v juju >/dev/null || { \
@@ -76,8 +73,8 @@ clean: ## Remove what make built here
 distclean: clean ## Remove the caches too: tools, Nova, the lab's disk images
 	@scripts/distclean
 
-env:
+env: ## Install the Python packages for development into .venv
 	@scripts/sync-env .venv requirements/dev.txt
 
-lab-packages:
+deps: ## Install the apt packages that the lab's virtual machines need (root or sudo)
 	@scripts/install-packages "the lab's virtual machines" tests/lab/requirements-apt.txt
