@@ -1,0 +1,12 @@
+"""PCI passthrough on an OpenStack compute host, without any knowledge of Juju.
+
+Every function that touches the machine takes a ``root`` (``/`` on a real host), so the whole
+package also works on a copy of another machine's ``/sys``, ``/proc`` and ``/etc``.
+"""
+
+
+class PassthroughError(Exception):
+    """Base of every error this package raises on purpose.
+
+    The message is one sentence or two for the operator: what is wrong, and the way out.
+    """

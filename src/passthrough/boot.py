@@ -1,0 +1,202 @@
+"""The files that make the claims survive a reboot: GRUB, modprobe, udev and the initramfs.
+
+Every file is one row of ``_FILES``. To support another initramfs generator, add its rows and its
+templates.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from passthrough import claims, files, options, pci, platform
+
+TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
+
+GRUB = "grub"
+INITRAMFS = "initramfs"
+
+# The display drivers of each vendor that a console or a desktop would load by itself.
+DISPLAY_DRIVERS = {
+    "1002": ("amdgpu", "radeon"),
+    "10de": ("nouveau", "nvidia", "nvidia_drm", "nvidiafb"),
+    "1234": ("bochs",),
+    "8086": ("i915", "xe"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """One owned file: where it stands below the root, and what it should hold.
+
+    ``feeds`` says what has to be rebuilt for a change to take effect: GRUB, INITRAMFS or None.
+    ``content`` None means that the file should not be there.
+    """
+
+    path: str
+    mode: int
+    feeds: str | None
+    content: str | None = None
+
+    def as_present(self) -> files.Present | None:
+        """What `files.read` gives once the file is as it should be."""
+        return None if self.content is None else files.Present(self.content, self.mode)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    path: str
+    template: str
+    feeds: str | None = None
+    mode: int = 0o644
+    generator: str | None = None
+
+
+_FILES = (
+    # Sorts after 50-cloudimg-settings, 50-curtin-settings and 90-sysconfig.
+    _Row("etc/default/grub.d/95-{name}.cfg", "grub.cfg.j2", feeds=GRUB),
+    _Row("etc/modules-load.d/{name}.conf", "modules-load.conf.j2"),
+    # Both generators copy modprobe.d into the initramfs.
+    _Row("etc/modprobe.d/{name}.conf", "modprobe.conf.j2", feeds=INITRAMFS),
+    # Sorts before 80-drivers.rules, which loads the native driver by modalias.
+    _Row("etc/udev/rules.d/60-{name}.rules", "udev.rules.j2"),
+    _Row(
+        "etc/initramfs-tools/hooks/{name}",
+        "initramfs-tools-hook.j2",
+        feeds=INITRAMFS,
+        mode=0o755,
+        generator=platform.INITRAMFS_TOOLS,
+    ),
+    _Row(
+        "etc/initramfs-tools/scripts/init-top/{name}",
+        "initramfs-tools-init-top.j2",
+        feeds=INITRAMFS,
+        mode=0o755,
+        generator=platform.INITRAMFS_TOOLS,
+    ),
+)
+
+
+def name_for(application: str) -> str:
+    """The stem of every owned file: several applications of the charm may share a host."""
+    own = "pci-passthrough"
+    return own if application == own else f"{own}-{application}"
+
+
+def owned_files(application: str) -> tuple[File, ...]:
+    """Every file the application may own, as absent ones: what removal makes of the host."""
+    name = name_for(application)
+    return tuple(File(row.path.format(name=name), row.mode, row.feeds) for row in _FILES)
+
+
+def grub_path(application: str) -> str:
+    """The application's GRUB drop-in, below the root."""
+    return _FILES[0].path.format(name=name_for(application))
+
+
+def desired_files(
+    application: str,
+    wanted: options.Options,
+    claimed: tuple[claims.Claim, ...],
+    blacklist: tuple[str, ...],
+    tokens: tuple[str, ...],
+    generator: str | None,
+    *,
+    keep_kernel_options: bool = False,
+) -> tuple[File, ...]:
+    """Work out every owned file as it should be, in a stable order.
+
+    Args:
+        application: the Juju application.
+        wanted: the charm's options.
+        claimed: the functions that go to vfio-pci; none leaves no file behind.
+        blacklist: what `blacklisted_drivers` gave.
+        tokens: what `kernel_options` gave.
+        generator: the host's initramfs generator.
+        keep_kernel_options: keep the GRUB drop-in although nothing is claimed.
+    """
+    context = {
+        "application": application,
+        "name": name_for(application),
+        "claims": [claim.function for claim in claimed],
+        "blacklist": blacklist,
+        "kernel_options": tokens,
+        "allow_unsafe_interrupts": wanted.allow_unsafe_interrupts,
+    }
+    found = []
+    for row, absent in zip(_FILES, owned_files(application), strict=True):
+        wants = bool(claimed) and row.generator in (None, generator)
+        if row.feeds == GRUB:
+            wants = bool(tokens) and (wants or keep_kernel_options)
+        content = _render(row.template, context) if wants else None
+        found.append(dataclasses.replace(absent, content=content))
+    return tuple(found)
+
+
+def kernel_options(
+    wanted: options.Options, blacklist: Iterable[str], facts: platform.Platform
+) -> tuple[str, ...]:
+    """The tokens for the kernel command line, the operator's own last so that they win.
+
+    AMD and Arm need none to turn the IOMMU on; `amd_iommu=on` is not an option the kernel knows.
+    """
+    tokens = []
+    if wanted.iommu and facts.iommu_table == "DMAR":
+        tokens.append("intel_iommu=on")
+    if wanted.iommu_passthrough:
+        tokens.append("iommu=pt")
+    names = ",".join(blacklist)
+    if names:
+        tokens.append(f"modprobe.blacklist={names}")
+    if wanted.allow_unsafe_interrupts:
+        tokens.append("vfio_iommu_type1.allow_unsafe_interrupts=1")
+    return (*tokens, *wanted.kernel_options)
+
+
+def blacklisted_drivers(
+    wanted: options.Options, claimed: tuple[claims.Claim, ...], host: pci.Host
+) -> tuple[str, ...]:
+    """The drivers to keep off, sorted.
+
+    With ``blacklist-drivers=auto`` these are the display drivers of the claimed displays, by
+    vendor, and only of vendors with no display left for the host.
+    """
+    if not claimed:
+        return ()
+    if wanted.blacklist_drivers is not None:
+        return wanted.blacklist_drivers
+    claimed_addresses = {claim.address for claim in claimed}
+    claimed_vendors = {claim.function.vendor for claim in claimed if claim.function.is_display}
+    kept = {
+        function.vendor
+        for address, function in host.functions.items()
+        if function.is_display and address not in claimed_addresses
+    }
+    drivers_in_use = {
+        function.driver
+        for address, function in host.functions.items()
+        if address not in claimed_addresses and function.driver
+    }
+    names = {name for vendor in claimed_vendors - kept for name in DISPLAY_DRIVERS.get(vendor, ())}
+    return tuple(sorted(names - drivers_in_use))
+
+
+def _render(template: str, context: dict[str, Any]) -> str:
+    return _environment().get_template(template).render(context)
+
+
+@functools.lru_cache(maxsize=1)
+def _environment() -> Any:
+    import jinja2  # not needed by a hook that has nothing to render
+
+    return jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,  # noqa: S701 - shell and configuration files; every value is a matched token
+    )

@@ -1,0 +1,214 @@
+"""Spec and host in, claims and refusals out. Pure: nothing here reads or writes the machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+
+from passthrough import guards, pci, spec
+from passthrough.fields import OptionError
+
+# Drivers that leave a group's DMA to whoever owns the group: the kernel lets them share it with
+# vfio (pci-stub: vfio_driver_allowed[]; the others are VFIO drivers themselves).
+_HARMLESS_DRIVERS = ("pci-stub", "vfio-pci", "vfio_pci")
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """One function that goes to vfio-pci.
+
+    ``companion_of`` is the address of the function it accompanies (a GPU for its audio
+    function), or None when the item asked for this function itself.
+    """
+
+    function: pci.Function
+    item: spec.Item
+    companion_of: str | None = None
+
+    @property
+    def address(self) -> str:
+        """The function's address."""
+        return self.function.address
+
+
+@dataclasses.dataclass(frozen=True)
+class Refusal:
+    """Why an item, or one function it asks for, is not claimed on this host.
+
+    ``blocking`` is False where an operator of a mixed fleet expects it: the device is simply
+    not in this host. ``rule`` is a short kebab-case name of the rule that refused.
+    """
+
+    item: spec.Item
+    rule: str
+    reason: str
+    address: str | None = None
+    blocking: bool = True
+
+    def __str__(self) -> str:
+        where = f"{self.address} " if self.address else ""
+        return f"devices: item {self.item.position} {self.item}: {where}{self.reason}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What is claimed and what is not, both in a stable order."""
+
+    claims: tuple[Claim, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Every claimed function's address, companions too."""
+        return tuple(claim.address for claim in self.claims)
+
+    @property
+    def blocking(self) -> tuple[Refusal, ...]:
+        """The refusals that an operator has to resolve."""
+        return tuple(refusal for refusal in self.refusals if refusal.blocking)
+
+
+def decide(wanted: spec.Spec, host: pci.Host, taken: Mapping[str, str] | None = None) -> Decision:
+    """Match what is wanted against the host.
+
+    Args:
+        wanted: the parsed ``devices`` option.
+        host: the functions that are there.
+        taken: address → name of another application of this charm that has claimed it.
+
+    Raises:
+        OptionError: when two items ask for the same function; nothing may change then, since
+            which of them is meant is the operator's to say.
+    """
+    refusals: list[Refusal] = []
+    by_address: dict[str, Claim] = {}
+    for item in wanted.items:
+        matches = _match(item, host)
+        refusals += _refuse_mismatches(item, host)
+        if not matches and not item.exact_addresses:
+            refusals.append(Refusal(item, "absent", "no such device on this host", blocking=False))
+        for function in matches:
+            rival = by_address.get(function.address)
+            if rival:
+                raise OptionError(
+                    "devices",
+                    f"{function.address} is claimed by item {rival.item.position} ({rival.item})"
+                    " too; narrow one of them by address",
+                    f"item {item.position} {item}",
+                )
+            by_address[function.address] = Claim(function, item)
+    primaries = list(by_address.values())
+    for claim in primaries:
+        for companion in _companions(claim, host):
+            by_address.setdefault(
+                companion.address, Claim(companion, claim.item, companion_of=claim.address)
+            )
+    refusals += _drop_refused(by_address, host, taken or {})
+    return Decision(
+        claims=tuple(by_address[each] for each in sorted(by_address, key=pci.sort_key)),
+        refusals=tuple(
+            sorted(refusals, key=lambda each: (each.item.position, each.address or "", each.rule))
+        ),
+    )
+
+
+def explain_unclaimable(function: pci.Function, host: pci.Host) -> str | None:
+    """Say why ``function`` could not be claimed if an item named it; None when it could."""
+    item = spec.Item(1, function.vendor, function.product, (function.address,))
+    refused = decide(spec.Spec((item,)), host).blocking
+    return refused[0].reason if refused else None
+
+
+def _match(item: spec.Item, host: pci.Host) -> list[pci.Function]:
+    return [
+        each for each in host.functions.values() if each.id == item.id and item.covers(each.address)
+    ]
+
+
+def _refuse_mismatches(item: spec.Item, host: pci.Host) -> Iterable[Refusal]:
+    for address in item.exact_addresses:
+        function = host.functions.get(address)
+        if function is None:
+            yield Refusal(item, "absent", "is not in this host", address, blocking=False)
+        elif function.id != item.id:
+            yield Refusal(
+                item,
+                "id-mismatch",
+                f"holds {function.id}, not {item.id}; correct the id or the address",
+                address,
+            )
+
+
+def _companions(claim: Claim, host: pci.Host) -> list[pci.Function]:
+    """The other functions of the card, but for those of the same id.
+
+    A function of the same id was either claimed by the item itself or left out on purpose by
+    its address: the second port of a NIC stays with the host.
+    """
+    if not claim.item.companions:
+        return []
+    return [
+        each
+        for each in host.slot_members(claim.function)
+        if each.id != claim.function.id and not each.is_pci_bridge
+    ]
+
+
+def _drop_refused(
+    by_address: dict[str, Claim], host: pci.Host, taken: Mapping[str, str]
+) -> list[Refusal]:
+    """Remove from ``by_address`` whatever cannot be claimed, until what is left can stand."""
+    refusals = []
+    dropped = True
+    while dropped:
+        dropped = False
+        for claim in list(by_address.values()):
+            if claim.address not in by_address:
+                continue
+            refusal = _refuse(claim, by_address, host, taken)
+            if refusal:
+                refusals.append(refusal)
+                _drop(claim, by_address)
+                dropped = True
+    return refusals
+
+
+def _drop(claim: Claim, by_address: dict[str, Claim]) -> None:
+    primary = claim.companion_of or claim.address
+    for address in [
+        each.address for each in by_address.values() if primary in (each.address, each.companion_of)
+    ]:
+        del by_address[address]
+
+
+def _refuse(
+    claim: Claim, by_address: Mapping[str, Claim], host: pci.Host, taken: Mapping[str, str]
+) -> Refusal | None:
+    who = f"with its companion {claim.address}: it " if claim.companion_of else ""
+    way_out = "; set companions: false to leave it out" if claim.companion_of else ""
+
+    def refuse(rule: str, reason: str) -> Refusal:
+        address = claim.companion_of or claim.address
+        return Refusal(claim.item, rule, f"{who}{reason}{way_out}", address)
+
+    if claim.address in taken:
+        return refuse("taken", f"is claimed by the application {taken[claim.address]} already")
+    objection = guards.object_to(claim.function, host)
+    if objection and not (objection.overridable and claim.item.allow_in_use):
+        return refuse(objection.guard, objection.reason)
+    strangers = [
+        each
+        for each in host.group_members(claim.function)
+        if each.address not in by_address
+        and each.driver
+        and not each.is_pci_bridge
+        and not each.driver.endswith(_HARMLESS_DRIVERS)
+    ]
+    if strangers:
+        names = ", ".join(f"{each.address} ({each.id}, {each.driver})" for each in strangers)
+        return refuse(
+            "group-not-viable",
+            f"shares IOMMU group {claim.function.group} with {names}; claim them too, or move the"
+            " card to a slot with a group of its own",
+        )
+    return None

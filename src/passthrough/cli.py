@@ -1,0 +1,73 @@
+"""``pci-passthrough``: the charm's view of a host, for a person on it. Reads only."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from passthrough import PassthroughError, options, pci, reconcile, report, verify
+
+EXIT_FAILED_CHECK = 1
+EXIT_REFUSED = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code (1: a check failed, 2: refused)."""
+    given = _parser().parse_args(arguments)
+    try:
+        text, data, code = given.command(given)
+    except (PassthroughError, OSError) as error:
+        print(f"pci-passthrough: {error}", file=sys.stderr)
+        return EXIT_REFUSED
+    print(json.dumps(data, indent=2, sort_keys=True) if given.json else text)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="pci-passthrough", description=__doc__)
+    parser.add_argument(
+        "--root", type=Path, default=Path("/"), help="look at this tree's /sys, /proc and /etc"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    listing = commands.add_parser("list", help="every PCI function and whether it can be claimed")
+    listing.set_defaults(command=_list)
+    for name, command, text in (
+        ("plan", _plan, "what the charm would change, as a diff"),
+        ("verify", _verify, "check the host against what was asked"),
+    ):
+        sub = commands.add_parser(name, help=text)
+        sub.add_argument("--devices", required=True, metavar="SPEC", help="the option devices")
+        sub.add_argument("--application", default="pci-passthrough", help="the Juju application")
+        sub.set_defaults(command=command)
+    return parser
+
+
+def _list(given: argparse.Namespace) -> tuple[str, Any, int]:
+    described = report.describe_devices(given.root, pci.read(given.root))
+    return report.devices_table(described), described, 0
+
+
+def _survey(given: argparse.Namespace) -> reconcile.Survey:
+    wanted = options.parse({"devices": given.devices})
+    return reconcile.survey(given.root, given.application, wanted)
+
+
+def _plan(given: argparse.Namespace) -> tuple[str, Any, int]:
+    survey = _survey(given)
+    return report.plan_text(survey), report.describe_plan(survey), 0
+
+
+def _verify(given: argparse.Namespace) -> tuple[str, Any, int]:
+    checks = verify.verify(_survey(given))
+    code = EXIT_FAILED_CHECK if verify.has_failed(checks) else 0
+    return verify.checks_table(checks), [dataclasses.asdict(each) for each in checks], code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

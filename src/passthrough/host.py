@@ -1,0 +1,133 @@
+"""The few commands the charm runs on the host.
+
+charmhelpers stays behind this door, and is imported only when it is used: it asks for the
+distribution at import time and refuses any but Ubuntu and CentOS.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from passthrough import PassthroughError
+
+logger = logging.getLogger(__name__)
+
+# A hung package trigger must not hold the machine's hook lock for ever.
+REBUILD_TIMEOUT = 3600.0
+_TAIL_LINES = 8
+_REBUILDS = {
+    # Every installed kernel's initramfs: an older kernel booted by hand must bind too.
+    "initramfs": ("update-initramfs", "-u", "-k", "all"),
+    "grub": ("update-grub",),
+}
+
+
+class CommandError(PassthroughError):
+    """A command on the host failed.
+
+    Attributes:
+        command: its words.
+        tail: the last lines that it printed.
+    """
+
+    def __init__(self, command: tuple[str, ...], what: str, tail: tuple[str, ...] = ()):
+        self.command = command
+        self.tail = tail
+        said = f": {' | '.join(tail)}" if tail else ""
+        super().__init__(f"{' '.join(command)} {what}{said}")
+
+
+class Tools(Protocol):
+    """What applying a plan needs of the host beyond reading and writing files."""
+
+    def rebuild(self, what: str, progress: Callable[[str], object]) -> None:
+        """Rebuild ``initramfs`` or ``grub``; raise CommandError when that fails."""
+
+    def load_vfio(self) -> None:
+        """Load the vfio modules; raise CommandError when the kernel has none."""
+
+    def load_native(self, modalias: str) -> None:
+        """Load the native driver of a modalias, if the host has one that is not blacklisted."""
+
+
+class HostTools:
+    """`Tools` for the machine this runs on."""
+
+    def rebuild(self, what: str, progress: Callable[[str], object]) -> None:
+        """Rebuild ``initramfs`` (of every kernel) or ``grub``'s configuration."""
+        command = _REBUILDS[what]
+        started = time.monotonic()
+        progress(f"{' '.join(command)}: running")
+        run(command, timeout=REBUILD_TIMEOUT)
+        progress(f"{' '.join(command)}: done in {time.monotonic() - started:.0f} s")
+
+    def load_vfio(self) -> None:
+        """Load vfio-pci and the IOMMU backend, where the kernel has them as modules."""
+        for module in ("vfio_iommu_type1", "vfio-pci"):
+            _modprobe(module)
+
+    def load_native(self, modalias: str) -> None:
+        """Load what the modalias names; modprobe leaves out what modprobe.d blacklists."""
+        try:
+            _modprobe(modalias)
+        except CommandError as error:
+            logger.info("no native driver was loaded: %s", error)
+
+
+def run(command: tuple[str, ...], timeout: float) -> tuple[str, ...]:
+    """Run a command to its end, logging what it prints.
+
+    Args:
+        command: the program, found on PATH, and its arguments; no shell is involved.
+        timeout: seconds after which it is killed.
+
+    Returns:
+        The last lines it printed.
+
+    Raises:
+        CommandError: when it is missing, fails or takes too long.
+    """
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=timeout,
+            check=False,
+        )
+    except FileNotFoundError as error:
+        raise CommandError(command, "is not installed on this host") from error
+    except subprocess.TimeoutExpired as error:
+        raise CommandError(
+            command, f"was killed after {timeout:.0f} s", _tail(error.output)
+        ) from error
+    for line in done.stdout.decode("utf-8", "replace").splitlines():
+        logger.debug("%s: %s", command[0], line)
+    tail = _tail(done.stdout)
+    if done.returncode:
+        raise CommandError(command, f"failed with exit code {done.returncode}", tail)
+    return tail
+
+
+def _tail(output: bytes | None) -> tuple[str, ...]:
+    lines = (output or b"").decode("utf-8", "replace").splitlines()
+    return tuple(collections.deque((line.strip() for line in lines if line.strip()), _TAIL_LINES))
+
+
+def _modprobe(name: str) -> None:
+    from charmhelpers.core import kernel
+
+    try:
+        kernel.modprobe(name, persist=False)
+    except subprocess.CalledProcessError as error:
+        raise CommandError(
+            ("modprobe", name), f"failed with exit code {error.returncode}"
+        ) from error
+    except FileNotFoundError as error:
+        raise CommandError(("modprobe", name), "is not installed on this host") from error

@@ -1,0 +1,212 @@
+"""What the host has: a read-only model of the PCI functions in sysfs.
+
+Source of every file named here: the kernel's Documentation/ABI/testing/sysfs-bus-pci and
+sysfs-kernel-iommu_groups.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+DEVICES = "sys/bus/pci/devices"
+VFIO_PCI = "vfio-pci"
+
+
+@dataclasses.dataclass(frozen=True)
+class Function:
+    """One PCI function as sysfs shows it.
+
+    ``address`` is ``DOMAIN:BUS:SLOT.FUNCTION`` in lower-case hex; ``vendor`` and ``product`` are
+    four hex digits; ``class_code`` is the 24-bit class. ``bridges`` are the addresses above it,
+    from the root down. ``group`` is None while no IOMMU is active; ``numa_node`` is None where the
+    firmware names none. ``total_vfs`` is above 0 for a function that can have SR-IOV VFs, and
+    ``physfn`` is the parent's address for a VF.
+    """
+
+    address: str
+    vendor: str
+    product: str
+    class_code: int
+    driver: str | None = None
+    override: str | None = None
+    group: int | None = None
+    numa_node: int | None = None
+    bridges: tuple[str, ...] = ()
+    boot_vga: bool = False
+    total_vfs: int = 0
+    num_vfs: int = 0
+    physfn: str | None = None
+
+    @property
+    def id(self) -> str:
+        """``vendor:product``, the way lspci prints it."""
+        return f"{self.vendor}:{self.product}"
+
+    @property
+    def slot(self) -> str:
+        """The address without the function number: what the functions of one card share."""
+        return self.address.rpartition(".")[0]
+
+    @property
+    def is_bridge(self) -> bool:
+        """A bridge or host controller of any kind (PCI base class 06)."""
+        return self.class_code >> 16 == 0x06
+
+    @property
+    def is_pci_bridge(self) -> bool:
+        """A PCI-to-PCI bridge, such as a root port (class 0604); IOMMU groups disregard it."""
+        return self.class_code >> 8 == 0x0604
+
+    @property
+    def is_display(self) -> bool:
+        """A display controller (PCI base class 03)."""
+        return self.class_code >> 16 == 0x03
+
+    @property
+    def device_type(self) -> str:
+        """What Nova calls the function: ``type-PF``, ``type-VF`` or ``type-PCI``."""
+        if self.physfn:
+            return "type-VF"
+        return "type-PF" if self.total_vfs else "type-PCI"
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """Every PCI function of a host, by address, in address order."""
+
+    functions: Mapping[str, Function]
+
+    @functools.cached_property
+    def groups(self) -> Mapping[int, tuple[Function, ...]]:
+        """The functions of every IOMMU group; empty while no IOMMU is active."""
+        found: dict[int, list[Function]] = {}
+        for function in self.functions.values():
+            if function.group is not None:
+                found.setdefault(function.group, []).append(function)
+        return {group: tuple(found[group]) for group in sorted(found)}
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether an IOMMU is active: the kernel makes groups only then."""
+        return bool(self.groups)
+
+    def group_members(self, function: Function) -> tuple[Function, ...]:
+        """The functions in the IOMMU group of ``function``, itself among them."""
+        return () if function.group is None else self.groups[function.group]
+
+    def slot_members(self, function: Function) -> tuple[Function, ...]:
+        """The functions of the same card as ``function``, itself among them.
+
+        A VF that is numbered into the slot of its PF is not part of the card.
+        """
+        return tuple(each for each in self._slots[function.slot] if each.physfn == function.physfn)
+
+    @functools.cached_property
+    def _slots(self) -> Mapping[str, tuple[Function, ...]]:
+        found: dict[str, list[Function]] = {}
+        for function in self.functions.values():
+            found.setdefault(function.slot, []).append(function)
+        return {slot: tuple(functions) for slot, functions in found.items()}
+
+
+def sort_key(address: str) -> tuple[int, str]:
+    """Order addresses as numbers: domains may have more than four digits."""
+    domain, _, rest = address.partition(":")
+    return int(domain, 16), rest
+
+
+def read(root: Path) -> Host:
+    """Read every PCI function below ``root``'s /sys.
+
+    Raises:
+        OSError: when /sys/bus/pci is there but cannot be read. A host without PCI is empty.
+    """
+    directory = os.path.join(root, DEVICES)
+    try:
+        addresses = os.listdir(directory)
+    except FileNotFoundError:
+        return Host({})
+    functions = {}
+    for address in sorted(addresses, key=sort_key):
+        function = _read_function(directory, address)
+        if function:
+            functions[address] = function
+    return Host(functions)
+
+
+def driver_of(root: Path, address: str) -> str | None:
+    """Read the driver that holds a function right now; None for none or no such function."""
+    return _link_name(os.path.join(root, DEVICES, address, "driver"))
+
+
+def read_text(path: str | Path) -> str | None:
+    """Read a small sysfs file without its last newline; None when it is absent or unreadable.
+
+    A function can vanish between two reads, and some attributes answer EINVAL or EIO.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return file.read().decode("utf-8", "replace").rstrip("\n")
+    except OSError:
+        return None
+
+
+def _link_name(path: str) -> str | None:
+    try:
+        return os.path.basename(os.readlink(path))
+    except OSError:
+        return None
+
+
+def _read_function(directory: str, address: str) -> Function | None:
+    here = f"{directory}/{address}"
+    text = read_text(f"{here}/uevent")
+    if text is None:
+        return None
+    event = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    vendor, _, product = event.get("PCI_ID", "").lower().partition(":")
+    if not product:
+        return None
+    class_code = int(event.get("PCI_CLASS", "0"), 16)
+    group = _link_name(f"{here}/iommu_group")
+    total_vfs = int(read_text(f"{here}/sriov_totalvfs") or 0)
+    return Function(
+        address=address,
+        vendor=vendor.rjust(4, "0"),
+        product=product.rjust(4, "0"),
+        class_code=class_code,
+        driver=event.get("DRIVER") or None,
+        override=_override(read_text(f"{here}/driver_override")),
+        group=int(group) if group else None,
+        numa_node=_numa_node(read_text(f"{here}/numa_node")),
+        bridges=_bridges(here),
+        # Only VGA-compatible functions have the file.
+        boot_vga=class_code >> 16 == 0x03 and read_text(f"{here}/boot_vga") == "1",
+        total_vfs=total_vfs,
+        num_vfs=int(read_text(f"{here}/sriov_numvfs") or 0) if total_vfs else 0,
+        physfn=_link_name(f"{here}/physfn"),
+    )
+
+
+def _override(text: str | None) -> str | None:
+    # The kernel prints an absent override as "(null)".
+    return text if text and text != "(null)" else None
+
+
+def _numa_node(text: str | None) -> int | None:
+    # The kernel prints -1 where the firmware says nothing.
+    return int(text) if text and int(text) >= 0 else None
+
+
+def _bridges(here: str) -> tuple[str, ...]:
+    # /sys/bus/pci/devices/ADDRESS is a link such as
+    # ../../../devices/pci0000:80/0000:80:00.0/0000:83:00.0
+    try:
+        parts = os.readlink(here).split("/")
+    except OSError:
+        return ()
+    return tuple(part for part in parts[:-1] if part.count(":") == 2)

@@ -1,0 +1,238 @@
+"""What would change: claims, against the host as it is. Pure.
+
+The same object is applied by reconcile, printed by the ``plan`` action and asserted on by tests.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping
+
+from passthrough import PassthroughError, boot, claims, files, options, pci, platform
+from passthrough.record import Record
+
+
+class UnsupportedHostError(PassthroughError):
+    """The host cannot do what is asked, and nothing is changed on it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FileChange:
+    """One owned file that is not as it should be; ``old`` is None where there is none yet."""
+
+    file: boot.File
+    old: files.Present | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Binding:
+    """A function that should change its driver while the host runs.
+
+    ``current`` is the driver it has, ``target`` the one it should have: ``vfio-pci``, or the one
+    that it had before; None where there is none or that is not known.
+    """
+
+    address: str
+    current: str | None
+    target: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything that would change, in the order in which it is applied.
+
+    Attributes:
+        release: functions to give back to their native drivers.
+        files: owned files to write or remove.
+        rebuild: what has to be rebuilt after them: ``initramfs``, ``grub`` or both.
+        bind: functions to bind to vfio-pci now.
+        at_boot: claimed functions that only a reboot can bind.
+        reboot: the reasons for a reboot, empty when none is needed.
+        record: what the application's record should hold in the end.
+    """
+
+    release: tuple[Binding, ...] = ()
+    files: tuple[FileChange, ...] = ()
+    rebuild: tuple[str, ...] = ()
+    bind: tuple[Binding, ...] = ()
+    at_boot: tuple[str, ...] = ()
+    reboot: tuple[str, ...] = ()
+    record: Record = dataclasses.field(default_factory=Record)
+
+    @property
+    def changes_host(self) -> bool:
+        """Whether applying it would change anything on the host."""
+        return bool(self.release or self.files or self.rebuild or self.bind)
+
+
+def make(
+    application: str,
+    wanted: options.Options,
+    decision: claims.Decision,
+    host: pci.Host,
+    facts: platform.Platform,
+    record: Record,
+    present: Mapping[str, files.Present | None],
+) -> Plan:
+    """Compare what is wanted with what is there.
+
+    Args:
+        application: the Juju application.
+        wanted: its options.
+        decision: what it claims on this host.
+        host: the PCI functions.
+        facts: bootloader, generator, running command line.
+        record: what the application has taken and activated before.
+        present: what each owned path holds now.
+
+    Raises:
+        UnsupportedHostError: when the host cannot do it. Nothing may be changed then.
+    """
+    claimed = decision.claims
+    blacklist = boot.blacklisted_drivers(wanted, claimed, host)
+    tokens = boot.kernel_options(wanted, blacklist, facts)
+    if claimed:
+        _check_supported(wanted, tokens, host, facts)
+    # A group is only known while the IOMMU is on. Were its option dropped as soon as a group turns
+    # out not to be viable, the next boot would know nothing and claim again.
+    unviable = any(refusal.rule == "group-not-viable" for refusal in decision.refusals)
+    desired = boot.desired_files(
+        application,
+        wanted,
+        claimed,
+        blacklist,
+        tokens,
+        facts.generator,
+        keep_kernel_options=unviable and present.get(boot.grub_path(application)) is not None,
+    )
+    changes = tuple(
+        FileChange(file, present.get(file.path))
+        for file in desired
+        if present.get(file.path) != file.as_present()
+    )
+    activated = {
+        feeds: digest
+        for feeds in (boot.INITRAMFS, boot.GRUB)
+        if (digest := fingerprint(desired, feeds))
+    }
+    return Plan(
+        release=_releases(decision, host, record),
+        files=changes,
+        rebuild=tuple(
+            feeds
+            for feeds in (boot.INITRAMFS, boot.GRUB)
+            if activated.get(feeds) != record.activated.get(feeds)
+            or any(change.file.feeds == feeds for change in changes)
+        ),
+        bind=_bindings(claimed) if host.has_groups else (),
+        at_boot=() if host.has_groups else decision.addresses,
+        reboot=_reboot_reasons(tokens, host, facts) if claimed else (),
+        record=Record(taken=_target_taken(claimed, record), activated=activated),
+    )
+
+
+def fingerprint(desired: Iterable[boot.File], feeds: str) -> str | None:
+    """Digest the files that feed one rebuild; None when there are none."""
+    present = [file for file in desired if file.feeds == feeds and file.content is not None]
+    if not present:
+        return None
+    digest = hashlib.sha256()
+    for file in present:
+        digest.update(f"{file.path}\0{file.mode:o}\0{file.content}\0".encode())
+    return digest.hexdigest()
+
+
+def _releases(decision: claims.Decision, host: pci.Host, record: Record) -> tuple[Binding, ...]:
+    kept = set(decision.addresses)
+    return tuple(
+        Binding(address, host.functions[address].driver, record.taken[address])
+        for address in sorted(record.taken, key=pci.sort_key)
+        if address not in kept
+        and address in host.functions
+        # A function that was to be bound at the next boot was never touched.
+        and pci.VFIO_PCI in (host.functions[address].driver, host.functions[address].override)
+    )
+
+
+def _bindings(claimed: tuple[claims.Claim, ...]) -> tuple[Binding, ...]:
+    return tuple(
+        Binding(claim.address, claim.function.driver, pci.VFIO_PCI)
+        for claim in claimed
+        if {claim.function.driver, claim.function.override} != {pci.VFIO_PCI}
+    )
+
+
+def _target_taken(claimed: tuple[claims.Claim, ...], record: Record) -> dict[str, str | None]:
+    taken = {}
+    for claim in claimed:
+        driver = claim.function.driver
+        native = None if driver == pci.VFIO_PCI else driver
+        taken[claim.address] = native or record.taken.get(claim.address)
+    return taken
+
+
+def _reboot_reasons(
+    tokens: tuple[str, ...], host: pci.Host, facts: platform.Platform
+) -> tuple[str, ...]:
+    reasons = []
+    if not host.has_groups:
+        reasons.append("the IOMMU is off until the kernel starts with intel_iommu=on")
+    # Groups show that an IOMMU runs, whichever option did it; a blacklist only matters at boot.
+    missing = [
+        token
+        for token in tokens
+        if token not in facts.command_line
+        and not token.startswith(("intel_iommu=", "modprobe.blacklist="))
+    ]
+    if missing:
+        reasons.append(f"the running kernel lacks {' '.join(missing)}")
+    return tuple(reasons)
+
+
+def _check_supported(
+    wanted: options.Options, tokens: tuple[str, ...], host: pci.Host, facts: platform.Platform
+) -> None:
+    if facts.is_container:
+        raise UnsupportedHostError(
+            "this unit is in a container, which has no kernel or boot loader of its own; deploy"
+            " nova-compute and this charm on a machine"
+        )
+    if facts.generator != platform.INITRAMFS_TOOLS:
+        raise UnsupportedHostError(
+            f"the initramfs generator is {facts.generator or 'unknown'}; only initramfs-tools is"
+            " supported. Nothing was changed"
+        )
+    missing = [token for token in tokens if token not in facts.command_line]
+    if missing and not facts.has_grub:
+        raise UnsupportedHostError(
+            "this host does not boot with GRUB, so its kernel command line cannot be set; add"
+            f" {' '.join(missing)} by its boot loader's own means. Nothing was changed"
+        )
+    if not host.has_groups:
+        _check_iommu_can_start(wanted, tokens, facts)
+
+
+def _check_iommu_can_start(
+    wanted: options.Options, tokens: tuple[str, ...], facts: platform.Platform
+) -> None:
+    """Refuse where no reboot would bring an IOMMU; otherwise one with ``tokens`` will."""
+    if facts.iommu_table is None:
+        raise UnsupportedHostError(
+            "the firmware offers no IOMMU (no DMAR, IVRS or IORT table); enable VT-d, AMD-Vi or"
+            " the SMMU in its settings. Nothing was changed"
+        )
+    # The kernel takes the last of several values.
+    running = [each for each in facts.command_line if each.startswith("intel_iommu=")][-1:]
+    wants_on = any(token.startswith("intel_iommu=on") for token in tokens)
+    if facts.iommu_table == "DMAR" and wants_on and running[:1] != ["intel_iommu=on"]:
+        return
+    if facts.iommu_table == "DMAR" and not wants_on and not wanted.iommu:
+        hint = "the option iommu=off keeps this charm from turning it on; set iommu=auto"
+    elif running == ["intel_iommu=on"]:
+        hint = "it was started with intel_iommu=on; check VT-d in the firmware's settings"
+    else:
+        hint = "remove iommu=off or amd_iommu=off from its command line, or check the firmware"
+    raise UnsupportedHostError(
+        f"the running kernel has no active IOMMU: {hint}. Nothing was changed"
+    )

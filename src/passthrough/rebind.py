@@ -1,0 +1,50 @@
+"""Bind claimed functions anew, at an operator's request."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from passthrough import PassthroughError, fields, vfio
+from passthrough.host import Tools
+from passthrough.reconcile import Survey
+
+
+class RebindError(PassthroughError):
+    """The request cannot be carried out; nothing was touched."""
+
+
+def rebind(
+    root: Path, survey: Survey, address: str, tools: Tools
+) -> dict[str, vfio.BindError | None]:
+    """Unbind claimed functions and bind them to vfio-pci again.
+
+    Args:
+        root: the host's root.
+        survey: what is claimed on this host.
+        address: one claimed function, or an empty string for all of them.
+        tools: how to load the vfio modules.
+
+    Returns:
+        For each function that was asked for, None or the error. One that a guest holds has an
+        InUseError and was left alone.
+
+    Raises:
+        RebindError: when the address is not claimed, or the IOMMU is off.
+    """
+    claimed = survey.decision.addresses
+    if address and address not in claimed:
+        raise RebindError(
+            f"{fields.show(address)} is not claimed on this host; claimed are"
+            f" {', '.join(claimed) or 'none'}"
+        )
+    if not survey.host.has_groups:
+        raise RebindError("the IOMMU is off, so vfio-pci can take no device; reboot first")
+    tools.load_vfio()
+    done: dict[str, vfio.BindError | None] = {}
+    for each in [address] if address else claimed:
+        try:
+            vfio.rebind(root, each)
+            done[each] = None
+        except vfio.BindError as error:
+            done[each] = error
+    return done

@@ -1,0 +1,62 @@
+"""From facts to one status. Pure."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Mapping
+
+from passthrough import pci
+from passthrough.reconcile import Survey
+from passthrough.vfio import BindError, InUseError
+
+ACTIVE = "active"
+BLOCKED = "blocked"
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """A Juju status: ``active`` or ``blocked``, and a sentence an operator can act on."""
+
+    kind: str
+    message: str
+
+
+def summarize(survey: Survey, failed: Mapping[str, BindError] | None = None) -> Status:
+    """Say how the unit is, the most urgent thing first.
+
+    Args:
+        survey: the host after the last run.
+        failed: the functions whose driver the last run could not change, and why.
+    """
+    failed = failed or {}
+    if not survey.wanted.devices.items and not survey.plan.release:
+        return Status(BLOCKED, "devices is not set: run list-devices, then juju config devices=…")
+    blocking = survey.decision.blocking
+    if blocking:
+        return Status(BLOCKED, _with_more(str(blocking[0]), len(blocking) - 1))
+    held = [error for error in failed.values() if isinstance(error, InUseError)]
+    if held:
+        return Status(BLOCKED, _with_more(str(held[0]), len(held) - 1))
+    reasons = list(survey.plan.reboot)
+    for binding in (*survey.plan.bind, *survey.plan.release):
+        wanted = binding.target or "its native driver"
+        reasons.append(f"{binding.address} is on {binding.current or 'no driver'}, not {wanted}")
+    if reasons:
+        return Status(BLOCKED, _with_more(f"reboot required: {reasons[0]}", len(reasons) - 1))
+    if not survey.decision.claims:
+        return Status(ACTIVE, "no matching device")
+    return Status(ACTIVE, _count_ready(survey))
+
+
+def _count_ready(survey: Survey) -> str:
+    counts = collections.Counter(
+        claim.item.alias or claim.item.id
+        for claim in survey.decision.claims
+        if claim.companion_of is None and claim.function.driver == pci.VFIO_PCI
+    )
+    return ", ".join(f"{name}: {counts[name]} ready" for name in sorted(counts))
+
+
+def _with_more(message: str, more: int) -> str:
+    return f"{message} ({more} more: run the plan action)" if more else message

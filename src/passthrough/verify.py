@@ -1,0 +1,121 @@
+"""Checks of the host as it is now: each says what was seen and how to mend it.
+
+To add a check, write a function that takes a survey and yields `Check`, and add it to ``CHECKS``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from passthrough import boot, pci, tables
+from passthrough.reconcile import Survey
+
+OK = "ok"
+FAIL = "fail"
+UNKNOWN = "unknown"
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One thing looked at; ``status`` is OK, FAIL or UNKNOWN, ``fix`` a sentence for a person."""
+
+    name: str
+    status: str
+    seen: str
+    fix: str = ""
+
+
+def verify(survey: Survey) -> tuple[Check, ...]:
+    """Run every check on a survey, in a stable order."""
+    return tuple(check for each in CHECKS for check in each(survey))
+
+
+def has_failed(checks: tuple[Check, ...]) -> bool:
+    """Tell whether any check failed; an unknown one did not."""
+    return any(check.status == FAIL for check in checks)
+
+
+def checks_table(checks: tuple[Check, ...]) -> str:
+    """Lay checks out for a person, the way to mend a failed one below the table."""
+    table = tables.format_table(
+        ("CHECK", "RESULT", "SEEN"), ((each.name, each.status, each.seen) for each in checks)
+    )
+    fixes = [f"{each.name}: {each.fix}" for each in checks if each.status != OK and each.fix]
+    return "\n".join([table, *([""] if fixes else []), *fixes])
+
+
+def _decided(survey: Survey) -> Iterator[Check]:
+    blocking = survey.decision.blocking
+    for refusal in blocking:
+        yield Check("devices", FAIL, str(refusal), "correct the option devices")
+    if not blocking:
+        names = [claim.address for claim in survey.decision.claims]
+        yield Check("devices", OK, f"{len(names)} functions claimed" if names else "none to claim")
+
+
+def _iommu(survey: Survey) -> Iterator[Check]:
+    count = len(survey.host.groups)
+    if count:
+        yield Check("iommu", OK, f"{count} IOMMU groups")
+    elif survey.decision.claims:
+        yield Check("iommu", FAIL, "no IOMMU groups", "reboot; then check the firmware's settings")
+
+
+def _boot_files(survey: Survey) -> Iterator[Check]:
+    changed = [f"/{change.file.path}" for change in survey.plan.files]
+    if changed:
+        yield Check(
+            "boot-files", FAIL, f"not as written: {' '.join(changed)}", "run any hook, or rebind"
+        )
+    else:
+        yield Check("boot-files", OK, "as written" if survey.decision.claims else "none")
+
+
+def _rebuilt(survey: Survey) -> Iterator[Check]:
+    for what in (boot.INITRAMFS, boot.GRUB):
+        if what in survey.plan.rebuild:
+            yield Check(what, FAIL, "not rebuilt since its files changed", "run any hook")
+        elif what in survey.record.activated:
+            yield Check(what, OK, "rebuilt with these files")
+
+
+def _command_line(survey: Survey) -> Iterator[Check]:
+    if not survey.decision.claims:
+        return
+    if survey.plan.reboot:
+        yield Check("command-line", FAIL, "; ".join(survey.plan.reboot), "reboot the host")
+    else:
+        yield Check("command-line", OK, " ".join(survey.facts.command_line))
+
+
+def _drivers(survey: Survey) -> Iterator[Check]:
+    for claim in survey.decision.claims:
+        function = claim.function
+        good = function.driver == pci.VFIO_PCI
+        yield Check(
+            f"driver {function.address}",
+            OK if good else FAIL,
+            function.driver or "no driver",
+            "" if good else "run the rebind action, or reboot the host",
+        )
+
+
+def _groups(survey: Survey) -> Iterator[Check]:
+    claimed = set(survey.decision.addresses)
+    numbers = {each.function.group for each in survey.decision.claims}
+    for group in sorted(number for number in numbers if number is not None):
+        members = survey.host.groups[group]
+        others = [
+            each.address
+            for each in members
+            if each.address not in claimed and not each.is_pci_bridge and each.driver
+        ]
+        seen = " ".join(each.address for each in members)
+        if others:
+            yield Check(f"group {group}", FAIL, seen, f"also claim {' '.join(others)}")
+        else:
+            yield Check(f"group {group}", OK, seen)
+
+
+CHECKS = (_decided, _iommu, _boot_files, _rebuilt, _command_line, _drivers, _groups)
