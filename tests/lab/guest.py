@@ -1,0 +1,225 @@
+"""Boot a machine of the lab on a throw-away copy of its disk, and drive it.
+
+Nothing here sleeps for a fixed time: it polls for what it waits for, gives a slow and busy host
+generous time, and ends early when QEMU has died. Every error carries the console's last lines.
+"""
+
+import contextlib
+import pathlib
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from lab import cache, errors, progress, qemu, ssh
+from lab import machine as machines
+
+BOOT_SECONDS = 600.0
+POWER_OFF_SECONDS = 300.0
+SETTLE_SECONDS = 300
+POLL_SECONDS = 0.5
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
+NEEDED_BYTES = 2 << 30
+
+
+class Guest:
+    """A machine that runs, or ran: `start` (or `boot`) makes one."""
+
+    def __init__(
+        self,
+        machine: machines.Machine,
+        disk: pathlib.Path,
+        key: pathlib.Path,
+        folder: pathlib.Path,
+        steps: progress.Progress,
+        *,
+        disk_format: str = "qcow2",
+        disk_cache: str = "unsafe",
+        arguments: Sequence[str] = (),
+    ) -> None:
+        self.machine = machine
+        self.progress = steps
+        self.boot_id = ""
+        self._folder = folder
+        self._emulator = qemu.find()
+        self._sockets = tempfile.TemporaryDirectory(prefix="lab-")
+        self._ssh = ssh.Connection(ssh.pick_port(), key, pathlib.Path(self._sockets.name))
+        root = str(disk).replace(",", ",,")
+        self._arguments = [
+            *("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", machine.cpu),
+            *machines.qemu_arguments(machine, folder),
+            *("-drive", f"file={root},if=none,id=root,format={disk_format},cache={disk_cache}"),
+            *("-netdev", f"user,id=management,hostfwd=tcp:127.0.0.1:{self._ssh.port}-:22"),
+            *arguments,
+        ]
+        self._qemu: qemu.Machine | None = None
+
+    def power_on(self, title: str = "boot") -> None:
+        """Start QEMU and wait until the guest is ready: logged in, its services and devices up."""
+        console = self._folder / "console.log"
+        with self.progress.step(title):
+            self._qemu = qemu.Machine(self._emulator, self._arguments, console)
+            self._wait_ready()
+
+    def reboot(self, title: str = "reboot") -> None:
+        """Reboot in an orderly way and wait until the next boot is ready."""
+        with self.progress.step(title):
+            result = self._ssh.run("systemctl reboot", check=False)
+            if result.status not in (0, ssh.CONNECTION_LOST):
+                raise ssh.CommandError(result)
+            self._ssh.close()
+            self._wait_ready()
+
+    def power_off(self) -> None:
+        """Shut down in an orderly way and wait until the machine is off."""
+        self._ssh.run("systemctl poweroff", check=False)  # the connection may end before the answer
+        self._ssh.close()
+        self._running().wait_off(POWER_OFF_SECONDS)
+
+    def cut_power(self) -> None:
+        """Take the power away at once; `power_on` starts the machine again on the same disk."""
+        self._ssh.close()
+        self._running().cut_power()
+
+    def close(self) -> None:
+        """End the machine, whatever its state, and forget the way into it."""
+        self._ssh.close()
+        if self._qemu and self._qemu.is_running:
+            self._qemu.cut_power()
+        self._sockets.cleanup()
+
+    def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        check: bool = True,
+        timeout: float = ssh.COMMAND_SECONDS,
+        on_line: Callable[[str], None] | None = None,
+    ) -> ssh.Result:
+        """Run a command in the guest as `ssh.Connection.run` does.
+
+        Raises:
+            LabError: as there, with the console's last lines.
+        """
+        try:
+            return self._ssh.run(command, check=check, timeout=timeout, on_line=on_line)
+        except ssh.CommandError as error:
+            raise ssh.CommandError(error.result, self._running().report()) from None
+        except errors.LabError as error:
+            raise errors.LabError(f"{error}\n{self._running().report()}") from error
+
+    def put(self, local: pathlib.Path, remote: str) -> None:
+        """Copy a file or a folder of the host to that path in the guest."""
+        self._ssh.put(local, remote)
+
+    def write(self, remote: str, content: str) -> None:
+        """Write a text file in the guest, its folder made when missing."""
+        self._ssh.write(remote, content)
+
+    def read(self, remote: str) -> str:
+        """Return a file of the guest as text."""
+        return self._ssh.read(remote)
+
+    def read_kernel_log(self) -> list[str]:
+        """Return the lines of the kernel's log of this boot, without their times."""
+        return self.run(["dmesg", "--notime"]).stdout.splitlines()
+
+    def read_console(self) -> str:
+        """Return everything the serial console said since the machine was first switched on."""
+        return self._running().read_console()
+
+    def report(self) -> str:
+        """Return the console's last lines, and QEMU's own when it ended."""
+        return self._running().report()
+
+    def _running(self) -> qemu.Machine:
+        if not self._qemu:
+            raise errors.LabError(f"the machine {self.machine.name} was never switched on")
+        return self._qemu
+
+    def _wait_ready(self) -> None:
+        deadline = time.monotonic() + BOOT_SECONDS
+        self._wait_login(deadline)
+        # A boot is over when the devices have their drivers and systemd has nothing left to start.
+        self.progress.waiting("udev and systemd")
+        self.run(["udevadm", "settle", f"--timeout={SETTLE_SECONDS}"])
+        self.run("systemctl is-system-running --wait", check=False)  # degraded is an end, too
+
+    def _wait_login(self, deadline: float) -> None:
+        reason = "nobody answered on the port of ssh"
+        while time.monotonic() < deadline:
+            machine = self._running()
+            if not machine.is_running:
+                raise errors.LabError(f"the machine went off while booting\n{machine.report()}")
+            self.progress.waiting(f"ssh; the console says: {_last_line(machine.read_console())}")
+            if self._ssh.has_banner():
+                try:
+                    self._ssh.open()
+                    boot_id = self._ssh.read(BOOT_ID).strip()
+                except errors.LabError as error:
+                    # sshd of the former boot on its way out, or of this one on its way in.
+                    reason = str(error)
+                else:
+                    if boot_id != self.boot_id:
+                        self.boot_id = boot_id
+                        return
+                    self._ssh.close()
+                    reason = "the former boot still runs"
+            time.sleep(POLL_SECONDS)
+        raise errors.LabError(
+            f"the machine was not up after {BOOT_SECONDS:.0f} s: {reason}\n{self.report()}"
+        )
+
+
+def _last_line(console: str) -> str:
+    lines = [line.strip() for line in console.splitlines() if line.strip()]
+    return lines[-1][:100] if lines else "nothing yet"
+
+
+@contextlib.contextmanager
+def start(
+    machine: machines.Machine,
+    disk: pathlib.Path,
+    key: pathlib.Path,
+    folder: pathlib.Path,
+    steps: progress.Progress,
+    **options,
+) -> Iterator[Guest]:
+    """Boot a machine on the disk itself, and end it afterwards.
+
+    Only one machine of this cache runs at a time: two on a small host make both too slow.
+    """
+    waiting = "another machine of the lab is running on this host: waiting for it to end"
+    with cache.lock(cache.root() / "machine.lock", lambda: steps.say(waiting)):
+        machines.create_disks(machine, folder)
+        guest = Guest(machine, disk, key, folder, steps, **options)
+        try:
+            guest.power_on(f"boot the machine '{machine.name}'")
+            yield guest
+        finally:
+            guest.close()
+
+
+@contextlib.contextmanager
+def boot(
+    machine: machines.Machine,
+    disk: pathlib.Path,
+    key: pathlib.Path,
+    steps: progress.Progress,
+    **options,
+) -> Iterator[Guest]:
+    """Boot a machine on an overlay of the disk, which stays as it is; everything else is deleted.
+
+    Yields:
+        The guest, ready.
+    """
+    root = cache.root()
+    cache.need_space(root, NEEDED_BYTES)
+    with cache.scratch(root / "runs", machine.name) as folder:
+        overlay = folder / "root.qcow2"
+        subprocess.run(
+            ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", disk, overlay],
+            check=True,
+        )
+        with start(machine, overlay, key, folder, steps, **options) as guest:
+            yield guest

@@ -1,0 +1,107 @@
+"""The QEMU process: which binary, how it is started, whether it still lives."""
+
+import dataclasses
+import os
+import pathlib
+import re
+import shutil
+import signal
+import subprocess
+
+from lab import errors
+
+BINARY = "qemu-system-x86_64"
+STOP_SECONDS = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Emulator:
+    """A QEMU to run: its binary, arguments that must come first, its environment's additions."""
+
+    binary: str
+    version: str
+    arguments: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+def find() -> Emulator:
+    """Return the distribution's QEMU.
+
+    Raises:
+        LabError: names the package when there is none.
+    """
+    binary = shutil.which(BINARY)
+    if not binary:
+        raise errors.LabError(f"{BINARY} is not installed: see tests/lab/requirements-apt.txt")
+    return Emulator(binary, read_version(binary))
+
+
+def read_version(binary: str) -> str:
+    """Return what the binary calls itself, such as 7.2.22."""
+    banner = subprocess.run([binary, "--version"], check=True, capture_output=True, text=True)
+    found = re.search(r"version (\d+(?:\.\d+)+)", banner.stdout)
+    if not found:
+        raise errors.LabError(f"{binary} --version said {banner.stdout!r}")
+    return found[1]
+
+
+class Machine:
+    """A running QEMU process whose serial console goes to a file."""
+
+    def __init__(self, emulator: Emulator, arguments: list[str], console: pathlib.Path) -> None:
+        self.console = console
+        self._log = console.with_suffix(".qemu.log")
+        command = [emulator.binary, *emulator.arguments, *arguments]
+        command += ["-chardev", f"file,id=console,path={console},append=on"]
+        command += ["-serial", "chardev:console"]
+        with self._log.open("w") as log:
+            log.write(f"{command}\n")
+            log.flush()
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **dict(emulator.environment)},
+                start_new_session=True,  # an interrupt from the keyboard stops the tests first
+            )
+
+    @property
+    def process_id(self) -> int:
+        """The process's id on the host."""
+        return self._process.pid
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the process is alive."""
+        return self._process.poll() is None
+
+    def wait_off(self, seconds: float) -> None:
+        """Wait until the guest has powered itself off.
+
+        Raises:
+            LabError: it had not within that time, with the console's tail.
+        """
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired as error:
+            raise errors.LabError(
+                f"the machine was still on after {seconds:.0f} s\n{self.report()}"
+            ) from error
+
+    def cut_power(self) -> None:
+        """Kill the process at once: what the guest had not written is lost."""
+        self._process.send_signal(signal.SIGKILL)
+        self._process.wait(STOP_SECONDS)
+
+    def read_console(self) -> str:
+        """Return everything the serial console has said so far."""
+        return self.console.read_text(errors="replace") if self.console.exists() else ""
+
+    def report(self) -> str:
+        """Return the ends of the console and, where QEMU complained, of its own output."""
+        parts = [f"the console's last lines:\n{errors.tail(self.read_console())}"]
+        if not self.is_running:
+            parts.insert(0, f"QEMU ended with status {self._process.returncode}")
+            parts.append(f"QEMU's output:\n{errors.tail(self._log.read_text(), 10)}")
+        return "\n".join(parts)
