@@ -48,19 +48,27 @@ class File:
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
+    """One owned file; it is written while any of the template's values in ``needs`` is true."""
+
     path: str
     template: str
     feeds: str | None = None
     mode: int = 0o644
     generator: str | None = None
+    needs: tuple[str, ...] = ("claims",)
 
 
 _FILES = (
     # Sorts after 50-cloudimg-settings, 50-curtin-settings and 90-sysconfig.
-    _Row("etc/default/grub.d/95-{name}.cfg", "grub.cfg.j2", feeds=GRUB),
+    _Row("etc/default/grub.d/95-{name}.cfg", "grub.cfg.j2", feeds=GRUB, needs=("kernel_options",)),
     _Row("etc/modules-load.d/{name}.conf", "modules-load.conf.j2"),
     # Both generators copy modprobe.d into the initramfs.
-    _Row("etc/modprobe.d/{name}.conf", "modprobe.conf.j2", feeds=INITRAMFS),
+    _Row(
+        "etc/modprobe.d/{name}.conf",
+        "modprobe.conf.j2",
+        feeds=INITRAMFS,
+        needs=("blacklist", "allow_unsafe_interrupts"),
+    ),
     # Sorts before 80-drivers.rules, which loads the native driver by modalias.
     _Row("etc/udev/rules.d/60-{name}.rules", "udev.rules.j2"),
     _Row(
@@ -128,9 +136,11 @@ def desired_files(
     }
     found = []
     for row, absent in zip(_FILES, owned_files(application), strict=True):
-        wants = bool(claimed) and row.generator in (None, generator)
-        if row.feeds == GRUB:
-            wants = bool(tokens) and (wants or keep_kernel_options)
+        wants = (
+            (bool(claimed) or (row.feeds == GRUB and keep_kernel_options))
+            and row.generator in (None, generator)
+            and any(context[name] for name in row.needs)
+        )
         content = _render(row.template, context) if wants else None
         found.append(dataclasses.replace(absent, content=content))
     return tuple(found)
