@@ -66,9 +66,9 @@ install_packages() {
     done
     [ ${#missing[@]} -gt 0 ] || return 0
     command -v apt-get >/dev/null ||
-        die "$why needs these Debian packages, and there is no apt here: ${missing[*]}"
+        die "there is no apt here to install the packages for $why: ${missing[*]}"
     note "apt: ${missing[*]} (for $why)"
-    as_root true || die "$why needs packages and there are no rights to install them.
+    as_root true || die "no rights to install the packages for $why (neither root nor sudo).
 Ask an administrator for: apt-get install ${missing[*]}"
     local log=$cache/apt.log
     make_cache

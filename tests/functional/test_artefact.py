@@ -116,7 +116,7 @@ def test_yaml_is_the_compiled_one(names: list[str]):
     assert any(name.startswith(f"{SITE_PACKAGES}yaml/_yaml.cpython") for name in compiled)
 
 
-@pytest.mark.parametrize("name", ["dispatch", "src/charm.py", "bin/pci-passthrough"])
+@pytest.mark.parametrize("name", ["dispatch", "bin/pci-passthrough"])
 def test_program_is_executable(unpacked: pathlib.Path, name: str):
     assert os.access(unpacked / name, os.X_OK)
 
