@@ -85,7 +85,29 @@ _FILES = (
         mode=0o755,
         generator=platform.INITRAMFS_TOOLS,
     ),
+    _Row(
+        "etc/dracut.conf.d/{name}.conf",
+        "dracut.conf.j2",
+        feeds=INITRAMFS,
+        generator=platform.DRACUT,
+    ),
+    _Row(
+        "usr/lib/dracut/modules.d/91{name}/module-setup.sh",
+        "dracut-module-setup.sh.j2",
+        feeds=INITRAMFS,
+        mode=0o755,
+        generator=platform.DRACUT,
+    ),
+    _Row(
+        "usr/lib/dracut/modules.d/91{name}/claim.sh",
+        "dracut-claim.sh.j2",
+        feeds=INITRAMFS,
+        mode=0o755,
+        generator=platform.DRACUT,
+    ),
 )
+
+GENERATORS = tuple(sorted({row.generator for row in _FILES if row.generator}))
 
 
 def name_for(application: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections
 import logging
+import shutil
 import subprocess
 import time
 from collections.abc import Callable
@@ -20,11 +21,10 @@ logger = logging.getLogger(__name__)
 # A hung package trigger must not hold the machine's hook lock for ever.
 REBUILD_TIMEOUT = 3600.0
 _TAIL_LINES = 8
-_REBUILDS = {
-    # Every installed kernel's initramfs: an older kernel booted by hand must bind too.
-    "initramfs": ("update-initramfs", "-u", "-k", "all"),
-    "grub": ("update-grub",),
-}
+# Every installed kernel's initramfs: an older kernel booted by hand must bind too.
+_UPDATE_INITRAMFS = ("update-initramfs", "-u", "-k", "all")
+# Ubuntu's dracut ships an update-initramfs of its own, Debian's does not.
+_DRACUT = ("dracut", "--force", "--regenerate-all")
 
 
 class CommandError(PassthroughError):
@@ -60,7 +60,10 @@ class HostTools:
 
     def rebuild(self, what: str, progress: Callable[[str], object]) -> None:
         """Rebuild ``initramfs`` (of every kernel) or ``grub``'s configuration."""
-        command = _REBUILDS[what]
+        if what == "grub":
+            command = ("update-grub",)
+        else:
+            command = _UPDATE_INITRAMFS if shutil.which(_UPDATE_INITRAMFS[0]) else _DRACUT
         started = time.monotonic()
         progress(f"{' '.join(command)}: running")
         run(command, timeout=REBUILD_TIMEOUT)

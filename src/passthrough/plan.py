@@ -198,10 +198,10 @@ def _check_supported(
             "this unit is in a container, which has no kernel or boot loader of its own; deploy"
             " nova-compute and this charm on a machine"
         )
-    if facts.generator != platform.INITRAMFS_TOOLS:
+    if facts.generator not in boot.GENERATORS:
         raise UnsupportedHostError(
-            f"the initramfs generator is {facts.generator or 'unknown'}; only initramfs-tools is"
-            " supported. Nothing was changed"
+            f"this host's initramfs generator is none of {', '.join(boot.GENERATORS)}. Nothing was"
+            " changed"
         )
     missing = [token for token in tokens if token not in facts.command_line]
     if missing and not facts.has_grub:
