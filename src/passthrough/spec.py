@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import fnmatch
 import functools
@@ -120,21 +121,20 @@ def _load_yaml(text: str) -> list[object]:
 
     class Loader(yaml.BaseLoader):
         # BaseLoader keeps every scalar a string: YAML 1.1 reads the address 0000:03:00.0 as a
-        # number in base 60.
-        pass
-
-    def refuse_repeated_keys(loader: Loader, node: yaml.MappingNode) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        repeated = sorted({key for key in keys if keys.count(key) > 1})
-        if repeated:
-            raise OptionError(
-                "devices",
-                f"the key {show(repeated[0])} stands twice; YAML would keep only one of them",
-                f"mapping at line {node.start_mark.line + 1}",
+        # number in base 60. Every mapping comes through here, whatever tag it wears.
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            counts = collections.Counter(
+                key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)
             )
-        return loader.construct_mapping(node, deep=True)
+            repeated = sorted(key for key, count in counts.items() if count > 1)
+            if repeated:
+                raise OptionError(
+                    "devices",
+                    f"the key {show(repeated[0])} stands twice; YAML would keep only one of them",
+                    f"mapping at line {node.start_mark.line + 1}",
+                )
+            return super().construct_mapping(node, deep)
 
-    Loader.add_constructor("tag:yaml.org,2002:map", refuse_repeated_keys)
     try:
         loaded = yaml.load(text, Loader=Loader)  # noqa: S506 - BaseLoader builds only text
     except yaml.YAMLError as error:
