@@ -209,7 +209,7 @@ def describe(charm: pathlib.Path) -> str:
     for item in items:
         parts = item.filename.split("/")
         part = parts[0]
-        if part == "venv" and len(parts) > 5:  # venv/lib/python3.11/site-packages/PACKAGE/…
+        if part == "venv" and len(parts) > 4:  # venv/lib/python3.11/site-packages/PACKAGE/…
             package = parts[4]
             part = "venv/…/" + ("*.dist-info" if package.endswith(".dist-info") else package)
         sizes[part] = sizes.get(part, 0) + item.compress_size
@@ -255,6 +255,8 @@ def pack(cache: pathlib.Path, version: str) -> pathlib.Path:
     stamp = Stamp(charm, digest)
     if not stamp.is_current():
         started = time.monotonic()
+        for left_behind in BUILD.glob("pack-*"):  # by a run that was killed
+            shutil.rmtree(left_behind)
         with tempfile.TemporaryDirectory(prefix="pack-", dir=BUILD) as work:
             project = copy_project(pathlib.Path(work), files)
             run_charmcraft(project, cache).replace(charm)
@@ -285,7 +287,6 @@ def main() -> int:
     arguments = parser.parse_args()
     if not re.fullmatch(r"3\.\d+", arguments.python_version):
         parser.error(f"--python-version {arguments.python_version}: expected e.g. 3.11")
-    BUILD.mkdir(exist_ok=True)
     try:
         print(pack(arguments.cache, arguments.python_version))
     except PackError as error:
