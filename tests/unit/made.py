@@ -1,0 +1,67 @@
+"""Hosts, items and claims made up in memory, for the modules that decide and never read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from passthrough import claims, fields, options, pci, spec
+
+T = TypeVar("T")
+
+DISPLAY, AUDIO, ETHERNET, STORAGE = 0x030000, 0x040300, 0x020000, 0x010802
+HOST_BRIDGE, PCI_BRIDGE = 0x060000, 0x060400
+
+GPU_ID, AUDIO_ID = "10de:1bb0", "10de:10f0"
+
+
+def function(
+    address: str, identity: str = GPU_ID, class_code: int = DISPLAY, **values: Any
+) -> pci.Function:
+    """One PCI function; a GPU's display part unless it is said otherwise."""
+    vendor, _, product = identity.partition(":")
+    return pci.Function(address, vendor, product, class_code, **values)
+
+
+def audio(address: str, **values: Any) -> pci.Function:
+    """The audio function of a GPU."""
+    return function(address, AUDIO_ID, AUDIO, **values)
+
+
+def host(*functions: pci.Function) -> pci.Host:
+    """A host with these functions, in address order as `pci.read` gives them."""
+    ordered = sorted(functions, key=lambda each: pci.sort_key(each.address))
+    return pci.Host({each.address: each for each in ordered})
+
+
+def gpus(*buses: str, group: int | None = None, **values: Any) -> list[pci.Function]:
+    """Cards with a display and an audio function, each card in its own group from ``group`` on."""
+    found = []
+    for offset, bus in enumerate(buses):
+        number = None if group is None else group + offset
+        drivers = {"driver": "nouveau", **values}
+        found.append(function(f"0000:{bus}:00.0", group=number, **drivers))
+        drivers = {"driver": "snd_hda_intel", **values}
+        found.append(audio(f"0000:{bus}:00.1", group=number, **drivers))
+    return found
+
+
+def decide(devices: str, *functions: pci.Function, **values: Any) -> claims.Decision:
+    """What `claims.decide` makes of the option ``devices`` on such a host."""
+    return claims.decide(spec.parse(devices), host(*functions), **values)
+
+
+def wanted(devices: str = "", **config: object) -> options.Options:
+    """Parsed options; names as Python spells them, so ``kernel_options`` for kernel-options."""
+    named = {name.replace("_", "-"): value for name, value in config.items()}
+    return options.parse({"devices": devices, **named})
+
+
+def attempt(
+    parse: Callable[..., T], *values: Any, **named: Any
+) -> tuple[T | None, fields.OptionError | None]:
+    """Parse something: the result or the OptionError; no other error is caught."""
+    try:
+        return parse(*values, **named), None
+    except fields.OptionError as error:
+        return None, error

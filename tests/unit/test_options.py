@@ -1,0 +1,172 @@
+"""The configuration as a whole: defaults, and what may reach the kernel's command line."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import hypothesis
+import pytest
+import yaml
+from hypothesis import strategies
+from unit import made
+
+from passthrough import fields, options, spec
+
+
+def test_an_option_that_is_not_there_has_its_default():
+    assert options.parse({}) == options.Options()
+
+
+def test_config_yaml_says_the_same_defaults(charm_root):
+    declared = yaml.safe_load((charm_root / "config.yaml").read_text())["options"]
+    given = {name: row["default"] for name, row in declared.items()}
+    assert options.parse(given) == options.Options()
+
+
+def test_every_option_is_read():
+    parsed = made.wanted(
+        "gpu=10de:1bb0",
+        iommu="off",
+        iommu_passthrough=True,
+        allow_unsafe_interrupts=True,
+        blacklist_drivers="nouveau, nvidiafb nouveau",
+        kernel_options="pci=realloc\thugepagesz=1G hugepages=64\npci=realloc",
+    )
+    assert (
+        parsed.devices,
+        parsed.iommu,
+        parsed.iommu_passthrough,
+        parsed.allow_unsafe_interrupts,
+        parsed.blacklist_drivers,
+        parsed.kernel_options,
+    ) == (
+        spec.Spec((spec.Item(1, "10de", "1bb0", alias="gpu"),)),
+        False,
+        True,
+        True,
+        ("nouveau", "nvidiafb"),
+        ("pci=realloc", "hugepagesz=1G", "hugepages=64"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "drivers"),
+    [("auto", None), (" auto ", None), ("", ()), (" , ", ()), ("xe i915", ("i915", "xe"))],
+)
+def test_blacklist_drivers(text: str, drivers: tuple[str, ...] | None):
+    assert made.wanted(blacklist_drivers=text).blacklist_drivers == drivers
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["quiet", "pci=realloc,noaer", "isolcpus=2-31", "hugepages=64", "console=ttyS0,115200n8",
+     "vfio-pci.ids=10de:1bb0", "a=b;c", "crashkernel=1G@64M", "pcie_acs_override=a+b", "x=%p"],
+)  # fmt: skip
+def test_kernel_option_is_taken_as_it_is(token: str):
+    assert made.wanted(kernel_options=token).kernel_options == (token,)
+
+
+BAD_KERNEL_OPTION = (
+    "not NAME or NAME=VALUE of letters, digits and . _ - , : ; / @ + % (quotes, spaces and $"
+    " cannot be passed on)"
+)
+BAD_DRIVER = (
+    "not a module name (letters, digits, '_' and '-'); write auto, or names such as"
+    " nouveau,nvidiafb"
+)
+REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
+    "iommu": ({"iommu": "on"}, 'iommu: "on" is not one of auto, off'),
+    "iommu-shell": ({"iommu": "$(x)\n"}, r'iommu: "$(x)\n" is not one of auto, off'),
+    "kernel-substitution": (
+        {"kernel_options": "quiet $(reboot)"},
+        f'kernel-options: item 2 "$(reboot)": {BAD_KERNEL_OPTION}',
+    ),
+    "kernel-quote": (
+        {"kernel_options": 'a="b'},
+        f'kernel-options: item 1 "a="b": {BAD_KERNEL_OPTION}',
+    ),
+    "kernel-backslash": (
+        {"kernel_options": "a=\\"},
+        rf'kernel-options: item 1 "a=\\": {BAD_KERNEL_OPTION}',
+    ),
+    "kernel-backticks": (
+        {"kernel_options": "`x`"},
+        f'kernel-options: item 1 "`x`": {BAD_KERNEL_OPTION}',
+    ),
+    "kernel-empty-value": (
+        {"kernel_options": "a="},
+        f'kernel-options: item 1 "a=": {BAD_KERNEL_OPTION}',
+    ),
+    "kernel-dashes": (
+        {"kernel_options": "--"},
+        f'kernel-options: item 1 "--": {BAD_KERNEL_OPTION}',
+    ),
+    "kernel-root": (
+        {"kernel_options": "quiet root=/dev/sdb1"},
+        'kernel-options: item 2 "root=/dev/sdb1": decides what the host boots; this charm does'
+        " not set it",
+    ),
+    "kernel-init": (
+        {"kernel_options": "init=/bin/sh"},
+        'kernel-options: item 1 "init=/bin/sh": decides what the host boots; this charm does not'
+        " set it",
+    ),
+    "kernel-too-many": (
+        {"kernel_options": " ".join(f"a{number}" for number in range(65))},
+        "kernel-options: the list: there are 65, and at most 64 are accepted",
+    ),
+    "driver-path": (
+        {"blacklist_drivers": "nouveau,../x"},
+        f'blacklist-drivers: item 2 "../x": {BAD_DRIVER}',
+    ),
+    "driver-quote": ({"blacklist_drivers": 'a"'}, f'blacklist-drivers: item 1 "a"": {BAD_DRIVER}'),
+    "driver-vfio": (
+        {"blacklist_drivers": "vfio-pci"},
+        'blacklist-drivers: item 1 "vfio-pci": the claimed devices need this driver; leave it out',
+    ),
+    "driver-vfio-type1": (
+        {"blacklist_drivers": "vfio_iommu_type1"},
+        'blacklist-drivers: item 1 "vfio_iommu_type1": the claimed devices need this driver; leave'
+        " it out",
+    ),
+    "driver-too-many": (
+        {"blacklist_drivers": ",".join(f"a{number}" for number in range(65))},
+        "blacklist-drivers: the list: there are 65, and at most 64 are accepted",
+    ),
+    "devices": (
+        {"devices": "10de"},
+        'devices: item 1 "10de": "10de" is not VENDOR:PRODUCT, e.g. 10de:1bb0',
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "message"), REFUSALS.values(), ids=REFUSALS)
+def test_refusal_names_option_item_and_reason(config: dict[str, Any], message: str):
+    with pytest.raises(fields.OptionError) as caught:
+        made.wanted(**config)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize("separator", ["\u00a0", "\u2028", "\x85", "\x1c"], ids=ascii)
+@pytest.mark.parametrize("option", ["kernel_options", "blacklist_drivers"])
+def test_what_python_calls_a_blank_never_reaches_a_file(option: str, separator: str):
+    """`re` and `str.split` both take more for white space than a shell does."""
+    parsed, _ = made.attempt(made.wanted, **{option: f"aa{separator}bb"})
+    assert parsed is None or set(getattr(parsed, option)) == {"aa", "bb"}
+
+
+@hypothesis.given(strategies.text() | strategies.text("ab=$`\"'\\;. \n\t/|&#", max_size=30))
+def test_an_accepted_kernel_option_is_one_plain_shell_word(text: str):
+    parsed, error = made.attempt(made.wanted, kernel_options=text)
+    assert error is None or error.option == "kernel-options"
+    for token in parsed.kernel_options if parsed else ():
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.,:;/@+%=-]*", token)
+
+
+@hypothesis.given(strategies.text() | strategies.text("ab,- \n$'\"_", max_size=30))
+def test_an_accepted_driver_is_a_module_name(text: str):
+    parsed, error = made.attempt(made.wanted, blacklist_drivers=text)
+    assert error is None or error.option == "blacklist-drivers"
+    for name in (parsed.blacklist_drivers or ()) if parsed else ():
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name)
