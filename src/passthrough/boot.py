@@ -7,14 +7,9 @@ templates.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
-from passthrough import claims, files, options, pci, platform
-
-TEMPLATES = Path(__file__).resolve().parents[2] / "templates"
+from passthrough import claims, files, options, pci, platform, render
 
 GRUB = "grub"
 INITRAMFS = "initramfs"
@@ -163,7 +158,7 @@ def desired_files(
             and row.generator in (None, generator)
             and any(context[name] for name in row.needs)
         )
-        content = _render(row.template, context) if wants else None
+        content = render.render(row.template, context) if wants else None
         found.append(dataclasses.replace(absent, content=content))
     return tuple(found)
 
@@ -214,21 +209,3 @@ def blacklisted_drivers(
     }
     names = {name for vendor in claimed_vendors - kept for name in DISPLAY_DRIVERS.get(vendor, ())}
     return tuple(sorted(names - drivers_in_use))
-
-
-def _render(template: str, context: dict[str, Any]) -> str:
-    return _environment().get_template(template).render(context)
-
-
-@functools.lru_cache(maxsize=1)
-def _environment() -> Any:
-    import jinja2  # not needed by a hook that has nothing to render
-
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,  # noqa: S701 - shell and configuration files; every value is a matched token
-    )

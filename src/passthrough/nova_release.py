@@ -1,0 +1,155 @@
+"""Which Nova is installed, and which keys each release of it knows.
+
+An alias with a key that Nova does not know stops nova-api and nova-compute; a device_spec with one
+is accepted, and the key silently ignored. Neither may happen: a key is refused with the release
+that it needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from passthrough import fields, spec
+
+STATUS = "var/lib/dpkg/status"
+PACKAGE = "nova-common"
+
+# [pci]device_spec; passthrough_whitelist before.
+DEVICE_SPEC_SINCE = 26
+REPORT_IN_PLACEMENT_SINCE = 26
+
+# Where a key stands.
+ALIAS = "alias"
+DEVICE_SPEC = "device_spec"
+
+_NAMES = {
+    17: "Queens",
+    23: "Wallaby",
+    25: "Yoga",
+    26: "Zed",
+    27: "2023.1",
+    28: "2023.2",
+    29: "2024.1",
+    30: "2024.2",
+    31: "2025.1",
+    32: "2025.2",
+    33: "2026.1",
+}
+_VERSION = re.compile(r"(?:\d+:)?(\d+)[.~+-]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """An installed Nova; ``major`` is what its versions begin with, such as 25 for Yoga."""
+
+    major: int
+
+    def __str__(self) -> str:
+        return name_of(self.major)
+
+
+def name_of(major: int) -> str:
+    """Name a release for a person: ``25 (Yoga)``."""
+    return f"{major} ({_NAMES[major]})" if major in _NAMES else str(major)
+
+
+def installed(root: Path) -> Release | None:
+    """Read which release of nova-common dpkg has installed; None where it has none.
+
+    Raises:
+        OSError: when dpkg's status file is there but cannot be read.
+    """
+    try:
+        text = (root / STATUS).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+    for paragraph in _paragraphs_of(text, PACKAGE):
+        found = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line)
+        version = _VERSION.match(found.get("Version", ""))
+        if version and found.get("Status", "").endswith(" installed"):
+            return Release(int(version[1]))
+    return None
+
+
+def _paragraphs_of(text: str, package: str) -> Iterator[str]:
+    """Find a package's paragraphs without splitting the whole file, which is megabytes long."""
+    for match in re.finditer(rf"^Package: {re.escape(package)}$", text, re.MULTILINE):
+        yield text[match.start() :].partition("\n\n")[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """One key that an item can put into an alias or a device_spec.
+
+    ``option`` is the key as ``devices`` spells it, ``name`` as Nova does. ``value`` takes an item
+    and gives Nova's value, always a string, or None where the item does not set it. ``since`` is
+    the release that first knew the key, ``newer`` that of values that came later.
+    """
+
+    option: str
+    where: str
+    name: str
+    since: int
+    value: Callable[[spec.Item], str | None]
+    newer: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    def needs(self, item: spec.Item) -> int | None:
+        """The release that this item's use of the key needs; None where it does not use it."""
+        value = self.value(item)
+        return None if value is None else self.newer.get(value, self.since)
+
+
+def _traits(item: spec.Item) -> str | None:
+    return ",".join(item.traits) or None
+
+
+def _live_migratable(item: spec.Item) -> str | None:
+    return _yes_or_no(item.live_migratable)
+
+
+def _yes_or_no(value: bool | None) -> str | None:
+    return None if value is None else "yes" if value else "no"
+
+
+# Source: Nova's release notes and nova/conf/pci.py of each release. name, vendor_id, product_id,
+# address and device_type are older than every release that this charm meets.
+KEYS = (
+    Key("numa-policy", ALIAS, "numa_policy", 17, lambda item: item.numa_policy, {"socket": 23}),
+    Key("resource-class", ALIAS, "resource_class", 27, lambda item: item.resource_class),
+    Key("resource-class", DEVICE_SPEC, "resource_class", 26, lambda item: item.resource_class),
+    Key("traits", ALIAS, "traits", 27, _traits),
+    Key("traits", DEVICE_SPEC, "traits", 26, _traits),
+    Key("live-migratable", ALIAS, "live_migratable", 31, _live_migratable),
+    Key("live-migratable", DEVICE_SPEC, "live_migratable", 31, _live_migratable),
+    Key("managed", DEVICE_SPEC, "managed", 31, lambda item: _yes_or_no(item.managed)),
+)
+
+
+def keys_of(item: spec.Item, where: str) -> dict[str, str]:
+    """What an item adds to its alias or device_spec, by Nova's names."""
+    values = ((key.name, key.value(item)) for key in KEYS if key.where == where)
+    return {name: value for name, value in values if value is not None}
+
+
+def check(wanted: spec.Spec, release: Release) -> None:
+    """Refuse what the installed Nova does not know.
+
+    Raises:
+        OptionError: naming the item, the key and the release it needs.
+    """
+    for item in wanted.items:
+        for key in KEYS:
+            needed = key.needs(item)
+            if needed is None or (key.where == ALIAS and not item.alias):
+                continue
+            if release.major < needed:
+                value = f" {key.value(item)}" if key.newer else ""
+                raise fields.OptionError(
+                    "devices",
+                    f"{key.option}{value} needs Nova {name_of(needed)} or later, and this unit has"
+                    f" Nova {release}; leave it out, or upgrade",
+                    f"item {item.position} {item}",
+                )
