@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from passthrough import guards, pci, spec
 from passthrough.fields import OptionError
@@ -119,6 +119,26 @@ def explain_unclaimable(function: pci.Function, host: pci.Host) -> str | None:
     return refused[0].reason if refused else None
 
 
+def strangers(
+    function: pci.Function, host: pci.Host, friends: Container[str] = ()
+) -> tuple[pci.Function, ...]:
+    """The functions whose drivers keep the IOMMU group of ``function`` from being viable.
+
+    Args:
+        function: one member of the group.
+        host: the functions that are there.
+        friends: addresses of members that are or will be on vfio-pci.
+    """
+    return tuple(
+        each
+        for each in host.group_members(function)
+        if each.address not in friends
+        and each.driver
+        and not each.is_pci_bridge
+        and not each.driver.endswith(_HARMLESS_DRIVERS)
+    )
+
+
 def _match(item: spec.Item, host: pci.Host) -> list[pci.Function]:
     return [
         each for each in host.functions.values() if each.id == item.id and item.covers(each.address)
@@ -196,16 +216,9 @@ def _refuse(
     objection = guards.object_to(claim.function, host)
     if objection and not (objection.overridable and claim.item.allow_in_use):
         return refuse(objection.guard, objection.reason)
-    strangers = [
-        each
-        for each in host.group_members(claim.function)
-        if each.address not in by_address
-        and each.driver
-        and not each.is_pci_bridge
-        and not each.driver.endswith(_HARMLESS_DRIVERS)
-    ]
-    if strangers:
-        names = ", ".join(f"{each.address} ({each.id}, {each.driver})" for each in strangers)
+    others = strangers(claim.function, host, by_address)
+    if others:
+        names = ", ".join(f"{each.address} ({each.id}, {each.driver})" for each in others)
         return refuse(
             "group-not-viable",
             f"shares IOMMU group {claim.function.group} with {names}; claim them too, or move the"
