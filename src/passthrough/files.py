@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 
@@ -52,22 +52,54 @@ def ensure(path: Path, content: str | None, mode: int = 0o644) -> bool:
     return True
 
 
+def sweep(paths: Iterable[Path]) -> None:
+    """Remove what a killed `ensure` of these paths may have left behind beside them.
+
+    Raises:
+        OSError: when a left-over cannot be removed.
+    """
+    for path in paths:
+        with contextlib.suppress(NotADirectoryError):
+            _unfinished(path).unlink(missing_ok=True)
+
+
+def settle(path: Path) -> None:
+    """Wait until a file that another program wrote, and its name, are on the disk.
+
+    Raises:
+        OSError: when the disk does not take it.
+    """
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    _sync_directory(path.parent)
+
+
 def _replace(path: Path, content: str, mode: int) -> None:
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    # A leading dot and no suffix: grub.d, modprobe.d, initramfs hooks and rules.d all pass over
-    # such a name, should a crash leave one behind.
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    unfinished = _unfinished(path)
+    unfinished.unlink(missing_ok=True)
     try:
+        # O_EXCL: nobody's link is followed, and the file is ours alone until it is whole.
+        handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            os.fchmod(file.fileno(), mode)
             file.write(content)
+            os.fchmod(handle, mode)
             file.flush()
-            os.fsync(file.fileno())
-        os.replace(name, path)
+            os.fsync(handle)
+        os.replace(unfinished, path)
     except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+        with contextlib.suppress(OSError):  # what went wrong before is the error to tell
+            unfinished.unlink(missing_ok=True)
         raise
+
+
+def _unfinished(path: Path) -> Path:
+    # A leading dot and no known suffix: grub.d, modprobe.d, initramfs hooks and rules.d all pass
+    # over such a name, should a crash leave one behind. The next `ensure` or `sweep` removes it.
+    return path.with_name(f".{path.name}.new")
 
 
 def _sync_directory(directory: Path) -> None:

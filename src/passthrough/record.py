@@ -12,10 +12,15 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from passthrough import PassthroughError, files
+from passthrough import PassthroughError, fields, files
 
 DIRECTORY = "var/lib/pci-passthrough"
+
+# Stands where a fingerprint does while a rebuild is under way, and after it failed: what was built
+# last is not known then, so that it is built again even if the files are as they were before.
+DIRTY = ""
 
 _APPLICATION = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]*[a-z][a-z0-9]*)*")
 
@@ -25,16 +30,25 @@ class RecordError(PassthroughError):
 
 
 @dataclasses.dataclass(frozen=True)
+class Reboot:
+    """A reboot that was asked for: the plan it was to complete, and the boot it was to end."""
+
+    plan: str
+    boot_id: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Record:
     """What one application has done to this host.
 
     ``taken`` maps the address of every function it took to the driver that had it before, or
     None. ``activated`` maps ``initramfs`` and ``grub`` to the fingerprint of the files that the
-    last successful rebuild took in.
+    last successful rebuild took in, or to DIRTY. ``reboot`` is the last one it asked for.
     """
 
     taken: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
     activated: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    reboot: Reboot | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -64,9 +78,8 @@ def read(root: Path, application: str) -> Record:
     if present is None:
         return Record()
     try:
-        data = json.loads(present.content)
-        return Record(taken=dict(data["taken"]), activated=dict(data["activated"]))
-    except (ValueError, KeyError, TypeError) as error:
+        return _parse(json.loads(present.content))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RecordError(
             f"/{path.relative_to(root)} is not readable ({error}); move it away, and what it held"
             " is found again from the configuration"
@@ -89,12 +102,32 @@ def write(root: Path, application: str, record: Record) -> bool:
 
 
 def taken_by_others(root: Path, application: str) -> dict[str, str]:
-    """Map every address that another application of this charm has taken to its name."""
+    """Map every address that another application of this charm has taken to its name.
+
+    An application that has given up its boot files only waits for a guest to let go of what it
+    took: it was removed, or asks for nothing any more, and bars nobody.
+    """
     found = {}
     for path in sorted((root / DIRECTORY).glob("*.json")):
         if path.stem != application:
-            found.update(dict.fromkeys(read(root, path.stem).taken, path.stem))
+            other = read(root, path.stem)
+            if other.activated:
+                found.update(dict.fromkeys(other.taken, path.stem))
     return found
+
+
+def _parse(data: Any) -> Record:
+    taken, activated = dict(data["taken"]), dict(data["activated"])
+    for address, driver in taken.items():
+        if not (fields.is_exact(address) and isinstance(driver, (str, type(None)))):
+            raise ValueError(f"{fields.show(address)} is not the address of a function")
+    for what, digest in activated.items():
+        if not isinstance(digest, str):
+            raise TypeError(f"{fields.show(what)} has no fingerprint")
+    reboot = data.get("reboot")
+    if reboot is not None:
+        reboot = Reboot(str(reboot["plan"]), str(reboot["boot_id"]))
+    return Record(taken, activated, reboot)
 
 
 def _path(root: Path, application: str) -> Path:
