@@ -14,10 +14,11 @@ from pathlib import Path
 
 @dataclasses.dataclass(frozen=True)
 class Present:
-    """What a path holds: its text and its permission bits."""
+    """What a path holds: its text and its permission bits; ``group`` is the number of its group."""
 
     content: str
     mode: int
+    group: int | None = dataclasses.field(default=None, compare=False)
 
 
 def read(path: Path) -> Present | None:
@@ -28,13 +29,16 @@ def read(path: Path) -> Present | None:
     """
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            return Present(file.read(), os.fstat(file.fileno()).st_mode & 0o7777)
+            status = os.fstat(file.fileno())
+            return Present(file.read(), status.st_mode & 0o7777, status.st_gid)
     except (FileNotFoundError, NotADirectoryError):
         return None
 
 
-def ensure(path: Path, content: str | None, mode: int = 0o644) -> bool:
+def ensure(path: Path, content: str | None, mode: int = 0o644, group: int | None = None) -> bool:
     """Make ``path`` hold ``content`` with permission bits ``mode``; None removes it.
+
+    A ``group`` is the number of the group that the file shall belong to; None leaves it alone.
 
     Returns:
         True if anything was changed; an unchanged file keeps its inode and times.
@@ -42,12 +46,15 @@ def ensure(path: Path, content: str | None, mode: int = 0o644) -> bool:
     Raises:
         OSError: when it cannot be written; the old content is then still there.
     """
-    if read(path) == (None if content is None else Present(content, mode)):
+    present = read(path)
+    if present == (None if content is None else Present(content, mode)) and (
+        present is None or group in (None, present.group)
+    ):
         return False
     if content is None:
         path.unlink(missing_ok=True)
     else:
-        _replace(path, content, mode)
+        _replace(path, content, mode, group)
     _sync_directory(path.parent)
     return True
 
@@ -77,7 +84,7 @@ def settle(path: Path) -> None:
     _sync_directory(path.parent)
 
 
-def _replace(path: Path, content: str, mode: int) -> None:
+def _replace(path: Path, content: str, mode: int, group: int | None) -> None:
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     unfinished = _unfinished(path)
     unfinished.unlink(missing_ok=True)
@@ -86,6 +93,8 @@ def _replace(path: Path, content: str, mode: int) -> None:
         handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             file.write(content)
+            if group is not None:
+                os.fchown(handle, -1, group)
             os.fchmod(handle, mode)
             file.flush()
             os.fsync(handle)

@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 # A hung package trigger must not hold the machine's hook lock for ever.
 REBUILD_TIMEOUT = 3600.0
+SERVICE_TIMEOUT = 300.0
+# Debian's policy-rc.d interface: "action not allowed".
+_POLICY_DENIED = 101
 _TAIL_LINES = 8
 # Every installed kernel's initramfs: an older kernel booted by hand must bind too.
 _UPDATE_INITRAMFS = ("update-initramfs", "-u", "-k", "all")
@@ -33,11 +36,19 @@ class CommandError(PassthroughError):
     Attributes:
         command: its words.
         tail: the last lines that it printed.
+        code: its exit code; None when it did not run to its end.
     """
 
-    def __init__(self, command: tuple[str, ...], what: str, tail: tuple[str, ...] = ()):
+    def __init__(
+        self,
+        command: tuple[str, ...],
+        what: str,
+        tail: tuple[str, ...] = (),
+        code: int | None = None,
+    ):
         self.command = command
         self.tail = tail
+        self.code = code
         said = f": {' | '.join(tail)}" if tail else ""
         super().__init__(f"{' '.join(command)} {what}{said}")
 
@@ -53,6 +64,12 @@ class Tools(Protocol):
 
     def load_native(self, modalias: str) -> None:
         """Load the native driver of a modalias, if the host has one that is not blacklisted."""
+
+    def running(self, service: str) -> str | None:
+        """Name this run of a service: another value after every start, None while it is down."""
+
+    def restart(self, service: str) -> bool:
+        """Restart a service; False when the policy layer denied it, CommandError when it failed."""
 
 
 class HostTools:
@@ -80,6 +97,28 @@ class HostTools:
             _modprobe(modalias)
         except CommandError as error:
             logger.info("no native driver was loaded: %s", error)
+
+    def running(self, service: str) -> str | None:
+        """Give systemd's invocation id of a service that is up or coming up."""
+        command = ("systemctl", "show", "--property=ActiveState,InvocationID", f"{service}.service")
+        shown = dict(line.split("=", 1) for line in run(command, SERVICE_TIMEOUT) if "=" in line)
+        if shown.get("ActiveState") not in ("active", "activating", "reloading"):
+            return None
+        return shown.get("InvocationID") or "unknown"
+
+    def restart(self, service: str) -> bool:
+        """Restart a service as a package would: policy-rc.d has the last word.
+
+        That is how a paused unit stays paused, and how OpenStack's charms defer restarts.
+        """
+        command = ("invoke-rc.d", "--disclose-deny", service, "restart")
+        try:
+            run(command, SERVICE_TIMEOUT)
+        except CommandError as error:
+            if error.code == _POLICY_DENIED:
+                return False
+            raise
+        return True
 
 
 def run(command: tuple[str, ...], timeout: float) -> tuple[str, ...]:
@@ -114,7 +153,8 @@ def run(command: tuple[str, ...], timeout: float) -> tuple[str, ...]:
         logger.debug("%s: %s", command[0], line)
     tail = _tail(done.stdout)
     if done.returncode:
-        raise CommandError(command, f"failed with exit code {done.returncode}", tail)
+        what = f"failed with exit code {done.returncode}"
+        raise CommandError(command, what, tail, done.returncode)
     return tail
 
 
