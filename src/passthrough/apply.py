@@ -74,7 +74,7 @@ def apply(
         **plan.record.taken,
         **{each: everything[each] for each in failed if each not in plan.record.taken},
     }
-    record.write(root, application, Record(taken=taken, activated=plan.record.activated))
+    record.write(root, application, dataclasses.replace(plan.record, taken=taken))
     return Outcome(tuple(did), failed)
 
 

@@ -70,6 +70,7 @@ class Tools(Protocol):
 
     def restart(self, service: str) -> bool:
         """Restart a service; False when the policy layer denied it, CommandError when it failed."""
+        raise NotImplementedError
 
 
 class HostTools:

@@ -116,12 +116,6 @@ def make(
         for feeds in (boot.INITRAMFS, boot.GRUB)
         if (digest := fingerprint(desired, feeds))
     }
-    # What else was activated is not this plan's to forget.
-    kept = {
-        what: digest
-        for what, digest in record.activated.items()
-        if what not in (boot.INITRAMFS, boot.GRUB)
-    }
     return Plan(
         release=_releases(decision, host, record),
         files=changes,
@@ -134,7 +128,9 @@ def make(
         bind=_bindings(claimed) if host.has_groups else (),
         at_boot=() if host.has_groups else decision.addresses,
         reboot=_reboot_reasons(tokens, host, facts) if claimed else (),
-        record=Record(taken=_target_taken(claimed, record), activated={**kept, **activated}),
+        record=dataclasses.replace(
+            record, taken=_target_taken(claimed, record), activated=activated
+        ),
     )
 
 

@@ -38,22 +38,38 @@ class Reboot:
 
 
 @dataclasses.dataclass(frozen=True)
+class Nova:
+    """What nova-compute knows of its drop-in.
+
+    ``read`` is the fingerprint of the content it last started with; empty where it read none.
+    ``deferred`` is that of a content for which the policy layer denied a restart, and ``run`` the
+    run of the service that went on without it; both empty where none was denied.
+    """
+
+    read: str = ""
+    deferred: str = ""
+    run: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Record:
     """What one application has done to this host.
 
     ``taken`` maps the address of every function it took to the driver that had it before, or
     None. ``activated`` maps ``initramfs`` and ``grub`` to the fingerprint of the files that the
-    last successful rebuild took in, or to DIRTY. ``reboot`` is the last one it asked for.
+    last successful rebuild took in, or to DIRTY. ``reboot`` is the last one it asked for, ``nova``
+    what became of the drop-in for nova-compute.
     """
 
     taken: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
     activated: Mapping[str, str] = dataclasses.field(default_factory=dict)
     reboot: Reboot | None = None
+    nova: Nova = dataclasses.field(default_factory=Nova)
 
     @property
     def is_empty(self) -> bool:
         """Nothing is taken and nothing was activated."""
-        return not (self.taken or self.activated)
+        return not (self.taken or self.activated) and self.nova == Nova()
 
 
 def check_application(name: str) -> str:
@@ -127,7 +143,9 @@ def _parse(data: Any) -> Record:
     reboot = data.get("reboot")
     if reboot is not None:
         reboot = Reboot(str(reboot["plan"]), str(reboot["boot_id"]))
-    return Record(taken, activated, reboot)
+    nova = data.get("nova") or {}
+    known = Nova(*(str(nova.get(field.name, "")) for field in dataclasses.fields(Nova)))
+    return Record(taken, activated, reboot, known)
 
 
 def _path(root: Path, application: str) -> Path:
