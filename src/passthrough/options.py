@@ -32,6 +32,7 @@ class Options:
     allow_unsafe_interrupts: bool = False
     blacklist_drivers: tuple[str, ...] | None = None
     kernel_options: tuple[str, ...] = ()
+    report_in_placement: bool = False
 
 
 def parse(config: Mapping[str, object]) -> Options:
@@ -47,6 +48,7 @@ def parse(config: Mapping[str, object]) -> Options:
         allow_unsafe_interrupts=bool(config.get("allow-unsafe-interrupts", False)),
         blacklist_drivers=_drivers(str(config.get("blacklist-drivers", "auto"))),
         kernel_options=_kernel_options(str(config.get("kernel-options", ""))),
+        report_in_placement=bool(config.get("report-in-placement", False)),
     )
 
 
