@@ -13,6 +13,7 @@ import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
+SYSTEM_PYTHON = pathlib.Path(sys.base_prefix, "bin", PYTHON)
 SITE_PACKAGES = f"venv/lib/{PYTHON}/site-packages/"
 
 # charmcraft writes dispatch, manifest.yaml and the three copies of the YAML files at the top.
@@ -99,7 +100,7 @@ def test_nothing_was_left_by_tools(names: list[str]):
 def test_venv_holds_the_locked_packages_for_this_python(unpacked: pathlib.Path):
     """Every package of the lock, at its version, imports with nothing else on the path."""
     result = subprocess.run(
-        [sys.executable, "-I", "-S", "-B", "-c", IMPORT_EVERYTHING, unpacked / SITE_PACKAGES],
+        [SYSTEM_PYTHON, "-I", "-S", "-B", "-c", IMPORT_EVERYTHING, unpacked / SITE_PACKAGES],
         capture_output=True,
         text=True,
         check=False,
@@ -121,12 +122,14 @@ def test_program_is_executable(unpacked: pathlib.Path, name: str):
     assert os.access(unpacked / name, os.X_OK)
 
 
-def test_command_line_runs_from_the_unpacked_charm(unpacked: pathlib.Path, tmp_path: pathlib.Path):
+@pytest.mark.parametrize("origin", ["charm", "checkout"])
+def test_command_line_runs_by_itself(unpacked: pathlib.Path, tmp_path: pathlib.Path, origin: str):
     """Through a symlink, from another directory, with no environment but PATH."""
+    home = {"charm": unpacked, "checkout": ROOT}[origin]
     link = tmp_path / "pci-passthrough"
-    link.symlink_to(unpacked / "bin" / "pci-passthrough")
+    link.symlink_to(home / "bin" / "pci-passthrough")
     result = subprocess.run(
-        [sys.executable, "-B", str(link), "--help"],
+        [SYSTEM_PYTHON, "-B", link, "--help"],
         cwd=tmp_path,
         env={"PATH": os.defpath},
         capture_output=True,
