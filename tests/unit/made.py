@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from passthrough import claims, fields, options, pci, spec
+from passthrough import (
+    claims,
+    fields,
+    files,
+    options,
+    pci,
+    plan,
+    platform,
+    reconcile,
+    record,
+    spec,
+)
 
 T = TypeVar("T")
 
@@ -65,3 +77,46 @@ def attempt(
         return parse(*values, **named), None
     except fields.OptionError as error:
         return None, error
+
+
+# A host of the issue's kind: VT-d that the running kernel has not turned on, GRUB, initramfs-tools.
+IOMMU_OFF = platform.Platform(
+    iommu_table="DMAR",
+    has_grub=True,
+    generator=platform.INITRAMFS_TOOLS,
+    command_line=("root=/dev/sda1", "quiet"),
+)
+IOMMU_ON = dataclasses.replace(IOMMU_OFF, command_line=(*IOMMU_OFF.command_line, "intel_iommu=on"))
+
+
+def survey(
+    wanted: options.Options,
+    *functions: pci.Function,
+    facts: platform.Platform = IOMMU_OFF,
+    present: Mapping[str, files.Present | None] | None = None,
+    has: record.Record | None = None,
+    taken: Mapping[str, str] | None = None,
+    application: str = "pci-passthrough",
+) -> reconcile.Survey:
+    """What `reconcile.survey` gives for such a host, without one.
+
+    Args:
+        wanted: the options.
+        functions: the PCI functions.
+        facts: boot loader, generator, command line.
+        present: the owned files that are there, by path.
+        has: the application's record.
+        taken: what other applications have.
+        application: the Juju application.
+    """
+    there = host(*functions)
+    mine = has or record.Record()
+    decision = claims.decide(wanted.devices, there, taken)
+    planned = plan.make(application, wanted, decision, there, facts, mine, present or {})
+    return reconcile.Survey(application, wanted, there, facts, mine, decision, planned)
+
+
+def applied(before: reconcile.Survey) -> dict[str, Any]:
+    """The ``present`` and ``has`` of the next survey, once this one's plan was applied."""
+    changed = {change.file.path: change.file.as_present() for change in before.plan.files}
+    return {"present": changed, "has": before.plan.record}
