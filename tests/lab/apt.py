@@ -46,6 +46,21 @@ def choose_sources(suite: str, targets: str) -> str:
     return "".join(f"{line}\n" for line in sorted(chosen))
 
 
+def add_backports(suite: str, sources: str) -> str:
+    """Return the sources with the backports of the archive that has the suite itself.
+
+    Returns:
+        "" when no line names the suite's own archive.
+    """
+    rows = (line.split() for line in sources.splitlines())
+    lines = [
+        f"deb {options} {uri} {suite}-backports main"
+        for kind, options, uri, release, *_ in (row for row in rows if len(row) > 4)
+        if kind == "deb" and options.startswith("[") and release == suite
+    ]
+    return sources + "".join(f"{line}\n" for line in lines[:1]) if lines else ""
+
+
 def read_sources(suite: str) -> str:
     """Return the sources for that suite: the file the operator names, else the host's own.
 

@@ -11,7 +11,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 
+from lab import accelerator as accelerators
 from lab import cache, errors, progress, qemu, ssh
+from lab import emulator as emulators
 from lab import machine as machines
 
 BOOT_SECONDS = 600.0
@@ -33,6 +35,8 @@ class Guest:
         folder: pathlib.Path,
         steps: progress.Progress,
         *,
+        emulator: emulators.Emulator,
+        accelerator: accelerators.Accelerator,
         disk_format: str = "qcow2",
         disk_cache: str = "unsafe",
         arguments: Sequence[str] = (),
@@ -41,12 +45,12 @@ class Guest:
         self.progress = steps
         self.boot_id = ""
         self._folder = folder
-        self._emulator = qemu.find()
+        self._emulator = emulator
         self._sockets = tempfile.TemporaryDirectory(prefix="lab-")
         self._ssh = ssh.Connection(ssh.pick_port(), key, pathlib.Path(self._sockets.name))
         root = str(disk).replace(",", ",,")
         self._arguments = [
-            *("-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", machine.cpu),
+            *(*accelerator.arguments, "-cpu", accelerator.cpu or machine.cpu),
             *machines.qemu_arguments(machine, folder),
             *("-drive", f"file={root},if=none,id=root,format={disk_format},cache={disk_cache}"),
             *("-netdev", f"user,id=management,hostfwd=tcp:127.0.0.1:{self._ssh.port}-:22"),
@@ -177,27 +181,32 @@ def _last_line(console: str) -> str:
 
 
 @contextlib.contextmanager
-def start(
-    machine: machines.Machine,
+def install(
     disk: pathlib.Path,
     key: pathlib.Path,
     folder: pathlib.Path,
     steps: progress.Progress,
-    **options,
+    arguments: Sequence[str],
 ) -> Iterator[Guest]:
-    """Boot a machine on the disk itself, and end it afterwards.
+    """Boot the bare machine on a raw disk that cannot boot yet, its kernel named by `arguments`.
 
-    Only one machine of this cache runs at a time: two on a small host make both too slow.
+    Yields:
+        The guest, ready; what it writes stays on the disk.
     """
-    waiting = "another machine of the lab is running on this host: waiting for it to end"
-    with cache.lock(cache.root() / "machine.lock", lambda: steps.say(waiting)):
-        machines.create_disks(machine, folder)
-        guest = Guest(machine, disk, key, folder, steps, **options)
-        try:
-            guest.power_on(f"boot the machine '{machine.name}'")
+    with _one_at_a_time(steps):
+        guest = Guest(
+            machines.BARE,
+            disk,
+            key,
+            folder,
+            steps,
+            emulator=emulators.choose(steps),
+            accelerator=accelerators.TCG,
+            disk_format="raw",
+            arguments=arguments,
+        )
+        with _switched_on(guest):
             yield guest
-        finally:
-            guest.close()
 
 
 @contextlib.contextmanager
@@ -206,20 +215,54 @@ def boot(
     disk: pathlib.Path,
     key: pathlib.Path,
     steps: progress.Progress,
-    **options,
+    *,
+    disk_cache: str = "unsafe",
 ) -> Iterator[Guest]:
     """Boot a machine on an overlay of the disk, which stays as it is; everything else is deleted.
+
+    `disk_cache` is QEMU's cache mode; a test that cuts the power wants writethrough.
 
     Yields:
         The guest, ready.
     """
     root = cache.root()
     cache.need_space(root, NEEDED_BYTES)
-    with cache.scratch(root / "runs", machine.name) as folder:
+    with _one_at_a_time(steps), cache.scratch(root / "runs", machine.name) as folder:
+        emulator = emulators.choose(steps)
+        accelerator = accelerators.choose(emulator, disk, steps)
+        steps.say(f"QEMU {emulator.version}, {accelerator.name}")
         overlay = folder / "root.qcow2"
         subprocess.run(
             ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", disk, overlay],
             check=True,
         )
-        with start(machine, overlay, key, folder, steps, **options) as guest:
+        machines.create_disks(machine, folder)
+        guest = Guest(
+            machine,
+            overlay,
+            key,
+            folder,
+            steps,
+            emulator=emulator,
+            accelerator=accelerator,
+            disk_cache=disk_cache,
+        )
+        with _switched_on(guest):
             yield guest
+
+
+@contextlib.contextmanager
+def _one_at_a_time(steps: progress.Progress) -> Iterator[None]:
+    """Keep other machines of this cache waiting: two on a small host make both too slow."""
+    waiting = "another machine of the lab is running on this host: waiting for it to end"
+    with cache.lock(cache.root() / "machine.lock", lambda: steps.say(waiting)):
+        yield
+
+
+@contextlib.contextmanager
+def _switched_on(guest: Guest) -> Iterator[None]:
+    try:
+        guest.power_on(f"boot the machine '{guest.machine.name}'")
+        yield
+    finally:
+        guest.close()

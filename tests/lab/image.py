@@ -10,12 +10,13 @@ import hashlib
 import io
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 
-from lab import apt, cache, errors, guest, machine, progress, requirements
+from lab import apt, cache, errors, guest, progress, requirements
 
 BOOT_PACKAGES = ("linux-image-amd64", "grub-pc", "grub2-common", "systemd-sysv", "udev", "kmod")
 DRIVING_PACKAGES = ("openssh-server", "python3", "dbus", "iproute2", "procps", "pciutils")
@@ -55,10 +56,13 @@ MASKED_UNITS = (
 DEBCONF = "grub-pc grub-pc/install_devices_empty boolean true\n"
 # A BIOS boot partition for GRUB's core image, then the root file system.
 ROOT_OFFSET_MIB = 2
-PARTITIONS = "label: gpt\nstart=1MiB, size=1MiB, type=21686148-6449-6E6F-744E-656564454649\nstart=2MiB"
+PARTITIONS = (
+    "label: gpt\nstart=1MiB, size=1MiB, type=21686148-6449-6E6F-744E-656564454649\nstart=2MiB"
+)
 FIRST_BOOT_LINE = (
     f"root=LABEL={ROOT_LABEL} rw console=ttyS0 mitigations=off tsc=reliable clocksource=tsc"
 )
+KEY_DIGITS = 16
 BUILD_BYTES = 6 << 30
 HERE = pathlib.Path(__file__).parent
 
@@ -95,11 +99,11 @@ def ensure(image: Image, steps: progress.Progress) -> Built:
 
 
 def compute_key(image: Image, suite: str, sources: str) -> str:
-    """Return the hash over everything an image is made of: its row, this code, its files, Debian."""
+    """Return the hash over all an image is made of: its row, this code, its files, Debian."""
     digest = hashlib.sha256(repr((image, suite, sources)).encode())
     digest.update(pathlib.Path(__file__).read_bytes())
     digest.update(_pack_trees(image))
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()[:KEY_DIGITS]
 
 
 def _build(
@@ -118,18 +122,13 @@ def _build(
         disk = _fill_disk(image, packed, trees, result / "key.pub", work, log)
     tree = work / "tree"
     boot = ("-kernel", tree / "vmlinuz", "-initrd", tree / "initrd.img", "-append", FIRST_BOOT_LINE)
-    with guest.start(
-        machine.BARE,
-        disk,
-        result / "key",
-        work,
-        steps,
-        disk_format="raw",
-        arguments=[str(word) for word in boot],
-    ) as first_boot:
-        with steps.step(f"image '{image.name}': install GRUB from inside"):
-            _install_grub(first_boot)
-            first_boot.power_off()
+    arguments = [str(word) for word in boot]
+    with (
+        guest.install(disk, result / "key", work, steps, arguments) as first_boot,
+        steps.step(f"image '{image.name}': install GRUB from inside"),
+    ):
+        _install_grub(first_boot)
+        first_boot.power_off()
     with steps.step(f"image '{image.name}': pack the disk"):
         log.run("qemu-img", "convert", "-O", "qcow2", disk, result / "disk.qcow2")
     shutil.copy(log.path, result / "build.log")
@@ -224,8 +223,9 @@ def _pack_trees(image: Image) -> bytes:
 
 def _prune(image: Image, keep: pathlib.Path) -> None:
     """Delete the image's former versions. A machine that runs on one keeps its open file."""
-    for entry in sorted(keep.parent.glob(f"{image.name}-*")):
-        if entry != keep:
+    former = re.compile(rf"{re.escape(image.name)}-[0-9a-f]{{{KEY_DIGITS}}}")
+    for entry in sorted(keep.parent.iterdir()):
+        if former.fullmatch(entry.name) and entry != keep:
             shutil.rmtree(entry)
 
 

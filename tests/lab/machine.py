@@ -197,9 +197,7 @@ def qemu_arguments(machine: Machine, folder: pathlib.Path) -> list[str]:
             "mac": f"52:54:00:00:00:{number:02x}",
             "disk": str(_disk(device, folder)).replace(",", ",,"),  # QEMU's way to quote one
         }
-        words += [
-            word.format(**where) for line in device.model.arguments for word in line.split()
-        ]
+        words += [word.format(**where) for line in device.model.arguments for word in line.split()]
     return words
 
 

@@ -1,54 +1,22 @@
-"""The QEMU process: which binary, how it is started, whether it still lives."""
+"""The QEMU process: started, watched, ended."""
 
-import dataclasses
 import os
 import pathlib
-import re
-import shutil
 import signal
 import subprocess
 
+from lab import emulator as emulators
 from lab import errors
 
-BINARY = "qemu-system-x86_64"
 STOP_SECONDS = 10.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Emulator:
-    """A QEMU to run: its binary, arguments that must come first, its environment's additions."""
-
-    binary: str
-    version: str
-    arguments: tuple[str, ...] = ()
-    environment: tuple[tuple[str, str], ...] = ()
-
-
-def find() -> Emulator:
-    """Return the distribution's QEMU.
-
-    Raises:
-        LabError: names the package when there is none.
-    """
-    binary = shutil.which(BINARY)
-    if not binary:
-        raise errors.LabError(f"{BINARY} is not installed: see tests/lab/requirements-apt.txt")
-    return Emulator(binary, read_version(binary))
-
-
-def read_version(binary: str) -> str:
-    """Return what the binary calls itself, such as 7.2.22."""
-    banner = subprocess.run([binary, "--version"], check=True, capture_output=True, text=True)
-    found = re.search(r"version (\d+(?:\.\d+)+)", banner.stdout)
-    if not found:
-        raise errors.LabError(f"{binary} --version said {banner.stdout!r}")
-    return found[1]
 
 
 class Machine:
     """A running QEMU process whose serial console goes to a file."""
 
-    def __init__(self, emulator: Emulator, arguments: list[str], console: pathlib.Path) -> None:
+    def __init__(
+        self, emulator: emulators.Emulator, arguments: list[str], console: pathlib.Path
+    ) -> None:
         self.console = console
         self._log = console.with_suffix(".qemu.log")
         command = [emulator.binary, *emulator.arguments, *arguments]

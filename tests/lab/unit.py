@@ -1,0 +1,84 @@
+"""The packed charm inside a guest, run by the stand-in unit agent as Juju would run it."""
+
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+from lab import errors, guest, ssh
+
+LIBRARY = "/opt/lab"
+CHARM = f"{LIBRARY}/pci-passthrough.charm"
+MODEL = "/var/lib/standin"
+PRINCIPAL = "nova-compute/0"
+STANDIN = pathlib.Path(__file__).parents[1] / "standin"
+LOG_LINES = 40
+
+
+class Unit:
+    """A unit of the charm beside a principal, on one guest.
+
+    Every failed step raises `LabError` with what it printed, the console's last lines and the end
+    of the charm's log.
+    """
+
+    def __init__(self, host: guest.Guest, packed: pathlib.Path) -> None:
+        self.guest = host
+        with host.progress.step(f"copy the packed charm ({packed.stat().st_size >> 10} KiB)"):
+            host.put(packed, CHARM)
+            host.put(STANDIN, f"{LIBRARY}/standin")
+
+    def deploy(self, **config: str) -> ssh.Result:
+        """Deploy the charm with these options, which runs install, config-changed, start."""
+        options = _pairs(config, "--config")
+        return self.juju("deploy", CHARM, "--principal", PRINCIPAL, *options, show=True)
+
+    def configure(self, *, check: bool = True, **config: str) -> ssh.Result:
+        """Set options and run config-changed."""
+        return self.juju("config", *_pairs(config), check=check, show=True)
+
+    def run_hook(self, name: str) -> ssh.Result:
+        """Run one hook."""
+        return self.juju("hook", name, show=True)
+
+    def run_action(self, name: str, *, check: bool = True, **params: str) -> dict[str, Any]:
+        """Run an action; return its `results`, `log`, `failed` and `message`."""
+        result = self.juju("action", name, *_pairs(params), check=check)
+        try:
+            return json.loads(result.stdout)
+        except ValueError as error:
+            raise errors.LabError(f"no JSON from `{result.command}`:\n{result.output}") from error
+
+    def read_status(self) -> str:
+        """Return the unit's status, such as `active: gpu: 2 ready`."""
+        return self.juju("status").stdout.strip()
+
+    def read_log(self) -> str:
+        """Return what the charm has logged so far."""
+        return self.juju("log").stdout
+
+    def reboot(self, title: str = "reboot") -> None:
+        """Reboot the machine and let the agent notice it, which runs start."""
+        self.guest.reboot(title)
+        self.juju("rebooted", show=True)
+
+    def remove(self) -> ssh.Result:
+        """Remove the application: the relations' ends, stop and remove."""
+        return self.juju("remove", show=True)
+
+    def juju(self, *arguments: str, check: bool = True, show: bool = False) -> ssh.Result:
+        """Run one of the stand-in's commands; `show` prints its lines as they come."""
+        command = ["env", f"PYTHONPATH={LIBRARY}", "python3", "-m", "standin", "--dir", MODEL]
+        on_line = (lambda line: self.guest.progress.say(f"    {line}")) if show else None
+        try:
+            return self.guest.run([*command, *arguments], check=check, on_line=on_line)
+        except ssh.CommandError as error:
+            log = self.guest.run([*command, "log"], check=False).output
+            report = f"the charm's log ends:\n{errors.tail(log, LOG_LINES)}\n{self.guest.report()}"
+            raise ssh.CommandError(error.result, report) from None
+
+
+def _pairs(values: Mapping[str, str], option: str = "") -> list[str]:
+    """Return KEY=VALUE for each, in Juju's spelling, each behind `option` if there is one."""
+    pairs = [f"{name.replace('_', '-')}={value}" for name, value in values.items()]
+    return [word for pair in pairs for word in ((option, pair) if option else (pair,))]
