@@ -7,11 +7,20 @@ Source: the kernel's Documentation/ABI/testing/sysfs-bus-pci.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from passthrough import PassthroughError, pci
+from passthrough import PassthroughError, bounded, files, pci, processes
+
+# A driver lets go within a second or two, or, where the device is busy, perhaps never.
+UNBIND_DEADLINE = 60.0
+STUCK = "run/pci-passthrough.stuck"
+_STUCK_REASON = (
+    "its driver was told to let go and sleeps in the kernel; stop what uses the device, or reboot"
+    " the host"
+)
 
 
 class BindError(PassthroughError):
@@ -30,6 +39,26 @@ class InUseError(BindError):
     """A guest holds the function, so it must not be unbound."""
 
 
+class StuckError(BindError):
+    """A driver sleeps in the kernel over an unbind; only a reboot ends that."""
+
+
+def check_responsive(root: Path) -> None:
+    """Make sure that no unbind of an earlier run still sleeps in the kernel.
+
+    Whoever reads that function's driver_override would sleep with it (drivers/pci/pci-sysfs.c
+    takes the device's lock), and a hook that sleeps stops every unit on the machine.
+
+    Raises:
+        StuckError: naming the function.
+    """
+    note = files.read(root / STUCK)
+    if note:
+        address, process, started = note.content.split()
+        if processes.started(root, int(process)) == started:
+            raise StuckError(address, _STUCK_REASON)
+
+
 def bind(root: Path, address: str) -> bool:
     """Bind one function to vfio-pci; the module must be loaded.
 
@@ -37,19 +66,22 @@ def bind(root: Path, address: str) -> bool:
         True if its driver changed, False if it was on vfio-pci already.
 
     Raises:
+        InUseError: when a guest holds a VF of it; nothing was touched.
         BindError: when the kernel shows another driver afterwards; the former one is back then.
     """
     device = _device(root, address)
     former = pci.driver_of(root, address)
     former_override = pci.read_text(device / "driver_override")
+    problem = "vfio-pci did not take it"
     try:
-        _write(device / "driver_override", pci.VFIO_PCI)
-        if former == pci.VFIO_PCI:
-            return False
-        if former:
-            _write(device / "driver/unbind", address)
+        # Without its driver a function loses its VFs, and a guest may hold one of those.
+        with _kept_from_guests(root, address, _vfs(root, address)):
+            _write(device / "driver_override", pci.VFIO_PCI)
+            if former == pci.VFIO_PCI:
+                return False
+            if former:
+                _unbind(root, address)
         _probe(root, address)
-        problem = "vfio-pci did not take it"
     except OSError as error:
         problem = f"{_below(root, error.filename)}: {error.strerror}"
     if pci.driver_of(root, address) == pci.VFIO_PCI:
@@ -67,9 +99,9 @@ def rebind(root: Path, address: str) -> None:
         BindError: when the kernel shows another driver afterwards.
     """
     if pci.driver_of(root, address) == pci.VFIO_PCI:
-        _refuse_held(root, address)
         try:
-            _write(_device(root, address) / "driver/unbind", address)
+            with _kept_from_guests(root, address, [address, *_vfs(root, address)]):
+                _unbind(root, address)
         except OSError as error:
             raise BindError(address, f"{_below(root, error.filename)}: {error.strerror}") from error
     bind(root, address)
@@ -92,14 +124,14 @@ def release(root: Path, address: str, load: Callable[[str], object]) -> bool:
     """
     device = _device(root, address)
     before = pci.driver_of(root, address)
-    if before == pci.VFIO_PCI:
-        _refuse_held(root, address)
+    bound = before == pci.VFIO_PCI
     try:
-        if pci.read_text(device / "driver_override") == pci.VFIO_PCI:
-            # A lone newline clears it; an empty write is not seen by the kernel at all.
-            _write(device / "driver_override", "\n")
-        if before == pci.VFIO_PCI:
-            _write(device / "driver/unbind", address)
+        with _kept_from_guests(root, address, [address, *_vfs(root, address)] if bound else []):
+            if pci.read_text(device / "driver_override") == pci.VFIO_PCI:
+                # A lone newline clears it; an empty write is not seen by the kernel at all.
+                _write(device / "driver_override", "\n")
+            if bound:
+                _unbind(root, address)
         if pci.driver_of(root, address) is None:
             _probe(root, address)
         modalias = pci.read_text(device / "modalias")
@@ -125,18 +157,31 @@ def holders(root: Path, nodes: frozenset[str]) -> dict[str, tuple[int, ...]]:
         is looked at is passed over.
     """
     found: dict[str, set[int]] = {}
-    for process in _listdir(root / "proc"):
-        if not process.isdigit():
-            continue
-        directory = root / "proc" / process / "fd"
-        for descriptor in _listdir(directory):
-            try:
-                target = os.readlink(directory / descriptor)
-            except OSError:
-                continue  # closed since it was listed
+    if nodes:
+        for process, target in processes.open_files(root):
             if target in nodes:
-                found.setdefault(target, set()).add(int(process))
+                found.setdefault(target, set()).add(process)
     return {node: tuple(sorted(found[node])) for node in sorted(found)}
+
+
+def holders_of(root: Path, addresses: Iterable[str]) -> dict[str, tuple[int, ...]]:
+    """Find the processes that hold functions, or VFs of theirs, in one pass over /proc.
+
+    Returns:
+        For each function that is held, the sorted process ids.
+    """
+    nodes = {
+        address: nodes_of(root, address).union(
+            *(nodes_of(root, each) for each in _vfs(root, address))
+        )
+        for address in addresses
+    }
+    held = holders(root, frozenset().union(*nodes.values()))
+    found = {
+        address: {process for node in mine if node in held for process in held[node]}
+        for address, mine in nodes.items()
+    }
+    return {address: tuple(sorted(found[address])) for address in found if found[address]}
 
 
 def nodes_of(root: Path, address: str) -> frozenset[str]:
@@ -151,13 +196,61 @@ def nodes_of(root: Path, address: str) -> frozenset[str]:
     return frozenset(nodes)
 
 
-def _refuse_held(root: Path, address: str) -> None:
-    for node, processes in holders(root, nodes_of(root, address)).items():
-        raise InUseError(
-            address,
-            f"a guest holds it ({node} is open in process"
-            f" {', '.join(map(str, processes))}); stop or migrate the guest first",
-        )
+@contextlib.contextmanager
+def _kept_from_guests(root: Path, address: str, functions: Iterable[str]) -> Iterator[None]:
+    """Make sure that no guest has ``functions`` and that none gets them while the block runs.
+
+    The kernel lets one process at a time open a VFIO group, and none while a member of it is open
+    through iommufd (vfio_group_fops_open() in drivers/vfio/group.c). So we open the groups: once
+    that has worked, nobody else can. Looking at /proc tells who has them.
+    """
+    nodes = frozenset[str]().union(*(nodes_of(root, each) for each in functions))
+    for node, found in holders(root, nodes).items():
+        raise _in_use(address, f"{node} is open in process {', '.join(map(str, found))}")
+    with contextlib.ExitStack() as opened:
+        for node in sorted(nodes):
+            if not node.startswith("/dev/vfio/devices/"):
+                handle = _open_group(root, address, node)
+                if handle is not None:
+                    opened.callback(os.close, handle)
+        yield
+
+
+def _open_group(root: Path, address: str, node: str) -> int | None:
+    try:
+        return os.open(root / node[1:], os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        # No such node, or an empty one: no member is on a VFIO driver, so nobody can hold it.
+        if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+            return None
+        if error.errno == errno.EBUSY:
+            raise _in_use(address, f"{node} is busy") from error
+        raise
+
+
+def _in_use(address: str, how: str) -> InUseError:
+    return InUseError(address, f"a guest holds it ({how}); stop or migrate the guest first")
+
+
+def _vfs(root: Path, address: str) -> list[str]:
+    device = _device(root, address)
+    links = [name for name in _listdir(device) if name.startswith("virtfn")]
+    return sorted(os.path.basename(os.readlink(device / name)) for name in links)
+
+
+def _unbind(root: Path, address: str) -> None:
+    """Take a function from its driver.
+
+    Raises:
+        StuckError: when the driver does not let go; nothing may be asked of the function then.
+        OSError: when the kernel refuses.
+    """
+    path = _device(root, address) / "driver/unbind"
+    child = bounded.write(path, address, UNBIND_DEADLINE, _write)
+    if child is not None:
+        started = processes.started(root, child)
+        files.ensure(root / STUCK, f"{address} {child} {started}\n", 0o600)
+        raise StuckError(address, _STUCK_REASON)
 
 
 def _put_back(root: Path, address: str, former_override: str | None) -> None:
