@@ -15,6 +15,8 @@ import ops
 from passthrough import (
     PassthroughError,
     host,
+    inventory,
+    migration,
     options,
     pci,
     rebind,
@@ -79,15 +81,20 @@ class PciPassthroughCharm(ops.CharmBase):
         pattern = event.params["match"]
         described = [
             row
-            for row in report.describe_devices(ROOT, pci.read(ROOT))
+            for row in inventory.describe(ROOT, pci.read(ROOT))
             if fnmatch.fnmatch(row["address"], pattern) or fnmatch.fnmatch(row["id"], pattern)
         ]
-        self._answer(event, report.devices_table(described), {"devices": described})
+        self._answer(event, inventory.format_tree(described), {"devices": described})
 
     def _on_plan(self, event: ops.ActionEvent) -> None:
         survey = self._survey_for(event)
         if survey:
-            self._answer(event, report.plan_text(survey), {"plan": report.describe_plan(survey)})
+            leftovers = migration.find(ROOT)
+            self._answer(
+                event,
+                report.plan_text(survey, leftovers),
+                {"plan": report.describe_plan(survey, leftovers)},
+            )
 
     def _on_rebind(self, event: ops.ActionEvent) -> None:
         survey = self._survey_for(event)
@@ -110,7 +117,7 @@ class PciPassthroughCharm(ops.CharmBase):
         checks = verify.verify(survey)
         self._answer(
             event,
-            verify.checks_table(checks),
+            report.checks_table(checks),
             {"checks": [dataclasses.asdict(check) for check in checks]},
         )
         failed = [check.name for check in checks if check.status == verify.FAIL]

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import io
 import json
+import os
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from passthrough import PassthroughError, options, pci, reconcile, report, verify
+from passthrough import (
+    PassthroughError,
+    inventory,
+    migration,
+    options,
+    pci,
+    reconcile,
+    report,
+    tables,
+    verify,
+)
 
 EXIT_FAILED_CHECK = 1
 EXIT_REFUSED = 2
@@ -24,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (PassthroughError, OSError) as error:
         print(f"pci-passthrough: {error}", file=sys.stderr)
         return EXIT_REFUSED
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show the tree's lines
     print(json.dumps(data, indent=2, sort_keys=True) if given.json else text)
     return code
 
@@ -48,9 +63,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _style() -> tables.Style:
+    """As wide as the terminal and in colour (https://no-color.org says when not); else plain."""
+    if not sys.stdout.isatty():
+        return tables.PLAIN
+    return tables.Style(
+        width=max(shutil.get_terminal_size().columns, tables.PLAIN.width),
+        colour=not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb",
+    )
+
+
 def _list(given: argparse.Namespace) -> tuple[str, Any, int]:
-    described = report.describe_devices(given.root, pci.read(given.root))
-    return report.devices_table(described), described, 0
+    described = inventory.describe(given.root, pci.read(given.root))
+    return inventory.format_tree(described, _style()), described, 0
 
 
 def _survey(given: argparse.Namespace) -> reconcile.Survey:
@@ -60,13 +85,19 @@ def _survey(given: argparse.Namespace) -> reconcile.Survey:
 
 def _plan(given: argparse.Namespace) -> tuple[str, Any, int]:
     survey = _survey(given)
-    return report.plan_text(survey), report.describe_plan(survey), 0
+    leftovers = migration.find(given.root)
+    text = report.plan_text(survey, leftovers, _style())
+    return text, report.describe_plan(survey, leftovers), 0
 
 
 def _verify(given: argparse.Namespace) -> tuple[str, Any, int]:
     checks = verify.verify(_survey(given))
     code = EXIT_FAILED_CHECK if verify.has_failed(checks) else 0
-    return verify.checks_table(checks), [dataclasses.asdict(each) for each in checks], code
+    return (
+        report.checks_table(checks, _style()),
+        [dataclasses.asdict(each) for each in checks],
+        code,
+    )
 
 
 if __name__ == "__main__":

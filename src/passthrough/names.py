@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -10,6 +11,11 @@ from passthrough import pci
 
 # Where Debian, Ubuntu and hwdata put it.
 _FILES = ("usr/share/misc/pci.ids", "usr/share/hwdata/pci.ids")
+
+# The name of a card often ends in what is printed on its box: "GP104GL [Quadro P5000]". Other
+# products have remarks there, such as "[AHCI mode]". Network, display, processing accelerator.
+_BOX_NAME = re.compile(r"\[([^\[\]]{4,})\]$")
+_CARD_CLASSES = (0x02, 0x03, 0x12)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +31,15 @@ class Names:
         vendor = self.vendors.get(function.vendor, function.vendor)
         product = self.products.get((function.vendor, function.product), function.product)
         return f"{vendor} {product}"
+
+    def model(self, function: pci.Function) -> str:
+        """The shortest name that tells the product; its class where the product is not known."""
+        product = self.products.get((function.vendor, function.product))
+        if product is None:
+            return self.kind(function)
+        is_card = function.class_code >> 16 in _CARD_CLASSES
+        box_name = _BOX_NAME.search(product) if is_card else None
+        return box_name[1] if box_name else product
 
     def kind(self, function: pci.Function) -> str:
         """The name of the function's class, such as ``VGA compatible controller``."""

@@ -2,68 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from passthrough import claims, names, pci, plan, tables, vfio
+from passthrough import migration, plan, tables, verify, vfio
 from passthrough.reconcile import Survey
 
+_RESULT_COLOURS = {verify.OK: "green", verify.FAIL: "red", verify.UNKNOWN: "yellow"}
 
-def describe_devices(root: Path, host: pci.Host) -> list[dict[str, Any]]:
-    """Describe every PCI function: what it is, who has it, and whether it can be claimed.
 
-    Returns:
-        One mapping a function, in address order. ``reason`` says why it cannot be claimed, or is
-        None; ``devices`` is the item that would claim exactly this function.
+def describe_plan(survey: Survey, leftovers: Sequence[migration.Leftover] = ()) -> dict[str, Any]:
+    """Describe a survey's plan in plain values, stable for the same host and options.
+
+    Args:
+        survey: the host, and what would change on it.
+        leftovers: what `migration.find` found on the host.
     """
-    known = names.look_up(root, host.functions.values())
-    described = []
-    for address, function in host.functions.items():
-        reason = claims.explain_unclaimable(function, host)
-        described.append(
-            {
-                "address": address,
-                "id": function.id,
-                "name": known.device(function),
-                "class": known.kind(function),
-                "driver": function.driver,
-                "numa-node": function.numa_node,
-                "iommu-group": function.group,
-                "group-members": [each.address for each in host.group_members(function)],
-                "device-type": function.device_type,
-                "sriov-total-vfs": function.total_vfs,
-                "sriov-vfs": function.num_vfs,
-                "claimable": reason is None,
-                "reason": reason,
-                "devices": f"{function.id}@{address}",
-            }
-        )
-    return described
-
-
-def devices_table(described: list[dict[str, Any]]) -> str:
-    """Lay the result of `describe_devices` out for a person."""
-    return tables.format_table(
-        ("ADDRESS", "ID", "DRIVER", "GROUP", "NUMA", "CLAIMABLE", "NAME"),
-        (
-            (
-                row["address"],
-                row["id"],
-                row["driver"] or "-",
-                "-" if row["iommu-group"] is None else str(row["iommu-group"]),
-                "-" if row["numa-node"] is None else str(row["numa-node"]),
-                "yes" if row["claimable"] else "no",
-                f"{row['class']}: {row['name']}",
-            )
-            for row in described
-        ),
-    )
-
-
-def describe_plan(survey: Survey) -> dict[str, Any]:
-    """Describe a survey's plan in plain values, stable for the same host and options."""
     planned = survey.plan
     return {
         "claims": [
@@ -89,26 +45,75 @@ def describe_plan(survey: Survey) -> dict[str, Any]:
         "release": [binding.address for binding in planned.release],
         "at-boot": list(planned.at_boot),
         "reboot": list(planned.reboot),
+        "leftovers": [dataclasses.asdict(each) for each in leftovers],
     }
 
 
-def plan_text(survey: Survey) -> str:
+def plan_text(
+    survey: Survey,
+    leftovers: Sequence[migration.Leftover] = (),
+    style: tables.Style = tables.PLAIN,
+) -> str:
     """Lay a survey's plan out for a person: claims, refusals, diffs, then what follows."""
     planned = survey.plan
     sections = []
     if survey.decision.claims:
-        sections.append(_claims_table(survey))
+        sections.append(_claims_table(survey, style))
     if survey.decision.refusals:
-        sections.append("\n".join(f"not claimed: {each}" for each in survey.decision.refusals))
-    sections += [_diff(change) for change in planned.files]
+        refusals = (f"not claimed: {each}" for each in survey.decision.refusals)
+        sections.append("\n".join(tables.wrap(each, style) for each in refusals))
+    sections += [tables.paint_diff(_diff(change), style) for change in planned.files]
     steps = [f"rebuild: {what}" for what in planned.rebuild]
     steps += [f"give back: {_movement(binding)}" for binding in planned.release]
     steps += [f"bind now: {_movement(binding)}" for binding in planned.bind]
     if planned.at_boot:
         steps.append(f"bind at the next boot: {' '.join(planned.at_boot)}")
     steps += [f"reboot required: {reason}" for reason in planned.reboot]
-    sections.append("\n".join(steps) if steps else "nothing to change")
+    sections.append(
+        "\n".join(tables.wrap(step, style) for step in steps) if steps else "nothing to change"
+    )
+    if leftovers:
+        sections.append(_leftovers_text(survey, leftovers, style))
     return "\n\n".join(section.rstrip("\n") for section in sections)
+
+
+def _leftovers_text(
+    survey: Survey, leftovers: Sequence[migration.Leftover], style: tables.Style
+) -> str:
+    lines = ["left over from a set-up by hand (the charm deletes none of it):"]
+    for each in leftovers:
+        lines.append(tables.wrap(f"{each.path}: {each.reason}; {each.advice}", style))
+        lines += [
+            tables.cut(f"  line {part.line}: {part.text}", style.width) for part in each.parts
+        ]
+    commands = dict.fromkeys(each.rebuild for each in leftovers if each.rebuild)
+    if commands:
+        lines.append(f"after that, run: {' && '.join(commands)}")
+    unclaimed = migration.find_unclaimed(leftovers, survey.host, survey.decision)
+    if unclaimed:
+        text = (
+            f"before that, claim what it binds: {' '.join(unclaimed)} would go back to the host"
+            f" (devices={migration.suggest_devices(leftovers, survey.host)})"
+        )
+        lines.insert(1, tables.wrap(text, style))
+    return "\n".join(lines)
+
+
+def checks_table(checks: Sequence[verify.Check], style: tables.Style = tables.PLAIN) -> str:
+    """Lay checks out for a person; what is wrong stands below the table, with the way out."""
+    table = tables.format_table(
+        ("CHECK", "RESULT", "SEEN"),
+        ((each.name, each.status, each.seen) for each in checks),
+        style,
+        {1: _RESULT_COLOURS},
+    )
+    notes = []
+    for each in checks:
+        if each.status != verify.OK:
+            notes.append(tables.wrap(f"{each.name}: {each.seen}", style))
+            if each.fix:
+                notes.append(tables.wrap(f"  to mend it: {each.fix}", style, indent="    "))
+    return "\n".join([table, *([""] if notes else []), *notes])
 
 
 def describe_rebind(done: Mapping[str, vfio.BindError | None]) -> list[dict[str, Any]]:
@@ -127,7 +132,7 @@ def rebind_table(done: Mapping[str, vfio.BindError | None]) -> str:
     )
 
 
-def _claims_table(survey: Survey) -> str:
+def _claims_table(survey: Survey, style: tables.Style) -> str:
     return tables.format_table(
         ("CLAIM", "ID", "DRIVER", "GROUP", "FOR"),
         (
@@ -144,6 +149,7 @@ def _claims_table(survey: Survey) -> str:
             )
             for claim in survey.decision.claims
         ),
+        style,
     )
 
 

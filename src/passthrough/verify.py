@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from passthrough import boot, pci, tables
+from passthrough import boot, pci
 from passthrough.reconcile import Survey
 
 OK = "ok"
@@ -34,15 +34,6 @@ def verify(survey: Survey) -> tuple[Check, ...]:
 def has_failed(checks: tuple[Check, ...]) -> bool:
     """Tell whether any check failed; an unknown one did not."""
     return any(check.status == FAIL for check in checks)
-
-
-def checks_table(checks: tuple[Check, ...]) -> str:
-    """Lay checks out for a person, the way to mend a failed one below the table."""
-    table = tables.format_table(
-        ("CHECK", "RESULT", "SEEN"), ((each.name, each.status, each.seen) for each in checks)
-    )
-    fixes = [f"{each.name}: {each.fix}" for each in checks if each.status != OK and each.fix]
-    return "\n".join([table, *([""] if fixes else []), *fixes])
 
 
 def _decided(survey: Survey) -> Iterator[Check]:
