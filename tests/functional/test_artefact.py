@@ -25,8 +25,9 @@ TOP_FILES = {
     "manifest.yaml",
     "metadata.yaml",
 }
-# No lib/ exists before the charm has a library.
-SHIPPED_DIRECTORIES = ("bin", *(["lib"] if (ROOT / "lib").is_dir() else []), "src", "templates")
+# lib/ is there from the charm's first library on.
+HAS_LIBRARY = any(path.is_file() for path in (ROOT / "lib").rglob("*.py"))
+SHIPPED_DIRECTORIES = ("bin", *(["lib"] if HAS_LIBRARY else []), "src", "templates")
 
 # Run with the charm's packages alone: import all there is, print what came from where.
 IMPORT_EVERYTHING = """
