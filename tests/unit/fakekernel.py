@@ -1,0 +1,208 @@
+"""A made-up host whose kernel answers, and the tools of a host that are only recorded.
+
+`FakeKernel` puts `hosttree.kernel` behind the one place from which vfio.py writes to sysfs, so
+that an unbind unbinds and a probe binds, also where a child process makes the write. What it
+cannot know, it is told: which driver's probe fails, which write the kernel refuses, which process
+holds a group.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import subprocess
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import hosttree
+import pytest
+from hosttree import etcfiles
+from hosttree import kernel as model
+
+from passthrough import host, vfio
+
+GPU_BUSES = ("83", "84", "85")
+GPU_ID, AUDIO_ID, NIC_ID, NVME_ID = "10de:1bb0", "10de:10f0", "8086:1572", "144d:a808"
+GPUS = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"
+CLAIMED = ("0000:83:00.0", "0000:83:00.1", "0000:84:00.0", "0000:84:00.1")
+OWNED = ("etc", "var/lib", "usr/lib/dracut")
+
+# What the host's own administrator set: an option of the charm that comes later wins.
+IOMMU_OFF = "intel_iommu=off"
+
+# The way grub-mkconfig reads its defaults.
+_MKCONFIG = """
+. etc/default/grub
+for part in etc/default/grub.d/*.cfg; do
+    [ ! -e "$part" ] || . "./$part"
+done
+echo "$GRUB_CMDLINE_LINUX_DEFAULT"
+"""
+_WRITES = ".made/writes"
+_INITRAMFS = ".made/initramfs"
+
+
+def build_host(root: Path, **values) -> hosttree.HostTree:
+    """The issue's host, its IOMMU off: three equal GPUs with audio, two NICs and an NVMe disk."""
+    tree = hosttree.HostTree(root, **{"command_line": f"quiet splash {IOMMU_OFF}", **values})
+    if (root / "etc/default/grub").exists():
+        defaults = tree.read("etc/default/grub").replace(
+            "quiet splash", f"quiet splash {IOMMU_OFF}"
+        )
+        tree.write("etc/default/grub", defaults)
+    tree.function("0000:00:00.0", "8086:2020", 0x060000)
+    for number, bus in enumerate(GPU_BUSES):
+        above = f"0000:80:0{number + 1}.0"
+        tree.bridge(above)
+        tree.function(f"0000:{bus}:00.0", GPU_ID, 0x030000, parent=above, driver="nouveau", numa=1)
+        tree.function(
+            f"0000:{bus}:00.1", AUDIO_ID, 0x040300, parent=above, driver="snd_hda_intel", numa=1
+        )
+    tree.bridge("0000:3a:00.0")
+    for address in ("0000:3b:00.0", "0000:3b:00.1"):
+        tree.function(address, NIC_ID, 0x020000, parent="0000:3a:00.0", driver="i40e")
+    tree.function("0000:02:00.0", NVME_ID, 0x010802, driver="nvme", built_in=True)
+    return tree
+
+
+class FakeKernel:
+    """The kernel behind a `hosttree.HostTree`: reacts to what vfio.py writes."""
+
+    def __init__(self, tree: hosttree.HostTree, monkeypatch: pytest.MonkeyPatch):
+        self.tree = tree
+        self.root = tree.root
+        self._refused: dict[str, int] = {}
+        self._failing: dict[str, set[str]] = {}
+        monkeypatch.setattr(vfio, "_write", self.write)
+
+    def write(self, path: Path, text: str) -> None:
+        """Stand in for the write to sysfs; a child process may call it, so the log is a file."""
+        name = os.fspath(path.resolve().relative_to(self.root.resolve()))
+        with (self.root / _WRITES).open("a") as log:
+            log.write(f"{name}={text!r}\n")
+        for ending, number in self._refused.items():
+            if os.fspath(path).endswith(ending):
+                raise OSError(number, os.strerror(number), os.fspath(path))
+        if not path.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
+        if name == "sys/bus/pci/drivers_probe":
+            wanted = model.wanted_driver(self.root, text)
+            if wanted in self._failing.get(text, set()):
+                return  # dmesg tells of a probe that fails, the writer is not told
+        model.store(self.root, name, text.encode())
+
+    def writes(self) -> list[str]:
+        """Everything that was written below /sys, such as ``sys/bus/pci/drivers_probe='…'``."""
+        log = self.root / _WRITES
+        return log.read_text().splitlines() if log.exists() else []
+
+    def forget_writes(self) -> None:
+        """Begin a new log of writes."""
+        (self.root / _WRITES).unlink(missing_ok=True)
+
+    def fail_probe(self, address: str, *drivers: str) -> None:
+        """Let these drivers' probes of a function fail from now on; none lets all succeed."""
+        self._failing[address] = set(drivers)
+
+    def refuse(self, ending: str, number: int = errno.EBUSY) -> None:
+        """Let every write to a path that ends like this fail."""
+        self._refused[ending] = number
+
+    def relent(self) -> None:
+        """Take back every `refuse`."""
+        self._refused.clear()
+
+    def hold(self, address: str, process: int = 4711) -> Path:
+        """Let a process have the node of a function's group open; the link to remove again."""
+        group = os.path.basename(os.readlink(self.tree.directory(address) / "iommu_group"))
+        descriptors = self.root / "proc" / str(process) / "fd"
+        descriptors.mkdir(parents=True, exist_ok=True)
+        held = descriptors / str(len(list(descriptors.iterdir())))
+        held.symlink_to(f"/dev/vfio/{group}")
+        return held
+
+    def drivers(self) -> dict[str, str | None]:
+        """The driver of every function of the GPUs."""
+        return {
+            f"0000:{bus}:00.{number}": self.tree.driver_of(f"0000:{bus}:00.{number}")
+            for bus in GPU_BUSES
+            for number in (0, 1)
+        }
+
+    def reboot(self) -> None:
+        """Start the host again with the initramfs and grub.cfg that were built last."""
+        self.tree.power_cycle()
+        has_vfio = False
+        for address, identity in self._claims_of_the_initramfs():
+            device = self.root / model.DEVICES / address
+            if (device / "iommu_group").exists() and identity in (device / "uevent").read_text():
+                model.store(self.root, f"{_below(self.root, device)}/driver_override", b"vfio-pci")
+                has_vfio = model.load(self.root, ["vfio-pci"]) or has_vfio
+        self.tree.load_natives()
+
+    def _claims_of_the_initramfs(self) -> Iterable[tuple[str, str]]:
+        for script in sorted((self.root / _INITRAMFS).glob("*")):
+            for words in re.findall(r"^claim (\S+) 0x(\S+) 0x(\S+)$", script.read_text(), re.M):
+                yield words[0], f"PCI_ID={words[1]}:{words[2]}".upper()
+
+
+class FakeTools:
+    """`host.Tools` for a `hosttree.HostTree`: remembers what it was asked for, and does it."""
+
+    def __init__(self, tree: hosttree.HostTree):
+        self.tree = tree
+        self.calls: list[str] = []
+        self.failing: dict[str, str] = {}
+        self.before_rebuild: Callable[[str], object] = lambda what: None
+
+    def rebuild(self, what: str, progress: Callable[[str], object]) -> None:
+        """Put the scripts into the made-up initramfs, or write the made-up grub.cfg."""
+        self.calls.append(f"rebuild {what}")
+        self.before_rebuild(what)
+        self._fail_where_told(what)
+        progress(f"{what}: rebuilt")
+        if what == "grub":
+            self._update_grub()
+        else:
+            self._update_initramfs()
+
+    def load_vfio(self) -> None:
+        """Load vfio-pci, whose driver then binds what has an override and no driver."""
+        self.calls.append("load vfio")
+        self._fail_where_told("modprobe")
+        model.load(self.tree.root, ["vfio_iommu_type1", "vfio-pci"])
+
+    def load_native(self, modalias: str) -> None:
+        """Load the native drivers of a modalias."""
+        self.calls.append(f"load {modalias}")
+        model.load(self.tree.root, [modalias])
+
+    def _fail_where_told(self, what: str) -> None:
+        if what in self.failing:
+            raise host.CommandError((what,), "failed with exit code 1", (self.failing[what],))
+
+    def _update_grub(self) -> None:
+        done = subprocess.run(
+            ["sh", "-euc", _MKCONFIG],
+            cwd=self.tree.root,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        text = etcfiles.grub_cfg(self.tree.release.kernel, done.stdout.strip())
+        self.tree.write(etcfiles.GRUB_CFG, text)
+
+    def _update_initramfs(self) -> None:
+        target = self.tree.root / _INITRAMFS
+        target.mkdir(exist_ok=True)
+        for old in target.iterdir():
+            old.unlink()
+        init_top = self.tree.root / "etc/initramfs-tools/scripts/init-top"
+        for script in sorted(init_top.iterdir()):
+            if os.access(script, os.X_OK):
+                (target / script.name).write_text(script.read_text())
+
+
+def _below(root: Path, path: Path) -> str:
+    return os.fspath(path.resolve().relative_to(root.resolve()))

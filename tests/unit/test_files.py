@@ -1,0 +1,146 @@
+"""Files we own: only changed when they differ, old or new at any moment, never half of one."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import stat
+
+import pytest
+
+from passthrough import files
+from passthrough.files import Present
+
+
+@pytest.fixture
+def path(tmp_path: pathlib.Path) -> pathlib.Path:
+    return tmp_path / "etc" / "x.d" / "owned.conf"
+
+
+def identity(path: pathlib.Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_ctime_ns
+
+
+class TestRead:
+    def test_gives_text_and_mode(self, path: pathlib.Path):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"a\r\nb\xff\n")
+        path.chmod(0o640)
+        assert files.read(path) == Present("a\r\nb\udcff\n", 0o640)
+
+    def test_gives_none_where_there_is_none(self, path: pathlib.Path):
+        assert files.read(path) is None
+        path.parent.mkdir(parents=True)
+        assert files.read(path) is None
+        path.touch()
+        assert files.read(path / "below-a-file") is None
+
+    def test_takes_nothing_unreadable_for_absent(self, path: pathlib.Path):
+        path.mkdir(parents=True)
+        with pytest.raises(IsADirectoryError):
+            files.read(path)
+
+
+class TestEnsure:
+    @pytest.mark.parametrize("mode", [0o644, 0o755, 0o640, 0o600], ids=oct)
+    def test_writes_what_is_not_there(self, path: pathlib.Path, mode: int):
+        assert files.ensure(path, "text\n", mode) is True
+        assert files.read(path) == Present("text\n", mode)
+        assert stat.S_IMODE(path.parent.stat().st_mode) & 0o022 == 0
+
+    def test_leaves_an_equal_file_untouched(self, path: pathlib.Path):
+        files.ensure(path, "text\n")
+        before = identity(path)
+        assert files.ensure(path, "text\n") is False
+        assert identity(path) == before
+
+    @pytest.mark.parametrize(
+        ("content", "mode"), [("other\n", 0o644), ("text", 0o644), ("text\n", 0o755)]
+    )
+    def test_replaces_what_differs(self, path: pathlib.Path, content: str, mode: int):
+        files.ensure(path, "text\n")
+        inode = path.stat().st_ino
+        assert files.ensure(path, content, mode) is True
+        assert files.read(path) == Present(content, mode)
+        assert path.stat().st_ino != inode
+
+    def test_keeps_bytes_as_they_were_read(self, path: pathlib.Path):
+        """Restoring a drop-in that somebody edited must give back just those bytes."""
+        path.parent.mkdir(parents=True)
+        path.write_bytes(b"caf\xe9\r\n")
+        old = files.read(path)
+        assert old is not None
+        files.ensure(path, "new")
+        files.ensure(path, old.content, old.mode)
+        assert path.read_bytes() == b"caf\xe9\r\n"
+
+    def test_removes_and_says_whether_there_was_something(self, path: pathlib.Path):
+        assert files.ensure(path, None) is False
+        files.ensure(path, "text")
+        assert files.ensure(path, None) is True
+        assert not path.exists()
+        assert list(path.parent.iterdir()) == []
+        assert files.ensure(path, None) is False
+
+    def test_follows_nobodys_link(self, path: pathlib.Path, tmp_path: pathlib.Path):
+        victim = tmp_path / "passwd"
+        victim.write_text("root\n")
+        path.parent.mkdir(parents=True)
+        path.symlink_to(victim)
+        assert files.ensure(path, "text\n") is True
+        assert victim.read_text() == "root\n"
+        assert not path.is_symlink()
+
+    @pytest.mark.parametrize("step", ["fsync", "replace"])
+    def test_that_fails_leaves_the_old_content_and_nothing_else(
+        self, path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, step: str
+    ):
+        files.ensure(path, "old\n")
+
+        def fail(*_: object, **__: object):
+            raise OSError(28, "No space left on device", str(path))
+
+        monkeypatch.setattr(os, step, fail)
+        with pytest.raises(OSError, match="No space left on device"):
+            files.ensure(path, "new\n")
+        assert path.read_text() == "old\n"
+        assert [each.name for each in path.parent.iterdir()] == ["owned.conf"]
+
+    def test_is_whole_on_the_disk_before_it_has_its_name(
+        self, path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        steps: list[str] = []
+        replace, fsync = os.replace, os.fsync
+
+        def record_fsync(handle: int) -> None:
+            is_directory = stat.S_ISDIR(os.fstat(handle).st_mode)
+            size = "" if is_directory else f" {os.fstat(handle).st_size}"
+            steps.append(f"{'directory' if is_directory else 'file'}{size}")
+            fsync(handle)
+
+        def record_replace(*names: str) -> None:
+            steps.append("replace")
+            replace(*names)
+
+        monkeypatch.setattr(os, "fsync", record_fsync)
+        monkeypatch.setattr(os, "replace", record_replace)
+        files.ensure(path, "12345")
+        assert steps == ["file 5", "replace", "directory"]
+
+    def test_is_never_seen_under_a_name_that_its_readers_take(
+        self, path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """grub.d reads *.cfg, modprobe.d *.conf, run-parts no name that begins with a dot."""
+        seen: list[str] = []
+        replace = os.replace
+
+        def look(source: str, target: str) -> None:
+            seen.extend(each.name for each in path.parent.iterdir())
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", look)
+        files.ensure(path, "text")
+        assert len(seen) == 1
+        assert seen[0].startswith(".")
+        assert not seen[0].endswith((".conf", ".cfg", ".rules"))

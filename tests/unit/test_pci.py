@@ -1,0 +1,216 @@
+"""The host's PCI functions as sysfs shows them."""
+
+from __future__ import annotations
+
+import errno
+import os
+import pathlib
+
+import hosttree
+import pytest
+from unit import fakekernel, made
+
+from passthrough import pci
+
+
+@pytest.fixture
+def plain(tmp_path: pathlib.Path) -> hosttree.HostTree:
+    """A host without any PCI function yet."""
+    return hosttree.HostTree(tmp_path / "host")
+
+
+def test_a_function_is_read_with_all_its_facts(tree: hosttree.HostTree):
+    tree.iommu_on({"0000:83:00.0": 17, "0000:83:00.1": 17})
+    assert pci.read(tree.root).functions["0000:83:00.0"] == pci.Function(
+        address="0000:83:00.0",
+        vendor="10de",
+        product="1bb0",
+        class_code=0x030000,
+        driver="nouveau",
+        override=None,
+        group=17,
+        numa_node=1,
+        bridges=("0000:80:01.0",),
+        boot_vga=False,
+        total_vfs=0,
+        num_vfs=0,
+        physfn=None,
+    )
+
+
+def test_every_function_of_the_host_is_read_in_order(tree: hosttree.HostTree):
+    tree.function("10000:01:00.0", "8086:0a54", 0x010802)
+    found = list(pci.read(tree.root).functions)
+    assert found == sorted(found, key=pci.sort_key)
+    assert found[0] == "0000:00:00.0"
+    assert found[-1] == "10000:01:00.0"
+    assert len(found) == 15
+
+
+@pytest.mark.parametrize(
+    ("driver", "override"), [(None, None), ("nouveau", None), ("vfio-pci", "vfio-pci")], ids=str
+)
+def test_driver_and_override(tree: hosttree.HostTree, driver: str | None, override: str | None):
+    tree.iommu_on()
+    tree.bind("0000:83:00.0", driver)
+    function = pci.read(tree.root).functions["0000:83:00.0"]
+    assert (function.driver, function.override) == (driver, override)
+    assert pci.driver_of(tree.root, "0000:83:00.0") == driver
+
+
+def test_driver_of_a_function_that_is_not_there(tree: hosttree.HostTree):
+    assert pci.driver_of(tree.root, "0000:99:00.0") is None
+
+
+class TestGroups:
+    def test_there_are_none_while_the_iommu_is_off(self, tree: hosttree.HostTree):
+        host = pci.read(tree.root)
+        assert not host.has_groups
+        assert host.groups == {}
+        assert host.group_members(host.functions["0000:83:00.0"]) == ()
+
+    def test_list_their_members_in_address_order(self, tree: hosttree.HostTree):
+        tree.iommu_on({"0000:84:00.0": 9, "0000:83:00.1": 9, "0000:02:00.0": 3})
+        host = pci.read(tree.root)
+        assert host.has_groups
+        assert {
+            group: [each.address for each in members] for group, members in host.groups.items()
+        } == {3: ["0000:02:00.0"], 9: ["0000:83:00.1", "0000:84:00.0"]}
+        assert list(host.groups) == [3, 9]
+        assert host.group_members(host.functions["0000:84:00.0"]) == host.groups[9]
+
+
+class TestSriov:
+    @pytest.fixture
+    def host(self, tree: hosttree.HostTree) -> pci.Host:
+        tree.function("0000:c1:00.0", "15b3:101d", 0x020000, total_vfs=8, driver="mlx5_core")
+        tree.function("0000:c1:00.1", "15b3:101d", 0x020000, total_vfs=8, driver="mlx5_core")
+        tree.virtual_functions("0000:c1:00.0", ["0000:c1:00.2", "0000:c1:01.0"], "15b3:101e")
+        return pci.read(tree.root)
+
+    def test_device_type_is_what_nova_calls_it(self, host: pci.Host):
+        types = {
+            address: host.functions[address].device_type
+            for address in ("0000:c1:00.0", "0000:c1:00.2", "0000:83:00.0")
+        }
+        assert types == {
+            "0000:c1:00.0": "type-PF",
+            "0000:c1:00.2": "type-VF",
+            "0000:83:00.0": "type-PCI",
+        }
+
+    def test_numbers_and_parents(self, host: pci.Host):
+        pf, vf = host.functions["0000:c1:00.0"], host.functions["0000:c1:00.2"]
+        assert (pf.total_vfs, pf.num_vfs, pf.physfn) == (8, 2, None)
+        assert (vf.total_vfs, vf.num_vfs, vf.physfn) == (0, 0, "0000:c1:00.0")
+
+    def test_vfs_are_not_part_of_the_card(self, host: pci.Host):
+        members = host.slot_members(host.functions["0000:c1:00.0"])
+        assert [each.address for each in members] == ["0000:c1:00.0", "0000:c1:00.1"]
+
+
+def test_slot_members_are_the_card(tree: hosttree.HostTree):
+    host = pci.read(tree.root)
+    members = host.slot_members(host.functions["0000:83:00.1"])
+    assert [each.address for each in members] == ["0000:83:00.0", "0000:83:00.1"]
+
+
+@pytest.mark.parametrize(("numa", "expected"), [(-1, None), (0, 0), (3, 3)])
+def test_numa_node_is_none_where_the_firmware_names_none(plain, numa: int, expected: int | None):
+    plain.function("0000:01:00.0", "1234:5678", 0x030000, numa=numa)
+    assert pci.read(plain.root).functions["0000:01:00.0"].numa_node == expected
+
+
+@pytest.mark.parametrize("boot_vga", [True, False])
+def test_boot_vga(plain: hosttree.HostTree, boot_vga: bool):
+    plain.function("0000:01:00.0", "1a03:2000", 0x030000, boot_vga=boot_vga)
+    assert pci.read(plain.root).functions["0000:01:00.0"].boot_vga is boot_vga
+
+
+def test_bridges_are_listed_from_the_root_down(plain: hosttree.HostTree):
+    plain.bridge("0000:00:1c.0")
+    plain.bridge("0000:05:00.0", parent="0000:00:1c.0")
+    plain.function("0000:06:01.0", "8086:100e", 0x020000, parent="0000:05:00.0")
+    host = pci.read(plain.root)
+    assert host.functions["0000:06:01.0"].bridges == ("0000:00:1c.0", "0000:05:00.0")
+    assert host.functions["0000:00:1c.0"].bridges == ()
+
+
+@pytest.mark.parametrize(
+    ("class_code", "expected"),
+    [
+        (0x030000, (False, False, True)),
+        (0x030200, (False, False, True)),
+        (0x040300, (False, False, False)),
+        (0x060000, (True, False, False)),
+        (0x060400, (True, True, False)),
+        (0x060401, (True, True, False)),
+        (0x060100, (True, False, False)),
+        (0x120000, (False, False, False)),
+    ],
+    ids=["vga", "3d", "audio", "host", "pci", "subtractive", "isa", "accelerator"],
+)
+def test_class(class_code: int, expected: tuple[bool, bool, bool]):
+    function = made.function("0000:01:00.0", class_code=class_code)
+    assert (function.is_bridge, function.is_pci_bridge, function.is_display) == expected
+
+
+def test_a_host_without_pci_is_empty(tmp_path: pathlib.Path):
+    assert pci.read(tmp_path).functions == {}
+
+
+def test_sysfs_that_cannot_be_read_is_an_error_and_not_an_empty_host(tmp_path: pathlib.Path):
+    (tmp_path / "sys/bus/pci").mkdir(parents=True)
+    (tmp_path / "sys/bus/pci/devices").touch()
+    with pytest.raises(NotADirectoryError):
+        pci.read(tmp_path)
+
+
+def test_a_function_that_vanishes_while_it_is_read_is_passed_over(tree: hosttree.HostTree):
+    (tree.directory("0000:83:00.0") / "uevent").unlink()
+    host = pci.read(tree.root)
+    assert "0000:83:00.0" not in host.functions
+    assert "0000:83:00.1" in host.functions
+
+
+@pytest.mark.parametrize("name", ["iommu_group", "numa_node", "driver_override", "boot_vga"])
+def test_an_attribute_that_vanishes_is_not_set(tree: hosttree.HostTree, name: str):
+    tree.iommu_on()
+    (tree.directory("0000:83:00.0") / name).unlink()
+    function = pci.read(tree.root).functions["0000:83:00.0"]
+    assert (function.id, function.driver) == ("10de:1bb0", "nouveau")
+    missing = {
+        "iommu_group": function.group,
+        "numa_node": function.numa_node,
+        "driver_override": function.override,
+        "boot_vga": function.boot_vga or None,
+    }
+    assert missing[name] is None
+
+
+def test_a_file_that_answers_an_error_is_taken_as_absent(tmp_path: pathlib.Path, monkeypatch):
+    (tmp_path / "x").write_text("1\n")
+    assert pci.read_text(tmp_path / "x") == "1"
+
+    def fail(*_: object, **__: object):
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+
+    monkeypatch.setattr("builtins.open", fail)
+    assert pci.read_text(tmp_path / "x") is None
+
+
+def test_sort_key_orders_domains_as_numbers():
+    addresses = ["10000:00:00.0", "0000:ff:1f.7", "0001:00:00.0", "0000:00:00.1", "0000:00:00.0"]
+    assert sorted(addresses, key=pci.sort_key) == [
+        "0000:00:00.0",
+        "0000:00:00.1",
+        "0000:ff:1f.7",
+        "0001:00:00.0",
+        "10000:00:00.0",
+    ]
+
+
+def test_reading_changes_nothing(tree: hosttree.HostTree):
+    before = tree.snapshot("sys", *fakekernel.OWNED)
+    pci.read(tree.root)
+    assert tree.snapshot("sys", *fakekernel.OWNED) == before
