@@ -1,4 +1,8 @@
-"""The lab's one exception."""
+"""The lab's one exception, and how the end of a log is shown in it."""
+
+import re
+
+TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 
 
 class LabError(Exception):
@@ -6,6 +10,7 @@ class LabError(Exception):
 
 
 def tail(text: str, lines: int = 30) -> str:
-    """Return the last lines of a log, indented, as they stand below an error's first line."""
-    kept = text.replace("\r", "").rstrip().splitlines()[-lines:]
+    """Return the last lines of a log that say something, indented, without colours."""
+    plain = TERMINAL_CODES.sub("", text).splitlines()
+    kept = [line.rstrip() for line in plain if line.strip()][-lines:]
     return "\n".join(f"    {line}" for line in kept) or "    (nothing)"

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import subprocess
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,8 +12,29 @@ LIBRARY = "/opt/lab"
 CHARM = f"{LIBRARY}/pci-passthrough.charm"
 MODEL = "/var/lib/standin"
 PRINCIPAL = "nova-compute/0"
-STANDIN = pathlib.Path(__file__).parents[1] / "standin"
+CHARM_FOLDER = f"{MODEL}/unit-pci-passthrough-0/charm"
+ROOT = pathlib.Path(__file__).parents[2]
+STANDIN = ROOT / "tests" / "standin"
 LOG_LINES = 40
+
+
+def pack(host: guest.Guest) -> pathlib.Path:
+    """Pack the charm from the sources as they are, for the guest's own Python.
+
+    Raises:
+        LabError: packing failed; what it printed is on standard error.
+    """
+    version = host.run(["python3", "-c", "import sys; print('%d.%d' % sys.version_info[:2])"])
+    with host.progress.step("pack the charm"):
+        packed = subprocess.run(
+            [ROOT / "scripts" / "pack", "--python-version", version.stdout.strip()],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,  # its own output says why
+        )
+    if packed.returncode:
+        raise errors.LabError(f"scripts/pack ended with status {packed.returncode}")
+    return pathlib.Path(packed.stdout.strip())
 
 
 class Unit:
@@ -22,8 +44,9 @@ class Unit:
     of the charm's log.
     """
 
-    def __init__(self, host: guest.Guest, packed: pathlib.Path) -> None:
+    def __init__(self, host: guest.Guest) -> None:
         self.guest = host
+        packed = pack(host)
         with host.progress.step(f"copy the packed charm ({packed.stat().st_size >> 10} KiB)"):
             host.put(packed, CHARM)
             host.put(STANDIN, f"{LIBRARY}/standin")
@@ -56,6 +79,10 @@ class Unit:
     def read_log(self) -> str:
         """Return what the charm has logged so far."""
         return self.juju("log").stdout
+
+    def run_cli(self, *arguments: str, check: bool = True) -> ssh.Result:
+        """Run the charm's own command, pci-passthrough, as a person on the host would."""
+        return self.guest.run([f"{CHARM_FOLDER}/bin/pci-passthrough", *arguments], check=check)
 
     def reboot(self, title: str = "reboot") -> None:
         """Reboot the machine and let the agent notice it, which runs start."""
