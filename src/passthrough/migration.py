@@ -57,7 +57,7 @@ class Leftover:
     Attributes:
         path: absolute, as the host sees it.
         parts: what was recognised, in file order; empty for a file that is one as a whole.
-        whole: nothing else is in the file, so it can go.
+        can_go: the file can be deleted: nothing else is in it, and no package expects it.
         reason: why it should go.
         advice: what to do.
         rebuild: the command that makes the change effective, or None.
@@ -67,7 +67,7 @@ class Leftover:
 
     path: str
     parts: tuple[Part, ...]
-    whole: bool
+    can_go: bool
     reason: str
     advice: str
     rebuild: str | None = None
@@ -220,12 +220,12 @@ def _describe(
     ids: tuple[str, ...] = (),
 ) -> Leftover:
     rest = (line.strip() for number, line in enumerate(lines, 1) if number not in hits)
-    whole = all(not line or line.startswith("#") or line == "exit 0" for line in rest)
+    is_empty = all(not line or line.startswith("#") or line == "exit 0" for line in rest)
     # The two lists of modules belong to packages, which expect them to be there, if empty.
-    is_packaged = path in ("/etc/modules", "/etc/initramfs-tools/modules")
-    advice = "delete the file" if whole and not is_packaged else "delete these lines"
+    can_go = is_empty and path not in ("/etc/modules", "/etc/initramfs-tools/modules")
+    advice = "delete the file" if can_go else "delete these lines"
     parts = tuple(Part(number, hits[number].strip()) for number in sorted(hits))
-    return Leftover(path, parts, whole, reason, advice, rebuild, addresses, ids)
+    return Leftover(path, parts, can_go, reason, advice, rebuild, addresses, ids)
 
 
 def _ids(texts: Iterable[str]) -> tuple[str, ...]:

@@ -82,17 +82,19 @@ def _leftovers_text(
 ) -> str:
     lines = ["left over from a set-up by hand (the charm deletes none of it):"]
     for each in leftovers:
-        lines.append(tables.wrap(f"{each.path}: {each.reason}; {each.advice}", style))
-        lines += [
-            tables.cut(f"  line {part.line}: {part.text}", style.width) for part in each.parts
-        ]
+        lines.append(tables.wrap(f"{each.path}: {each.advice}", style))
+        lines.append(tables.wrap(f"  {each.reason}", style))
+        if not each.can_go:
+            shown = (f"  line {part.line}: {part.text}" for part in each.parts)
+            lines += [tables.cut(line, style.width) for line in shown]
     commands = dict.fromkeys(each.rebuild for each in leftovers if each.rebuild)
     if commands:
         lines.append(f"after that, run: {' && '.join(commands)}")
     unclaimed = migration.find_unclaimed(leftovers, survey.host, survey.decision)
     if unclaimed:
         text = (
-            f"before that, claim what it binds: {' '.join(unclaimed)} would go back to the host"
+            "before that, claim what it binds, or the next boot leaves"
+            f" {' '.join(unclaimed)} to the host's drivers"
             f" (devices={migration.suggest_devices(leftovers, survey.host)})"
         )
         lines.insert(1, tables.wrap(text, style))
