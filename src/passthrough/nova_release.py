@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from passthrough import fields, spec
@@ -134,22 +134,32 @@ def keys_of(item: spec.Item, where: str) -> dict[str, str]:
     return {name: value for name, value in values if value is not None}
 
 
-def check(wanted: spec.Spec, release: Release) -> None:
+def check(
+    wanted: spec.Spec, release: Release | None, places: Iterable[str] = (ALIAS, DEVICE_SPEC)
+) -> None:
     """Refuse what the installed Nova does not know.
+
+    Args:
+        wanted: the parsed ``devices``.
+        release: the installed Nova; an unknown one (None) is trusted with no key at all.
+        places: which of ALIAS and DEVICE_SPEC matter on this unit.
 
     Raises:
         OptionError: naming the item, the key and the release it needs.
     """
+    present = f"this unit has Nova {release}" if release else f"this unit has no {PACKAGE}"
     for item in wanted.items:
         for key in KEYS:
             needed = key.needs(item)
-            if needed is None or (key.where == ALIAS and not item.alias):
+            if needed is None or key.where not in places:
                 continue
-            if release.major < needed:
+            if key.where == ALIAS and not item.alias:
+                continue
+            if not release or release.major < needed:
                 value = f" {key.value(item)}" if key.newer else ""
                 raise fields.OptionError(
                     "devices",
-                    f"{key.option}{value} needs Nova {name_of(needed)} or later, and this unit has"
-                    f" Nova {release}; leave it out, or upgrade",
+                    f"{key.option}{value} needs Nova {name_of(needed)} or later, and {present};"
+                    " leave it out, or upgrade",
                     f"item {item.position} {item}",
                 )

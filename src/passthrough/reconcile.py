@@ -6,13 +6,29 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from passthrough import apply, boot, claims, files, options, pci, plan, platform, record
+from passthrough import (
+    PassthroughError,
+    apply,
+    boot,
+    claims,
+    files,
+    nova_compute,
+    nova_offer,
+    options,
+    pci,
+    plan,
+    platform,
+    record,
+)
 from passthrough.host import Tools
 
 
 @dataclasses.dataclass(frozen=True)
 class Survey:
-    """The host as it is, what is decided for it, and what would change."""
+    """The host as it is, what is decided for it, and what would change.
+
+    ``nova`` is what to offer to Nova now, ``nova_planned`` once all claims are on vfio-pci.
+    """
 
     application: str
     wanted: options.Options
@@ -21,6 +37,8 @@ class Survey:
     record: record.Record
     decision: claims.Decision
     plan: plan.Plan
+    nova: nova_offer.Offer = dataclasses.field(default_factory=nova_offer.Offer)
+    nova_planned: nova_offer.Offer = dataclasses.field(default_factory=nova_offer.Offer)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +49,20 @@ class Result:
     outcome: apply.Outcome = dataclasses.field(default_factory=apply.Outcome)
 
 
-def survey(root: Path, application: str, wanted: options.Options) -> Survey:
+def survey(
+    root: Path, application: str, wanted: options.Options, *, leaving: bool = False
+) -> Survey:
     """Look at the tree at ``root`` and work out what would change; reads only.
 
+    Args:
+        root: ``/`` on a real host.
+        application: the Juju application.
+        wanted: the charm's options.
+        leaving: whether the charm is being removed.
+
     Raises:
-        OptionError: when two items ask for the same function.
+        OptionError: when two items ask for the same function, or Nova does not know what an
+            option asks for.
         UnsupportedHostError: when this host cannot do what is asked.
         RecordError: when an application's record is damaged.
         OSError: when the tree cannot be read.
@@ -45,6 +72,9 @@ def survey(root: Path, application: str, wanted: options.Options) -> Survey:
     mine = record.read(root, application)
     decision = claims.decide(wanted.devices, host, record.taken_by_others(root, application))
     present = {file.path: files.read(root / file.path) for file in boot.owned_files(application)}
+    now, planned = nova_compute.survey(
+        root, application, wanted, decision, host, mine.nova, leaving=leaving
+    )
     return Survey(
         application=application,
         wanted=wanted,
@@ -53,6 +83,8 @@ def survey(root: Path, application: str, wanted: options.Options) -> Survey:
         record=mine,
         decision=decision,
         plan=plan.make(application, wanted, decision, host, facts, mine, present),
+        nova=now,
+        nova_planned=planned,
     )
 
 
@@ -62,18 +94,42 @@ def reconcile(
     wanted: options.Options,
     tools: Tools,
     progress: Callable[[str], object],
+    *,
+    leaving: bool = False,
 ) -> Result:
     """Bring the host to what ``wanted`` asks for; default options undo everything.
+
+    Nova learns of a function after it was bound, and loses it before it is given back.
 
     Returns:
         What was done, and the host as it is afterwards.
 
     Raises:
-        PassthroughError: as `survey` does, before anything is changed; or when a rebuild fails.
+        PassthroughError: as `survey` does, before anything is changed; or when a rebuild or a
+            restart fails.
         OSError: when a file cannot be read or written.
     """
-    before = survey(root, application, wanted)
-    outcome = apply.apply(root, application, before.plan, before.record, tools, progress)
-    if not outcome.did:
-        return Result(before, outcome)
-    return Result(survey(root, application, wanted), outcome)
+
+    def look() -> Survey:
+        return survey(root, application, wanted, leaving=leaving)
+
+    def offer(found: Survey) -> tuple[str, ...]:
+        return nova_compute.apply(root, application, found.nova, tools, progress)
+
+    before = look()
+    released = [binding.address for binding in before.plan.release]
+    withdrawn: tuple[str, ...] = ()
+    if nova_compute.withdraws(application, before.nova, released):
+        withdrawn = offer(before)
+        before = look()
+    try:
+        outcome = apply.apply(root, application, before.plan, before.record, tools, progress)
+    except PassthroughError:
+        offer(look())  # whatever became of the host, Nova shall not be offered what is not ready
+        raise
+    after = look() if outcome.did else before
+    offered = offer(after)
+    if leaving:
+        nova_compute.forget(root, application)
+    outcome = dataclasses.replace(outcome, did=(*withdrawn, *outcome.did, *offered))
+    return Result(look() if offered else after, outcome)

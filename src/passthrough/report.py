@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from passthrough import migration, plan, tables, verify, vfio
+from passthrough import migration, nova_report, plan, tables, verify, vfio
 from passthrough.reconcile import Survey
 
 _RESULT_COLOURS = {verify.OK: "green", verify.FAIL: "red", verify.UNKNOWN: "yellow"}
@@ -38,13 +38,14 @@ def describe_plan(survey: Survey, leftovers: Sequence[migration.Leftover] = ()) 
         ],
         "files": [
             {"path": f"/{change.file.path}", "change": _kind_of(change), "diff": _diff(change)}
-            for change in planned.files
+            for change in _changes(survey)
         ],
         "rebuild": list(planned.rebuild),
         "bind": [binding.address for binding in planned.bind],
         "release": [binding.address for binding in planned.release],
         "at-boot": list(planned.at_boot),
         "reboot": list(planned.reboot),
+        "nova": nova_report.describe_offer(survey.nova_planned),
         "leftovers": [dataclasses.asdict(each) for each in leftovers],
     }
 
@@ -62,12 +63,13 @@ def plan_text(
     if survey.decision.refusals:
         refusals = (f"not claimed: {each}" for each in survey.decision.refusals)
         sections.append("\n".join(tables.wrap(each, style) for each in refusals))
-    sections += [tables.paint_diff(_diff(change), style) for change in planned.files]
+    sections += [tables.paint_diff(_diff(change), style) for change in _changes(survey)]
     steps = [f"rebuild: {what}" for what in planned.rebuild]
     steps += [f"give back: {_movement(binding)}" for binding in planned.release]
     steps += [f"bind now: {_movement(binding)}" for binding in planned.bind]
     if planned.at_boot:
         steps.append(f"bind at the next boot: {' '.join(planned.at_boot)}")
+    steps += nova_report.offer_steps(survey.nova_planned)
     steps += [f"reboot required: {reason}" for reason in planned.reboot]
     sections.append(
         "\n".join(tables.wrap(step, style) for step in steps) if steps else "nothing to change"
@@ -153,6 +155,12 @@ def _claims_table(survey: Survey, style: tables.Style) -> str:
         ),
         style,
     )
+
+
+def _changes(survey: Survey) -> tuple[plan.FileChange, ...]:
+    """Every file that would change; Nova's as it will be once the functions are bound."""
+    drop_in = survey.nova_planned.change
+    return (*survey.plan.files, *([drop_in] if drop_in else []))
 
 
 def _movement(binding: plan.Binding) -> str:

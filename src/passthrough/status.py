@@ -6,12 +6,14 @@ import collections
 import dataclasses
 from collections.abc import Mapping
 
-from passthrough import pci
+from passthrough import nova_controller, nova_offer, options, pci
 from passthrough.reconcile import Survey
 from passthrough.vfio import BindError, InUseError
 
 ACTIVE = "active"
 BLOCKED = "blocked"
+
+NO_DEVICES = "devices is not set: run list-devices, then juju config devices=…"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,22 +33,50 @@ def summarize(survey: Survey, failed: Mapping[str, BindError] | None = None) -> 
     """
     failed = failed or {}
     if not survey.wanted.devices.items and not survey.plan.release:
-        return Status(BLOCKED, "devices is not set: run list-devices, then juju config devices=…")
+        return Status(BLOCKED, NO_DEVICES)
     blocking = survey.decision.blocking
     if blocking:
         return Status(BLOCKED, _with_more(str(blocking[0]), len(blocking) - 1))
     held = [error for error in failed.values() if isinstance(error, InUseError)]
     if held:
         return Status(BLOCKED, _with_more(str(held[0]), len(held) - 1))
+    problems = survey.nova.problems
+    if problems:
+        return Status(BLOCKED, _with_more(problems[0], len(problems) - 1))
     reasons = list(survey.plan.reboot)
     for binding in (*survey.plan.bind, *survey.plan.release):
         wanted = binding.target or "its native driver"
         reasons.append(f"{binding.address} is on {binding.current or 'no driver'}, not {wanted}")
     if reasons:
         return Status(BLOCKED, _with_more(f"reboot required: {reasons[0]}", len(reasons) - 1))
-    if not survey.decision.claims:
-        return Status(ACTIVE, "no matching device")
-    return Status(ACTIVE, _count_ready(survey))
+    ready = _count_ready(survey) if survey.decision.claims else "no matching device"
+    return Status(ACTIVE, "; ".join([ready, *_describe_nova(survey.nova)]))
+
+
+def summarize_controller(wanted: options.Options, published: nova_controller.Publication) -> Status:
+    """Say how a controller unit is.
+
+    Args:
+        wanted: the charm's options.
+        published: the survey of the unit after the last run.
+    """
+    if not wanted.devices.items:
+        return Status(BLOCKED, NO_DEVICES)
+    problems = published.problems
+    if problems:
+        return Status(BLOCKED, _with_more(problems[0], len(problems) - 1))
+    names = sorted({alias["name"] for alias in published.aliases})
+    said = [f"{', '.join(names)}: published to nova-cloud-controller"] if names else []
+    return Status(ACTIVE, "; ".join([*said, *published.notes]) or "no alias to publish")
+
+
+def _describe_nova(offer: nova_offer.Offer) -> list[str]:
+    said = []
+    if offer.deferred:
+        said.append("nova-compute's restart is deferred: run its restart-services action")
+    if offer.notes:
+        said.append(_with_more(offer.notes[0], len(offer.notes) - 1, "verify"))
+    return said
 
 
 def _count_ready(survey: Survey) -> str:
@@ -58,5 +88,5 @@ def _count_ready(survey: Survey) -> str:
     return ", ".join(f"{name}: {counts[name]} ready" for name in sorted(counts))
 
 
-def _with_more(message: str, more: int) -> str:
-    return f"{message} ({more} more: run the plan action)" if more else message
+def _with_more(message: str, more: int, action: str = "plan") -> str:
+    return f"{message} ({more} more: run the {action} action)" if more else message

@@ -5,25 +5,13 @@ To add a check, write a function that takes a survey and yields `Check`, and add
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 
-from passthrough import boot, pci
+from passthrough import boot, nova_verify, pci
+from passthrough.check import FAIL, OK, UNKNOWN, Check
 from passthrough.reconcile import Survey
 
-OK = "ok"
-FAIL = "fail"
-UNKNOWN = "unknown"
-
-
-@dataclasses.dataclass(frozen=True)
-class Check:
-    """One thing looked at; ``status`` is OK, FAIL or UNKNOWN, ``fix`` a sentence for a person."""
-
-    name: str
-    status: str
-    seen: str
-    fix: str = ""
+__all__ = ["FAIL", "OK", "UNKNOWN", "Check", "has_failed", "verify"]
 
 
 def verify(survey: Survey) -> tuple[Check, ...]:
@@ -109,4 +97,13 @@ def _groups(survey: Survey) -> Iterator[Check]:
             yield Check(f"group {group}", OK, seen)
 
 
-CHECKS = (_decided, _iommu, _boot_files, _rebuilt, _command_line, _drivers, _groups)
+CHECKS = (
+    _decided,
+    _iommu,
+    _boot_files,
+    _rebuilt,
+    _command_line,
+    _drivers,
+    _groups,
+    nova_verify.check_compute,
+)

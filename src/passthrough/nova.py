@@ -1,0 +1,133 @@
+"""What Nova is told: aliases, device_specs, and the texts that carry them. Pure.
+
+Source of the formats: Nova's nova/conf/pci.py, nova/pci/request.py and nova/pci/devspec.py. Every
+value is a string, every object one line of JSON with sorted keys: the same input gives the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+
+from passthrough import boot, nova_release, pci, render, spec
+
+Fields = Mapping[str, str]
+
+DIRECTORY = "etc/nova/nova.conf.d"
+MODE = 0o640
+GROUP = "nova"
+
+SUBORDINATE_KEY = "subordinate_configuration"
+FILTER = "PciPassthroughFilter"
+DEFAULT_DEVICE_TYPE = "type-PCI"
+# Larger domains exist (Intel VMD's begin at 10000), and Nova does not start with one.
+MAX_DOMAIN = 0xFFFF
+
+
+def path_of(application: str) -> str:
+    """The drop-in of an application, below the root."""
+    return f"{DIRECTORY}/{boot.name_for(application)}.conf"
+
+
+def aliases(wanted: spec.Spec) -> tuple[Fields, ...]:
+    """The aliases that a configuration asks for, each once, sorted by name and content.
+
+    The device type always stands in them: without one Nova cannot compare two lines of the same
+    alias, and refuses both.
+    """
+    found = {to_line(alias(item)): alias(item) for item in wanted.items if item.alias}
+    return tuple(sorted(found.values(), key=_alias_order))
+
+
+def alias(item: spec.Item) -> Fields:
+    """The alias of one item, which must have one."""
+    return {
+        "name": item.alias or "",
+        "vendor_id": item.vendor,
+        "product_id": item.product,
+        "device_type": item.device_type or DEFAULT_DEVICE_TYPE,
+        **nova_release.keys_of(item, nova_release.ALIAS),
+    }
+
+
+def device_spec(function: pci.Function, item: spec.Item) -> Fields:
+    """The device_spec that offers one function, and no other, on behalf of an item."""
+    return {
+        "vendor_id": function.vendor,
+        "product_id": function.product,
+        "address": function.address,
+        **nova_release.keys_of(item, nova_release.DEVICE_SPEC),
+    }
+
+
+def can_address(address: str) -> bool:
+    """Tell whether Nova can take a function at ``address``."""
+    return pci.sort_key(address)[0] <= MAX_DOMAIN
+
+
+def device_spec_option(release: nova_release.Release) -> str:
+    """The name of the option that holds device_specs in a release."""
+    known = release.major >= nova_release.DEVICE_SPEC_SINCE
+    return "device_spec" if known else "passthrough_whitelist"
+
+
+def drop_in(
+    application: str,
+    release: nova_release.Release,
+    specs: Iterable[Fields],
+    offered: Iterable[Fields],
+    report_in_placement: bool,
+) -> str | None:
+    """The content of the drop-in on a compute host; None when there is nothing to say.
+
+    Args:
+        application: the Juju application.
+        release: the installed Nova.
+        specs: the device_specs.
+        offered: the aliases.
+        report_in_placement: whether Nova reports the devices to Placement.
+    """
+    lines = [f"{device_spec_option(release)} = {to_line(each)}" for each in specs]
+    lines += [f"alias = {to_line(each)}" for each in offered]
+    if report_in_placement:
+        lines.append("report_in_placement = true")
+    if not lines:
+        return None
+    context = {
+        "application": application,
+        "lines": lines,
+        "report_in_placement": report_in_placement,
+    }
+    return render.render("nova.conf.j2", context)
+
+
+def subordinate_configuration(published: Iterable[Fields]) -> str | None:
+    """What nova-cloud-controller is sent, as its charm merges it into nova.conf.
+
+    Its template prints the section DEFAULT alone; Nova reads ``pci_alias`` there as
+    ``[pci] alias``. The key beside the sections is appended to ``enabled_filters``. None when
+    there is no alias to publish.
+    """
+    pairs = [["pci_alias", to_line(each)] for each in published]
+    if not pairs:
+        return None
+    file = {"sections": {"DEFAULT": pairs}, "additional_neutron_filters": FILTER}
+    return json.dumps({"nova": {"/etc/nova/nova.conf": file}}, sort_keys=True)
+
+
+def published_aliases(text: str | None) -> tuple[str, ...]:
+    """The lines of the aliases in what `subordinate_configuration` gave; () for None."""
+    if not text:
+        return ()
+    pairs = json.loads(text)["nova"]["/etc/nova/nova.conf"]["sections"]["DEFAULT"]
+    return tuple(line for _, line in pairs)
+
+
+def to_line(fields: Fields) -> str:
+    """One object as the line that stands in nova.conf."""
+    return json.dumps(fields, sort_keys=True)
+
+
+def _alias_order(fields: Fields) -> tuple[str, str]:
+    return fields["name"], to_line(fields)

@@ -1,0 +1,165 @@
+"""Nova on a compute host: read what it has, and bring its drop-in to what is offered."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from passthrough import (
+    claims,
+    files,
+    nova,
+    nova_conf,
+    nova_offer,
+    nova_release,
+    options,
+    pci,
+    record,
+    vfio,
+)
+from passthrough.host import Tools
+
+SERVICE = "nova-compute"
+
+
+def survey(
+    root: Path,
+    application: str,
+    wanted: options.Options,
+    decision: claims.Decision,
+    host: pci.Host,
+    known: record.Nova,
+    *,
+    leaving: bool = False,
+) -> tuple[nova_offer.Offer, nova_offer.Offer]:
+    """Read what Nova has below ``root`` and work out what it should have; reads only.
+
+    Returns:
+        What to offer now, and what to offer once every claimed function is on vfio-pci.
+
+    Raises:
+        OptionError: when the installed Nova does not know what an option asks for.
+        OSError: when a file cannot be read.
+    """
+    path = nova.path_of(application)
+    facts = nova_offer.Facts(
+        release=nova_release.installed(root),
+        config=nova_conf.read(root, (SERVICE,)),
+        present=files.read(root / path),
+        group=_group(root),
+    )
+
+    def decide(verified: Iterable[claims.Claim]) -> nova_offer.Offer:
+        return nova_offer.decide(
+            application, wanted, decision, verified, host, facts, known, leaving=leaving
+        )
+
+    verified = nova_offer.find_verified(decision, host)
+    now = decide(verified)
+    # Looking for holders reads all of /proc: only what would be withdrawn is worth it.
+    stay = {each["address"] for each in now.device_specs}
+    doubtful = [each for each in nova_offer.listed(f"/{path}", facts.config) if each not in stay]
+    held = _held(root, doubtful)
+    if held:
+        facts = dataclasses.replace(facts, held=held)
+        now = decide(verified)
+    return now, decide(nova_offer.find_primary(decision))
+
+
+def withdraws(application: str, offer: nova_offer.Offer, addresses: Iterable[str]) -> bool:
+    """Tell whether the drop-in lists any of ``addresses`` and ``offer`` takes it out."""
+    listed = nova_offer.listed(f"/{nova.path_of(application)}", offer.facts.config)
+    stay = {each["address"] for each in (*offer.device_specs, *offer.held)}
+    return any(address in listed and address not in stay for address in addresses)
+
+
+def apply(
+    root: Path,
+    application: str,
+    offer: nova_offer.Offer,
+    tools: Tools,
+    progress: Callable[[str], object],
+) -> tuple[str, ...]:
+    """Write the drop-in and have nova-compute read it.
+
+    What nova-compute has read is recorded only after its restart: a crash in between leads to the
+    restart in the next run. A restart that the policy layer denied is not asked for again; it is
+    over when the service runs anew.
+
+    Args:
+        root: ``/`` on a real host.
+        application: the Juju application.
+        offer: what `survey` gave.
+        tools: how to restart a service.
+        progress: told, in words, of everything that is done.
+
+    Returns:
+        What was done, in sentences.
+
+    Raises:
+        CommandError: when the restart fails.
+        OSError: when the drop-in cannot be written.
+    """
+    did: list[str] = []
+
+    def report(sentence: str) -> None:
+        did.append(sentence)
+        progress(sentence)
+
+    if offer.change:
+        path = root / offer.change.file.path
+        files.ensure(path, offer.content, nova.MODE, offer.facts.group)
+        if offer.content is None:
+            with contextlib.suppress(OSError):  # others have files in it, or it is not there
+                path.parent.rmdir()
+        report(f"/{offer.change.file.path}: {'removed' if offer.content is None else 'written'}")
+    if not offer.read:
+        _have_it_read(root, application, offer, tools, report)
+    return tuple(did)
+
+
+def forget(root: Path, application: str) -> None:
+    """Drop what is recorded of nova-compute, when nobody is left to act on it."""
+    mine = record.read(root, application)
+    record.write(root, application, dataclasses.replace(mine, nova=record.Nova()))
+
+
+def _have_it_read(
+    root: Path,
+    application: str,
+    offer: nova_offer.Offer,
+    tools: Tools,
+    report: Callable[[str], object],
+) -> None:
+    mine = record.read(root, application)
+    digest = nova_offer.fingerprint(offer.content)
+    run = tools.running(SERVICE)
+    if run and offer.deferred and run == mine.nova.run:
+        return
+    if run and not offer.deferred:
+        if not tools.restart(SERVICE):
+            report(f"{SERVICE}: the policy layer denied the restart")
+            denied = dataclasses.replace(mine.nova, deferred=digest, run=run)
+            record.write(root, application, dataclasses.replace(mine, nova=denied))
+            return
+        report(f"{SERVICE}: restarted")
+    known = dataclasses.replace(mine, nova=record.Nova(read=digest))
+    record.write(root, application, known)
+
+
+def _held(root: Path, addresses: list[str]) -> frozenset[str]:
+    nodes = {address: vfio.nodes_of(root, address) for address in addresses}
+    held = vfio.holders(root, frozenset().union(*nodes.values())) if nodes else {}
+    return frozenset(address for address, own in nodes.items() if own & set(held))
+
+
+def _group(root: Path) -> int | None:
+    """The number of Nova's group, from the tree's own /etc/group."""
+    present = files.read(root / "etc/group")
+    for line in present.content.splitlines() if present else ():
+        name, _, number, *_ = [*line.split(":"), "", "", ""]
+        if name == nova.GROUP and number.isdigit():
+            return int(number)
+    return None

@@ -1,0 +1,220 @@
+"""What a compute host offers to Nova: claims and facts in, a drop-in and remarks out. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from passthrough import (
+    boot,
+    claims,
+    fields,
+    files,
+    nova,
+    nova_alias,
+    nova_conf,
+    nova_crosscheck,
+    nova_release,
+    options,
+    pci,
+    plan,
+    record,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What is known of Nova on this unit.
+
+    ``config`` is what its files say, our drop-in among them; ``present`` is what the drop-in
+    holds. ``group`` is the number of the group that Nova's services run as, None where there is
+    no such group. ``held`` are the addresses in the drop-in of functions that a guest holds.
+    """
+
+    release: nova_release.Release | None = None
+    config: nova_conf.Config = dataclasses.field(default_factory=nova_conf.Config)
+    present: files.Present | None = None
+    group: int | None = None
+    held: frozenset[str] = frozenset()
+
+
+@dataclasses.dataclass(frozen=True)
+class Offer:
+    """What Nova should have of this host, and how far it is from that.
+
+    Attributes:
+        facts: what it was worked out from.
+        device_specs: one for each verified claim, in address order.
+        held: those of functions that failed verification but that a guest holds.
+        aliases: the aliases in the drop-in.
+        content: what the drop-in should hold; None for no drop-in.
+        change: the change that brings it there; None when it is there.
+        read: whether nova-compute has started with this content, or need not.
+        deferred: whether the policy layer denied the restart that would make it read it.
+        problems: what an operator has to resolve.
+        notes: what an operator may want to know.
+    """
+
+    facts: Facts = dataclasses.field(default_factory=Facts)
+    device_specs: tuple[nova.Fields, ...] = ()
+    held: tuple[nova.Fields, ...] = ()
+    aliases: tuple[nova.Fields, ...] = ()
+    content: str | None = None
+    change: plan.FileChange | None = None
+    read: bool = True
+    deferred: bool = False
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def decide(
+    application: str,
+    wanted: options.Options,
+    decision: claims.Decision,
+    verified: Iterable[claims.Claim],
+    host: pci.Host,
+    facts: Facts,
+    known: record.Nova,
+    *,
+    leaving: bool = False,
+) -> Offer:
+    """Work out what to offer.
+
+    A function that a guest holds stays offered, whatever became of its claim.
+
+    Args:
+        application: the Juju application.
+        wanted: its options.
+        decision: what it claims.
+        verified: the claims to offer: those that `find_verified` gives, or, to see what will be,
+            those that `find_primary` gives.
+        host: the functions that are there.
+        facts: what is known of Nova.
+        known: what nova-compute knows of the drop-in.
+        leaving: whether the charm is being removed, and the drop-in with it.
+
+    Raises:
+        OptionError: when the installed Nova does not know what an option asks for.
+    """
+    check_release(wanted, facts.release)
+    path = f"/{nova.path_of(application)}"
+    elsewhere = facts.config.without(path)
+    stays = facts.config.only(path).is_true(nova_conf.REPORT_IN_PLACEMENT)
+    reported = wanted.report_in_placement or stays
+    verified = tuple(verified)
+    withheld = nova_crosscheck.unofferable(
+        verified, host, reported or elsewhere.is_true(nova_conf.REPORT_IN_PLACEMENT)
+    )
+    offered = [claim for claim in verified if claim.address not in withheld]
+    specs = tuple(nova.device_spec(claim.function, claim.item) for claim in offered)
+    problems = [*nova_crosscheck.device_types(decision), *withheld.values()]
+    if not facts.release:
+        # Whoever runs Nova here in another way learns the device_specs through nova-pci.
+        offer = Offer(facts, specs, problems=tuple(problems))
+        return _with_content(offer, application, None, known)
+    sharing = nova_alias.share(
+        nova.aliases(wanted.devices),
+        elsewhere.aliases(),
+        facts.config.is_true(nova_conf.PCI_IN_PLACEMENT),
+    )
+    notes, clashes = nova_crosscheck.offered_elsewhere(offered, elsewhere)
+    if facts.group is None:
+        problems.append(f"nova-common is installed, but there is no group {nova.GROUP}")
+    if stays and not wanted.report_in_placement and not leaving:
+        problems.append(
+            "report-in-placement: Nova does not start without it once it was on, so it stays on;"
+            " set it to true again"
+        )
+    offer = Offer(
+        facts=facts,
+        device_specs=specs,
+        held=() if leaving else _held(path, facts, specs),
+        aliases=sharing.published,
+        problems=(*problems, *sharing.problems, *clashes),
+        notes=(*sharing.notes, *notes),
+    )
+    content = nova.drop_in(
+        application,
+        facts.release,
+        sorted((*offer.device_specs, *offer.held), key=lambda each: pci.sort_key(each["address"])),
+        offer.aliases,
+        reported,
+    )
+    return _with_content(offer, application, content, known)
+
+
+def find_primary(decision: claims.Decision) -> tuple[claims.Claim, ...]:
+    """The claims of functions for their own sake, not as the companion of another."""
+    return tuple(claim for claim in decision.claims if claim.companion_of is None)
+
+
+def find_verified(decision: claims.Decision, host: pci.Host) -> tuple[claims.Claim, ...]:
+    """The primary claims that a guest could be given now.
+
+    They are on vfio-pci, in a viable group of an active IOMMU.
+    """
+    return tuple(
+        claim
+        for claim in find_primary(decision)
+        if claim.function.driver == pci.VFIO_PCI
+        and claim.function.group is not None
+        and not claims.strangers(claim.function, host)
+    )
+
+
+def check_release(wanted: options.Options, release: nova_release.Release | None) -> None:
+    """Refuse options that the installed Nova does not know.
+
+    Raises:
+        OptionError: naming the option and the release it needs.
+    """
+    if not release:
+        return
+    nova_release.check(wanted.devices, release)
+    needed = nova_release.REPORT_IN_PLACEMENT_SINCE
+    if wanted.report_in_placement and release.major < needed:
+        raise fields.OptionError(
+            "report-in-placement",
+            f"needs Nova {nova_release.name_of(needed)} or later, and this unit has Nova {release}",
+        )
+
+
+def fingerprint(content: str | None) -> str:
+    """A digest of a drop-in's content; empty for no drop-in."""
+    return hashlib.sha256(content.encode()).hexdigest() if content else ""
+
+
+def listed(path: str, config: nova_conf.Config) -> dict[str, Mapping[str, Any]]:
+    """The device_specs in the drop-in at ``path``, by address."""
+    return {
+        str(entry.content["address"]): entry.content
+        for entry in config.only(path).device_specs()
+        if fields.is_exact(str(entry.content.get("address")))
+    }
+
+
+def _held(path: str, facts: Facts, specs: tuple[nova.Fields, ...]) -> tuple[nova.Fields, ...]:
+    offered = {each["address"] for each in specs}
+    return tuple(
+        content
+        for address, content in listed(path, facts.config).items()
+        if address in facts.held and address not in offered
+    )
+
+
+def _with_content(offer: Offer, application: str, content: str | None, known: record.Nova) -> Offer:
+    facts = offer.facts
+    file = boot.File(nova.path_of(application), nova.MODE, None, content)
+    wrong_group = content is not None and facts.present and facts.present.group != facts.group
+    differs = facts.present != file.as_present() or wrong_group
+    writable = facts.group is not None or content is None
+    digest = fingerprint(content)
+    return dataclasses.replace(
+        offer,
+        content=content,
+        change=plan.FileChange(file, facts.present) if differs and writable else None,
+        read=digest == known.read or not writable,
+        deferred=digest != known.read and bool(known.run) and known.deferred == digest,
+    )
