@@ -1,16 +1,25 @@
-"""Carry out a plan, in an order that a crash at any point leaves mendable by the next run."""
+"""Carry out a plan, in an order that a crash at any point leaves mendable by the next run.
+
+What feeds a rebuild is written and rebuilt as one step: when any of it fails, the files are put
+back, so that what stands in /etc is what boots. The record says DIRTY from before the first file
+of a step is touched until its rebuild is done, so that a step which did not end is done again.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from passthrough import PassthroughError, files, record, vfio
+from passthrough import PassthroughError, boot, files, record, vfio
 from passthrough.host import Tools
-from passthrough.plan import Plan
+from passthrough.plan import FileChange, Plan
 from passthrough.record import Record
+
+
+class ApplyError(PassthroughError):
+    """A file cannot be written; what belongs to it is as it was before."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,11 +27,12 @@ class Outcome:
     """What a run did and what it could not do.
 
     ``did`` are sentences for the log. ``failed`` maps the address of a function that did not
-    change its driver to the error.
+    change its driver to the error. ``repaired`` are sentences on what somebody else had changed.
     """
 
     did: tuple[str, ...] = ()
     failed: Mapping[str, vfio.BindError] = dataclasses.field(default_factory=dict)
+    repaired: tuple[str, ...] = ()
 
 
 def apply(
@@ -48,8 +58,9 @@ def apply(
         was left with a driver, and stays in the record.
 
     Raises:
-        PassthroughError: when a rebuild fails; the files that fed it are as they were before.
-        OSError: when a file cannot be written.
+        PassthroughError: when a rebuild fails or a file cannot be written; the files that fed it
+            are as they were before, and the next run tries again.
+        OSError: when the record cannot be written; nothing was touched after it.
     """
     did: list[str] = []
 
@@ -57,25 +68,38 @@ def apply(
         did.append(sentence)
         progress(sentence)
 
+    files.sweep(root / file.path for file in boot.owned_files(application))
     # Functions enter the record before they are touched and leave it after they are given back.
-    everything = {**present.taken, **plan.record.taken}
-    record.write(root, application, dataclasses.replace(present, taken=everything))
-    for change in plan.files:
-        files.ensure(root / change.file.path, change.file.content, change.file.mode)
-        report(f"/{change.file.path}: {'written' if change.file.content else 'removed'}")
-    present = dataclasses.replace(present, taken=everything)
+    before, everything = present.taken, {**present.taken, **plan.record.taken}
+    unknown = dict.fromkeys(plan.rebuild, record.DIRTY)
+    present = dataclasses.replace(
+        present, taken=everything, activated={**present.activated, **unknown}
+    )
+    record.write(root, application, present)
     for what in plan.rebuild:
-        with _restoring(root, plan, what):
+        changes = [change for change in plan.files if change.file.feeds == what]
+        with _put_back_on_failure(root, changes, report):
+            _write_files(root, changes, report)
             tools.rebuild(what, report)
         present = _mark_rebuilt(present, plan, what)
         record.write(root, application, present)
+    rest = [change for change in plan.files if change.file.feeds not in plan.rebuild]
+    with _put_back_on_failure(root, rest, report):
+        _write_files(root, rest, report)
     failed = _change_drivers(root, plan, tools, report)
     taken = {
         **plan.record.taken,
         **{each: everything[each] for each in failed if each not in plan.record.taken},
     }
     record.write(root, application, dataclasses.replace(plan.record, taken=taken))
-    return Outcome(tuple(did), failed)
+    repaired = [_describe(change) for change in plan.files if change.drifted]
+    if not plan.rebuild:
+        repaired += [
+            f"{each.address} was on {each.current or 'no driver'}"
+            for each in plan.bind
+            if each.address in before and each.address not in failed
+        ]
+    return Outcome(tuple(did), failed, tuple(repaired))
 
 
 def _mark_rebuilt(present: Record, plan: Plan, what: str) -> Record:
@@ -85,18 +109,49 @@ def _mark_rebuilt(present: Record, plan: Plan, what: str) -> Record:
     return dataclasses.replace(present, activated=activated)
 
 
+def _write_files(
+    root: Path, changes: Iterable[FileChange], report: Callable[[str], object]
+) -> None:
+    for change in changes:
+        try:
+            files.ensure(root / change.file.path, change.file.content, change.file.mode)
+        except OSError as error:
+            raise ApplyError(
+                f"/{change.file.path} cannot be {_verb(change)}: {error.strerror}; the files that"
+                " belong together were put back, and the next hook tries again"
+            ) from error
+        report(f"/{change.file.path}: {_verb(change)}")
+
+
 @contextlib.contextmanager
-def _restoring(root: Path, plan: Plan, what: str) -> Iterator[None]:
-    """Put the files that feed a rebuild back when it fails: what is there is what boots."""
+def _put_back_on_failure(
+    root: Path, changes: Iterable[FileChange], report: Callable[[str], object]
+) -> Iterator[None]:
     try:
         yield
     except PassthroughError:
-        for change in plan.files:
-            if change.file.feeds == what:
-                old = change.old or files.Present("", 0)
-                content = old.content if change.old else None
-                files.ensure(root / change.file.path, content, old.mode)
+        for change in changes:
+            old = change.old or files.Present("", change.file.mode)
+            content = change.old.content if change.old else None
+            try:
+                if files.ensure(root / change.file.path, content, old.mode):
+                    report(f"/{change.file.path}: put back")
+            except OSError as error:
+                # The record says that this step is not done: the next run mends it.
+                report(f"/{change.file.path}: could not be put back: {error.strerror}")
         raise
+
+
+def _verb(change: FileChange) -> str:
+    return "removed" if change.file.content is None else "written"
+
+
+def _describe(change: FileChange) -> str:
+    if change.old is None:
+        return f"/{change.file.path} was missing"
+    return (
+        f"/{change.file.path} had been {'left behind' if change.file.content is None else 'edited'}"
+    )
 
 
 def _change_drivers(

@@ -7,6 +7,10 @@ from collections.abc import Container, Iterable, Mapping
 
 from passthrough import guards, pci, spec
 from passthrough.fields import OptionError
+from passthrough.usage import Usage
+
+# The rules that need to know the IOMMU groups, which are there only while the IOMMU is on.
+GROUP_RULES = ("group-not-viable", guards.GROUP_IN_USE)
 
 # Drivers that leave a group's DMA to whoever owns the group: the kernel lets them share it with
 # vfio (pci-stub: vfio_driver_allowed[]; the others are VFIO drivers themselves).
@@ -18,12 +22,14 @@ class Claim:
     """One function that goes to vfio-pci.
 
     ``companion_of`` is the address of the function it accompanies (a GPU for its audio
-    function), or None when the item asked for this function itself.
+    function), or None when the item asked for this function itself. ``overridden`` are the
+    objections that the item's allow-in-use set aside.
     """
 
     function: pci.Function
     item: spec.Item
     companion_of: str | None = None
+    overridden: tuple[guards.Objection, ...] = ()
 
     @property
     def address(self) -> str:
@@ -68,13 +74,19 @@ class Decision:
         return tuple(refusal for refusal in self.refusals if refusal.blocking)
 
 
-def decide(wanted: spec.Spec, host: pci.Host, taken: Mapping[str, str] | None = None) -> Decision:
+def decide(
+    wanted: spec.Spec,
+    host: pci.Host,
+    taken: Mapping[str, str] | None = None,
+    usage: Usage | None = None,
+) -> Decision:
     """Match what is wanted against the host.
 
     Args:
         wanted: the parsed ``devices`` option.
         host: the functions that are there.
         taken: address → name of another application of this charm that has claimed it.
+        usage: what the host itself uses; None where that is not known.
 
     Raises:
         OptionError: when two items ask for the same function; nothing may change then, since
@@ -103,19 +115,25 @@ def decide(wanted: spec.Spec, host: pci.Host, taken: Mapping[str, str] | None = 
             by_address.setdefault(
                 companion.address, Claim(companion, claim.item, companion_of=claim.address)
             )
-    refusals += _drop_refused(by_address, host, taken or {})
+    usage = usage or Usage()
+    refusals += _drop_refused(by_address, host, taken or {}, usage)
     return Decision(
-        claims=tuple(by_address[each] for each in sorted(by_address, key=pci.sort_key)),
+        claims=tuple(
+            _with_overridden(by_address[each], by_address, host, usage)
+            for each in sorted(by_address, key=pci.sort_key)
+        ),
         refusals=tuple(
             sorted(refusals, key=lambda each: (each.item.position, each.address or "", each.rule))
         ),
     )
 
 
-def explain_unclaimable(function: pci.Function, host: pci.Host) -> str | None:
+def explain_unclaimable(
+    function: pci.Function, host: pci.Host, usage: Usage | None = None
+) -> str | None:
     """Say why ``function`` could not be claimed if an item named it; None when it could."""
     item = spec.Item(1, function.vendor, function.product, (function.address,))
-    refused = decide(spec.Spec((item,)), host).blocking
+    refused = decide(spec.Spec((item,)), host, usage=usage).blocking
     return refused[0].reason if refused else None
 
 
@@ -175,7 +193,7 @@ def _companions(claim: Claim, host: pci.Host) -> list[pci.Function]:
 
 
 def _drop_refused(
-    by_address: dict[str, Claim], host: pci.Host, taken: Mapping[str, str]
+    by_address: dict[str, Claim], host: pci.Host, taken: Mapping[str, str], usage: Usage
 ) -> list[Refusal]:
     """Remove from ``by_address`` whatever cannot be claimed, until what is left can stand."""
     refusals = []
@@ -185,7 +203,7 @@ def _drop_refused(
         for claim in list(by_address.values()):
             if claim.address not in by_address:
                 continue
-            refusal = _refuse(claim, by_address, host, taken)
+            refusal = _refuse(claim, by_address, host, taken, usage)
             if refusal:
                 refusals.append(refusal)
                 _drop(claim, by_address)
@@ -201,8 +219,20 @@ def _drop(claim: Claim, by_address: dict[str, Claim]) -> None:
         del by_address[address]
 
 
+def _with_overridden(
+    claim: Claim, by_address: Mapping[str, Claim], host: pci.Host, usage: Usage
+) -> Claim:
+    group = guards.object_to_group(claim.function, host, usage, by_address)
+    found = guards.all_objections(claim.function, host, usage)
+    return dataclasses.replace(claim, overridden=(*found, *([group] if group else [])))
+
+
 def _refuse(
-    claim: Claim, by_address: Mapping[str, Claim], host: pci.Host, taken: Mapping[str, str]
+    claim: Claim,
+    by_address: Mapping[str, Claim],
+    host: pci.Host,
+    taken: Mapping[str, str],
+    usage: Usage,
 ) -> Refusal | None:
     who = f"with its companion {claim.address}: it " if claim.companion_of else ""
     way_out = "; set companions: false to leave it out" if claim.companion_of else ""
@@ -213,9 +243,12 @@ def _refuse(
 
     if claim.address in taken:
         return refuse("taken", f"is claimed by the application {taken[claim.address]} already")
-    objection = guards.object_to(claim.function, host)
-    if objection and not (objection.overridable and claim.item.allow_in_use):
-        return refuse(objection.guard, objection.reason)
+    for objection in (
+        guards.object_to(claim.function, host, usage),
+        guards.object_to_group(claim.function, host, usage, by_address),
+    ):
+        if objection and not (objection.overridable and claim.item.allow_in_use):
+            return refuse(objection.guard, objection.reason)
     others = strangers(claim.function, host, by_address)
     if others:
         names = ", ".join(f"{each.address} ({each.id}, {each.driver})" for each in others)

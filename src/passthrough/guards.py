@@ -2,24 +2,36 @@
 
 Each guard is one row of ``GUARDS``: a name, a pure rule that gives the reason for refusing a
 function or None, and whether ``allow-in-use: true`` on the item overrides it. To add a guard,
-write the rule and add its row.
+write the rule, add its row, and a line to docs/reference/guards.md.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Container
 
-from passthrough import pci
+from passthrough import pci, use
+from passthrough.usage import Usage
+
+Rule = Callable[[pci.Function, Usage], "str | None"]
+
+GROUP_IN_USE = "group-in-use"
+
+_WAY_OUT = "; free it, or set allow-in-use: true on the item"
 
 
 @dataclasses.dataclass(frozen=True)
 class Guard:
-    """One rule: ``reason`` maps a function of a host to why it must not be claimed, or None."""
+    """One rule: ``reason`` maps a function and its uses to why it must not be claimed, or None.
+
+    ``overridable`` tells whether allow-in-use sets it aside, ``for_group`` whether it also keeps
+    the other functions of the IOMMU group from being claimed.
+    """
 
     name: str
-    reason: Callable[[pci.Function, pci.Host], str | None]
-    overridable: bool
+    reason: Rule
+    overridable: bool = True
+    for_group: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,33 +43,95 @@ class Objection:
     overridable: bool
 
 
-def _pci_bridge(function: pci.Function, host: pci.Host) -> str | None:
-    del host
+def _pci_bridge(function: pci.Function, usage: Usage) -> str | None:
+    del usage
     # vfio-pci's probe refuses every header type but "normal" (drivers/vfio/pci/vfio_pci_core.c).
     return "is a PCI bridge, which no guest can have" if function.is_pci_bridge else None
 
 
-def _host_controller(function: pci.Function, host: pci.Host) -> str | None:
-    del host
+def _host_controller(function: pci.Function, usage: Usage) -> str | None:
+    del usage
     if function.is_bridge and not function.is_pci_bridge:
         return "is a bridge or host controller that the machine itself needs"
     return None
 
 
+def _vfs_in_use(function: pci.Function, usage: Usage) -> str | None:
+    del usage
+    if function.num_vfs and function.driver != pci.VFIO_PCI:
+        return f"has {function.num_vfs} VFs, which would go with its driver{_WAY_OUT}"
+    return None
+
+
+def _used_for(kind: str, phrase: str) -> Rule:
+    """A rule that refuses what the host uses in one way; ``phrase`` has a place for what it is."""
+
+    def reason(function: pci.Function, usage: Usage) -> str | None:
+        uses = usage.of(function.address, kind)
+        if not uses:
+            return None
+        more = len(uses) - 1
+        what = f"{uses[0]} and {more} more" if more else uses[0]
+        return f"{phrase.format(what)}{_WAY_OUT}"
+
+    return reason
+
+
 GUARDS = (
-    Guard("pci-bridge", _pci_bridge, overridable=False),
-    Guard("host-controller", _host_controller, overridable=True),
+    # The kernel lets bridges share a group with what a guest has.
+    Guard("pci-bridge", _pci_bridge, overridable=False, for_group=False),
+    Guard("host-controller", _host_controller, for_group=False),
+    Guard("mounted", _used_for(use.MOUNT, "holds a mounted file system: {}")),
+    Guard("swap", _used_for(use.SWAP, "holds swap space: {}")),
+    Guard("storage-member", _used_for(use.MEMBER, "holds a part of the host's storage: {}")),
+    Guard("default-route", _used_for(use.ROUTE, "carries the host's traffic: {}")),
+    Guard("network-port", _used_for(use.PORT, "carries the host's traffic: {}")),
+    Guard("network-address", _used_for(use.ADDRESS, "carries the host's traffic: {}")),
+    Guard("network-namespace", _used_for(use.NAMESPACE, "is in use: {}")),
+    Guard("console", _used_for(use.CONSOLE, "is the boot VGA, and {}")),
+    Guard("vfs-in-use", _vfs_in_use),
 )
 
 
-def object_to(function: pci.Function, host: pci.Host) -> Objection | None:
+def object_to(
+    function: pci.Function, host: pci.Host, usage: Usage | None = None
+) -> Objection | None:
     """Give the first objection to claiming ``function``; one that cannot be overridden first."""
-    found = None
-    for guard in GUARDS:
-        reason = guard.reason(function, host)
-        if reason and not (found and guard.overridable):
-            objection = Objection(guard.name, reason, guard.overridable)
-            if not guard.overridable:
-                return objection
-            found = objection
-    return found
+    objections = all_objections(function, host, usage)
+    return next((each for each in objections if not each.overridable), next(iter(objections), None))
+
+
+def all_objections(
+    function: pci.Function, host: pci.Host, usage: Usage | None = None
+) -> tuple[Objection, ...]:
+    """Give every objection to claiming ``function`` for itself, in the order of the table."""
+    del host
+    found = [(guard, guard.reason(function, usage or Usage())) for guard in GUARDS]
+    return tuple(
+        Objection(guard.name, reason, guard.overridable) for guard, reason in found if reason
+    )
+
+
+def object_to_group(
+    function: pci.Function, host: pci.Host, usage: Usage, claimed: Container[str]
+) -> Objection | None:
+    """Object to claiming ``function`` because of what its IOMMU group holds besides.
+
+    A group belongs to the host or to one guest, never to both (the kernel's
+    Documentation/driver-api/vfio.rst). What is ``claimed`` itself does not count: its own guards
+    have been asked.
+    """
+    for sibling in host.group_members(function):
+        if sibling.address in claimed:
+            continue
+        for guard in GUARDS:
+            reason = guard.reason(sibling, usage) if guard.for_group else None
+            if reason:
+                return Objection(
+                    GROUP_IN_USE,
+                    f"shares IOMMU group {function.group} with {sibling.address}, which"
+                    f" {reason.removesuffix(_WAY_OUT)}; free that, or move the card to a slot with"
+                    " a group of its own",
+                    overridable=True,
+                )
+    return None

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
-from passthrough import PassthroughError, boot, claims, files, options, pci, platform
+from passthrough import PassthroughError, boot, claims, files, grub, options, pci, platform
 from passthrough.record import Record
 
 
@@ -19,10 +19,14 @@ class UnsupportedHostError(PassthroughError):
 
 @dataclasses.dataclass(frozen=True)
 class FileChange:
-    """One owned file that is not as it should be; ``old`` is None where there is none yet."""
+    """One owned file that is not as it should be; ``old`` is None where there is none yet.
+
+    ``drifted`` tells that it once was as it should be: somebody else has changed it since.
+    """
 
     file: boot.File
     old: files.Present | None
+    drifted: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +54,9 @@ class Plan:
         at_boot: claimed functions that only a reboot can bind.
         reboot: the reasons for a reboot, empty when none is needed.
         record: what the application's record should hold in the end.
+        pending: functions to give back once the guests that hold them are gone; left alone.
+        grub_problem: why GRUB would boot without our options although its configuration was
+            rebuilt, and what to do; None when all is well.
     """
 
     release: tuple[Binding, ...] = ()
@@ -59,6 +66,8 @@ class Plan:
     at_boot: tuple[str, ...] = ()
     reboot: tuple[str, ...] = ()
     record: Record = dataclasses.field(default_factory=Record)
+    pending: tuple[Binding, ...] = ()
+    grub_problem: str | None = None
 
     @property
     def changes_host(self) -> bool:
@@ -74,6 +83,9 @@ def make(
     facts: platform.Platform,
     record: Record,
     present: Mapping[str, files.Present | None],
+    *,
+    held: Container[str] = (),
+    others: Container[str] = (),
 ) -> Plan:
     """Compare what is wanted with what is there.
 
@@ -85,6 +97,8 @@ def make(
         facts: bootloader, generator, running command line.
         record: what the application has taken and activated before.
         present: what each owned path holds now.
+        held: addresses of functions that a guest holds; none of them is to be given back now.
+        others: addresses that another application has taken; they are its own to give back.
 
     Raises:
         UnsupportedHostError: when the host cannot do it. Nothing may be changed then.
@@ -96,7 +110,7 @@ def make(
         _check_supported(wanted, tokens, host, facts)
     # A group is only known while the IOMMU is on. Were its option dropped as soon as a group turns
     # out not to be viable, the next boot would know nothing and claim again.
-    unviable = any(refusal.rule == "group-not-viable" for refusal in decision.refusals)
+    unviable = any(refusal.rule in claims.GROUP_RULES for refusal in decision.refusals)
     desired = boot.desired_files(
         application,
         wanted,
@@ -106,31 +120,48 @@ def make(
         facts.generator,
         keep_kernel_options=unviable and present.get(boot.grub_path(application)) is not None,
     )
-    changes = tuple(
-        FileChange(file, present.get(file.path))
-        for file in desired
-        if present.get(file.path) != file.as_present()
-    )
     activated = {
         feeds: digest
         for feeds in (boot.INITRAMFS, boot.GRUB)
         if (digest := fingerprint(desired, feeds))
     }
+    changes = tuple(
+        FileChange(file, present.get(file.path), drifted=_was_activated(file, activated, record))
+        for file in desired
+        if present.get(file.path) != file.as_present()
+    )
+    grub_problem = None
+    if claimed and boot.GRUB in activated:
+        grub_problem = grub.find_problem(facts.grub, boot.grub_path(application), tokens)
+    rebuild = tuple(
+        feeds
+        for feeds in (boot.INITRAMFS, boot.GRUB)
+        if activated.get(feeds) != record.activated.get(feeds)
+        or any(change.file.feeds == feeds for change in changes)
+        # Settings that spoiled our option were mended, and nobody has run update-grub since.
+        or (feeds == boot.GRUB and grub_problem and facts.grub.is_stale)
+    )
+    returns = _releases(decision, host, record, others)
+    pending = tuple(binding for binding in returns if binding.address in held)
+    taken = _target_taken(claimed, record)
+    taken.update({binding.address: binding.target for binding in pending})
     return Plan(
-        release=_releases(decision, host, record),
+        release=tuple(binding for binding in returns if binding.address not in held),
         files=changes,
-        rebuild=tuple(
-            feeds
-            for feeds in (boot.INITRAMFS, boot.GRUB)
-            if activated.get(feeds) != record.activated.get(feeds)
-            or any(change.file.feeds == feeds for change in changes)
-        ),
+        rebuild=rebuild,
         bind=_bindings(claimed) if host.has_groups else (),
         at_boot=() if host.has_groups else decision.addresses,
         reboot=_reboot_reasons(tokens, host, facts) if claimed else (),
-        record=dataclasses.replace(
-            record, taken=_target_taken(claimed, record), activated=activated
-        ),
+        record=dataclasses.replace(record, taken=taken, activated=activated),
+        pending=pending,
+        grub_problem=None if boot.GRUB in rebuild else grub_problem,
+    )
+
+
+def _was_activated(file: boot.File, activated: Mapping[str, str], record: Record) -> bool:
+    feeds = [file.feeds] if file.feeds else [boot.INITRAMFS, boot.GRUB]
+    return bool(activated) and all(
+        activated.get(each) == record.activated.get(each) for each in feeds
     )
 
 
@@ -145,16 +176,32 @@ def fingerprint(desired: Iterable[boot.File], feeds: str) -> str | None:
     return digest.hexdigest()
 
 
-def _releases(decision: claims.Decision, host: pci.Host, record: Record) -> tuple[Binding, ...]:
+def unclaimed(
+    decision: claims.Decision, record: Record, others: Container[str] = ()
+) -> tuple[str, ...]:
+    """The addresses that the application took and does not claim any more, in order."""
     kept = set(decision.addresses)
     return tuple(
-        Binding(address, host.functions[address].driver, record.taken[address])
+        address
         for address in sorted(record.taken, key=pci.sort_key)
-        if address not in kept
-        and address in host.functions
-        # A function that was to be bound at the next boot was never touched.
-        and pci.VFIO_PCI in (host.functions[address].driver, host.functions[address].override)
+        if address not in kept and address not in others
     )
+
+
+def _releases(
+    decision: claims.Decision, host: pci.Host, record: Record, others: Container[str]
+) -> tuple[Binding, ...]:
+    found = []
+    for address in unclaimed(decision, record, others):
+        function = host.functions.get(address)
+        if function is None:
+            continue
+        # A function that was to be bound at the next boot was never touched. One without a driver,
+        # where there was one, is what a crash left between unbind and probe.
+        halfway = function.driver is None and record.taken[address] is not None
+        if halfway or pci.VFIO_PCI in (function.driver, function.override):
+            found.append(Binding(address, function.driver, record.taken[address]))
+    return tuple(found)
 
 
 def _bindings(claimed: tuple[claims.Claim, ...]) -> tuple[Binding, ...]:

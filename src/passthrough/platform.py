@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from passthrough import pci
+from passthrough import grub, pci
 
 INITRAMFS_TOOLS = "initramfs-tools"
 DRACUT = "dracut"
@@ -20,7 +20,8 @@ class Platform:
 
     ``iommu_table`` is the ACPI table that announces an IOMMU: DMAR (Intel VT-d), IVRS (AMD-Vi),
     IORT (Arm SMMU), or None. ``generator`` is the initramfs generator, None for an unknown one.
-    ``command_line`` holds the running kernel's tokens.
+    ``command_line`` holds the running kernel's tokens, ``boot_id`` is another one after every boot,
+    and ``grub`` says what will boot next.
     """
 
     iommu_table: str | None = None
@@ -28,6 +29,8 @@ class Platform:
     generator: str | None = None
     command_line: tuple[str, ...] = ()
     is_container: bool = False
+    boot_id: str = ""
+    grub: grub.Grub = dataclasses.field(default_factory=grub.Grub)
 
 
 def read(root: Path) -> Platform:
@@ -41,6 +44,8 @@ def read(root: Path) -> Platform:
         command_line=tuple((pci.read_text(root / "proc/cmdline") or "").split()),
         # systemd writes this file in every kind of container (systemd.io/CONTAINER_INTERFACE).
         is_container=(root / "run/systemd/container").exists(),
+        boot_id=pci.read_text(root / "proc/sys/kernel/random/boot_id") or "",
+        grub=grub.read(root),
     )
 
 

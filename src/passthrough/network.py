@@ -1,0 +1,144 @@
+"""Network interfaces that the host uses. Reads only.
+
+Sources: the kernel's Documentation/ABI/testing/sysfs-class-net, and proc(5) for /proc/net.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from passthrough import pci, use
+
+_NET = "sys/class/net"
+_UP = 0x1  # IFF_UP of linux/if.h
+_LINK_LOCAL = "20"  # IPV6_ADDR_LINKLOCAL of net/ipv6.h, as if_inet6 prints it
+_ESTABLISHED = "01"
+_SIOCGIFADDR = 0x8915
+_OPEN_VSWITCH = "ovs-system"
+
+
+def find(root: Path, host: pci.Host) -> Iterator[tuple[str, use.Use]]:
+    """Find the uses of functions by networking, as pairs of address and use."""
+    defaults = _default_routes(root)
+    for name, path in use.read_links(root / _NET).items():
+        functions = sorted(use.functions_on(path))
+        if functions:
+            uses = [*_uses(root, name), *_routes(name, defaults)]
+            yield from ((address, each) for address in functions for each in uses)
+    for function in host.functions.values():
+        if function.class_code >> 16 == 0x02 and _is_elsewhere(root, function.address):
+            yield (
+                function.address,
+                use.Use(use.NAMESPACE, "its interface is in another network namespace"),
+            )
+
+
+def _uses(root: Path, name: str) -> Iterator[use.Use]:
+    device = root / _NET / name
+    shown = use.plain(name)
+    if int(pci.read_text(device / "flags") or "0", 16) & _UP:
+        for what in _addresses(root, name):
+            yield use.Use(use.ADDRESS, f"{shown} is up with {what}")
+    links = use.read_links(device)
+    if "master" in links:
+        master = os.path.basename(links["master"])
+        yield use.Use(use.PORT, f"{shown} is a port of {_describe_master(root, master)}")
+    for link, target in links.items():
+        upper = os.path.basename(target)
+        # A master is an upper device too.
+        if link.startswith("upper_") and upper != os.path.basename(links.get("master", "")):
+            yield use.Use(use.PORT, f"{shown} carries {use.plain(upper)}")
+
+
+def _routes(name: str, defaults: frozenset[str]) -> Iterator[use.Use]:
+    if name in defaults:
+        yield use.Use(use.ROUTE, f"{use.plain(name)} has the default route")
+
+
+def _describe_master(root: Path, master: str) -> str:
+    if master == _OPEN_VSWITCH:
+        return "Open vSwitch"
+    for directory, kind in (("bonding", "the bond"), ("bridge", "the bridge")):
+        if (root / _NET / master / directory).is_dir():
+            return f"{kind} {use.plain(master)}"
+    return use.plain(master)
+
+
+def _addresses(root: Path, name: str) -> Iterator[str]:
+    """What an interface that is up is reached at.
+
+    An address that IPv6 gives every interface by itself says nothing: MAAS and netplan bring idle
+    interfaces up. It counts where somebody talks over it, as BGP's routers do.
+    """
+    if _has_ipv4(root, name):
+        yield "an IPv4 address"
+    own = [
+        words[0]
+        for words in map(str.split, use.read_lines(root / "proc/net/if_inet6"))
+        if len(words) == 6 and words[5] == name and words[3] == _LINK_LOCAL
+    ]
+    if any(
+        len(words) == 6 and words[5] == name and words[3] != _LINK_LOCAL
+        for words in map(str.split, use.read_lines(root / "proc/net/if_inet6"))
+    ):
+        yield "an IPv6 address"
+    elif own and _has_session(root, own):
+        yield "a connection over its link-local address"
+
+
+def _has_ipv4(root: Path, name: str) -> bool:
+    # An address almost always brings a route to its network; there the interface is named.
+    for line in use.read_lines(root / "proc/net/route")[1:]:
+        if line.split("\t")[0].strip() == name:
+            return True
+    if root != Path("/"):
+        return False
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        try:
+            fcntl.ioctl(asking, _SIOCGIFADDR, struct.pack("256s", os.fsencode(name)[:15]))
+        except OSError as error:
+            if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV):
+                return False
+            raise
+    return True
+
+
+def _has_session(root: Path, addresses: list[str]) -> bool:
+    # tcp6 prints an address as four words in the machine's byte order.
+    local = {
+        "".join(
+            f"{int.from_bytes(bytes.fromhex(each[at : at + 8]), 'little'):08X}"
+            for at in range(0, 32, 8)
+        )
+        for each in addresses
+    }
+    return any(
+        len(words) > 3 and words[1].partition(":")[0] in local and words[3] == _ESTABLISHED
+        for words in map(str.split, use.read_lines(root / "proc/net/tcp6"))
+    )
+
+
+def _default_routes(root: Path) -> frozenset[str]:
+    found = set()
+    for line in use.read_lines(root / "proc/net/route")[1:]:
+        words = line.split()
+        if len(words) > 7 and words[1] == "00000000" and words[7] == "00000000":
+            found.add(words[0])
+    for words in map(str.split, use.read_lines(root / "proc/net/ipv6_route")):
+        # The kernel keeps an unreachable ::/0 on lo, which is no function's interface.
+        if len(words) == 10 and words[0] == "0" * 32 and words[1] == "00":
+            found.add(words[9])
+    return frozenset(found)
+
+
+def _is_elsewhere(root: Path, address: str) -> bool:
+    """A function whose interface is not to be seen here, though sysfs has the place for it."""
+    device = root / pci.DEVICES / address
+    places = [device / "net", *sorted(device.glob("virtio*/net"))]
+    return any(place.is_dir() and not os.listdir(place) for place in places)

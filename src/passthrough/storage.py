@@ -1,0 +1,203 @@
+"""Disks of the host: what is mounted, swapped to, or part of something larger. Reads only.
+
+Sources: the kernel's Documentation/ABI for /sys/class/block, proc(5) for mountinfo and swaps, and
+udev's database of the signatures that it found.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Container, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from passthrough import pci, processes, use
+
+_BLOCK = "sys/class/block"
+
+# Signatures of disks that something assembles, also while it is not assembled: a pool that waits
+# for its import must not lose a disk. ZFS shows in no other place.
+_SIGNATURES = {
+    "LVM2_member": "an LVM volume group",
+    "bcache": "a bcache set",
+    "ceph_bluestore": "a Ceph OSD",
+    "drbd": "a DRBD resource",
+    "zfs_member": "a ZFS pool",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Disks:
+    """The block devices of a host, partitions and assembled ones among them, by kernel name.
+
+    ``own`` are the PCI functions on a device's own path below /sys/devices. ``lower`` are the
+    devices that each one stands on, and ``holders`` those that stand on it. ``numbers`` maps
+    MAJOR:MINOR to the name. ``labels`` are the names that device-mapper's have for people.
+    """
+
+    own: Mapping[str, frozenset[str]]
+    lower: Mapping[str, frozenset[str]]
+    holders: Mapping[str, tuple[str, ...]]
+    numbers: Mapping[str, str]
+    labels: Mapping[str, str]
+
+    def label(self, name: str) -> str:
+        """What people call a device."""
+        return use.plain(self.labels.get(name, name))
+
+    def functions(self, name: str) -> frozenset[str]:
+        """The PCI functions below a device, through everything it stands on."""
+        found: set[str] = set()
+        seen: set[str] = set()
+        waiting = [name]
+        while waiting:
+            each = waiting.pop()
+            if each not in seen:
+                seen.add(each)
+                found |= self.own.get(each, frozenset())
+                waiting += self.lower.get(each, ())
+        return frozenset(found)
+
+
+def find(root: Path, host: pci.Host) -> Iterator[tuple[str, use.Use]]:
+    """Find the uses of functions by storage, as pairs of address and use."""
+    del host
+    disks = _read_disks(root)
+    for name, what in _uses(root, disks):
+        for address in sorted(disks.functions(name)):
+            yield address, what
+
+
+def _uses(root: Path, disks: Disks) -> Iterator[tuple[str, use.Use]]:
+    for name, places in _mounts(root, disks).items():
+        place = use.plain(min(places, key=lambda each: (len(each), each)))
+        yield name, use.Use(use.MOUNT, f"{place} on {disks.label(name)}")
+    for name in _swaps(root, disks):
+        yield name, use.Use(use.SWAP, disks.label(name))
+    for name, holders in disks.holders.items():
+        for holder in holders:
+            yield name, use.Use(use.MEMBER, f"{name} is part of {disks.label(holder)}")
+    for number, name in disks.numbers.items():
+        signature = _signature(root, number) if disks.own[name] else None
+        if signature:
+            yield name, use.Use(use.MEMBER, f"{name} is part of {signature}")
+
+
+def _read_disks(root: Path) -> Disks:
+    paths = use.read_links(root / _BLOCK)
+    own, numbers, labels, holders = {}, {}, {}, {}
+    lower: dict[str, set[str]] = {name: set() for name in paths}
+    for name, path in paths.items():
+        device = root / _BLOCK / name
+        number = pci.read_text(device / "dev")
+        if number:
+            numbers[number] = name
+        label = pci.read_text(device / "dm/name")
+        if label:
+            labels[name] = label
+        holders[name] = tuple(sorted(_listdir(device / "holders")))
+        lower[name].update(_listdir(device / "slaves"))
+        parent = path.split("/")[-2]
+        if parent in paths:  # of a partition
+            lower[name].add(parent)
+        backing = pci.read_text(device / "loop/backing_file") or ""
+        if backing.startswith("/dev/"):
+            lower[name].update(_named(backing, paths, labels, root))
+        paths[name] = " ".join([path, *_controllers(root, path)])
+    return Disks(paths, {name: frozenset(lower[name]) for name in lower}, holders, numbers, labels)
+
+
+def _controllers(root: Path, path: str) -> list[str]:
+    """The paths of an NVMe namespace's controllers, when it is the head of a multipath subsystem.
+
+    The head stands below virtual/nvme-subsystem/nvme-subsysN, beside links to the controllers.
+    """
+    if "/nvme-subsystem/" not in path:
+        return []
+    links = use.read_links((root / _BLOCK / path).parent)
+    return [target for name, target in links.items() if name.startswith("nvme")]
+
+
+def _mounts(root: Path, disks: Disks) -> dict[str, set[str]]:
+    """The mount points of each mounted device, in every mount namespace."""
+    found: dict[str, set[str]] = {}
+    for line in _mount_lines(root):
+        before, separator, after = line.partition(" - ")
+        words, (_, source, *_) = before.split(" "), [*after.split(" "), "", ""]
+        if not separator or len(words) < 5:
+            continue
+        name = disks.numbers.get(words[2])
+        # btrfs and the like give a file system a number of its own, and name its devices.
+        for each in [name] if name else _named(source, disks.own, disks.labels, root):
+            found.setdefault(each, set()).add(_unescape(words[4]))
+    for place in sorted((root / "sys/fs/btrfs").glob("*/devices/*")):
+        if place.name in disks.own:
+            found.setdefault(place.name, {"a btrfs volume"})
+    return dict(sorted(found.items()))
+
+
+def _mount_lines(root: Path) -> Iterable[str]:
+    seen: set[str] = set()
+    lines: dict[str, None] = {}
+    for process in ("self", *processes.numbers(root)):
+        try:
+            namespace = os.readlink(root / f"proc/{process}/ns/mnt")
+        except OSError:
+            if process not in ("self", 1):
+                continue  # gone since it was listed; or of another user, and we are not root
+            namespace = str(process)
+        if namespace in seen:
+            continue
+        try:
+            lines.update(dict.fromkeys(use.read_lines(root / f"proc/{process}/mountinfo")))
+            seen.add(namespace)
+        except OSError:
+            continue  # the same; another process of the namespace may answer
+    return lines
+
+
+def _swaps(root: Path, disks: Disks) -> Iterator[str]:
+    for line in use.read_lines(root / "proc/swaps")[1:]:
+        words = line.split()
+        # A swap file lies on a file system, which is mounted.
+        if len(words) > 1 and words[1] == "partition":
+            yield from _named(_unescape(words[0]), disks.own, disks.labels, root)
+
+
+def _named(
+    source: str, known: Container[str], labels: Mapping[str, str], root: Path
+) -> Iterator[str]:
+    """The kernel names of ``/dev/…``, or of several devices with colons between them (bcachefs)."""
+    for each in source.split(":"):
+        if not each.startswith("/dev/"):
+            continue
+        base = os.path.basename(each)
+        mapped = next((name for name, label in labels.items() if label == base), None)
+        linked = os.path.basename(os.path.realpath(root / each[1:]))
+        found = next((name for name in (base, mapped, linked) if name in known), None)
+        if found:
+            yield found
+
+
+def _signature(root: Path, number: str) -> str | None:
+    for line in use.read_lines(root / f"run/udev/data/b{number}"):
+        key, _, value = line.partition("=")
+        if key == "E:ID_FS_TYPE":
+            return "a RAID array" if value.endswith("_raid_member") else _SIGNATURES.get(value)
+    return None
+
+
+@functools.lru_cache(maxsize=1024)
+def _unescape(text: str) -> str:
+    """Undo the octal escapes of mountinfo and swaps: blank, tab, newline and backslash."""
+    for code, character in (("040", " "), ("011", "\t"), ("012", "\n"), ("134", "\\")):
+        text = text.replace(f"\\{code}", character)
+    return text
+
+
+def _listdir(path: Path) -> list[str]:
+    try:
+        return os.listdir(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
