@@ -1,0 +1,45 @@
+"""Fixtures of the functional tests: the packed charm on a made-up host."""
+
+from __future__ import annotations
+
+import pathlib
+import sys
+from collections.abc import Iterator
+
+import hostbox
+import hosttree
+import pytest
+import standin
+
+
+@pytest.fixture
+def host(tmp_path: pathlib.Path) -> hosttree.HostTree:
+    """A compute host as `hosttree.compute_host` makes it, with Nova installed.
+
+    A test that needs another one overrides this fixture; `box` and `agent` take what it gives.
+    """
+    tree = hosttree.compute_host(tmp_path / "host")
+    tree.install_nova()
+    return tree
+
+
+@pytest.fixture
+def box(host: hosttree.HostTree, tmp_path: pathlib.Path) -> Iterator[hostbox.Box]:
+    """`host`, running: what is started in it sees nothing of this machine but its programs."""
+    with hostbox.Box(host, tmp_path / "box", writable=[tmp_path]) as started:
+        yield started
+
+
+@pytest.fixture
+def agent(box: hostbox.Box, tmp_path: pathlib.Path) -> standin.Agent:
+    """The unit agents of that host."""
+    # The charm's packages are for this Python, which need not be the first on the system's PATH.
+    python = tmp_path / "python" / "python3"
+    python.parent.mkdir()
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    python.symlink_to(pathlib.Path(sys.base_prefix, "bin", version))
+    return standin.Agent(
+        tmp_path / "agent",
+        command_prefix=box.command_prefix,
+        path_prefix=[str(python.parent)],
+    )

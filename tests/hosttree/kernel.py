@@ -1,0 +1,221 @@
+"""What the kernel does when something is written below /sys/bus/pci or a module is loaded.
+
+A model of drivers/base/bus.c, drivers/pci/pci-driver.c and drivers/vfio on a made-up tree. A tree
+alone only records what is written to it; with these functions behind the writes (see fuse.py) it
+answers: drivers bind, refuse and let go.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import pathlib
+import shutil
+
+DEVICES = "sys/bus/pci/devices"
+DRIVERS = "sys/bus/pci/drivers"
+VFIO_PCI = "vfio-pci"
+NO_OVERRIDE = "(null)"
+# What sysfs cannot tell: the native driver of each function.
+NATIVE = ".made/native"
+# The kernel's log: what was written to /dev/kmsg.
+KMSG = ".made/kmsg"
+
+_PAGE = 4096
+_DRIVER_FILES = ("bind", "new_id", "remove_id", "uevent", "unbind")
+
+
+def store(root: pathlib.Path, path: str, data: bytes) -> None:
+    """Do what the kernel does on a write to a file below /sys.
+
+    Args:
+        root: the tree.
+        path: the file, such as ``sys/bus/pci/drivers_probe``, without links on its way.
+        data: what was written, in one piece.
+
+    Raises:
+        OSError: with the errno the kernel gives; EIO for a file whose effect is not modelled.
+    """
+    name = path.rpartition("/")[2]
+    text = data.decode()
+    if path == KMSG:
+        with (root / KMSG).open("a") as log:
+            log.write(text)
+    elif name == "driver_override":
+        _store_override(root / path, text)
+    elif path == "sys/bus/pci/drivers_probe":
+        if not (root / DEVICES / text.strip()).exists():
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        probe(root, text.strip())
+    elif path.startswith(DRIVERS) and name in ("bind", "unbind"):
+        _bind_or_unbind(root, path.split("/")[-2], text.strip(), bind=name == "bind")
+    else:
+        raise OSError(errno.EIO, f"{path}: writing it is not modelled")
+
+
+def _store_override(file: pathlib.Path, text: str) -> None:
+    if len(text) >= _PAGE - 1:
+        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+    file.write_text((text.removesuffix("\n") or NO_OVERRIDE) + "\n")
+
+
+def _bind_or_unbind(root: pathlib.Path, driver: str, address: str, *, bind: bool) -> None:
+    present = driver_of(root, address)
+    if not bind and present == driver:
+        set_driver(root, address, None)
+    elif bind and present is None and wanted_driver(root, address) == driver:
+        if not _probe_succeeds(root, address, driver):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        set_driver(root, address, driver)
+    else:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+
+def wanted_driver(root: pathlib.Path, address: str) -> str | None:
+    """The only driver that may bind a function: its override, else its native driver."""
+    override = (root / DEVICES / address / "driver_override").read_text().strip()
+    if override != NO_OVERRIDE:
+        return override
+    native = root / NATIVE / address
+    return native.read_text() if native.exists() else None
+
+
+def driver_of(root: pathlib.Path, address: str) -> str | None:
+    """The driver that a function is bound to."""
+    link = root / DEVICES / address / "driver"
+    return os.path.basename(os.readlink(link)) if link.is_symlink() else None
+
+
+def probe(root: pathlib.Path, address: str) -> None:
+    """Bind a function that has no driver to the one it wants, if that is loaded."""
+    driver = wanted_driver(root, address)
+    if driver is None or driver_of(root, address) or not (root / DRIVERS / driver).is_dir():
+        return
+    if _probe_succeeds(root, address, driver):
+        set_driver(root, address, driver)
+
+
+def _probe_succeeds(root: pathlib.Path, address: str, driver: str) -> bool:
+    # vfio-pci refuses a device without an IOMMU group: "probe failed with error -22".
+    return driver != VFIO_PCI or (root / DEVICES / address / "iommu_group").is_symlink()
+
+
+def set_driver(root: pathlib.Path, address: str, driver: str | None) -> None:
+    """Let a function be on a driver, or on none, in all places where sysfs shows that."""
+    device = (root / DEVICES / address).resolve()
+    former = driver_of(root, address)
+    if former:
+        (device / "driver").unlink()
+        (root / DRIVERS / former / address).unlink()
+    lines = (device / "uevent").read_text().splitlines(keepends=True)
+    lines = [line for line in lines if not line.startswith("DRIVER=")]
+    if driver:
+        add_driver(root, driver)
+        link(device / "driver", root / DRIVERS / driver)
+        link(root / DRIVERS / driver / address, device)
+        lines.insert(0, f"DRIVER={driver}\n")
+    (device / "uevent").write_text("".join(lines))
+    if VFIO_PCI in (former, driver):
+        _vfio_nodes(root, device, present=driver == VFIO_PCI)
+
+
+def _vfio_nodes(root: pathlib.Path, device: pathlib.Path, *, present: bool) -> None:
+    # A group has its node while any of its functions is on vfio-pci.
+    nodes = root / "dev/vfio"
+    if not (device / "iommu_group").is_symlink():
+        return
+    group = (device / "iommu_group").resolve()
+    others = [driver_of(root, member.name) for member in (group / "devices").iterdir()]
+    if present:
+        nodes.mkdir(parents=True, exist_ok=True)
+        (nodes / "vfio").touch()
+        (nodes / group.name).touch()
+    elif VFIO_PCI not in others:
+        (nodes / group.name).unlink(missing_ok=True)
+
+
+def add_driver(root: pathlib.Path, driver: str) -> None:
+    """Register a PCI driver: its directory below /sys/bus/pci/drivers."""
+    directory = root / DRIVERS / driver
+    directory.mkdir(parents=True, exist_ok=True)
+    for name in _DRIVER_FILES:
+        (directory / name).touch(mode=0o200)
+
+
+def remove_driver(root: pathlib.Path, driver: str) -> None:
+    """Unregister a driver: its functions lose it first."""
+    for entry in list((root / DRIVERS / driver).iterdir()):
+        if entry.is_symlink():
+            set_driver(root, entry.name, None)
+    shutil.rmtree(root / DRIVERS / driver)
+
+
+def load(root: pathlib.Path, names: list[str]) -> bool:
+    """Do what modprobe does: load modules by name or alias; their drivers bind what they want.
+
+    Args:
+        root: the tree.
+        names: modules (``_`` and ``-`` alike) or modaliases. A blacklisted module is loaded by its
+            name and not by an alias: modprobe.d(5).
+
+    Returns:
+        False when a name is neither a module of the tree nor the alias of one of its functions.
+    """
+    blacklist = blacklisted(root)
+    for name in names:
+        drivers = _drivers_of_alias(root, name) if ":" in name else _drivers_of_module(root, name)
+        if not drivers:
+            return False
+        for driver in drivers:
+            if ":" in name and module_of(driver) in blacklist:
+                continue
+            add_driver(root, driver)
+            (root / "sys/module" / module_of(driver)).mkdir(parents=True, exist_ok=True)
+            for device in sorted((root / DEVICES).iterdir()):
+                probe(root, device.name)
+    return True
+
+
+def load_built_in(root: pathlib.Path, driver: str) -> None:
+    """Register a driver that is part of the kernel image; it binds what wants it."""
+    add_driver(root, driver)
+    for device in sorted((root / DEVICES).iterdir()):
+        probe(root, device.name)
+
+
+def _drivers_of_alias(root: pathlib.Path, alias: str) -> set[str]:
+    return {
+        (root / NATIVE / device.name).read_text()
+        for device in (root / DEVICES).iterdir()
+        if (device / "modalias").read_text().strip() == alias
+        and (root / NATIVE / device.name).exists()
+    }
+
+
+def _drivers_of_module(root: pathlib.Path, name: str) -> set[str]:
+    native = {path.read_text() for path in (root / NATIVE).iterdir()}
+    known = {module_of(driver): driver for driver in {*native, VFIO_PCI, "vfio_iommu_type1"}}
+    return {known[module_of(name)]} if module_of(name) in known else set()
+
+
+def blacklisted(root: pathlib.Path) -> set[str]:
+    """Modules that modprobe.d or the kernel command line keeps from being loaded by alias."""
+    found = set()
+    for path in sorted((root / "etc/modprobe.d").glob("*.conf")):
+        lines = [line.split() for line in path.read_text().splitlines()]
+        found |= {words[1] for words in lines if words[:1] == ["blacklist"]}
+    for token in (root / "proc/cmdline").read_text().split():
+        option, _, value = token.partition("=")
+        if option == "modprobe.blacklist":
+            found |= set(value.split(","))
+    return {module_of(name) for name in found}
+
+
+def module_of(driver: str) -> str:
+    """Name of the module of a driver: they differ by ``-`` and ``_`` alone."""
+    return driver.replace("-", "_")
+
+
+def link(path: pathlib.Path, target: pathlib.Path) -> None:
+    """Make a relative symbolic link, as sysfs has them."""
+    path.symlink_to(os.path.relpath(target.resolve(), path.parent.resolve()))
