@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import itertools
+import os
 import pathlib
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
 
 import hosttree
 import hypothesis
@@ -19,6 +25,9 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("unit")
 
+IN_MEMORY = "/dev/shm"
+KINDS: dict[pathlib.Path, hosttree.HostTree] = {}
+
 
 @pytest.fixture(scope="session")
 def charm_root() -> pathlib.Path:
@@ -26,10 +35,36 @@ def charm_root() -> pathlib.Path:
     return pathlib.Path(__file__).resolve().parents[2]
 
 
+@pytest.fixture(scope="session")
+def in_memory() -> Iterator[pathlib.Path]:
+    """A directory for made-up hosts, of hundreds of files each: in memory where that may be."""
+    parent = IN_MEMORY if os.access(IN_MEMORY, os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=parent, prefix="hosts-") as place:
+        yield pathlib.Path(place)
+
+
 @pytest.fixture
-def tree(tmp_path: pathlib.Path) -> hosttree.HostTree:
+def make_host(in_memory: pathlib.Path) -> Iterator[Callable[..., hosttree.HostTree]]:
+    """Build hosts as `fakekernel.build_host` does; each kind is built once and copied then."""
+    with tempfile.TemporaryDirectory(dir=in_memory) as place:
+        numbers = itertools.count()
+
+        def make(**values: object) -> hosttree.HostTree:
+            kind = in_memory / ("kind" + "".join(f",{key}={values[key]}" for key in sorted(values)))
+            if kind not in KINDS:
+                KINDS[kind] = fakekernel.build_host(kind, **values)
+            tree = copy.deepcopy(KINDS[kind])
+            tree.root = pathlib.Path(place, str(next(numbers)))
+            subprocess.run(["cp", "-a", kind, tree.root], check=True)
+            return tree
+
+        yield make
+
+
+@pytest.fixture
+def tree(make_host: Callable[..., hosttree.HostTree]) -> hosttree.HostTree:
     """The issue's host, see `fakekernel.build_host`."""
-    return fakekernel.build_host(tmp_path / "host")
+    return make_host()
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ for part in etc/default/grub.d/*.cfg; do
 done
 echo "$GRUB_CMDLINE_LINUX_DEFAULT"
 """
+_BOOT_SCRIPTS = ("etc/initramfs-tools/scripts/init-top/*", "usr/lib/dracut/modules.d/*/*.sh")
 _WRITES = ".made/writes"
 _INITRAMFS = ".made/initramfs"
 
@@ -74,11 +75,13 @@ class FakeKernel:
         self.root = tree.root
         self._refused: dict[str, int] = {}
         self._failing: dict[str, set[str]] = {}
+        self.before_write: Callable[[str, str], object] = lambda name, text: None
         monkeypatch.setattr(vfio, "_write", self.write)
 
     def write(self, path: Path, text: str) -> None:
         """Stand in for the write to sysfs; a child process may call it, so the log is a file."""
         name = os.fspath(path.resolve().relative_to(self.root.resolve()))
+        self.before_write(name, text)
         with (self.root / _WRITES).open("a") as log:
             log.write(f"{name}={text!r}\n")
         for ending, number in self._refused.items():
@@ -154,6 +157,8 @@ class FakeTools:
         self.tree = tree
         self.calls: list[str] = []
         self.failing: dict[str, str] = {}
+        self.services: dict[str, str] = {}
+        self.restarts_denied = False
         self.before_rebuild: Callable[[str], object] = lambda what: None
 
     def rebuild(self, what: str, progress: Callable[[str], object]) -> None:
@@ -178,6 +183,19 @@ class FakeTools:
         self.calls.append(f"load {modalias}")
         model.load(self.tree.root, [modalias])
 
+    def running(self, service: str) -> str | None:
+        """Name this run of a service, None for one that does not run."""
+        return self.services.get(service)
+
+    def restart(self, service: str) -> bool:
+        """Start a service anew; False where the policy layer is told to deny it."""
+        self.calls.append(f"restart {service}")
+        self._fail_where_told("restart")
+        if self.restarts_denied:
+            return False
+        self.services[service] = f"{self.services.get(service, '')}+"
+        return True
+
     def _fail_where_told(self, what: str) -> None:
         if what in self.failing:
             raise host.CommandError((what,), "failed with exit code 1", (self.failing[what],))
@@ -198,10 +216,11 @@ class FakeTools:
         target.mkdir(exist_ok=True)
         for old in target.iterdir():
             old.unlink()
-        init_top = self.tree.root / "etc/initramfs-tools/scripts/init-top"
-        for script in sorted(init_top.iterdir()):
-            if os.access(script, os.X_OK):
-                (target / script.name).write_text(script.read_text())
+        for pattern in _BOOT_SCRIPTS:
+            for script in self.tree.root.glob(pattern):
+                if script.stat().st_mode & 0o111:
+                    name = script.relative_to(self.tree.root).as_posix().replace("/", "-")
+                    (target / name).write_text(script.read_text())
 
 
 def _below(root: Path, path: Path) -> str:
