@@ -7,16 +7,23 @@ import fnmatch
 import json
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ops
+from charms.pci_passthrough.v0 import nova_pci
 
+import controller
 from passthrough import (
     PassthroughError,
     host,
     inventory,
     migration,
+    nova,
+    nova_controller,
+    nova_report,
+    nova_verify,
     options,
     pci,
     rebind,
@@ -32,29 +39,43 @@ ROOT = Path("/")
 # Juju hands an action's results over as command-line arguments: Linux takes 128 KiB in one.
 MAX_RESULT = 120_000
 
+T = TypeVar("T")
+
 
 class Role(enum.Enum):
     """What a unit is for; each value is the endpoint that leads to its principal."""
 
     COMPUTE = "juju-info"
+    CONTROLLER = "nova-cloud-controller"
 
 
 class PciPassthroughCharm(ops.CharmBase):
-    """Brings each host to what the options ask for; every hook does the same one thing."""
+    """Brings each unit to what the options ask for; every hook does the same one thing."""
+
+    _stored = ops.StoredState()
 
     def __init__(self, framework: ops.Framework):
         super().__init__(framework)
         self._result: reconcile.Result | None = None
+        self._published: nova_controller.Publication | None = None
         self._problem: Exception | None = None
         self._removed = False
+        self._nova_pci = nova_pci.NovaPciProvider(self)
+        self._controller = controller.Controller(self, ROOT)
+        # said are the notes that are in the log already.
+        self._stored.set_default(controller=False, said=[])
         for event in (
             self.on.install,
             self.on.upgrade_charm,
             self.on.config_changed,
             self.on.start,
             self.on.update_status,
+            self.on.leader_elected,
             self.on.juju_info_relation_joined,
             self.on.juju_info_relation_changed,
+            self.on.nova_cloud_controller_relation_joined,
+            self.on.nova_cloud_controller_relation_changed,
+            self.on.nova_pci_relation_created,
         ):
             framework.observe(event, self._on_change)
         framework.observe(self.on.stop, self._on_removal)
@@ -66,13 +87,29 @@ class PciPassthroughCharm(ops.CharmBase):
         framework.observe(self.on.collect_unit_status, self._on_collect_status)
 
     def _on_change(self, _: ops.EventBase) -> None:
-        if self._role() is Role.COMPUTE:
-            self._reconcile()
+        role = self._role()
+        try:
+            wanted = self._options()
+            if self.unit.is_leader():
+                aliases = nova.aliases(wanted.devices)
+                self._nova_pci.publish_aliases(nova_pci.Alias(**each) for each in aliases)
+            if role is Role.COMPUTE:
+                self._reconcile(wanted)
+            elif role is Role.CONTROLLER:
+                self._publish(wanted)
+        except (PassthroughError, OSError) as error:
+            logger.error("%s", error)
+            self._problem = error
+        if role:
+            self._stored.controller = role is Role.CONTROLLER
 
     def _on_removal(self, _: ops.EventBase) -> None:
         self._removed = True
+        if self._stored.controller:
+            return  # a unit beside a compute service may have the same host
+        nothing = options.Options()
         result = reconcile.reconcile(
-            ROOT, self.app.name, options.Options(), host.HostTools(), logger.info
+            ROOT, self.app.name, nothing, host.HostTools(), logger.info, leaving=True
         )
         for error in result.outcome.failed.values():
             logger.warning("left on vfio-pci until the next boot: %s", error)
@@ -87,7 +124,14 @@ class PciPassthroughCharm(ops.CharmBase):
         self._answer(event, inventory.format_tree(described), {"devices": described})
 
     def _on_plan(self, event: ops.ActionEvent) -> None:
-        survey = self._survey_for(event)
+        if self._role() is Role.CONTROLLER:
+            published = self._attempt(event, self._survey_controller)
+            if published:
+                described = nova_report.describe_publication(published)
+                text = nova_report.publication_text(published)
+                self._answer(event, text, {"plan": {"nova": described}})
+            return
+        survey = self._attempt(event, self._survey)
         if survey:
             leftovers = migration.find(ROOT)
             self._answer(
@@ -97,7 +141,10 @@ class PciPassthroughCharm(ops.CharmBase):
             )
 
     def _on_rebind(self, event: ops.ActionEvent) -> None:
-        survey = self._survey_for(event)
+        if self._role() is Role.CONTROLLER:
+            event.fail("this unit is beside nova-cloud-controller and binds nothing")
+            return
+        survey = self._attempt(event, self._survey)
         if not survey:
             return
         try:
@@ -111,10 +158,9 @@ class PciPassthroughCharm(ops.CharmBase):
             event.fail("; ".join(failed))
 
     def _on_verify(self, event: ops.ActionEvent) -> None:
-        survey = self._survey_for(event)
-        if not survey:
+        checks = self._attempt(event, self._verify)
+        if not checks:
             return
-        checks = verify.verify(survey)
         self._answer(
             event,
             report.checks_table(checks),
@@ -127,40 +173,67 @@ class PciPassthroughCharm(ops.CharmBase):
     def _on_collect_status(self, event: ops.CollectStatusEvent) -> None:
         if self._removed:
             event.add_status(ops.MaintenanceStatus("everything given back"))
-        elif self._role() is None:
+            return
+        role = self._role()
+        if role is None:
             event.add_status(ops.WaitingStatus("waiting for a principal: integrate nova-compute"))
-        else:
-            event.add_status(self._compute_status())
-
-    def _compute_status(self) -> ops.StatusBase:
-        if not (self._result or self._problem):
-            self._look()
-        if self._problem or not self._result:
-            return ops.BlockedStatus(str(self._problem))
-        found = status.summarize(self._result.survey, self._result.outcome.failed)
-        return ops.StatusBase.from_name(found.kind, found.message)
-
-    def _reconcile(self) -> None:
+            return
+        found = self._problem and status.Status(status.BLOCKED, str(self._problem))
         try:
-            self._result = reconcile.reconcile(
-                ROOT, self.app.name, self._options(), host.HostTools(), logger.info
-            )
+            found = found or self._summarize(role)
         except (PassthroughError, OSError) as error:
-            logger.error("%s", error)
-            self._problem = error
+            found = status.Status(status.BLOCKED, str(error))
+        event.add_status(ops.StatusBase.from_name(found.kind, found.message))
 
-    def _look(self) -> None:
-        """Work out the status of a dispatch that did not reconcile, such as an action."""
-        try:
-            survey = reconcile.survey(ROOT, self.app.name, self._options())
-            self._result = reconcile.Result(survey)
-        except (PassthroughError, OSError) as error:
-            self._problem = error
+    def _summarize(self, role: Role) -> status.Status:
+        """Sum up what this dispatch did, or what is to be seen where it did nothing."""
+        if role is Role.CONTROLLER:
+            published = self._published or self._survey_controller()
+            return status.summarize_controller(self._options(), published)
+        result = self._result or reconcile.Result(self._survey())
+        return status.summarize(result.survey, result.outcome.failed)
 
-    def _survey_for(self, event: ops.ActionEvent) -> reconcile.Survey | None:
-        """Look at the host for an action, or fail the action with the reason."""
+    def _reconcile(self, wanted: options.Options) -> None:
+        self._result = reconcile.reconcile(
+            ROOT, self.app.name, wanted, host.HostTools(), logger.info
+        )
+        offer = self._result.survey.nova
+        self._nova_pci.publish_device_specs(
+            nova_pci.DeviceSpec(**each) for each in (*offer.device_specs, *offer.held)
+        )
+        self._log_once(offer.notes)
+
+    def _publish(self, wanted: options.Options) -> None:
+        relation = self._principal_relations(Role.CONTROLLER)[0]
+        self._published = self._controller.publish(relation, wanted)
+        self._log_once(self._published.notes)
+
+    def _log_once(self, notes: tuple[str, ...]) -> None:
+        said = list(self._stored.said)  # pyright: ignore[reportArgumentType]
+        for note in notes:
+            if note not in said:
+                logger.warning("%s", note)
+        if said != list(notes):
+            self._stored.said = list(notes)
+
+    def _survey(self) -> reconcile.Survey:
+        return reconcile.survey(ROOT, self.app.name, self._options())
+
+    def _survey_controller(self) -> nova_controller.Publication:
+        relation = self._principal_relations(Role.CONTROLLER)[0]
+        return self._controller.survey(relation, self._options())
+
+    def _verify(self) -> tuple[verify.Check, ...]:
+        if self._role() is not Role.CONTROLLER:
+            return verify.verify(self._survey())
+        aliases = nova.aliases(self._options().devices)
+        return nova_verify.check_controller(self._survey_controller(), aliases)
+
+    @staticmethod
+    def _attempt(event: ops.ActionEvent, question: Callable[[], T]) -> T | None:
+        """Ask for an action, or fail the action with the reason."""
         try:
-            return reconcile.survey(ROOT, self.app.name, self._options())
+            return question()
         except (PassthroughError, OSError) as error:
             event.fail(str(error))
             return None
@@ -174,12 +247,15 @@ class PciPassthroughCharm(ops.CharmBase):
         A relation id alone says nothing: one application can have units of both kinds, and each
         sees the ids of both endpoints.
         """
-        principal = os.environ.get("JUJU_PRINCIPAL_UNIT", "").partition("/")[0]
         for role in Role:
-            for relation in self.model.relations[role.value]:
-                if relation.app.name == principal:
-                    return role
+            if self._principal_relations(role):
+                return role
         return None
+
+    def _principal_relations(self, role: Role) -> list[ops.Relation]:
+        principal = os.environ.get("JUJU_PRINCIPAL_UNIT", "").partition("/")[0]
+        relations = self.model.relations[role.value]
+        return [each for each in relations if each.active and each.app.name == principal]
 
     @staticmethod
     def _answer(event: ops.ActionEvent, table: str, data: dict[str, Any]) -> None:

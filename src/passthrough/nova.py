@@ -117,11 +117,17 @@ def subordinate_configuration(published: Iterable[Fields]) -> str | None:
 
 
 def published_aliases(text: str | None) -> tuple[str, ...]:
-    """The lines of the aliases in what `subordinate_configuration` gave; () for None."""
+    """The lines of the aliases in what `subordinate_configuration` gave; () for None.
+
+    Another revision of the charm may have sent something else: that has no lines.
+    """
     if not text:
         return ()
-    pairs = json.loads(text)["nova"]["/etc/nova/nova.conf"]["sections"]["DEFAULT"]
-    return tuple(line for _, line in pairs)
+    try:
+        pairs = json.loads(text)["nova"]["/etc/nova/nova.conf"]["sections"]["DEFAULT"]
+        return tuple(line for key, line in pairs if key == "pci_alias")
+    except (ValueError, KeyError, TypeError):
+        return ()
 
 
 def to_line(fields: Fields) -> str:

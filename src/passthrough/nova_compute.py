@@ -109,11 +109,7 @@ def apply(
         progress(sentence)
 
     if offer.change:
-        path = root / offer.change.file.path
-        files.ensure(path, offer.content, nova.MODE, offer.facts.group)
-        if offer.content is None:
-            with contextlib.suppress(OSError):  # others have files in it, or it is not there
-                path.parent.rmdir()
+        _write(root, application, offer)
         report(f"/{offer.change.file.path}: {'removed' if offer.content is None else 'written'}")
     if not offer.read:
         _have_it_read(root, application, offer, tools, report)
@@ -124,6 +120,18 @@ def forget(root: Path, application: str) -> None:
     """Drop what is recorded of nova-compute, when nobody is left to act on it."""
     mine = record.read(root, application)
     record.write(root, application, dataclasses.replace(mine, nova=record.Nova()))
+
+
+def _write(root: Path, application: str, offer: nova_offer.Offer) -> None:
+    path = root / nova.path_of(application)
+    mine = record.read(root, application)
+    if offer.content is not None and not path.parent.is_dir():
+        known = dataclasses.replace(mine.nova, made_directory=True)
+        record.write(root, application, dataclasses.replace(mine, nova=known))
+    files.ensure(path, offer.content, nova.MODE, offer.facts.group)
+    if offer.content is None and mine.nova.made_directory:
+        with contextlib.suppress(OSError):  # others have files in it by now
+            path.parent.rmdir()
 
 
 def _have_it_read(
@@ -145,8 +153,8 @@ def _have_it_read(
             record.write(root, application, dataclasses.replace(mine, nova=denied))
             return
         report(f"{SERVICE}: restarted")
-    known = dataclasses.replace(mine, nova=record.Nova(read=digest))
-    record.write(root, application, known)
+    known = record.Nova(read=digest, made_directory=mine.nova.made_directory)
+    record.write(root, application, dataclasses.replace(mine, nova=known))
 
 
 def _held(root: Path, addresses: list[str]) -> frozenset[str]:

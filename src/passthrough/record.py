@@ -44,11 +44,13 @@ class Nova:
     ``read`` is the fingerprint of the content it last started with; empty where it read none.
     ``deferred`` is that of a content for which the policy layer denied a restart, and ``run`` the
     run of the service that went on without it; both empty where none was denied.
+    ``made_directory`` tells that nova.conf.d was not there before.
     """
 
     read: str = ""
     deferred: str = ""
     run: str = ""
+    made_directory: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +146,10 @@ def _parse(data: Any) -> Record:
     if reboot is not None:
         reboot = Reboot(str(reboot["plan"]), str(reboot["boot_id"]))
     nova = data.get("nova") or {}
-    known = Nova(*(str(nova.get(field.name, "")) for field in dataclasses.fields(Nova)))
+    known = Nova(
+        *(str(nova.get(name, "")) for name in ("read", "deferred", "run")),
+        made_directory=bool(nova.get("made_directory", False)),
+    )
     return Record(taken, activated, reboot, known)
 
 
