@@ -3,8 +3,8 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test unit functional lab integration lint format coverage pack lock upgrade \
-	nova-env clean distclean env deps
+.PHONY: help demo test unit functional lab integration lint format coverage docs reference pack \
+	analyse lock upgrade nova-env clean distclean env deps
 
 # Survives `git clone` and `make clean`: tools, Nova, the lab's disk images.
 export PCI_PASSTHROUGH_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pci-passthrough
@@ -53,8 +53,20 @@ format: env ## Format the code and mend what ruff can mend
 coverage: unit ## Write the unit tests' coverage to build/coverage/index.html
 	@$(PYTHON) -m coverage html --directory build/coverage
 
+docs: env ## Build the documentation into build/docs; a broken link or a warning is an error
+	@$(PYTHON) scripts/reference.py --check
+	@scripts/sync-env .venv-docs requirements/docs.txt
+	@.venv-docs/bin/mkdocs --quiet build --strict --clean --site-dir build/docs
+	@echo "build/docs/index.html"
+
+reference: env ## Write docs/reference/options.md and actions.md anew from the YAML files
+	@$(PYTHON) scripts/reference.py
+
 pack: ## Build build/pci-passthrough.charm with charmcraft
 	@scripts/pack
+
+analyse: pack ## Run charmcraft's linters over the packed charm
+	@scripts/analyse $(CHARM)
 
 lock: ## Write requirements/*.txt anew after a change of pyproject.toml
 	@scripts/lock
@@ -66,7 +78,8 @@ nova-env: ## Install the real Nova, for the functional tests, into the cache
 	@scripts/nova_env >/dev/null
 
 clean: ## Remove what make built here
-	rm -rf .venv .venv.lock .venv-integration .venv-integration.lock build .coverage
+	rm -rf .venv .venv.lock .venv-docs .venv-docs.lock .venv-integration .venv-integration.lock
+	rm -rf build .coverage .tox
 	rm -rf .pytest_cache .ruff_cache .hypothesis
 	find bin lib src tests scripts -name __pycache__ -prune -exec rm -rf {} +
 

@@ -22,6 +22,7 @@ TOP_FILES = {
     "actions.yaml",
     "config.yaml",
     "dispatch",
+    "icon.svg",
     "manifest.yaml",
     "metadata.yaml",
 }
@@ -88,7 +89,9 @@ def test_directory_is_shipped_whole_and_unmixed(names: list[str], directory: str
     assert packed
 
 
-@pytest.mark.parametrize("name", ["LICENSE", "actions.yaml", "config.yaml", "metadata.yaml"])
+@pytest.mark.parametrize(
+    "name", ["LICENSE", "actions.yaml", "config.yaml", "icon.svg", "metadata.yaml"]
+)
 def test_file_is_shipped_as_it_is(unpacked: pathlib.Path, name: str):
     assert (unpacked / name).read_bytes() == (ROOT / name).read_bytes()
 

@@ -1,0 +1,135 @@
+"""Write the reference pages of the options and actions from config.yaml and actions.yaml.
+
+usage: reference.py [--check]      --check writes nothing and fails when a page is out of date
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import re
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PAGES = ROOT / "docs" / "reference"
+
+_VALUE = re.compile(r"([a-z-]+): (.*)")
+_SPECIAL = re.compile(r"[*_<>|\[\]`]")
+
+OPTIONS_HEAD = """\
+# Options
+
+<!-- Written by `make reference` from config.yaml: edit that file. -->
+
+Set an option with `juju config pci-passthrough NAME=VALUE`. A value that is not accepted is named
+in the unit's status, item by item, and nothing changes on any host until it is corrected.
+"""
+ACTIONS_HEAD = """\
+# Actions
+
+<!-- Written by `make reference` from actions.yaml: edit that file. -->
+
+Run an action with `juju run pci-passthrough/0 NAME [PARAMETER=VALUE]`. Every action gives a table
+for people and JSON for programs; [Results of the actions](action-results.md) lists the fields.
+"""
+
+
+def write_options(config: Mapping[str, Any]) -> str:
+    """Return the page for the content of config.yaml, in its order."""
+    sections = [OPTIONS_HEAD]
+    for name, option in config["options"].items():
+        default = option.get("default")
+        shown = "empty" if default == "" else f"`{_plain(default)}`"
+        sections.append(
+            f"## {name}\n\nType: {option['type']}. Default: {shown}.\n\n"
+            f"{_markdown(option['description'])}\n"
+        )
+    return "\n".join(sections)
+
+
+def write_actions(actions: Mapping[str, Any]) -> str:
+    """Return the page for the content of actions.yaml, in its order."""
+    sections = [ACTIONS_HEAD]
+    for name, action in actions.items():
+        section = f"## {name}\n\n{_markdown(action['description'])}\n"
+        rows = [
+            f"| `{parameter}` | {schema['type']} | `{_plain(schema.get('default', ''))}` |"
+            f" {_escape(' '.join(schema['description'].split()))} |"
+            for parameter, schema in action.get("params", {}).items()
+        ]
+        if rows:
+            head = ["| parameter | type | default | meaning |", "| --- | --- | --- | --- |"]
+            section += "\n" + "\n".join(head + rows) + "\n"
+        sections.append(section.replace("| `` |", "| empty |"))
+    return "\n".join(sections)
+
+
+def _plain(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _markdown(text: str) -> str:
+    """Turn a plain description into Markdown, paragraph by paragraph."""
+    return "\n\n".join(_paragraph(part.split("\n")) for part in text.strip("\n").split("\n\n"))
+
+
+def _paragraph(lines: list[str]) -> str:
+    if all(line.startswith("  ") for line in lines):
+        return "\n".join(["```text", *(line[2:] for line in lines), "```"])
+    if not _VALUE.match(lines[0]):
+        return "\n".join(map(_escape, lines))
+    # One item a value: "auto: turn it on …", and lines that go on with it.
+    return "\n".join(
+        f"- `{value[1]}`: {_escape(value[2])}"
+        if (value := _VALUE.match(line))
+        else f"  {_escape(line)}"
+        for line in lines
+    )
+
+
+def _escape(text: str) -> str:
+    return _SPECIAL.sub(r"\\\g<0>", text)
+
+
+def render() -> dict[pathlib.Path, str]:
+    """Return every generated page: its path and its text."""
+
+    def read(name: str) -> Any:
+        return yaml.safe_load((ROOT / name).read_text(encoding="utf-8"))
+
+    return {
+        PAGES / "options.md": write_options(read("config.yaml")),
+        PAGES / "actions.md": write_actions(read("actions.yaml")),
+    }
+
+
+def find_outdated() -> list[pathlib.Path]:
+    """Return the pages that are not as they would be written, or not there."""
+    return [
+        path
+        for path, text in render().items()
+        if not path.exists() or path.read_text(encoding="utf-8") != text
+    ]
+
+
+def main() -> int:
+    """Write the pages, or check them."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when outdated")
+    if parser.parse_args().check:
+        outdated = find_outdated()
+        for path in outdated:
+            print(f"error: {path.relative_to(ROOT)} is out of date: make reference")
+        return int(bool(outdated))
+    for path, text in render().items():
+        path.write_text(text, encoding="utf-8")
+        print(path.relative_to(ROOT))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
