@@ -48,17 +48,22 @@ def hold(root: Path, purpose: str, seconds: float = WAIT) -> Iterator[None]:
     """
     path = root / PATH
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    end = time.monotonic() + seconds
+    handle = _open(path)
     try:
-        _acquire(handle, seconds)
-        os.ftruncate(handle, 0)
+        _acquire(handle, end, seconds)
+        while not _is_at(handle, path):
+            # The run before us took the file away with it, and somebody may have made a new one.
+            os.close(handle)
+            handle = _open(path)
+            _acquire(handle, end, seconds)
         os.pwrite(handle, f"{purpose} (process {os.getpid()})\n".encode(), 0)
         _held.add(handle)
         try:
             yield
         finally:
             _held.discard(handle)
-            os.ftruncate(handle, 0)
+            path.unlink(missing_ok=True)
     finally:
         os.close(handle)
 
@@ -72,8 +77,18 @@ def descriptors() -> tuple[int, ...]:
     return tuple(sorted(_held))
 
 
-def _acquire(handle: int, seconds: float) -> None:
-    end = time.monotonic() + seconds
+def _open(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+def _acquire(handle: int, end: float, seconds: float) -> None:
     told = False
     while True:
         try:

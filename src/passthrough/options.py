@@ -33,6 +33,7 @@ class Options:
     blacklist_drivers: tuple[str, ...] | None = None
     kernel_options: tuple[str, ...] = ()
     report_in_placement: bool = False
+    reboot_when_idle: bool = False
 
 
 def parse(config: Mapping[str, object]) -> Options:
@@ -49,6 +50,7 @@ def parse(config: Mapping[str, object]) -> Options:
         blacklist_drivers=_drivers(str(config.get("blacklist-drivers", "auto"))),
         kernel_options=_kernel_options(str(config.get("kernel-options", ""))),
         report_in_placement=bool(config.get("report-in-placement", False)),
+        reboot_when_idle=_choice(config, "reboot", ("manual", "when-idle")) == "when-idle",
     )
 
 

@@ -57,6 +57,7 @@ class Plan:
         pending: functions to give back once the guests that hold them are gone; left alone.
         grub_problem: why GRUB would boot without our options although its configuration was
             rebuilt, and what to do; None when all is well.
+        kernel_options: what the kernel's command line should hold for the claims.
     """
 
     release: tuple[Binding, ...] = ()
@@ -68,6 +69,7 @@ class Plan:
     record: Record = dataclasses.field(default_factory=Record)
     pending: tuple[Binding, ...] = ()
     grub_problem: str | None = None
+    kernel_options: tuple[str, ...] = ()
 
     @property
     def changes_host(self) -> bool:
@@ -155,6 +157,7 @@ def make(
         record=dataclasses.replace(record, taken=taken, activated=activated),
         pending=pending,
         grub_problem=None if boot.GRUB in rebuild else grub_problem,
+        kernel_options=tokens if claimed else (),
     )
 
 

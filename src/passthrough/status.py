@@ -6,51 +6,67 @@ import collections
 import dataclasses
 from collections.abc import Mapping
 
-from passthrough import nova_controller, nova_offer, options, pci
+from passthrough import nova_controller, nova_offer, options, pci, reboot
 from passthrough.reconcile import Survey
 from passthrough.vfio import BindError, InUseError
 
 ACTIVE = "active"
 BLOCKED = "blocked"
+MAINTENANCE = "maintenance"
+WAITING = "waiting"
+
+_REBOOT_KINDS = {
+    reboot.Action.NOW: MAINTENANCE,
+    reboot.Action.WAIT: WAITING,
+    reboot.Action.SPENT: BLOCKED,
+}
 
 NO_DEVICES = "devices is not set: run list-devices, then juju config devices=…"
 
 
 @dataclasses.dataclass(frozen=True)
 class Status:
-    """A Juju status: ``active`` or ``blocked``, and a sentence an operator can act on."""
+    """A Juju status, by one of the names above, and a sentence an operator can act on."""
 
     kind: str
     message: str
 
 
-def summarize(survey: Survey, failed: Mapping[str, BindError] | None = None) -> Status:
+def summarize(
+    survey: Survey,
+    failed: Mapping[str, BindError] | None = None,
+    verdict: reboot.Verdict | None = None,
+) -> Status:
     """Say how the unit is, the most urgent thing first.
 
     Args:
         survey: the host after the last run.
         failed: the functions whose driver the last run could not change, and why.
+        verdict: what is done about a reboot; None leaves it to the operator.
     """
     failed = failed or {}
-    if not survey.wanted.devices.items and not survey.plan.release:
+    planned = survey.plan
+    if not (survey.wanted.devices.items or planned.release or planned.pending):
         return Status(BLOCKED, NO_DEVICES)
     blocking = survey.decision.blocking
     if blocking:
         return Status(BLOCKED, _with_more(str(blocking[0]), len(blocking) - 1))
-    held = [error for error in failed.values() if isinstance(error, InUseError)]
+    held = [*_describe_pending(survey), *_describe_held(failed)]
     if held:
-        return Status(BLOCKED, _with_more(str(held[0]), len(held) - 1))
+        return Status(BLOCKED, _with_more(held[0], len(held) - 1))
     problems = survey.nova.problems
     if problems:
         return Status(BLOCKED, _with_more(problems[0], len(problems) - 1))
-    reasons = list(survey.plan.reboot)
-    for binding in (*survey.plan.bind, *survey.plan.release):
-        wanted = binding.target or "its native driver"
-        reasons.append(f"{binding.address} is on {binding.current or 'no driver'}, not {wanted}")
+    if planned.grub_problem:
+        return Status(BLOCKED, planned.grub_problem)
+    if verdict and verdict.action is not reboot.Action.NONE:
+        return Status(_REBOOT_KINDS[verdict.action], verdict.message)
+    reasons = reboot.reasons(planned)
     if reasons:
         return Status(BLOCKED, _with_more(f"reboot required: {reasons[0]}", len(reasons) - 1))
     ready = _count_ready(survey) if survey.decision.claims else "no matching device"
-    return Status(ACTIVE, "; ".join([ready, *_describe_nova(survey.nova)]))
+    said = [*_describe_overrides(survey), *_describe_nova(survey.nova)]
+    return Status(ACTIVE, "; ".join([ready, *said]))
 
 
 def summarize_controller(wanted: options.Options, published: nova_controller.Publication) -> Status:
@@ -68,6 +84,25 @@ def summarize_controller(wanted: options.Options, published: nova_controller.Pub
     names = sorted({alias["name"] for alias in published.aliases})
     said = [f"{', '.join(names)}: published to nova-cloud-controller"] if names else []
     return Status(ACTIVE, "; ".join([*said, *published.notes]) or "no alias to publish")
+
+
+def _describe_pending(survey: Survey) -> list[str]:
+    return [
+        f"{binding.address}: a guest holds it (process"
+        f" {', '.join(map(str, survey.held[binding.address]))}), and it is given back when that"
+        " guest is gone; stop or migrate the guest"
+        for binding in survey.plan.pending
+    ]
+
+
+def _describe_held(failed: Mapping[str, BindError]) -> list[str]:
+    return [str(error) for error in failed.values() if isinstance(error, InUseError)]
+
+
+def _describe_overrides(survey: Survey) -> list[str]:
+    """The functions that allow-in-use covers: what a guest has may be what the host needs."""
+    allowed = [claim.address for claim in survey.decision.claims if claim.item.allow_in_use]
+    return [f"allow-in-use: {', '.join(allowed)}"] if allowed else []
 
 
 def _describe_nova(offer: nova_offer.Offer) -> list[str]:

@@ -93,7 +93,7 @@ class TestFreshHost:
 class TestSettledHost:
     def test_changes_nothing(self):
         found = settled()
-        assert dataclasses.replace(found, record=Record()) == plan.Plan()
+        assert dataclasses.replace(found, record=Record(), kernel_options=()) == plan.Plan()
         assert found.record.taken == NATIVE
         assert not found.changes_host
 

@@ -1,0 +1,123 @@
+"""Whether the host has to start anew, and with ``reboot=when-idle`` whether it does so by itself.
+
+One reboot for one plan: what it was for is recorded before it is asked for. When the host has
+started anew and still is not as it was to be, another reboot would bring the same, so an operator
+has to look.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import hashlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from passthrough import guests, pci, plan, record
+from passthrough.reconcile import Survey
+
+
+class Action(enum.Enum):
+    """What to do about a reboot."""
+
+    NONE = "none"  # it is not needed, or not ours to do
+    NOW = "now"
+    WAIT = "wait"  # guests run
+    SPENT = "spent"  # it was done, and did not bring what was expected
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What to do about a reboot, and a sentence about it for the status."""
+
+    action: Action = Action.NONE
+    message: str = ""
+
+
+def reasons(planned: plan.Plan) -> tuple[str, ...]:
+    """Why the host has to start anew; empty when it need not."""
+    found = list(planned.reboot)
+    for binding in (*planned.bind, *planned.release):
+        wanted = binding.target or "its native driver"
+        found.append(f"{binding.address} is on {binding.current or 'no driver'}, not {wanted}")
+    return tuple(found)
+
+
+def key(survey: Survey) -> str:
+    """A digest of the plan that a reboot is to complete.
+
+    Of what was asked for and the kernel's options, not of the functions found: one that comes and
+    goes between boots would make every boot's plan a new one.
+    """
+    wanted = f"{survey.wanted}\0{' '.join(survey.plan.kernel_options)}"
+    return hashlib.sha256(wanted.encode()).hexdigest()
+
+
+def judge(survey: Survey, running: Callable[[], Sequence[guests.Guest]]) -> Verdict:
+    """Decide about a reboot; reads nothing but what ``running`` reads.
+
+    Args:
+        survey: the host after a run.
+        running: finds the guests; called only where they matter.
+    """
+    planned, boot_id = survey.plan, survey.facts.boot_id
+    why = reasons(planned)
+    if not why or not survey.wanted.reboot_when_idle:
+        return Verdict()
+    last = survey.record.reboot
+    if last and last.plan == key(survey) and last.boot_id != boot_id:
+        return Verdict(Action.SPENT, _describe_failure(survey))
+    # What an operator has to mend first would ask for a reboot of its own afterwards, and without
+    # a boot's id there is no telling whether one has happened.
+    if survey.decision.blocking or planned.grub_problem or planned.rebuild or not boot_id:
+        return Verdict()
+    found = running()
+    if found:
+        names = ", ".join(f"{each.name} (process {each.process})" for each in found[:3])
+        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
+        return Verdict(
+            Action.WAIT, f"reboot when no guest runs, and now {names}{more} does: {why[0]}"
+        )
+    return Verdict(Action.NOW, f"rebooting: {why[0]}")
+
+
+def arrange(root: Path, survey: Survey) -> Verdict:
+    """Decide about a reboot, and record it where the caller is to ask for it now.
+
+    The record is on the disk before the caller can ask: a crash in between costs the reboot's
+    place in the record nothing, since the host's boot is still the same one.
+
+    Raises:
+        OSError: when it cannot be recorded; no reboot may be asked for then.
+    """
+    verdict = judge(survey, lambda: guests.running(root))
+    if verdict.action is Action.NOW:
+        asked = record.Reboot(key(survey), survey.facts.boot_id)
+        mine = record.read(root, survey.application)
+        record.write(root, survey.application, dataclasses.replace(mine, reboot=asked))
+    return verdict
+
+
+def _describe_failure(survey: Survey) -> str:
+    """What the reboot was to bring and what there is instead."""
+    found = []
+    wanted = survey.plan.kernel_options
+    running = survey.facts.command_line
+    if any(token not in running for token in wanted):
+        keys = {token.partition("=")[0] for token in wanted}
+        shown = [token for token in running if token.partition("=")[0] in keys]
+        found.append(
+            f"expected {' '.join(wanted)} on the kernel's command line, found"
+            f" {' '.join(shown) or 'none of these'}"
+        )
+    if not survey.host.has_groups:
+        found.append("expected an active IOMMU, found no IOMMU group")
+    for claim in survey.decision.claims:
+        driver = claim.function.driver
+        if survey.host.has_groups and driver != pci.VFIO_PCI:
+            found.append(f"expected {claim.address} on vfio-pci, found {driver or 'no driver'}")
+    found += [
+        f"expected {each.address} on {each.target or 'its native driver'}, found {each.current}"
+        for each in survey.plan.release
+    ]
+    return f"the reboot did not help: {'; '.join(found)}; run verify, then reboot by hand"
