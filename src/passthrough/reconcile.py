@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from passthrough import (
@@ -12,6 +12,7 @@ from passthrough import (
     boot,
     claims,
     files,
+    lock,
     nova_compute,
     nova_offer,
     options,
@@ -19,6 +20,8 @@ from passthrough import (
     plan,
     platform,
     record,
+    usage,
+    vfio,
 )
 from passthrough.host import Tools
 
@@ -28,6 +31,8 @@ class Survey:
     """The host as it is, what is decided for it, and what would change.
 
     ``nova`` is what to offer to Nova now, ``nova_planned`` once all claims are on vfio-pci.
+    ``held`` are the processes that hold a function which is to be given back, by its address, and
+    ``root`` is the tree that was looked at.
     """
 
     application: str
@@ -39,6 +44,8 @@ class Survey:
     plan: plan.Plan
     nova: nova_offer.Offer = dataclasses.field(default_factory=nova_offer.Offer)
     nova_planned: nova_offer.Offer = dataclasses.field(default_factory=nova_offer.Offer)
+    held: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    root: Path = Path("/")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +72,16 @@ def survey(
             option asks for.
         UnsupportedHostError: when this host cannot do what is asked.
         RecordError: when an application's record is damaged.
+        StuckError: when looking would never end.
         OSError: when the tree cannot be read.
     """
+    vfio.check_responsive(root)
     host = pci.read(root)
     facts = platform.read(root)
     mine = record.read(root, application)
-    decision = claims.decide(wanted.devices, host, record.taken_by_others(root, application))
+    others = record.taken_by_others(root, application)
+    decision = claims.decide(wanted.devices, host, others, usage.read(root, host))
+    held = _find_held(root, host, plan.unclaimed(decision, mine, others))
     present = {file.path: files.read(root / file.path) for file in boot.owned_files(application)}
     now, planned = nova_compute.survey(
         root, application, wanted, decision, host, mine.nova, leaving=leaving
@@ -82,9 +93,21 @@ def survey(
         facts=facts,
         record=mine,
         decision=decision,
-        plan=plan.make(application, wanted, decision, host, facts, mine, present),
+        plan=plan.make(
+            application,
+            wanted,
+            decision,
+            host,
+            facts,
+            mine,
+            present,
+            held=held,
+            others=others,
+        ),
         nova=now,
         nova_planned=planned,
+        held=held,
+        root=root,
     )
 
 
@@ -99,17 +122,30 @@ def reconcile(
 ) -> Result:
     """Bring the host to what ``wanted`` asks for; default options undo everything.
 
-    Nova learns of a function after it was bound, and loses it before it is given back.
+    Nova learns of a function after it was bound, and loses it before it is given back. The host's
+    lock is held meanwhile.
 
     Returns:
         What was done, and the host as it is afterwards.
 
     Raises:
         PassthroughError: as `survey` does, before anything is changed; or when a rebuild or a
-            restart fails.
+            restart fails; or when another run has the lock and does not end.
         OSError: when a file cannot be read or written.
     """
+    with lock.hold(root, f"a hook of {application}"):
+        return _reconcile(root, application, wanted, tools, progress, leaving=leaving)
 
+
+def _reconcile(
+    root: Path,
+    application: str,
+    wanted: options.Options,
+    tools: Tools,
+    progress: Callable[[str], object],
+    *,
+    leaving: bool,
+) -> Result:
     def look() -> Survey:
         return survey(root, application, wanted, leaving=leaving)
 
@@ -133,3 +169,15 @@ def reconcile(
         nova_compute.forget(root, application)
     outcome = dataclasses.replace(outcome, did=(*withdrawn, *outcome.did, *offered))
     return Result(look() if offered else after, outcome)
+
+
+def _find_held(
+    root: Path, host: pci.Host, addresses: tuple[str, ...]
+) -> dict[str, tuple[int, ...]]:
+    """Find who holds these functions; all of /proc is read only where one is on vfio-pci."""
+    bound = [
+        address
+        for address in addresses
+        if address in host.functions and host.functions[address].driver == pci.VFIO_PCI
+    ]
+    return vfio.holders_of(root, bound) if bound else {}
