@@ -113,11 +113,14 @@ def make_usr(
             bind(str(tree / "usr" / name), str(root / "usr" / name))
 
 
-def make_proc(tree: pathlib.Path) -> None:
-    """Mount the box's own /proc, with the tree's files over the kernel's."""
-    mount("proc", "/proc", "proc", MS_NOSUID)
+def make_proc(tree: pathlib.Path, root: pathlib.Path) -> None:
+    """Mount the box's own /proc, with the tree's files over the kernel's.
+
+    This machine's /proc must still be in sight: without it only real root may mount another.
+    """
+    mount("proc", str(root / "proc"), "proc", MS_NOSUID)
     for path in sorted((tree / "proc").rglob("*")):
-        target = pathlib.Path("/proc") / path.relative_to(tree / "proc")
+        target = root / "proc" / path.relative_to(tree / "proc")
         if path.is_file() and target.exists():
             bind(str(path), str(target))
 
@@ -145,8 +148,8 @@ def be_first(spec: dict) -> None:
     os.close(device)
     (tree / "dev/kmsg").touch()
     bind(str(root / "sys" / sysfs.KMSG), str(root / "dev/kmsg"))
+    make_proc(tree, root)
     enter(root)
-    make_proc(tree)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans of the box are reaped
     print("ready", flush=True)
     sys.stdin.read()

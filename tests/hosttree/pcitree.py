@@ -86,12 +86,13 @@ class PciTree:
         facts.setdefault("multifunction", bool(siblings) or address[-1] != "0")
         of = Identity(address, vendor, device, class_code, subvendor, subdevice, **facts)
         domain_bus = address[:7]
-        above = self.directory(parent) if parent else self.root / f"sys/devices/pci{domain_bus}"
+        root_bus = self.root.resolve() / f"sys/devices/pci{domain_bus}"
+        above = self.directory(parent) if parent else root_bus
         directory = above / address
         directory.mkdir(parents=True)
+        below = directory.relative_to(self.root.resolve())
         for name, (mode, content) in pcifiles.attributes(of).items():
-            (directory / name).write_bytes(content)
-            (directory / name).chmod(mode)
+            self.write(f"{below}/{name}", content, mode)
         link(directory / "subsystem", self.root / "sys/bus/pci")
         link(self.root / DEVICES / address, directory)
         self._functions[address] = of
@@ -199,6 +200,7 @@ class PciTree:
 
     def _rewrite_config(self, address: str) -> None:
         of = self._functions[address]
-        for name, (_, content) in pcifiles.attributes(of).items():
+        for name, (mode, content) in pcifiles.attributes(of).items():
             if name in ("config", "secondary_bus_number", "subordinate_bus_number"):
-                (self.directory(address) / name).write_bytes(content)
+                (self.directory(address) / name).unlink()  # some are read-only
+                self.write(f"{DEVICES}/{address}/{name}", content, mode)
