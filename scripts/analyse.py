@@ -2,8 +2,9 @@
 
 `charmcraft analyse` alone reports a missing entrypoint, a charm of unknown language and of no
 framework: it neither expands the ${dispatch_path} in the dispatch script that charmcraft itself
-writes for charms with a virtual environment, nor looks for ops in its site-packages. So it is shown
-a copy in which both are where it looks, and then these linters do their work.
+writes for charms with a virtual environment, nor looks for ops in its site-packages. And it cannot
+read a charm library that has no LIBID yet, which Charmhub gives out when the library is registered.
+So it is shown a copy in which all three are as it expects; then these linters do their work.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ GOOD = ("ok", "python", "operator", "nonapplicable")
 
 
 def copy_for_linters(charm: pathlib.Path, target: pathlib.Path) -> None:
-    """Copy `charm` to `target` with a dispatch and an ops that the linters can find.
+    """Copy `charm` to `target` with what the linters look for in the place where they look.
 
     Raises:
         ValueError: when charmcraft writes another dispatch than it used to.
@@ -41,6 +42,8 @@ def copy_for_linters(charm: pathlib.Path, target: pathlib.Path) -> None:
                 content = content.replace(WRITTEN, PLAIN)
             if item.filename == "src/charm.py":
                 item.external_attr = 0o100755 << 16  # as PLAIN needs it; WRITTEN does not
+            if item.filename.startswith("lib/charms/") and b"\nLIBID" not in content:
+                content += b'\nLIBID = "none yet"\n'
             copy.writestr(item, content)
         copy.writestr("venv/ops/__init__.py", "")
 
