@@ -19,6 +19,7 @@ from passthrough import (
     PassthroughError,
     host,
     inventory,
+    lock,
     migration,
     nova,
     nova_controller,
@@ -27,10 +28,12 @@ from passthrough import (
     options,
     pci,
     rebind,
+    reboot,
     reconcile,
     report,
     status,
     verify,
+    vfio,
 )
 
 logger = logging.getLogger(__name__)
@@ -58,6 +61,7 @@ class PciPassthroughCharm(ops.CharmBase):
         super().__init__(framework)
         self._result: reconcile.Result | None = None
         self._published: nova_controller.Publication | None = None
+        self._verdict: reboot.Verdict | None = None
         self._problem: Exception | None = None
         self._removed = False
         self._nova_pci = nova_pci.NovaPciProvider(self)
@@ -113,6 +117,8 @@ class PciPassthroughCharm(ops.CharmBase):
         )
         for error in result.outcome.failed.values():
             logger.warning("left on vfio-pci until the next boot: %s", error)
+        for binding in result.survey.plan.pending:
+            logger.warning("%s: left on vfio-pci until the next boot for a guest", binding.address)
 
     def _on_list_devices(self, event: ops.ActionEvent) -> None:
         pattern = event.params["match"]
@@ -144,13 +150,8 @@ class PciPassthroughCharm(ops.CharmBase):
         if self._role() is Role.CONTROLLER:
             event.fail("this unit is beside nova-cloud-controller and binds nothing")
             return
-        survey = self._attempt(event, self._survey)
-        if not survey:
-            return
-        try:
-            done = rebind.rebind(ROOT, survey, event.params["address"], host.HostTools())
-        except (PassthroughError, OSError) as error:
-            event.fail(str(error))
+        done = self._attempt(event, lambda: self._rebind(event.params["address"]))
+        if done is None:
             return
         self._answer(event, report.rebind_table(done), {"functions": report.describe_rebind(done)})
         failed = [str(error) for error in done.values() if error]
@@ -191,7 +192,8 @@ class PciPassthroughCharm(ops.CharmBase):
             published = self._published or self._survey_controller()
             return status.summarize_controller(self._options(), published)
         result = self._result or reconcile.Result(self._survey())
-        return status.summarize(result.survey, result.outcome.failed)
+        verdict = self._verdict or reboot.look(ROOT, result.survey)
+        return status.summarize(result.survey, result.outcome.failed, verdict)
 
     def _reconcile(self, wanted: options.Options) -> None:
         self._result = reconcile.reconcile(
@@ -202,6 +204,16 @@ class PciPassthroughCharm(ops.CharmBase):
             nova_pci.DeviceSpec(**each) for each in (*offer.device_specs, *offer.held)
         )
         self._log_once(offer.notes)
+        for each in self._result.outcome.repaired:
+            logger.warning("repaired: %s", each)
+        self._verdict = reboot.arrange(ROOT, self._result.survey)
+        if self._verdict.action is reboot.Action.NOW:
+            logger.warning("%s", self._verdict.message)
+            self.unit.reboot()
+
+    def _rebind(self, address: str) -> dict[str, vfio.BindError | None]:
+        with lock.hold(ROOT, f"the rebind action of {self.app.name}"):
+            return rebind.rebind(ROOT, self._survey(), address, host.HostTools())
 
     def _publish(self, wanted: options.Options) -> None:
         relation = self._principal_relations(Role.CONTROLLER)[0]

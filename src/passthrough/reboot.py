@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from passthrough import guests, pci, plan, record
+from passthrough import guests, lock, pci, plan, record
 from passthrough.reconcile import Survey
 
 
@@ -93,8 +93,18 @@ def arrange(root: Path, survey: Survey) -> Verdict:
     verdict = judge(survey, lambda: guests.running(root))
     if verdict.action is Action.NOW:
         asked = record.Reboot(key(survey), survey.facts.boot_id)
-        mine = record.read(root, survey.application)
-        record.write(root, survey.application, dataclasses.replace(mine, reboot=asked))
+        with lock.hold(root, f"a hook of {survey.application}"):
+            mine = record.read(root, survey.application)
+            record.write(root, survey.application, dataclasses.replace(mine, reboot=asked))
+    return verdict
+
+
+def look(root: Path, survey: Survey) -> Verdict:
+    """Decide about a reboot as `arrange` does, for whoever cannot ask for one, as an action."""
+    verdict = judge(survey, lambda: guests.running(root))
+    if verdict.action is Action.NOW:
+        why = reasons(survey.plan)[0]
+        return Verdict(Action.WAIT, f"the next hook reboots the host: {why}")
     return verdict
 
 
