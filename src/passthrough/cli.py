@@ -20,6 +20,7 @@ from passthrough import (
     options,
     pci,
     reconcile,
+    record,
     report,
     tables,
     verify,
@@ -58,9 +59,18 @@ def _parser() -> argparse.ArgumentParser:
     ):
         sub = commands.add_parser(name, help=text)
         sub.add_argument("--devices", required=True, metavar="SPEC", help="the option devices")
-        sub.add_argument("--application", default="pci-passthrough", help="the Juju application")
+        sub.add_argument(
+            "--application", type=_application, default="pci-passthrough", help="the Juju application"
+        )
         sub.set_defaults(command=command)
     return parser
+
+
+def _application(name: str) -> str:
+    try:
+        return record.check_application(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _style() -> tables.Style:
