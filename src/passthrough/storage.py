@@ -86,7 +86,8 @@ def _uses(root: Path, disks: Disks) -> Iterator[tuple[str, use.Use]]:
 
 def _read_disks(root: Path) -> Disks:
     paths = use.read_links(root / _BLOCK)
-    own, numbers, labels, holders = {}, {}, {}, {}
+    own: dict[str, frozenset[str]] = {}
+    numbers, labels, holders = {}, {}, {}
     lower: dict[str, set[str]] = {name: set() for name in paths}
     for name, path in paths.items():
         device = root / _BLOCK / name
@@ -104,8 +105,9 @@ def _read_disks(root: Path) -> Disks:
         backing = pci.read_text(device / "loop/backing_file") or ""
         if backing.startswith("/dev/"):
             lower[name].update(_named(backing, paths, labels, root))
-        paths[name] = " ".join([path, *_controllers(root, path)])
-    return Disks(paths, {name: frozenset(lower[name]) for name in lower}, holders, numbers, labels)
+        ways = [path, *_controllers(root, path)]
+        own[name] = frozenset[str]().union(*(use.functions_on(way) for way in ways))
+    return Disks(own, {name: frozenset(lower[name]) for name in lower}, holders, numbers, labels)
 
 
 def _controllers(root: Path, path: str) -> list[str]:
