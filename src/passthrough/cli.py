@@ -60,7 +60,10 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text)
         sub.add_argument("--devices", required=True, metavar="SPEC", help="the option devices")
         sub.add_argument(
-            "--application", type=_application, default="pci-passthrough", help="the Juju application"
+            "--application",
+            type=_application,
+            default="pci-passthrough",
+            help="the Juju application",
         )
         sub.set_defaults(command=command)
     return parser
