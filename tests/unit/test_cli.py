@@ -1,0 +1,178 @@
+"""``pci-passthrough`` on a host: the same view as the actions, and never a change."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from collections.abc import Callable
+
+import hosttree
+import pytest
+from unit import fakekernel, made
+from unit.fakekernel import CLAIMED, GPUS
+
+from passthrough import cli, reconcile
+
+Run = Callable[..., tuple[int, str, str]]
+EVERYWHERE = ("etc", "var", "boot", "run", "usr", "sys", "proc", "dev")
+
+
+@pytest.fixture
+def run(tree: hosttree.HostTree, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run the command line on `tree`: exit code, output, errors."""
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        code = cli.main(["--root", os.fspath(tree.root), *arguments])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def ready(tree, kernel, tools) -> hosttree.HostTree:
+    """The host after the charm and a reboot."""
+    for _ in range(2):
+        wanted = made.wanted(GPUS)
+        reconcile.reconcile(tree.root, "pci-passthrough", wanted, tools, lambda said: None)
+        kernel.reboot()
+    return tree
+
+
+class TestList:
+    def test_shows_every_function(self, run: Run, tree):
+        code, shown, errors = run("list")
+        assert (code, errors) == (0, "")
+        for address in os.listdir(tree.root / "sys/bus/pci/devices"):
+            assert address in shown
+
+    def test_gives_programs_the_same(self, run: Run):
+        code, shown, _ = run("--json", "list")
+        rows = {row["address"]: row for row in json.loads(shown)}
+        assert code == 0
+        assert len(rows) == 14
+        card, bridge = rows["0000:83:00.0"], rows["0000:80:01.0"]
+        assert (card["id"], card["driver"], card["numa-node"]) == ("10de:1bb0", "nouveau", 1)
+        assert (card["claimable"], card["reason"]) == (True, None)
+        assert card["devices"] == "10de:1bb0@0000:83:00.0"
+        assert bridge["claimable"] is False
+        assert bridge["reason"] == "is a PCI bridge, which no guest can have"
+
+    def test_gives_text_that_the_option_takes(self, run: Run, tree):
+        rows = json.loads(run("--json", "list")[1])
+        for row in rows:
+            if row["claimable"]:
+                text = row["devices"]
+                survey = reconcile.survey(tree.root, "pci-passthrough", made.wanted(text))
+                assert row["address"] in survey.decision.addresses
+
+
+class TestPlan:
+    def test_shows_what_would_change_and_changes_nothing(self, run: Run, tree):
+        before = tree.snapshot(*EVERYWHERE)
+        code, shown, errors = run("plan", "--devices", GPUS)
+        assert (code, errors) == (0, "")
+        assert "+++ b/etc/initramfs-tools/scripts/init-top/pci-passthrough\n" in shown
+        assert f"bind at the next boot: {CLAIMED[0]}" in shown
+        assert "reboot required: the IOMMU is off until" in shown
+        assert tree.snapshot(*EVERYWHERE) == before
+
+    def test_names_files_after_the_application(self, run: Run):
+        shown = run("--json", "plan", "--devices", GPUS, "--application", "qat")[1]
+        paths = [each["path"] for each in json.loads(shown)["files"]]
+        assert "/etc/modules-load.d/pci-passthrough-qat.conf" in paths
+
+    def test_of_a_settled_host_is_empty(self, run: Run, ready):
+        code, shown, _ = run("plan", "--devices", GPUS)
+        assert code == 0
+        assert "\nnothing to change\n" in shown
+        assert "reboot required" not in shown
+
+
+class TestVerify:
+    def test_is_green_on_a_host_that_is_ready(self, run: Run, ready):
+        code, shown, errors = run("--json", "verify", "--devices", GPUS)
+        checks = json.loads(shown)
+        assert [each for each in checks if each["status"] == "fail"] == []
+        assert {"iommu", "boot-files", "initramfs", "grub"} <= {each["name"] for each in checks}
+        assert {f"driver {address}" for address in CLAIMED} <= {each["name"] for each in checks}
+        assert (code, errors) == (0, "")
+
+    def test_fails_with_its_exit_code_where_a_driver_is_wrong(self, run: Run, ready):
+        ready.bind("0000:84:00.0", "nouveau")
+        code, shown, _ = run("verify", "--devices", GPUS)
+        assert code == cli.EXIT_FAILED_CHECK
+        assert "driver 0000:84:00.0" in shown
+        assert "to mend it: " in shown
+
+    def test_fails_before_the_reboot(self, run: Run):
+        code, shown, _ = run("--json", "verify", "--devices", GPUS)
+        failed = {each["name"]: each for each in json.loads(shown) if each["status"] == "fail"}
+        assert code == cli.EXIT_FAILED_CHECK
+        assert failed["iommu"]["seen"] == "no IOMMU groups"
+        assert failed["iommu"]["fix"].startswith("reboot")
+        assert failed["driver 0000:83:00.0"]["seen"] == "nouveau"
+
+    def test_writes_nothing(self, run: Run, ready):
+        before = ready.snapshot(*EVERYWHERE)
+        run("verify", "--devices", "gpu=10de:1bb0")
+        assert ready.snapshot(*EVERYWHERE) == before
+
+
+@pytest.mark.parametrize("command", ["plan", "verify"])
+@pytest.mark.parametrize(
+    ("devices", "message"),
+    [
+        (
+            "gpu=10de:zzzz",
+            'devices: item 1 "gpu=10de:zzzz": product id "zzzz" is not four hex digits, e.g.'
+            " 10de:1bb0",
+        ),
+        (
+            "a=10de:1bb0, b=10de:1bb0@84:00.0",
+            "devices: item 2 b=10de:1bb0@0000:84:00.0: 0000:84:00.0 is claimed by item 1"
+            " (a=10de:1bb0) too; narrow one of them by address",
+        ),
+    ],
+    ids=["grammar", "twice"],
+)
+def test_what_is_refused_goes_to_stderr_with_its_exit_code(
+    run: Run, command: str, devices: str, message: str
+):
+    assert run(command, "--devices", devices) == (
+        cli.EXIT_REFUSED,
+        "",
+        f"pci-passthrough: {message}\n",
+    )
+
+
+@pytest.mark.parametrize("name", ["../../etc", "a b", "$(x)", "A"])
+def test_an_application_that_juju_would_not_name_so_is_refused(run: Run, capsys, name: str):
+    with pytest.raises(SystemExit) as caught:
+        run("plan", "--devices", GPUS, "--application", name)
+    assert caught.value.code == cli.EXIT_REFUSED
+    message = f"argument --application: {name!r} is not the name of a Juju application\n"
+    assert capsys.readouterr().err.endswith(message)
+
+
+@pytest.mark.parametrize("arguments", [[], ["plan"], ["bind"]], ids=["none", "no-devices", "other"])
+def test_wrong_usage_is_explained(run: Run, capsys, arguments: list[str]):
+    with pytest.raises(SystemExit) as caught:
+        run(*arguments)
+    assert caught.value.code == 2
+    assert "usage: pci-passthrough" in capsys.readouterr().err
+
+
+def test_an_empty_tree_is_a_host_without_pci(tmp_path: pathlib.Path, capsys):
+    assert cli.main(["--root", os.fspath(tmp_path), "--json", "list"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tree_without_rights_to_write_is_enough(run: Run, tree):
+    """An ordinary user looks at a host: nothing there is theirs."""
+    for directory in (*fakekernel.OWNED, "run"):
+        if (tree.root / directory).exists():
+            (tree.root / directory).chmod(0o555)
+    assert run("plan", "--devices", GPUS)[0] == 0
