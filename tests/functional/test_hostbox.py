@@ -120,19 +120,33 @@ class TestIsolation:
             box.run(["true"])
 
     def test_a_charm_runs_in_it(self, box, host, tmp_path):
-        charm = tmp_path / "charm"
-        charm.mkdir()
-        (charm / "metadata.yaml").write_text("name: c\n")
-        (charm / "dispatch").write_text(
-            '#!/bin/sh\njuju-log -- "$(pwd) $(cat /etc/hostname)"\ntouch made; echo x > /etc/made\n'
+        agent = self.deploy(
+            box,
+            tmp_path,
+            'juju-log -- "$(pwd) $(cat /etc/hostname)"; touch made; echo x >/etc/made',
         )
-        (charm / "dispatch").chmod(0o755)
-        agent = standin.Agent(tmp_path / "agent", command_prefix=box.command_prefix)
-        agent.deploy(charm)
         directory = agent.unit_directory() / "charm"
         assert agent.log()[0].message == f"{directory} made-up"
         assert (directory / "made").exists()
         assert host.read("etc/made") == "x\n"
+
+    def test_a_killed_hook_takes_its_children_in_the_box_along(self, box, tmp_path):
+        agent = self.deploy(box, tmp_path, "sleep 61 & juju-reboot --now; sleep 62")
+        assert agent.reboot_due() == "now"
+        processes = box.run(["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '"]).stdout
+        assert "hostbox/init.py" in processes
+        assert "sleep 6" not in processes
+
+    @staticmethod
+    def deploy(box, tmp_path, script):
+        charm = tmp_path / "charm"
+        charm.mkdir()
+        (charm / "metadata.yaml").write_text("name: c\n")
+        (charm / "dispatch").write_text(f"#!/bin/sh\n{script}\n")
+        (charm / "dispatch").chmod(0o755)
+        agent = standin.Agent(tmp_path / "agent", command_prefix=box.command_prefix)
+        agent.deploy(charm)
+        return agent
 
 
 class TestSysfs:
