@@ -33,9 +33,11 @@ lab: pack env deps ## Run the charm on a virtual machine with PCI devices
 	@scripts/tier "lab tests" $(PYTEST) tests/lab
 
 integration: pack ## Run the charm on a real Juju controller
-	@command -v juju >/dev/null || { \
-		echo "error: integration tests need the juju client and a controller with a machine cloud:" >&2; \
-		echo "  snap install juju && snap install lxd && juju bootstrap localhost" >&2; exit 1; }
+	@command -v juju >/dev/null && command -v charmcraft >/dev/null || { \
+		echo "error: the integration tests need a Juju controller with a machine cloud, and the two" >&2; \
+		echo "commands juju and charmcraft (pytest-operator asks for both). On Ubuntu:" >&2; \
+		echo "  sudo snap install juju && sudo snap install charmcraft --classic" >&2; \
+		echo "  sudo snap install lxd && sudo lxd init --auto && juju bootstrap localhost" >&2; exit 1; }
 	@scripts/sync-env .venv-integration requirements/integration.txt
 	@scripts/tier "integration tests" .venv-integration/bin/python -m pytest tests/integration
 
