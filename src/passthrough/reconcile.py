@@ -168,7 +168,8 @@ def _reconcile(
     if leaving:
         nova_compute.forget(root, application)
     outcome = dataclasses.replace(outcome, did=(*withdrawn, *outcome.did, *offered))
-    return Result(look() if offered else after, outcome)
+    changed = offered or not after.nova.read
+    return Result(look() if changed else after, outcome)
 
 
 def _find_held(
