@@ -1,0 +1,399 @@
+"""The wiring: every hook and action of the charm on a made-up host, through ops.testing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import pathlib
+import re
+from typing import Any
+
+import hosttree
+import ops
+import pytest
+import yaml
+from ops import testing
+from unit.fakekernel import CLAIMED, GPUS, OWNED, FakeKernel, FakeTools
+
+import charm
+from passthrough import host
+
+EVERYWHERE = (*OWNED, "boot", "sys", "dev")
+REBOOT = ops.BlockedStatus(
+    "reboot required: the IOMMU is off until the kernel starts with intel_iommu=on"
+)
+NOT_SET = ops.BlockedStatus("devices is not set: run list-devices, then juju config devices=…")
+PRINCIPAL = testing.SubordinateRelation("juju-info", remote_app_name="nova-compute")
+DECLARED_ACTIONS: dict[str, Any] = yaml.safe_load(
+    (pathlib.Path(charm.__file__).parents[1] / "actions.yaml").read_text()
+)
+HOOKS = ("install", "upgrade_charm", "config_changed", "start", "update_status")
+
+
+class Unit:
+    """A unit beside nova-compute/0: what Juju keeps of it between hooks."""
+
+    def __init__(self, tree: hosttree.HostTree, principal: str = "nova-compute/0"):
+        self.tree = tree
+        self.context = testing.Context(charm.PciPassthroughCharm, principal_unit=principal)
+        self.state = testing.State(relations=[PRINCIPAL])
+
+    def run(self, event: str = "config_changed", **config: Any) -> ops.StatusBase:
+        """Run a hook, with these options set from now on; the unit's status behind it."""
+        self.state = dataclasses.replace(
+            self.state, config={**self.state.config, **_dashed(config)}
+        )
+        self.state = self.context.run(getattr(self.context.on, event)(), self.state)
+        return ops.StatusBase.from_name(self.state.unit_status.name, self.state.unit_status.message)
+
+    def act(self, name: str, **params: Any) -> dict[str, Any]:
+        """Run an action; its results, structured parts parsed."""
+        self.state = self.context.run(self._action(name, params), self.state)
+        results = self.context.action_results or {}
+        return {key: text if key == "table" else json.loads(text) for key, text in results.items()}
+
+    def act_in_vain(self, name: str, **params: Any) -> tuple[str, dict[str, Any]]:
+        """Run an action that fails; the reason, and the results it gives all the same."""
+        event = self._action(name, params)
+        with pytest.raises(testing.ActionFailed) as caught:
+            self.context.run(event, self.state)
+        return caught.value.message, self.context.action_results or {}
+
+    def _action(self, name: str, params: dict[str, Any]):
+        """The action as Juju asks for it: with the defaults of the parameters left out."""
+        declared = DECLARED_ACTIONS[name].get("params", {})
+        defaults = {key: row["default"] for key, row in declared.items() if "default" in row}
+        return self.context.on.action(name, params={**defaults, **params})
+
+
+def _dashed(named: dict[str, Any]) -> dict[str, Any]:
+    return {name.replace("_", "-"): value for name, value in named.items()}
+
+
+@pytest.fixture
+def unit(
+    tree: hosttree.HostTree,
+    kernel: FakeKernel,
+    tools: FakeTools,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Unit:
+    """A unit on `tree`, whose kernel and tools answer."""
+    del kernel
+    monkeypatch.setattr(charm, "ROOT", tree.root)
+    monkeypatch.setattr(host, "HostTools", lambda: tools)
+    return Unit(tree)
+
+
+@pytest.fixture
+def ready(unit: Unit, kernel: FakeKernel, tools: FakeTools) -> Unit:
+    """A unit that has its devices: configured, rebooted, started."""
+    unit.run("config_changed", devices=GPUS)
+    kernel.reboot()
+    unit.run("start")
+    tools.calls.clear()
+    kernel.forget_writes()
+    return unit
+
+
+def identities(tree: hosttree.HostTree) -> dict[str, tuple[int, int]]:
+    files = [path for each in OWNED for path in (tree.root / each).rglob("*") if path.is_file()]
+    return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+
+class TestRole:
+    def test_without_a_principal_it_waits_and_writes_nothing(self, unit: Unit, tree):
+        unit.state = dataclasses.replace(unit.state, relations=[])
+        before = tree.snapshot(*EVERYWHERE)
+        for event in HOOKS:
+            assert unit.run(event, devices=GPUS) == ops.WaitingStatus(
+                "waiting for a principal: integrate nova-compute"
+            )
+        assert tree.snapshot(*EVERYWHERE) == before
+
+    def test_a_relation_of_another_unit_of_the_application_says_nothing(
+        self, unit: Unit, tree, tools
+    ):
+        """Every unit sees the relation ids of all; only its own principal tells its role."""
+        other = Unit(tree, principal="keystone/0")
+        assert other.run(devices=GPUS).name == "waiting"
+        assert tools.calls == []
+
+    @pytest.mark.parametrize("principal", ["nova-compute/0", "nova-compute/12"])
+    def test_any_unit_of_the_principal_will_do(self, unit: Unit, tree, principal: str):
+        assert Unit(tree, principal=principal).run(devices=GPUS) == REBOOT
+
+
+class TestHooks:
+    @pytest.mark.parametrize("event", HOOKS)
+    def test_each_does_the_same_one_thing(self, unit: Unit, tools, event: str):
+        assert unit.run(event, devices=GPUS) == REBOOT
+        assert tools.calls == ["rebuild initramfs", "rebuild grub"]
+
+    @pytest.mark.parametrize("event", ["relation_joined", "relation_changed"])
+    def test_the_principals_relation_does_it_too(self, unit: Unit, tools, event: str):
+        unit.state = dataclasses.replace(unit.state, config={"devices": GPUS})
+        relation = next(iter(unit.state.relations))
+        hook = getattr(unit.context.on, event)(relation, remote_unit=0)
+        unit.state = unit.context.run(hook, unit.state)
+        assert unit.state.unit_status.name == "blocked"
+        assert tools.calls == ["rebuild initramfs", "rebuild grub"]
+
+    def test_before_devices_is_set_the_way_on_is_said(self, unit: Unit, tree):
+        before = tree.snapshot(*EVERYWHERE)
+        assert unit.run("install") == NOT_SET
+        assert unit.run("start") == NOT_SET
+        assert tree.snapshot(*EVERYWHERE) == before
+
+    def test_after_the_reboot_start_finds_the_devices_ready(self, unit: Unit, kernel):
+        unit.run(devices=GPUS)
+        kernel.reboot()
+        assert unit.run("start") == ops.ActiveStatus("gpu: 2 ready")
+        assert kernel.drivers()["0000:85:00.0"] == "nouveau"
+
+    def test_with_nothing_changed_no_hook_touches_anything(self, ready: Unit, kernel, tools, tree):
+        before = identities(tree)
+        for event in HOOKS:
+            assert ready.run(event) == ops.ActiveStatus("gpu: 2 ready")
+        assert identities(tree) == before
+        assert (tools.calls, kernel.writes()) == ([], [])
+
+    def test_no_matching_device_is_active_and_writes_nothing(self, unit: Unit, tree, tools):
+        before = tree.snapshot(*EVERYWHERE)
+        assert unit.run(devices="gpu=10de:2235") == ops.ActiveStatus("no matching device")
+        assert tree.snapshot(*EVERYWHERE) == before
+        assert tools.calls == []
+
+    def test_a_failing_rebuild_is_told_and_tried_again(self, unit: Unit, tools):
+        tools.failing["grub"] = "grub-mkconfig: syntax error"
+        found = unit.run(devices=GPUS)
+        assert found == ops.BlockedStatus(
+            "grub failed with exit code 1: grub-mkconfig: syntax error"
+        )
+        tools.failing.clear()
+        assert unit.run("update_status") == REBOOT
+
+    def test_what_is_done_goes_to_the_log(self, unit: Unit):
+        unit.run(devices=GPUS)
+        said = [line.message for line in unit.context.juju_log if line.level == "INFO"]
+        assert "/etc/default/grub.d/95-pci-passthrough.cfg: written" in said
+        assert "initramfs: rebuilt" in said
+
+
+HOSTILE = {
+    "id": (
+        {"devices": "gpu=10de:zzzz"},
+        'devices: item 1 "gpu=10de:zzzz": product id "zzzz" is not four hex digits, e.g. 10de:1bb0',
+    ),
+    "key": (
+        {"devices": "- {id: 10de:1bb0, slot: 1}"},
+        "devices: item 1 {'id': '10de:1bb0', 'slot': '1'}: unknown key \"slot\"; the keys are"
+        " alias, id, address, device-type, numa-policy, resource-class, traits, live-migratable,"
+        " managed, companions, allow-in-use",
+    ),
+    "other-id": (
+        {"devices": "gpu=10de:1bb0@0000:3b:00.0"},
+        "devices: item 1 gpu=10de:1bb0@0000:3b:00.0: 0000:3b:00.0 holds 8086:1572, not 10de:1bb0;"
+        " correct the id or the address",
+    ),
+    "twice": (
+        {"devices": "a=10de:1bb0, b=10de:1bb0@84:00.0"},
+        "devices: item 2 b=10de:1bb0@0000:84:00.0: 0000:84:00.0 is claimed by item 1 (a=10de:1bb0)"
+        " too; narrow one of them by address",
+    ),
+    "ten-thousand": (
+        {"devices": "10de:1bb0 " * 10_000},
+        'devices: item 257 "10de:1bb0": there are 10000, and at most 256 are accepted. One item by'
+        " id alone, or with an address glob such as 0000:8[34]:00.0, covers many devices",
+    ),
+    "substitution": (
+        {"devices": GPUS, "kernel_options": "x=$(reboot)"},
+        'kernel-options: item 1 "x=$(reboot)": not NAME or NAME=VALUE of letters, digits and'
+        " . _ - , : ; / @ + % (quotes, spaces and $ cannot be passed on)",
+    ),
+    "newline": (
+        {"devices": '- {id: 10de:1bb0, alias: "a\\nb"}'},
+        "devices: item 1 {'alias': 'a\\\\nb', 'id': '10de:1bb0'}: alias: alias \"a\\nb\" is not a"
+        " name of up to 64 letters, digits, '.', '_' and '-' that begins with a letter or digit",
+    ),
+    "quote": (
+        {"devices": GPUS, "blacklist_drivers": "nouveau'"},
+        "blacklist-drivers: item 1 \"nouveau'\": not a module name (letters, digits, '_' and '-');"
+        " write auto, or names such as nouveau,nvidiafb",
+    ),
+}
+
+
+class TestHostileConfiguration:
+    @pytest.mark.parametrize(("config", "message"), HOSTILE.values(), ids=HOSTILE)
+    def test_blocks_with_option_item_and_reason_and_writes_nothing(
+        self, unit: Unit, tree, tools, config: dict[str, Any], message: str
+    ):
+        before = tree.snapshot(*EVERYWHERE)
+        assert unit.run(**config) == ops.BlockedStatus(message)
+        assert unit.run("update_status") == ops.BlockedStatus(message)
+        assert tree.snapshot(*EVERYWHERE) == before
+        assert tools.calls == []
+
+    def test_leaves_what_an_earlier_configuration_made(self, ready: Unit, tree, kernel):
+        before = tree.snapshot(*EVERYWHERE)
+        assert ready.run(devices="gpu=10de:zzzz").name == "blocked"
+        assert tree.snapshot(*EVERYWHERE) == before
+        assert ready.run(devices=GPUS) == ops.ActiveStatus("gpu: 2 ready")
+
+    def test_does_not_stop_the_removal(self, ready: Unit, kernel):
+        ready.run(devices="gpu=10de:zzzz")
+        ready.run("stop")
+        assert "vfio-pci" not in kernel.drivers().values()
+
+    @pytest.mark.parametrize("action", ["plan", "verify", "rebind"])
+    def test_fails_an_action_with_the_same_words(self, unit: Unit, action: str):
+        unit.run(devices="gpu=10de:zzzz")
+        message, results = unit.act_in_vain(action)
+        assert message == HOSTILE["id"][1]
+        assert results == {}
+
+    def test_leaves_list_devices_working(self, unit: Unit):
+        unit.run(devices="gpu=10de:zzzz")
+        assert len(unit.act("list-devices")["devices"]) == 14
+
+
+class TestRemoval:
+    def test_restores_etc_and_gives_the_devices_back(self, unit: Unit, kernel, tree, tools):
+        before = tree.snapshot(*OWNED)
+        unit.run(devices=GPUS, blacklist_drivers="nvidiafb", kernel_options="pci=realloc")
+        kernel.reboot()
+        unit.run("start")
+        assert unit.run("stop") == ops.MaintenanceStatus("everything given back")
+        assert tree.snapshot(*OWNED) == before
+        assert "vfio-pci" not in kernel.drivers().values()
+        tools.calls.clear()
+        unit.run("remove")
+        assert tools.calls == []
+
+    def test_works_after_the_relation_is_gone(self, ready: Unit, kernel, tree):
+        ready.state = dataclasses.replace(ready.state, relations=[])
+        ready.run("stop")
+        assert "vfio-pci" not in kernel.drivers().values()
+
+    def test_that_cannot_rebuild_fails_so_that_juju_runs_it_again(self, ready: Unit, tools):
+        tools.failing["initramfs"] = "No space left on device"
+        with pytest.raises(testing.errors.UncaughtCharmError, match="No space left on device"):
+            ready.run("stop")
+        tools.failing.clear()
+        assert ready.run("stop") == ops.MaintenanceStatus("everything given back")
+
+    def test_leaves_what_a_guest_holds_and_says_so(self, ready: Unit, kernel):
+        kernel.hold("0000:83:00.0")
+        ready.run("stop")
+        assert kernel.drivers()["0000:83:00.0"] == "vfio-pci"
+        assert kernel.drivers()["0000:84:00.0"] == "nouveau"
+        warnings = [line.message for line in ready.context.juju_log if line.level == "WARNING"]
+        assert any("0000:83:00.0" in warning for warning in warnings)
+
+
+class TestActions:
+    def test_list_devices_shows_table_and_structure(self, unit: Unit):
+        found = unit.act("list-devices")
+        rows = {row["address"]: row for row in found["devices"]}
+        assert set(found) == {"table", "devices"}
+        assert rows["0000:83:00.0"]["devices"] == "10de:1bb0@0000:83:00.0"
+        assert all(address in found["table"] for address in rows)
+
+    @pytest.mark.parametrize(
+        ("match", "count"),
+        [("10de:*", 6), ("0000:83:*", 2), ("0000:83:00.0", 1), ("8086:1572", 2), ("x", 0)],
+    )
+    def test_list_devices_can_be_narrowed(self, unit: Unit, match: str, count: int):
+        assert len(unit.act("list-devices", match=match)["devices"]) == count
+
+    def test_plan_shows_what_would_change_and_changes_nothing(self, unit: Unit, tree):
+        unit.state = dataclasses.replace(unit.state, config={"devices": GPUS})
+        before = tree.snapshot(*EVERYWHERE)
+        found = unit.act("plan")
+        assert found["plan"]["rebuild"] == ["initramfs", "grub"]
+        assert [each["address"] for each in found["plan"]["claims"]] == list(CLAIMED)
+        assert "+++ b/etc/default/grub.d/95-pci-passthrough.cfg" in found["table"]
+        assert tree.snapshot(*EVERYWHERE) == before
+
+    def test_verify_is_green_when_ready(self, ready: Unit):
+        checks = ready.act("verify")["checks"]
+        assert {check["status"] for check in checks} <= {"ok", "unknown"}
+        assert {f"driver {address}" for address in CLAIMED} <= {each["name"] for each in checks}
+
+    def test_verify_fails_and_still_shows_every_check(self, ready: Unit, tree):
+        tree.bind("0000:84:00.0", "nouveau")
+        message, results = ready.act_in_vain("verify")
+        checks = {each["name"]: each for each in json.loads(results["checks"])}
+        assert checks["driver 0000:84:00.0"]["status"] == "fail"
+        assert "driver 0000:84:00.0" in message
+        assert message.partition(" checks failed: ")[0].endswith(f" of {len(checks)}")
+        assert "to mend it: " in results["table"]
+
+    def test_rebind_reports_every_function(self, ready: Unit, kernel):
+        found = ready.act("rebind")
+        assert [each["address"] for each in found["functions"]] == list(CLAIMED)
+        assert all(each["bound"] for each in found["functions"])
+        assert "0000:83:00.0  bound to vfio-pci" in found["table"]
+
+    def test_rebind_of_what_a_guest_holds_fails_and_does_the_rest(self, ready: Unit, kernel):
+        kernel.hold("0000:83:00.0")
+        message, results = ready.act_in_vain("rebind")
+        assert "0000:83:00.0: a guest holds it" in message
+        bound = {row["address"]: row["bound"] for row in json.loads(results["functions"])}
+        assert bound == {
+            "0000:83:00.0": False,
+            "0000:83:00.1": False,
+            "0000:84:00.0": True,
+            "0000:84:00.1": True,
+        }
+
+    def test_rebind_of_one_that_is_not_claimed_is_refused(self, ready: Unit, kernel):
+        message, results = ready.act_in_vain("rebind", address="0000:85:00.0")
+        assert message.startswith('"0000:85:00.0" is not claimed on this host; claimed are 0000:83')
+        assert results == {}
+        assert kernel.writes() == []
+
+    def test_results_that_juju_cannot_carry_are_left_out_and_said(
+        self, unit: Unit, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(charm, "MAX_RESULT", 4_000)
+        message, results = unit.act_in_vain("list-devices")
+        assert message.startswith("devices: more than Juju carries in one result; narrow the")
+        assert list(results) == ["table"]
+        assert unit.act("list-devices", match="0000:83:00.0")["devices"]
+
+    @pytest.mark.parametrize("action", ["list-devices", "plan", "verify"])
+    def test_that_only_look_change_no_file(self, ready: Unit, tree, action: str):
+        before = identities(tree)
+        ready.act(action)
+        assert identities(tree) == before
+
+    def test_an_action_leaves_the_status_as_the_host_is(self, ready: Unit, tree):
+        ready.act("plan")
+        status = ready.state.unit_status
+        assert (status.name, status.message) == ("active", "gpu: 2 ready")
+
+
+@pytest.mark.parametrize("name", DECLARED_ACTIONS)
+def test_an_action_takes_nothing_that_is_not_declared(name: str):
+    assert re.fullmatch("[a-z]+(-[a-z]+)*", name)
+    assert DECLARED_ACTIONS[name]["additionalProperties"] is False
+    assert DECLARED_ACTIONS[name]["description"]
+
+
+def test_two_applications_have_files_of_their_own(unit: Unit, tree, kernel):
+    unit.run(devices="gpu=10de:1bb0@83:00.0")
+    second = Unit(tree)
+    second.context = testing.Context(
+        charm.PciPassthroughCharm, principal_unit="nova-compute/0", app_name="qat"
+    )
+    second.run(devices="gpu=10de:1bb0@84:00.0")
+    kernel.reboot()
+    for each in (unit, second):
+        assert each.run("start") == ops.ActiveStatus("gpu: 1 ready")
+    assert (tree.root / "etc/modules-load.d/pci-passthrough-qat.conf").exists()
+    assert kernel.drivers() == {
+        **dict.fromkeys(CLAIMED, "vfio-pci"),
+        "0000:85:00.0": "nouveau",
+        "0000:85:00.1": "snd_hda_intel",
+    }
