@@ -70,6 +70,25 @@ def sweep(paths: Iterable[Path]) -> None:
             _unfinished(path).unlink(missing_ok=True)
 
 
+def move_into_place(new: Path, path: Path) -> None:
+    """Put a whole file that another program wrote in the place of ``path``, with its mode.
+
+    Raises:
+        OSError: when that fails; the old content is then still there.
+    """
+    handle = os.open(new, os.O_RDWR)
+    try:
+        with contextlib.suppress(FileNotFoundError):  # the first one keeps the mode it has
+            old = path.stat()
+            os.fchmod(handle, old.st_mode & 0o7777)
+            os.fchown(handle, old.st_uid, old.st_gid)
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+    os.replace(new, path)
+    _sync_directory(path.parent)
+
+
 def settle(path: Path) -> None:
     """Wait until a file that another program wrote, and its name, are on the disk.
 

@@ -42,6 +42,11 @@ class Objection:
     reason: str
     overridable: bool
 
+    @property
+    def fact(self) -> str:
+        """The reason without the way out."""
+        return self.reason.partition("; ")[0]
+
 
 def _pci_bridge(function: pci.Function, usage: Usage) -> str | None:
     del usage
@@ -130,7 +135,7 @@ def object_to_group(
                 return Objection(
                     GROUP_IN_USE,
                     f"shares IOMMU group {function.group} with {sibling.address}, which"
-                    f" {reason.removesuffix(_WAY_OUT)}; free that, or move the card to a slot with"
+                    f" {reason.partition('; ')[0]}; free that, or move the card to a slot with"
                     " a group of its own",
                     overridable=True,
                 )

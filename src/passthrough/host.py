@@ -8,19 +8,25 @@ from __future__ import annotations
 
 import collections
 import logging
+import os
 import shutil
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
-from passthrough import PassthroughError
+from passthrough import PassthroughError, files, lock
 
 logger = logging.getLogger(__name__)
+
+BOOT = Path("/boot")
+GRUB_CONFIG = BOOT / "grub/grub.cfg"
 
 # A hung package trigger must not hold the machine's hook lock for ever.
 REBUILD_TIMEOUT = 3600.0
 SERVICE_TIMEOUT = 300.0
+MODPROBE_TIMEOUT = 300.0
 # Debian's policy-rc.d interface: "action not allowed".
 _POLICY_DENIED = 101
 _TAIL_LINES = 8
@@ -84,13 +90,21 @@ class HostTools:
             command = _UPDATE_INITRAMFS if shutil.which(_UPDATE_INITRAMFS[0]) else _DRACUT
         started = time.monotonic()
         progress(f"{' '.join(command)}: running")
-        run(command, timeout=REBUILD_TIMEOUT)
+        if what == "grub":
+            _update_grub(command)
+        else:
+            run(command, REBUILD_TIMEOUT, lock.descriptors())
+            _settle_initramfs()
         progress(f"{' '.join(command)}: done in {time.monotonic() - started:.0f} s")
 
     def load_vfio(self) -> None:
         """Load vfio-pci and the IOMMU backend, where the kernel has them as modules."""
         for module in ("vfio_iommu_type1", "vfio-pci"):
-            _modprobe(module)
+            try:
+                _modprobe(module)
+            except CommandError:
+                # charmhelpers lets modprobe's words go by; a second attempt keeps them.
+                run(("modprobe", module), MODPROBE_TIMEOUT)
 
     def load_native(self, modalias: str) -> None:
         """Load what the modalias names; modprobe leaves out what modprobe.d blacklists."""
@@ -122,12 +136,15 @@ class HostTools:
         return True
 
 
-def run(command: tuple[str, ...], timeout: float) -> tuple[str, ...]:
+def run(
+    command: tuple[str, ...], timeout: float, descriptors: tuple[int, ...] = ()
+) -> tuple[str, ...]:
     """Run a command to its end, logging what it prints.
 
     Args:
         command: the program, found on PATH, and its arguments; no shell is involved.
         timeout: seconds after which it is killed.
+        descriptors: open files that it inherits.
 
     Returns:
         The last lines it printed.
@@ -143,6 +160,7 @@ def run(command: tuple[str, ...], timeout: float) -> tuple[str, ...]:
             stderr=subprocess.STDOUT,
             timeout=timeout,
             check=False,
+            pass_fds=descriptors,
         )
     except FileNotFoundError as error:
         raise CommandError(command, "is not installed on this host") from error
@@ -157,6 +175,32 @@ def run(command: tuple[str, ...], timeout: float) -> tuple[str, ...]:
         what = f"failed with exit code {done.returncode}"
         raise CommandError(command, what, tail, done.returncode)
     return tail
+
+
+def _update_grub(command: tuple[str, ...]) -> None:
+    """Have a new grub.cfg made beside the old one, and put it in its place when it is whole.
+
+    By itself grub-mkconfig writes over grub.cfg (``cat ${grub_cfg}.new > ${grub_cfg}``): a power
+    cut or a full disk at that moment leaves a host that does not boot.
+    """
+    target = Path(os.path.realpath(GRUB_CONFIG))
+    made = target.with_name(f"{target.name}.pci-passthrough")
+    made.unlink(missing_ok=True)
+    try:
+        run((*command, f"--output={made}"), REBUILD_TIMEOUT, lock.descriptors())
+        # An update-grub that somebody has replaced may know no --output; it did it all itself.
+        if made.exists():
+            files.move_into_place(made, target)
+    finally:
+        for left in (made, made.with_name(f"{made.name}.new")):
+            left.unlink(missing_ok=True)
+
+
+def _settle_initramfs() -> None:
+    """Wait until every initramfs is on the disk: the caller is about to record that it is."""
+    for path in {each.resolve() for each in BOOT.glob("initr*")}:
+        if path.is_file():
+            files.settle(path)
 
 
 def _tail(output: bytes | None) -> tuple[str, ...]:

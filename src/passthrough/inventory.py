@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from passthrough import claims, names, pci, tables
+from passthrough import claims, names, pci, tables, usage
 
 # The longest driver names that are common, such as snd_hda_intel.
 _DRIVER_WIDTH = 13
@@ -22,9 +22,10 @@ def describe(root: Path, host: pci.Host) -> list[dict[str, Any]]:
         None; ``devices`` is the item that would claim exactly this function.
     """
     known = names.look_up(root, host.functions.values())
+    used = usage.read(root, host)
     described = []
     for address, function in host.functions.items():
-        reason = claims.explain_unclaimable(function, host)
+        reason = claims.explain_unclaimable(function, host, used)
         described.append(
             {
                 "address": address,

@@ -29,6 +29,8 @@ def describe_plan(survey: Survey, leftovers: Sequence[migration.Leftover] = ()) 
                 "driver": claim.function.driver,
                 "alias": claim.item.alias if claim.companion_of is None else None,
                 "companion-of": claim.companion_of,
+                "allow-in-use": claim.item.allow_in_use,
+                "overridden": [each.fact for each in claim.overridden],
             }
             for claim in survey.decision.claims
         ],
@@ -43,8 +45,13 @@ def describe_plan(survey: Survey, leftovers: Sequence[migration.Leftover] = ()) 
         "rebuild": list(planned.rebuild),
         "bind": [binding.address for binding in planned.bind],
         "release": [binding.address for binding in planned.release],
+        "pending": [
+            {"address": binding.address, "processes": list(survey.held[binding.address])}
+            for binding in planned.pending
+        ],
         "at-boot": list(planned.at_boot),
         "reboot": list(planned.reboot),
+        "grub-problem": planned.grub_problem,
         "nova": nova_report.describe_offer(survey.nova_planned),
         "leftovers": [dataclasses.asdict(each) for each in leftovers],
     }
@@ -63,14 +70,28 @@ def plan_text(
     if survey.decision.refusals:
         refusals = (f"not claimed: {each}" for each in survey.decision.refusals)
         sections.append("\n".join(tables.wrap(each, style) for each in refusals))
+    overridden = [
+        f"claimed by allow-in-use: {claim.address}, though it {each.fact}"
+        for claim in survey.decision.claims
+        for each in claim.overridden
+    ]
+    if overridden:
+        sections.append("\n".join(tables.wrap(each, style) for each in overridden))
     sections += [tables.paint_diff(_diff(change), style) for change in _changes(survey)]
     steps = [f"rebuild: {what}" for what in planned.rebuild]
     steps += [f"give back: {_movement(binding)}" for binding in planned.release]
+    steps += [
+        f"give back when the guest is gone: {_movement(binding)}, held by process"
+        f" {', '.join(map(str, survey.held[binding.address]))}"
+        for binding in planned.pending
+    ]
     steps += [f"bind now: {_movement(binding)}" for binding in planned.bind]
     if planned.at_boot:
         steps.append(f"bind at the next boot: {' '.join(planned.at_boot)}")
     steps += nova_report.offer_steps(survey.nova_planned)
     steps += [f"reboot required: {reason}" for reason in planned.reboot]
+    if planned.grub_problem:
+        steps.append(f"to be mended first: {planned.grub_problem}")
     sections.append(
         "\n".join(tables.wrap(step, style) for step in steps) if steps else "nothing to change"
     )

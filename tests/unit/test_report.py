@@ -106,6 +106,8 @@ class TestDescribePlan:
                 "driver": "nouveau",
                 "alias": "gpu",
                 "companion-of": None,
+                "allow-in-use": False,
+                "overridden": [],
             },
             {
                 "address": "0000:83:00.1",
@@ -113,6 +115,8 @@ class TestDescribePlan:
                 "driver": "snd_hda_intel",
                 "alias": None,
                 "companion-of": "0000:83:00.0",
+                "allow-in-use": False,
+                "overridden": [],
             },
         ]
         assert described["refusals"] == [
