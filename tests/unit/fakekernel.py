@@ -11,14 +11,14 @@ from __future__ import annotations
 import errno
 import os
 import re
-import subprocess
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import hosttree
 import pytest
-from hosttree import etcfiles
 from hosttree import kernel as model
+from hosttree import programs
 
 from passthrough import host, vfio
 
@@ -31,17 +31,7 @@ OWNED = ("etc", "var/lib", "usr/lib/dracut")
 # What the host's own administrator set: an option of the charm that comes later wins.
 IOMMU_OFF = "intel_iommu=off"
 
-# The way grub-mkconfig reads its defaults.
-_MKCONFIG = """
-. etc/default/grub
-for part in etc/default/grub.d/*.cfg; do
-    [ ! -e "$part" ] || . "./$part"
-done
-echo "$GRUB_CMDLINE_LINUX_DEFAULT"
-"""
-_BOOT_SCRIPTS = ("etc/initramfs-tools/scripts/init-top/*", "usr/lib/dracut/modules.d/*/*.sh")
 _WRITES = ".made/writes"
-_INITRAMFS = ".made/initramfs"
 
 
 def build_host(root: Path, **values) -> hosttree.HostTree:
@@ -144,10 +134,14 @@ class FakeKernel:
                 has_vfio = model.load(self.root, ["vfio-pci"]) or has_vfio
         self.tree.load_natives()
 
-    def _claims_of_the_initramfs(self) -> Iterable[tuple[str, str]]:
-        for script in sorted((self.root / _INITRAMFS).glob("*")):
-            for words in re.findall(r"^claim (\S+) 0x(\S+) 0x(\S+)$", script.read_text(), re.M):
-                yield words[0], f"PCI_ID={words[1]}:{words[2]}".upper()
+    def _claims_of_the_initramfs(self) -> list[tuple[str, str]]:
+        with tempfile.TemporaryDirectory() as scratch:
+            scripts = programs.unpack_boot_scripts(self.root, Path(scratch))
+            text = "\n".join(script.read_text() for script in scripts)
+        return [
+            (address, f"PCI_ID={vendor}:{product}".upper())
+            for address, vendor, product in re.findall(r"(?m)^claim (\S+) 0x(\S+) 0x(\S+)$", text)
+        ]
 
 
 class FakeTools:
@@ -162,15 +156,12 @@ class FakeTools:
         self.before_rebuild: Callable[[str], object] = lambda what: None
 
     def rebuild(self, what: str, progress: Callable[[str], object]) -> None:
-        """Put the scripts into the made-up initramfs, or write the made-up grub.cfg."""
+        """Do what update-initramfs or update-grub does to the tree."""
         self.calls.append(f"rebuild {what}")
         self.before_rebuild(what)
         self._fail_where_told(what)
         progress(f"{what}: rebuilt")
-        if what == "grub":
-            self._update_grub()
-        else:
-            self._update_initramfs()
+        programs.run(self.tree.root, f"update-{what}", ["-u"])
 
     def load_vfio(self) -> None:
         """Load vfio-pci, whose driver then binds what has an override and no driver."""
@@ -199,28 +190,6 @@ class FakeTools:
     def _fail_where_told(self, what: str) -> None:
         if what in self.failing:
             raise host.CommandError((what,), "failed with exit code 1", (self.failing[what],))
-
-    def _update_grub(self) -> None:
-        done = subprocess.run(
-            ["sh", "-euc", _MKCONFIG],
-            cwd=self.tree.root,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        text = etcfiles.grub_cfg(self.tree.release.kernel, done.stdout.strip())
-        self.tree.write(etcfiles.GRUB_CFG, text)
-
-    def _update_initramfs(self) -> None:
-        target = self.tree.root / _INITRAMFS
-        target.mkdir(exist_ok=True)
-        for old in target.iterdir():
-            old.unlink()
-        for pattern in _BOOT_SCRIPTS:
-            for script in self.tree.root.glob(pattern):
-                if script.stat().st_mode & 0o111:
-                    name = script.relative_to(self.tree.root).as_posix().replace("/", "-")
-                    (target / name).write_text(script.read_text())
 
 
 def _below(root: Path, path: Path) -> str:

@@ -31,7 +31,9 @@ def test_an_application_without_a_record_has_an_empty_one(tmp_path: pathlib.Path
 def test_an_equal_record_is_not_written_again(tmp_path: pathlib.Path):
     record.write(tmp_path, "pci-passthrough", ONE)
     before = path_of(tmp_path).stat()
-    reordered = Record(dict(reversed([*ONE.taken.items()])), dict(reversed([*ONE.activated.items()])))
+    reordered = Record(
+        dict(reversed([*ONE.taken.items()])), dict(reversed([*ONE.activated.items()]))
+    )
     assert record.write(tmp_path, "pci-passthrough", reordered) is False
     after = path_of(tmp_path).stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
