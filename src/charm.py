@@ -15,6 +15,7 @@ import ops
 from charms.pci_passthrough.v0 import nova_pci
 
 import controller
+import monitoring
 from passthrough import (
     PassthroughError,
     host,
@@ -66,6 +67,7 @@ class PciPassthroughCharm(ops.CharmBase):
         self._removed = False
         self._nova_pci = nova_pci.NovaPciProvider(self)
         self._controller = controller.Controller(self, ROOT)
+        self._monitoring = monitoring.Monitoring(self, ROOT)
         # said are the notes that are in the log already.
         self._stored.set_default(controller=False, said=[])
         for event in (
@@ -80,6 +82,8 @@ class PciPassthroughCharm(ops.CharmBase):
             self.on.nova_cloud_controller_relation_joined,
             self.on.nova_cloud_controller_relation_changed,
             self.on.nova_pci_relation_created,
+            self.on.nrpe_external_master_relation_joined,
+            self.on.nrpe_external_master_relation_changed,
         ):
             framework.observe(event, self._on_change)
         framework.observe(self.on.stop, self._on_removal)
@@ -104,6 +108,8 @@ class PciPassthroughCharm(ops.CharmBase):
         except (PassthroughError, OSError) as error:
             logger.error("%s", error)
             self._problem = error
+        if role is Role.COMPUTE:
+            self._monitoring.report(self._result, self._problem)
         if role:
             self._stored.controller = role is Role.CONTROLLER
 
