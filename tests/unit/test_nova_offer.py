@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from typing import Any
 
 import pytest
 from unit import made
@@ -14,7 +15,7 @@ from passthrough.nova_release import Release
 APPLICATION = "pci-passthrough"
 DROP_IN = "/etc/nova/nova.conf.d/pci-passthrough.conf"
 GPUS = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"
-VFIO = {"driver": "vfio-pci"}
+VFIO: dict[str, Any] = {"driver": "vfio-pci"}
 GROUP = 64060
 PF_ID, VF_ID = "8086:10fb", "8086:10ed"
 
