@@ -9,6 +9,7 @@ import subprocess
 import sys
 import zipfile
 
+import packaging.markers
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -54,9 +55,14 @@ def shipped_files(directory: str) -> set[str]:
 
 
 def locked_packages() -> dict[str, str]:
-    """Return name → version from the lock of the charm's own dependencies."""
+    """Return name → version from the lock of the charm's own dependencies, for this Python."""
     lock = (ROOT / "requirements" / "charm.txt").read_text(encoding="utf-8")
-    return dict(re.findall(r"(?m)^([a-z0-9-]+)==(\S+)", lock))
+    lines = re.findall(r"(?m)^([a-z0-9-]+)==(\S+)(?: ; (.*?))? \\$", lock)
+    return {
+        name: version
+        for name, version, marker in lines
+        if not marker or packaging.markers.Marker(marker).evaluate()
+    }
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +103,7 @@ def test_file_is_shipped_as_it_is(unpacked: pathlib.Path, name: str):
 
 
 def test_nothing_was_left_by_tools(names: list[str]):
-    stray = re.compile(r"(^|/)(__pycache__|\.[^/]+|pip|setuptools|pbr|tests?)(/|$)|\.py[co]$|~$")
+    stray = re.compile(r"(^|/)(__pycache__|\.[^/]+|pip|pbr|tests?)(/|$)|\.py[co]$|~$")
     assert [name for name in names if stray.search(name)] == []
 
 
@@ -164,3 +170,13 @@ def test_variant_for_another_python_differs_in_its_packages_only(
     modules = [name for name in packages if name.endswith(".so")]
     assert modules
     assert all(tag in name for name in modules)
+
+
+@pytest.mark.parametrize("version", ["3.11", "3.12"])
+def test_distutils_is_there_where_python_has_none(version: str):
+    """Python 3.12 has it no more, charmhelpers imports it, setuptools brings it back."""
+    command = [str(ROOT / "scripts" / "pack"), "--python-version", version]
+    result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    with zipfile.ZipFile(result.stdout.strip()) as archive:
+        files = {name.rpartition("/")[2] for name in archive.namelist()}
+    assert ("distutils-precedence.pth" in files) == (version == "3.12")
