@@ -4,68 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from typing import Any
 
 import pytest
 from unit import made
+from unit.madenova import DROP_IN, GPUS, VFIO, cards, decide, facts, written
 
-from passthrough import fields, files, nova, nova_conf, nova_offer, pci, record, spec
+from passthrough import fields, nova_offer, pci, record, spec
 from passthrough.nova_release import Release
 
-APPLICATION = "pci-passthrough"
-DROP_IN = "/etc/nova/nova.conf.d/pci-passthrough.conf"
-GPUS = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"
-VFIO: dict[str, Any] = {"driver": "vfio-pci"}
-GROUP = 64060
 PF_ID, VF_ID = "8086:10fb", "8086:10ed"
-
-
-def config(text: str, path: str = "/etc/nova/nova.conf") -> nova_conf.Config:
-    return nova_conf.Config(tuple(nova_conf.Value(path, *parts) for parts in nova_conf.parse(text)))
-
-
-def facts(text: str = "", **values) -> nova_offer.Facts:
-    """Nova 2024.1 whose nova.conf holds ``text``."""
-    given = {"release": Release(29), "config": config(text), "group": GROUP, **values}
-    return nova_offer.Facts(**given)
-
-
-def written(offer: nova_offer.Offer, **values) -> nova_offer.Facts:
-    """The facts of the next survey, once an offer's drop-in was written."""
-    content = offer.content or ""
-    present = files.Present(content, nova.MODE, GROUP) if content else None
-    both = (*offer.facts.config.without(DROP_IN).values, *config(content, DROP_IN).values)
-    given = {"present": present, "config": nova_conf.Config(both), **values}
-    return dataclasses.replace(offer.facts, **given)
-
-
-def decide(
-    devices: str,
-    *functions: pci.Function,
-    nova_facts: nova_offer.Facts | None = None,
-    known: record.Nova | None = None,
-    leaving: bool = False,
-    **options,
-) -> nova_offer.Offer:
-    """What is offered of a host with these functions."""
-    host = made.host(*functions)
-    wanted = made.wanted(devices, **options)
-    decision = made.decide(devices, *functions)
-    return nova_offer.decide(
-        APPLICATION,
-        wanted,
-        decision,
-        nova_offer.find_verified(decision, host),
-        host,
-        nova_facts or facts(),
-        known or record.Nova(),
-        leaving=leaving,
-    )
-
-
-def cards(**values) -> list[pci.Function]:
-    """Three equal cards, in groups, on vfio-pci unless it is said otherwise."""
-    return made.gpus("83", "84", "85", group=20, **{**VFIO, **values})
 
 
 def offered(offer: nova_offer.Offer) -> list[str]:
