@@ -28,13 +28,15 @@ class File:
     """One owned file: where it stands below the root, and what it should hold.
 
     ``feeds`` says what has to be rebuilt for a change to take effect: GRUB, INITRAMFS or None.
-    ``content`` None means that the file should not be there.
+    ``content`` None means that the file should not be there. ``in_initramfs`` tells that an
+    initramfs which was built with it holds a copy.
     """
 
     path: str
     mode: int
     feeds: str | None
     content: str | None = None
+    in_initramfs: bool = False
 
     def as_present(self) -> files.Present | None:
         """What `files.read` gives once the file is as it should be."""
@@ -51,6 +53,7 @@ class _Row:
     mode: int = 0o644
     generator: str | None = None
     needs: tuple[str, ...] = ("claims",)
+    in_initramfs: bool = False
 
 
 _FILES = (
@@ -63,6 +66,7 @@ _FILES = (
         "modprobe.conf.j2",
         feeds=INITRAMFS,
         needs=("blacklist", "allow_unsafe_interrupts"),
+        in_initramfs=True,
     ),
     # Sorts before 80-drivers.rules, which loads the native driver by modalias.
     _Row("etc/udev/rules.d/60-{name}.rules", "udev.rules.j2"),
@@ -79,6 +83,7 @@ _FILES = (
         feeds=INITRAMFS,
         mode=0o755,
         generator=platform.INITRAMFS_TOOLS,
+        in_initramfs=True,
     ),
     _Row(
         "etc/dracut.conf.d/{name}.conf",
@@ -99,6 +104,7 @@ _FILES = (
         feeds=INITRAMFS,
         mode=0o755,
         generator=platform.DRACUT,
+        in_initramfs=True,
     ),
 )
 
@@ -114,7 +120,10 @@ def name_for(application: str) -> str:
 def owned_files(application: str) -> tuple[File, ...]:
     """Every file the application may own, as absent ones: what removal makes of the host."""
     name = name_for(application)
-    return tuple(File(row.path.format(name=name), row.mode, row.feeds) for row in _FILES)
+    return tuple(
+        File(row.path.format(name=name), row.mode, row.feeds, in_initramfs=row.in_initramfs)
+        for row in _FILES
+    )
 
 
 def grub_path(application: str) -> str:

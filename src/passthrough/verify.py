@@ -1,13 +1,14 @@
 """Checks of the host as it is now: each says what was seen and how to mend it.
 
-To add a check, write a function that takes a survey and yields `Check`, and add it to ``CHECKS``.
+To add a check, write a function that takes a survey and yields `Check`, and add it to ``CHECKS``;
+one that has to look further than a survey goes into host_checks.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from passthrough import boot, nova_verify, pci
+from passthrough import boot, host_checks, inspection, nova_verify, pci
 from passthrough.check import FAIL, OK, UNKNOWN, Check
 from passthrough.reconcile import Survey
 
@@ -15,8 +16,17 @@ __all__ = ["FAIL", "OK", "UNKNOWN", "Check", "has_failed", "verify"]
 
 
 def verify(survey: Survey) -> tuple[Check, ...]:
-    """Run every check on a survey, in a stable order."""
-    return tuple(check for each in CHECKS for check in each(survey))
+    """Run every check on a survey, in a stable order.
+
+    Raises:
+        OSError: when something cannot be read.
+    """
+    seen = inspection.read(survey)
+    return (
+        *(check for each in CHECKS for check in each(survey)),
+        *(check for each in host_checks.CHECKS for check in each(survey, seen)),
+        *nova_verify.check_compute(survey),
+    )
 
 
 def has_failed(checks: tuple[Check, ...]) -> bool:
@@ -105,5 +115,4 @@ CHECKS = (
     _command_line,
     _drivers,
     _groups,
-    nova_verify.check_compute,
 )
