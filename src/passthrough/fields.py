@@ -47,10 +47,10 @@ class OptionError(PassthroughError):
 def show(value: object, limit: int = 60) -> str:
     """Quote hostile text for a message: printable, on one line, at most ``limit`` long."""
     if isinstance(value, str):
-        text = '"' + ascii(value[:limit])[1:-1] + '"'
+        text = f'"{value[:limit].encode("unicode_escape").decode()}"'
         cut = len(value) > limit
     else:
-        text = ascii(_shortener.repr(value))[1:-1]
+        text = _shortener.repr(value).encode("ascii", "backslashreplace").decode()
         cut = False
     return text[: limit - 4] + '..."' if cut or len(text) > limit else text
 

@@ -212,7 +212,7 @@ HOSTILE = {
     ),
     "newline": (
         {"devices": '- {id: 10de:1bb0, alias: "a\\nb"}'},
-        "devices: item 1 {'alias': 'a\\\\nb', 'id': '10de:1bb0'}: alias: alias \"a\\nb\" is not a"
+        "devices: item 1 {'alias': 'a\\nb', 'id': '10de:1bb0'}: alias: alias \"a\\nb\" is not a"
         " name of up to 64 letters, digits, '.', '_' and '-' that begins with a letter or digit",
     ),
     "quote": (

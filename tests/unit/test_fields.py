@@ -216,10 +216,12 @@ def test_choice_names_what_there_is_to_choose(reader, text: str, reason: str):
         ("a\nb", r'"a\nb"'),
         ("\u0661", r'"\u0661"'),
         ("x" * 100, f'"{"x" * 55}..."'),
-        ({"a": "b\n"}, r"{'a': 'b\\n'}"),
+        ({"a": "b\n"}, r"{'a': 'b\n'}"),
+        (["it's", 'a "b"', "\u0661"], r"""["it's", 'a "b"', '\u0661']"""),
+        ("it's a \"b\"", "\"it's a \"b\"\""),
         (None, "None"),
     ],
-    ids=["plain", "newline", "not-ascii", "long", "mapping", "none"],
+    ids=["plain", "newline", "not-ascii", "long", "mapping", "quotes-inside", "quotes", "none"],
 )
 def test_show_is_one_short_printable_line(value: object, shown: str):
     assert fields.show(value) == shown

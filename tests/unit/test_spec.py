@@ -164,7 +164,7 @@ REFUSALS = {
     ),
     "newline-in-value": (
         '- {id: 10de:1bb0, resource-class: "A\\nB"}',
-        "item 1 {'id': '10de:1bb0', 'resource-class': 'A\\\\nB'}: resource-class: \"A\\nB\" is not"
+        "item 1 {'id': '10de:1bb0', 'resource-class': 'A\\nB'}: resource-class: \"A\\nB\" is not"
         " a name of letters, digits and '_'",
     ),
     "null-value": (
