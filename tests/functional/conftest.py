@@ -10,6 +10,7 @@ import hostbox
 import hosttree
 import pytest
 import standin
+from functional import nova_client
 
 
 @pytest.fixture
@@ -43,3 +44,10 @@ def agent(box: hostbox.Box, tmp_path: pathlib.Path) -> standin.Agent:
         command_prefix=box.command_prefix,
         path_prefix=[str(python.parent)],
     )
+
+
+@pytest.fixture(scope="session")
+def nova() -> Iterator[nova_client.NovaClient]:
+    """The real Nova, for questions about configuration files."""
+    with nova_client.NovaClient() as client:
+        yield client
