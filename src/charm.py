@@ -156,7 +156,7 @@ class PciPassthroughCharm(ops.CharmBase):
         if self._role() is Role.CONTROLLER:
             event.fail("this unit is beside nova-cloud-controller and binds nothing")
             return
-        done = self._attempt(event, lambda: self._rebind(event.params["address"]))
+        done = self._attempt(event, lambda: self._rebind(event))
         if done is None:
             return
         self._answer(event, report.rebind_table(done), {"functions": report.describe_rebind(done)})
@@ -217,9 +217,10 @@ class PciPassthroughCharm(ops.CharmBase):
             logger.warning("%s", self._verdict.message)
             self.unit.reboot()
 
-    def _rebind(self, address: str) -> dict[str, vfio.BindError | None]:
+    def _rebind(self, event: ops.ActionEvent) -> dict[str, vfio.BindError | None]:
+        address, tools = event.params["address"], host.HostTools()
         with lock.hold(ROOT, f"the rebind action of {self.app.name}"):
-            return rebind.rebind(ROOT, self._survey(), address, host.HostTools())
+            return rebind.rebind(ROOT, self._survey(), address, tools, event.log)
 
     def _publish(self, wanted: options.Options) -> None:
         relation = self._principal_relations(Role.CONTROLLER)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from passthrough import PassthroughError, fields, vfio
@@ -14,7 +15,11 @@ class RebindError(PassthroughError):
 
 
 def rebind(
-    root: Path, survey: Survey, address: str, tools: Tools
+    root: Path,
+    survey: Survey,
+    address: str,
+    tools: Tools,
+    progress: Callable[[str], object] = lambda sentence: None,
 ) -> dict[str, vfio.BindError | None]:
     """Unbind claimed functions and bind them to vfio-pci again.
 
@@ -23,6 +28,7 @@ def rebind(
         survey: what is claimed on this host.
         address: one claimed function, or an empty string for all of them.
         tools: how to load the vfio modules.
+        progress: told, in words, what became of each function.
 
     Returns:
         For each function that was asked for, None or the error. One that a guest holds has an
@@ -45,6 +51,8 @@ def rebind(
         try:
             vfio.rebind(root, each)
             done[each] = None
+            progress(f"{each}: bound to vfio-pci")
         except vfio.BindError as error:
             done[each] = error
+            progress(str(error))
     return done

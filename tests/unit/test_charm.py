@@ -24,10 +24,17 @@ REBOOT = ops.BlockedStatus(
 )
 NOT_SET = ops.BlockedStatus("devices is not set: run list-devices, then juju config devices=…")
 PRINCIPAL = testing.SubordinateRelation("juju-info", remote_app_name="nova-compute")
-DECLARED_ACTIONS: dict[str, Any] = yaml.safe_load(
-    (pathlib.Path(charm.__file__).parents[1] / "actions.yaml").read_text()
-)
+CHARM_ROOT = pathlib.Path(charm.__file__).parents[1]
+DECLARED: dict[str, dict[str, Any]] = {
+    part: yaml.safe_load((CHARM_ROOT / f"{name}.yaml").read_text())
+    for part, name in (("meta", "metadata"), ("config", "config"), ("actions", "actions"))
+}
 HOOKS = ("install", "upgrade_charm", "config_changed", "start", "update_status")
+
+
+def make_context(**values: Any) -> testing.Context[charm.PciPassthroughCharm]:
+    """A context of the charm as it is declared; its three files are read once for all."""
+    return testing.Context(charm.PciPassthroughCharm, **DECLARED, **values)
 
 
 class Unit:
@@ -35,7 +42,7 @@ class Unit:
 
     def __init__(self, tree: hosttree.HostTree, principal: str = "nova-compute/0"):
         self.tree = tree
-        self.context = testing.Context(charm.PciPassthroughCharm, principal_unit=principal)
+        self.context = make_context(principal_unit=principal)
         self.state = testing.State(relations=[PRINCIPAL])
 
     def run(self, event: str = "config_changed", **config: Any) -> ops.StatusBase:
@@ -61,7 +68,7 @@ class Unit:
 
     def _action(self, name: str, params: dict[str, Any]):
         """The action as Juju asks for it: with the defaults of the parameters left out."""
-        declared = DECLARED_ACTIONS[name].get("params", {})
+        declared = DECLARED["actions"][name].get("params", {})
         defaults = {key: row["default"] for key, row in declared.items() if "default" in row}
         return self.context.on.action(name, params={**defaults, **params})
 
@@ -85,13 +92,9 @@ def unit(
 
 
 @pytest.fixture
-def ready(unit: Unit, kernel: FakeKernel, tools: FakeTools) -> Unit:
+def ready(unit: Unit) -> Unit:
     """A unit that has its devices: configured, rebooted, started."""
-    unit.run("config_changed", devices=GPUS)
-    kernel.reboot()
-    unit.run("start")
-    tools.calls.clear()
-    kernel.forget_writes()
+    unit.state = dataclasses.replace(unit.state, config={"devices": GPUS})
     return unit
 
 
@@ -331,6 +334,7 @@ class TestActions:
 
     def test_rebind_reports_every_function(self, ready: Unit, kernel):
         found = ready.act("rebind")
+        assert ready.context.action_logs == [f"{each}: bound to vfio-pci" for each in CLAIMED]
         assert [each["address"] for each in found["functions"]] == list(CLAIMED)
         assert all(each["bound"] for each in found["functions"])
         assert "0000:83:00.0  bound to vfio-pci" in found["table"]
@@ -374,19 +378,17 @@ class TestActions:
         assert (status.name, status.message) == ("active", "gpu: 2 ready")
 
 
-@pytest.mark.parametrize("name", DECLARED_ACTIONS)
+@pytest.mark.parametrize("name", DECLARED["actions"])
 def test_an_action_takes_nothing_that_is_not_declared(name: str):
     assert re.fullmatch("[a-z]+(-[a-z]+)*", name)
-    assert DECLARED_ACTIONS[name]["additionalProperties"] is False
-    assert DECLARED_ACTIONS[name]["description"]
+    assert DECLARED["actions"][name]["additionalProperties"] is False
+    assert DECLARED["actions"][name]["description"]
 
 
 def test_two_applications_have_files_of_their_own(unit: Unit, tree, kernel):
     unit.run(devices="gpu=10de:1bb0@83:00.0")
     second = Unit(tree)
-    second.context = testing.Context(
-        charm.PciPassthroughCharm, principal_unit="nova-compute/0", app_name="qat"
-    )
+    second.context = make_context(principal_unit="nova-compute/0", app_name="qat")
     second.run(devices="gpu=10de:1bb0@84:00.0")
     kernel.reboot()
     for each in (unit, second):
