@@ -49,10 +49,14 @@ def make_host(in_memory: pathlib.Path) -> Iterator[Callable[..., hosttree.HostTr
     with tempfile.TemporaryDirectory(dir=in_memory) as place:
         numbers = itertools.count()
 
-        def make(**values: object) -> hosttree.HostTree:
-            kind = in_memory / ("kind" + "".join(f",{key}={values[key]}" for key in sorted(values)))
+        def make(ready: bool = False, **values: object) -> hosttree.HostTree:
+            name = ",".join([f"ready={ready}", *(f"{key}={values[key]}" for key in sorted(values))])
+            kind = in_memory / name
             if kind not in KINDS:
-                KINDS[kind] = fakekernel.build_host(kind, **values)
+                built = fakekernel.build_host(kind, **values)
+                if ready:
+                    fakekernel.make_ready(built)
+                KINDS[kind] = built
             tree = copy.deepcopy(KINDS[kind])
             tree.root = pathlib.Path(place, str(next(numbers)))
             subprocess.run(["cp", "-a", kind, tree.root], check=True)
@@ -62,9 +66,15 @@ def make_host(in_memory: pathlib.Path) -> Iterator[Callable[..., hosttree.HostTr
 
 
 @pytest.fixture
-def tree(make_host: Callable[..., hosttree.HostTree]) -> hosttree.HostTree:
-    """The issue's host, see `fakekernel.build_host`."""
-    return make_host()
+def tree(
+    make_host: Callable[..., hosttree.HostTree], request: pytest.FixtureRequest
+) -> hosttree.HostTree:
+    """The issue's host, see `fakekernel.build_host`.
+
+    With a test that also asks for a fixture ``ready``, the charm has been there and the host has
+    rebooted: its devices are on vfio-pci.
+    """
+    return make_host(ready="ready" in request.fixturenames)
 
 
 @pytest.fixture

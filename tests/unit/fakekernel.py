@@ -20,7 +20,7 @@ import pytest
 from hosttree import kernel as model
 from hosttree import programs
 
-from passthrough import host, vfio
+from passthrough import host, options, reconcile, vfio
 
 GPU_BUSES = ("83", "84", "85")
 GPU_ID, AUDIO_ID, NIC_ID, NVME_ID = "10de:1bb0", "10de:10f0", "8086:1572", "144d:a808"
@@ -55,6 +55,17 @@ def build_host(root: Path, **values) -> hosttree.HostTree:
         tree.function(address, NIC_ID, 0x020000, parent="0000:3a:00.0", driver="i40e")
     tree.function("0000:02:00.0", NVME_ID, 0x010802, driver="nvme", built_in=True)
     return tree
+
+
+def make_ready(tree: hosttree.HostTree) -> None:
+    """Bring a host to where the charm has its devices: configured with `GPUS`, and rebooted."""
+    wanted = options.parse({"devices": GPUS})
+    with pytest.MonkeyPatch.context() as patch:
+        kernel, tools = FakeKernel(tree, patch), FakeTools(tree)
+        reconcile.reconcile(tree.root, "pci-passthrough", wanted, tools, lambda said: None)
+        kernel.reboot()
+        reconcile.reconcile(tree.root, "pci-passthrough", wanted, tools, lambda said: None)
+        kernel.forget_writes()
 
 
 class FakeKernel:

@@ -31,12 +31,8 @@ def run(tree: hosttree.HostTree, capsys: pytest.CaptureFixture[str]) -> Run:
 
 
 @pytest.fixture
-def ready(tree, kernel, tools) -> hosttree.HostTree:
+def ready(tree: hosttree.HostTree) -> hosttree.HostTree:
     """The host after the charm and a reboot."""
-    for _ in range(2):
-        wanted = made.wanted(GPUS)
-        reconcile.reconcile(tree.root, "pci-passthrough", wanted, tools, lambda said: None)
-        kernel.reboot()
     return tree
 
 

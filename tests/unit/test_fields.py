@@ -218,7 +218,7 @@ def test_choice_names_what_there_is_to_choose(reader, text: str, reason: str):
         ("x" * 100, f'"{"x" * 55}..."'),
         ({"a": "b\n"}, r"{'a': 'b\n'}"),
         (["it's", 'a "b"', "\u0661"], r"""["it's", 'a "b"', '\u0661']"""),
-        ("it's a \"b\"", "\"it's a \"b\"\""),
+        ('it\'s a "b"', '"it\'s a "b""'),
         (None, "None"),
     ],
     ids=["plain", "newline", "not-ascii", "long", "mapping", "quotes-inside", "quotes", "none"],

@@ -51,14 +51,9 @@ def unit(tree, kernel, tools) -> Unit:
 
 
 @pytest.fixture
-def ready(unit: Unit, kernel: fakekernel.FakeKernel) -> Unit:
+def ready(unit: Unit) -> Unit:
     """A unit whose host was configured and rebooted, and that has settled."""
-    unit.hook(GPUS)
-    kernel.reboot()
-    unit.hook()
-    unit.tools.calls.clear()
-    unit.said.clear()
-    kernel.forget_writes()
+    unit.wanted = made.wanted(GPUS)
     return unit
 
 

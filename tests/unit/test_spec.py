@@ -201,7 +201,7 @@ REFUSALS = {
         "- &a [*a]",
         'not readable as YAML at line 1: "found unconstructable recursive node"',
     ),
-    "deep-yaml": ("[" * 1500, "not readable as YAML: nested too deeply"),
+    "deep-yaml": ("[" * 1000, "not readable as YAML: nested too deeply"),
     "not-a-list": (
         "--- {id: 10de:1bb0}",
         "the YAML form is a list of items, each behind a dash",
