@@ -1,7 +1,6 @@
 """What a guest's kernel shows of its PCI devices, read in one command."""
 
 import dataclasses
-import itertools
 import json
 
 from lab import errors, guest
@@ -61,18 +60,9 @@ def read_command_line(host: guest.Guest) -> list[str]:
     return host.read("/proc/cmdline").split()
 
 
-def list_touched(host: guest.Guest, address: str) -> set[str]:
-    """Return who speaks of that function in the kernel's log: the words before its address.
-
-    The kernel's own enumeration (`pci`) is left out; a driver's line begins with its name.
-    """
-    speakers = set()
-    for line in host.read_kernel_log():
-        words = line.split()
-        for speaker, word in itertools.pairwise(words):
-            if word.rstrip(":") == address:
-                speakers.add(speaker)
-    return speakers - {"pci"}
+def find_mentions(log: list[str], address: str) -> list[str]:
+    """Return the lines of a kernel's log about a function, its enumeration (`pci`) left out."""
+    return [line for line in log if address in line and not line.startswith(f"pci {address}: ")]
 
 
 def check_functions(found: dict[str, Function], expected: dict[str, str | None]) -> None:

@@ -94,15 +94,20 @@ class Unit:
         return self.juju("remove", show=True)
 
     def juju(self, *arguments: str, check: bool = True, show: bool = False) -> ssh.Result:
-        """Run one of the stand-in's commands; `show` prints its lines as they come."""
+        """Run one of the stand-in's commands; `show` prints the hooks and the charm's log live."""
         command = ["env", f"PYTHONPATH={LIBRARY}", "python3", "-m", "standin", "--dir", MODEL]
-        on_line = (lambda line: self.guest.progress.say(f"    {line}")) if show else None
+        command += ["--verbose"] if show else []
+        on_line = self._show if show else None
         try:
             return self.guest.run([*command, *arguments], check=check, on_line=on_line)
         except ssh.CommandError as error:
             log = self.guest.run([*command, "log"], check=False).output
             report = f"the charm's log ends:\n{errors.tail(log, LOG_LINES)}\n{self.guest.report()}"
             raise ssh.CommandError(error.result, report) from None
+
+    def _show(self, line: str) -> None:
+        if " DEBUG " not in line:
+            self.guest.progress.say(f"    {line}")
 
 
 def _pairs(values: Mapping[str, str], option: str = "") -> list[str]:

@@ -1,0 +1,126 @@
+"""The lab's pure parts: what it reads of the host, and what it makes of its tables."""
+
+import pathlib
+
+import pytest
+
+from lab import apt, cache, errors, image, machine, requirements
+
+TARGETS = """\
+http://mirror.example/debian/|bookworm|main|Debian
+http://mirror.example/debian/|bookworm|contrib|Debian
+http://mirror.example/debian/|bookworm-updates|main|Debian
+http://mirror.example/security/|bookworm-security|main|Debian
+http://mirror.example/debian/|bookworm-backports|main|Debian
+http://other.example/apt/|bookworm|main|Somebody
+http://other.example/apt/|stable|main|Debian
+"""
+
+
+@pytest.mark.parametrize(
+    ("os_release", "suite"),
+    [
+        pytest.param({"ID": "debian", "VERSION_CODENAME": "trixie"}, "trixie", id="debian"),
+        pytest.param({"ID": "ubuntu", "VERSION_CODENAME": "noble"}, "bookworm", id="ubuntu"),
+        pytest.param({"ID": "debian"}, "bookworm", id="debian unstable"),
+    ],
+)
+def test_the_guest_is_the_hosts_debian_or_a_fixed_one(
+    os_release: dict[str, str], suite: str
+) -> None:
+    assert apt.choose_suite(os_release) == suite
+
+
+def test_sources_are_debians_own_of_that_suite() -> None:
+    key = f"deb [signed-by={apt.KEYRING}]"
+    assert apt.choose_sources("bookworm", TARGETS).splitlines() == [
+        f"{key} http://mirror.example/debian/ bookworm main",
+        f"{key} http://mirror.example/debian/ bookworm-updates main",
+        f"{key} http://mirror.example/security/ bookworm-security main",
+    ]
+
+
+def test_backports_come_from_the_archive_of_the_suite() -> None:
+    sources = apt.choose_sources("bookworm", TARGETS)
+    added = apt.add_backports("bookworm", sources).removeprefix(sources)
+    assert added == (
+        f"deb [signed-by={apt.KEYRING}] http://mirror.example/debian/ bookworm-backports main\n"
+    )
+
+
+def test_no_sources_no_backports() -> None:
+    assert apt.add_backports("bookworm", "") == ""
+
+
+def test_requirements_are_packages_with_their_proof() -> None:
+    listing = "# why\nqemu-utils   # qemu-img\n\nseabios # /usr/share/seabios\n"
+    assert requirements.read(listing) == {
+        "qemu-utils": "qemu-img",
+        "seabios": "/usr/share/seabios",
+    }
+
+
+def test_every_listed_package_has_a_proof() -> None:
+    assert all(requirements.read(requirements.LIST.read_text()).values())
+
+
+@pytest.mark.parametrize("hardware", machine.MACHINES.values(), ids=machine.MACHINES)
+def test_a_machine_has_every_name_and_address_once(hardware: machine.Machine) -> None:
+    names = [device.name for device in hardware.devices]
+    addresses = [address for device in hardware.devices for address in device.functions]
+    assert len(set(names)) == len(names)
+    assert len(set(addresses)) == len(addresses)
+    assert hardware.image in image.IMAGES
+
+
+def test_addresses_follow_from_bus_slot_and_place() -> None:
+    assert list(machine.INTEL["gpu1"].functions) == ["0000:84:00.0", "0000:84:00.1"]
+    assert list(machine.INTEL["oldpci"].functions) == [
+        "0000:04:00.0",
+        "0000:05:01.0",
+        "0000:05:02.0",
+    ]
+    assert machine.INTEL["nodriver"].address == "0000:00:08.0"
+
+
+def test_a_comma_in_the_path_of_a_disk_is_quoted(tmp_path: pathlib.Path) -> None:
+    words = machine.qemu_arguments(machine.INTEL, tmp_path / "a,b c")
+    assert any(f"file={tmp_path}/a,,b c/nvme.img," in word for word in words)
+
+
+def test_the_key_of_an_image_depends_on_all_its_inputs() -> None:
+    base = image.IMAGES["base"]
+    keys = {
+        image.compute_key(base, "bookworm", "deb a"),
+        image.compute_key(base, "bookworm", "deb b"),
+        image.compute_key(base, "trixie", "deb a"),
+        image.compute_key(image.Image("base", ("less",), base.trees), "bookworm", "deb a"),
+        image.compute_key(image.Image("base", base.packages, ()), "bookworm", "deb a"),
+    }
+    assert len(keys) == 5
+    assert image.compute_key(base, "bookworm", "deb a") in keys
+
+
+def test_the_folder_of_a_killed_run_is_cleared_and_a_live_ones_is_kept(
+    tmp_path: pathlib.Path,
+) -> None:
+    (tmp_path / "run-1-dead").mkdir()
+    (tmp_path / "run-1-dead" / "in-use").touch()
+    with cache.scratch(tmp_path, "run") as live, cache.scratch(tmp_path, "run") as other:
+        assert not (tmp_path / "run-1-dead").exists()
+        assert live.is_dir()
+        assert other != live
+    assert list(tmp_path.glob("run-*")) == []
+
+
+def test_a_full_disk_is_refused_with_the_way_out(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(errors.LabError, match=cache.CACHE_VARIABLE):
+        cache.need_space(tmp_path, 1 << 60)
+
+
+def test_the_tail_of_a_log_is_plain_text_without_gaps() -> None:
+    assert errors.tail("one\r\n\n\x1b[0;32m two \x1b[0m\r\nthree\n", 2) == "     two\n    three"
+
+
+def test_the_tail_of_nothing_says_so() -> None:
+    assert errors.tail("\n\n") == "    (nothing)"
