@@ -76,7 +76,7 @@ def _probe(chosen: emulator.Emulator, disk: pathlib.Path) -> bool:
             *("-drive", f"file={root},if=none,id=root,format=qcow2,snapshot=on"),
             *("-netdev", "user,id=management,restrict=on"),
         ]
-        probed = qemu.Machine(chosen, arguments, folder / "console.log")
+        probed = qemu.Process(chosen, arguments, folder / "console.log")
         try:
             return _says(probed, KERNEL_SIGN, KERNEL_SECONDS) and _says(
                 probed, LOGIN_SIGN, LOGIN_SECONDS
@@ -86,7 +86,7 @@ def _probe(chosen: emulator.Emulator, disk: pathlib.Path) -> bool:
                 probed.cut_power()
 
 
-def _says(probed: qemu.Machine, sign: str, seconds: float) -> bool:
+def _says(probed: qemu.Process, sign: str, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while probed.is_running and time.monotonic() < deadline:
         if sign in probed.read_console():

@@ -1,4 +1,8 @@
-"""Fixtures of the lab tier: the image once per session, one boot per module."""
+"""Fixtures of the lab tier: the image once per session, one boot per module.
+
+Progress goes to standard error as it was before pytest captured it: a run of many minutes is never
+silent. At the end stands where the time went.
+"""
 
 import os
 from collections.abc import Iterator
@@ -7,11 +11,29 @@ import pytest
 
 from lab import errors, guest, image, machine, progress, requirements
 
+STEPS = pytest.StashKey[progress.Progress]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep a way to the terminal: pytest does not capture yet."""
+    stream = os.fdopen(os.dup(2), "w")
+    config.add_cleanup(stream.close)
+    config.stash[STEPS] = progress.Progress(stream)
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Show where the time went."""
+    if config.stash[STEPS].steps:
+        terminalreporter.section("where the time went in the lab")
+        terminalreporter.write_line(config.stash[STEPS].table())
+
 
 @pytest.fixture(scope="session")
-def steps() -> progress.Progress:
-    """The session's progress: lines on standard error, shown with `-s` or when a test fails."""
-    return progress.Progress()
+def steps(request: pytest.FixtureRequest) -> progress.Progress:
+    """The session's progress."""
+    return request.config.stash[STEPS]
 
 
 @pytest.fixture(scope="session")

@@ -22,6 +22,8 @@ SETTLE_SECONDS = 300
 POLL_SECONDS = 0.5
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 NEEDED_BYTES = 2 << 30
+# What a boot says that will never come to its end.
+DEAD_ENDS = ("Kernel panic - not syncing", "ALERT!  ", "grub rescue>", "You are in emergency mode")
 
 
 class Guest:
@@ -44,6 +46,7 @@ class Guest:
         self.machine = machine
         self.progress = steps
         self.boot_id = ""
+        self._console_read = 0
         self._folder = folder
         self._emulator = emulator
         self._sockets = tempfile.TemporaryDirectory(prefix="lab-")
@@ -56,13 +59,13 @@ class Guest:
             *("-netdev", f"user,id=management,hostfwd=tcp:127.0.0.1:{self._ssh.port}-:22"),
             *arguments,
         ]
-        self._qemu: qemu.Machine | None = None
+        self._qemu: qemu.Process | None = None
 
     def power_on(self, title: str = "boot") -> None:
         """Start QEMU and wait until the guest is ready: logged in, its services and devices up."""
         console = self._folder / "console.log"
         with self.progress.step(title):
-            self._qemu = qemu.Machine(self._emulator, self._arguments, console)
+            self._qemu = qemu.Process(self._emulator, self._arguments, console)
             self._wait_ready()
 
     def reboot(self, title: str = "reboot") -> None:
@@ -112,6 +115,10 @@ class Guest:
         except errors.LabError as error:
             raise errors.LabError(f"{error}\n{self._running().report()}") from error
 
+    def open_shell(self) -> int:
+        """Give this terminal a shell in the guest; return the status it ended with."""
+        return self._ssh.open_shell()
+
     def put(self, local: pathlib.Path, remote: str) -> None:
         """Copy a file or a folder of the host to that path in the guest."""
         self._ssh.put(local, remote)
@@ -136,7 +143,7 @@ class Guest:
         """Return the console's last lines, and QEMU's own when it ended."""
         return self._running().report()
 
-    def _running(self) -> qemu.Machine:
+    def _running(self) -> qemu.Process:
         if not self._qemu:
             raise errors.LabError(f"the machine {self.machine.name} was never switched on")
         return self._qemu
@@ -151,11 +158,14 @@ class Guest:
 
     def _wait_login(self, deadline: float) -> None:
         reason = "nobody answered on the port of ssh"
+        running = self._running()
         while time.monotonic() < deadline:
-            machine = self._running()
-            if not machine.is_running:
-                raise errors.LabError(f"the machine went off while booting\n{machine.report()}")
-            self.progress.waiting(f"ssh; the console says: {_last_line(machine.read_console())}")
+            if not running.is_running:
+                raise errors.LabError(f"the machine went off while booting\n{running.report()}")
+            said = running.read_console()[self._console_read :]
+            if any(sign in said for sign in DEAD_ENDS):
+                raise errors.LabError(f"the machine does not boot\n{running.report()}")
+            self.progress.waiting(f"ssh; the console says: {_last_line(said)}")
             if self._ssh.has_banner():
                 try:
                     self._ssh.open()
@@ -166,6 +176,7 @@ class Guest:
                 else:
                     if boot_id != self.boot_id:
                         self.boot_id = boot_id
+                        self._console_read = len(running.read_console())
                         return
                     self._ssh.close()
                     reason = "the former boot still runs"

@@ -26,7 +26,7 @@ COMMON_PACKAGES = (*BOOT_PACKAGES, *DRIVING_PACKAGES, *TOOL_PACKAGES)
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """One disk image: `trees` are the folders beside this file that are laid over its root."""
+    """One disk image: `trees` are the folders of rootfs/ that are laid over its root."""
 
     name: str
     packages: tuple[str, ...]
@@ -37,7 +37,9 @@ class Image:
 # The table. Another kind of host is another row.
 IMAGES = {
     image.name: image
-    for image in (Image("base", (*COMMON_PACKAGES, "initramfs-tools"), trees=("rootfs",)),)
+    for image in (
+        Image("base", (*COMMON_PACKAGES, "initramfs-tools"), trees=("common", "initramfs-tools")),
+    )
 }
 
 ROOT_LABEL = "lab-root"
@@ -64,7 +66,7 @@ FIRST_BOOT_LINE = (
 )
 KEY_DIGITS = 16
 BUILD_BYTES = 6 << 30
-HERE = pathlib.Path(__file__).parent
+ROOTFS = pathlib.Path(__file__).with_name("rootfs")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -211,7 +213,7 @@ def _pack_trees(image: Image) -> bytes:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for name in image.trees:
-            root = HERE / name
+            root = ROOTFS / name
             for path in sorted(root.rglob("*")):
                 if path.is_file():
                     info = tarfile.TarInfo(str(path.relative_to(root)))

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import TextIO
 
 HEARTBEAT_SECONDS = 15.0
 
@@ -24,14 +25,15 @@ class Step:
 class Progress:
     """Print the steps as they happen, one plain line each, and remember how long each took."""
 
-    def __init__(self) -> None:
+    def __init__(self, stream: TextIO | None = None) -> None:
         self.steps: list[Step] = []
+        self._stream = stream or sys.stderr
         self._started = time.monotonic()
         self._waiting_for = ""
 
     def say(self, text: str) -> None:
         """Print a line under the time since the start, in seconds."""
-        print(f"[{time.monotonic() - self._started:6.1f} s] {text}", file=sys.stderr, flush=True)
+        print(f"[{self._elapsed():6.1f} s] {text}", file=self._stream, flush=True)
 
     def waiting(self, what: str) -> None:
         """Tell what the current step waits for; the next heartbeat prints it."""
@@ -49,26 +51,29 @@ class Progress:
         done = threading.Event()
         heart = threading.Thread(target=self._beat, args=(title, begin, done), daemon=True)
         heart.start()
+        outcome = "failed after"
         try:
             yield
-        except BaseException:
-            self.say(f"{title}: failed after {time.monotonic() - begin:.1f} s")
-            raise
-        else:
-            self.say(f"{title}: done in {time.monotonic() - begin:.1f} s")
+            outcome = "done in"
         finally:
             done.set()
             heart.join()
-            self.steps.append(Step(title, time.monotonic() - begin))
+            seconds = time.monotonic() - begin
+            self.say(f"{title}: {outcome} {seconds:.1f} s")
+            self.steps.append(Step(title, seconds))
+
+    def table(self) -> str:
+        """Return where the time went, in seconds: each step, what lay between them, and all."""
+        total = self._elapsed()
+        between = total - sum(step.seconds for step in self.steps)
+        rows = [*self.steps, Step("in between", between), Step("in all", total)]
+        width = max(len(row.title) for row in rows)
+        return "\n".join(f"{row.title:<{width}}  {row.seconds:7.1f} s" for row in rows)
+
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._started
 
     def _beat(self, title: str, begin: float, done: threading.Event) -> None:
         while not done.wait(HEARTBEAT_SECONDS):
             detail = f", waiting for {self._waiting_for}" if self._waiting_for else ""
             self.say(f"    {title}: {time.monotonic() - begin:.0f} s{detail}")
-
-    def table(self) -> str:
-        """Return where the time went: one line per step and the sum, in seconds."""
-        total = sum(step.seconds for step in self.steps)
-        rows = [*((step.title, step.seconds) for step in self.steps), ("total", total)]
-        width = max(len(title) for title, _ in rows)
-        return "\n".join(f"{title:<{width}}  {seconds:7.1f} s" for title, seconds in rows)

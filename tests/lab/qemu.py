@@ -11,7 +11,7 @@ from lab import errors
 STOP_SECONDS = 10.0
 
 
-class Machine:
+class Process:
     """A running QEMU process whose serial console goes to a file."""
 
     def __init__(

@@ -66,7 +66,14 @@ class Connection:
             # The guest was made a moment ago and is reached through the loopback interface.
             *("-o", "StrictHostKeyChecking=no", "-o", f"UserKnownHostsFile={folder / 'hosts'}"),
             *("-o", f"ControlPath={folder / 'master'}", "-o", "LogLevel=ERROR", "-F", "none"),
-            *("-o", "ConnectTimeout=60", "-o", "ServerAliveInterval=30"),
+            *(
+                "-o",
+                "ConnectTimeout=60",
+                "-o",
+                "ServerAliveInterval=60",
+                "-o",
+                "ServerAliveCountMax=5",
+            ),
         ]
         self._log = folder / "ssh.log"
 
@@ -146,6 +153,10 @@ class Connection:
         if check and status:
             raise CommandError(result)
         return result
+
+    def open_shell(self) -> int:
+        """Run a login shell on this process's own terminal; return its status."""
+        return subprocess.call(["ssh", *self._options, "root@127.0.0.1"])
 
     def put(self, local: pathlib.Path, remote: str) -> None:
         """Copy a file or a folder to that path in the guest, modes kept, owner root.

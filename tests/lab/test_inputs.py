@@ -1,10 +1,23 @@
 """The lab's pure parts: what it reads of the host, and what it makes of its tables."""
 
+import io
 import pathlib
 
 import pytest
 
-from lab import apt, cache, errors, image, machine, requirements
+from lab import (
+    accelerator,
+    apt,
+    cache,
+    emulator,
+    errors,
+    guest,
+    image,
+    machine,
+    progress,
+    qemu,
+    requirements,
+)
 
 TARGETS = """\
 http://mirror.example/debian/|bookworm|main|Debian
@@ -124,3 +137,79 @@ def test_the_tail_of_a_log_is_plain_text_without_gaps() -> None:
 
 def test_the_tail_of_nothing_says_so() -> None:
     assert errors.tail("\n\n") == "    (nothing)"
+
+
+BROKEN = emulator.Emulator("/bin/false", "0.0")
+
+
+def test_a_machine_that_ends_at_once_fails_at_once_with_its_output(tmp_path: pathlib.Path) -> None:
+    broken = guest.Guest(
+        machine.BARE,
+        tmp_path / "disk",
+        tmp_path / "key",
+        tmp_path,
+        progress.Progress(io.StringIO()),
+        emulator=BROKEN,
+        accelerator=accelerator.TCG,
+    )
+    with pytest.raises(errors.LabError, match="went off while booting") as caught:
+        broken.power_on()
+    broken.close()
+    assert "QEMU ended with status 1" in str(caught.value)
+
+
+def test_a_boot_that_cannot_end_is_told_from_a_slow_one(tmp_path: pathlib.Path) -> None:
+    """A stand-in for QEMU: prints to the console file what a panicking kernel would, and stays."""
+    fake = tmp_path / "fake-qemu"
+    console = tmp_path / "console.log"
+    fake.write_text(f"#!/bin/sh\necho 'Kernel panic - not syncing' >{console}\nexec sleep 60\n")
+    fake.chmod(0o755)
+    stuck = guest.Guest(
+        machine.BARE,
+        tmp_path / "disk",
+        tmp_path / "key",
+        tmp_path,
+        progress.Progress(io.StringIO()),
+        emulator=emulator.Emulator(str(fake), "0.0"),
+        accelerator=accelerator.TCG,
+    )
+    try:
+        with pytest.raises(errors.LabError, match="does not boot"):
+            stuck.power_on()
+    finally:
+        stuck.close()
+
+
+def test_the_report_of_a_process_that_ended_has_its_own_words(tmp_path: pathlib.Path) -> None:
+    ended = qemu.Process(emulator.Emulator("/bin/ls", "0.0"), ["--nonsense"], tmp_path / "c.log")
+    ended.wait_off(30)
+    assert "unrecognized option" in ended.report()
+
+
+def test_an_unknown_accelerator_is_refused(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(accelerator.VARIABLE, "warp")
+    with pytest.raises(errors.LabError, match="tcg or kvm"):
+        accelerator.choose(BROKEN, tmp_path / "disk", progress.Progress(io.StringIO()))
+
+
+def test_a_failed_probe_of_kvm_means_software_emulation_and_is_remembered(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(accelerator.VARIABLE, raising=False)
+    monkeypatch.setenv(cache.CACHE_VARIABLE, str(tmp_path))
+    monkeypatch.setattr(accelerator, "DEVICE", tmp_path)  # can be read and written, as /dev/kvm
+    said = io.StringIO()
+    for _ in range(2):
+        chosen = accelerator.choose(BROKEN, tmp_path / "disk", progress.Progress(said))
+        assert chosen == accelerator.TCG
+    assert said.getvalue().count("probe KVM with a short boot …") == 1
+
+
+def test_the_table_of_times_adds_up_and_has_the_failed_step() -> None:
+    steps = progress.Progress(io.StringIO())
+    with steps.step("one"), pytest.raises(ValueError, match="two"), steps.step("two"):
+        raise ValueError("two")
+    titles = [line.split("  ")[0].strip() for line in steps.table().splitlines()]
+    assert titles == ["two", "one", "in between", "in all"]
