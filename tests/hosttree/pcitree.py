@@ -13,6 +13,13 @@ from hosttree.kernel import DEVICES, VFIO_PCI, link
 from hosttree.pcifiles import BRIDGE_CLASS, Identity
 
 GROUPS = "sys/kernel/iommu_groups"
+# The IOMMU remaps interrupts while it is on: arch/x86/kernel/apic/io_apic.c puts "IR-" before the
+# names of the interrupt controllers then.
+_INTERRUPTS = """\
+            CPU0       CPU1
+   0:         23          0  {remapped}IO-APIC    2-edge      timer
+  24:          0         12  {remapped}PCI-MSI 524288-edge      ahci
+"""
 
 
 class PciTree:
@@ -36,6 +43,7 @@ class PciTree:
         for name in (GROUPS, "sys/class/iommu", "sys/class/net", "sys/module", kernel.NATIVE):
             (self.root / name).mkdir(parents=True)
         self.write(kernel.KMSG, "")
+        self.iommu_off()
 
     def write(self, path: str, content: str | bytes, mode: int = 0o644) -> pathlib.Path:
         """Write a file below the root, making its directories."""
@@ -182,6 +190,7 @@ class PciTree:
 
     def iommu_off(self) -> None:
         """Turn the IOMMU off: no group is left."""
+        self.write("proc/interrupts", _INTERRUPTS.format(remapped=""))
         for address in self._functions:
             for name in ("iommu_group", "iommu"):
                 (self.directory(address) / name).unlink(missing_ok=True)
@@ -191,6 +200,7 @@ class PciTree:
         (self.root / "sys/class/iommu").mkdir()
 
     def _join_group(self, address: str, group: int) -> None:
+        self.write("proc/interrupts", _INTERRUPTS.format(remapped="IR-"))
         directory = self.root / GROUPS / str(group)
         (directory / "devices").mkdir(parents=True, exist_ok=True)
         (directory / "type").write_text("DMA-FQ\n")
