@@ -29,7 +29,7 @@ SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 
 # Directories of the tree that replace this machine's; below /usr they are laid over it.
 FROM_TREE = ("boot", "dev", "etc", "run", "var/lib", "var/log")
-WRITABLE_USR = ("lib/modules", "lib/dracut", "share/initramfs-tools")
+WRITABLE_USR = ("lib/modules", "lib/dracut", "local/lib/nagios", "share/initramfs-tools")
 DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 
 libc = ctypes.CDLL(None, use_errno=True)
