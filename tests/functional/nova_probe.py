@@ -74,9 +74,9 @@ def answer(case):
     getattr(get_aliases, "cache_clear", lambda: None)()
     aliases = get_aliases()
     accepted = whitelist.Whitelist(CONF.pci.device_spec)
-    matches = {each["address"]: accepted.device_assignable(each) for each in devices}
+    matches = {each["address"]: match(accepted, each) for each in devices}
     pools = make_pools(accepted, [each for each in devices if matches[each["address"]]])
-    check_placement(accepted, devices)
+    check_placement(accepted, [each for each in devices if matches[each["address"]]])
     return {
         "aliases": aliases,
         "assignable": sorted(address for address, spec in matches.items() if spec),
@@ -123,6 +123,17 @@ def read_devices(sysfs):
     return devices
 
 
+def match(accepted, device):
+    """Find the device_spec for a device; none for one whose address Nova cannot take.
+
+    Source: PciDevTracker.update_devices_from_hypervisor_resources in nova/pci/manager.py.
+    """
+    try:
+        return accepted.device_assignable(device)
+    except exception.PciConfigInvalidSpec:
+        return None
+
+
 def make_pools(accepted, devices):
     """Pool devices as nova-compute's resource tracker does for the scheduler."""
     pools = stats.PciDeviceStats(objects.NUMATopology(), dev_filter=accepted)
@@ -154,9 +165,7 @@ def check_placement(accepted, devices):
         return
     view = placement.PlacementView("host", [])
     for each in devices:
-        matched = accepted.device_assignable(each)
-        if matched:
-            view.process_dev(make_device(each), matched)
+        view.process_dev(make_device(each), accepted.device_assignable(each))
 
 
 if __name__ == "__main__":
