@@ -1,0 +1,67 @@
+#!/bin/sh
+# Written by the Juju charm pci-passthrough (application pci-passthrough).
+# Edits are overwritten; change the charm's options instead: juju config pci-passthrough
+# A pre-udev hook: no driver module can be loaded before udev runs, so the override is there first.
+# A driver that is built into the kernel is bound already, and is asked to let go.
+# Add pci-passthrough=off to the kernel command line to boot without it.
+# dracut sources its hooks: the subshell keeps an exit from ending them all.
+(
+
+pci=/sys/bus/pci
+claimed=
+
+say() {
+    echo "pci-passthrough: $*" >/dev/kmsg
+}
+
+claim() {
+    device=$pci/devices/$1
+    if [ ! -e "$device/driver_override" ]; then
+        say "$1 is not there"
+        return
+    fi
+    read -r vendor <"$device/vendor"
+    read -r product <"$device/device"
+    if [ "$vendor:$product" != "$2:$3" ]; then
+        say "$1 is $vendor:$product, not $2:$3: left alone"
+        return
+    fi
+    if [ ! -e "$device/iommu_group" ]; then
+        say "$1 has no IOMMU group, the IOMMU is off: left alone"
+        return
+    fi
+    echo vfio-pci >"$device/driver_override"
+    claimed="$claimed $1"
+}
+
+read -r command_line </proc/cmdline
+for token in $command_line; do
+    if [ "$token" = pci-passthrough=off ]; then
+        say "switched off on the kernel command line"
+        exit 0
+    fi
+done
+
+claim 0000:83:00.0 0x10de 0x1bb0
+claim 0000:83:00.1 0x10de 0x10f0
+claim 0000:84:00.0 0x10de 0x1bb0
+claim 0000:84:00.1 0x10de 0x10f0
+
+[ -n "$claimed" ] || exit 0
+modprobe -q vfio_iommu_type1
+modprobe vfio-pci
+for address in $claimed; do
+    driver=$pci/devices/$address/driver
+    bound=$pci/drivers/vfio-pci/$address
+    if [ -e "$driver" ] && [ ! -e "$bound" ]; then
+        say "$address: a driver that is built in or was loaded before has it, asking it to let go"
+        echo "$address" >"$driver/unbind"
+    fi
+    [ -e "$driver" ] || echo "$address" >$pci/drivers_probe
+    if [ -e "$bound" ]; then
+        say "$address is on vfio-pci"
+    else
+        say "$address is not on vfio-pci"
+    fi
+done
+)
