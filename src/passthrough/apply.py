@@ -160,7 +160,7 @@ def _change_drivers(
     failed: dict[str, vfio.BindError] = {}
     for binding in plan.release:
         try:
-            vfio.release(root, binding.address, tools.load_native)
+            vfio.release(root, binding.address, tools.load_native, binding.target)
         except vfio.BindError as error:
             failed[binding.address] = error
             report(f"not given back: {error}")

@@ -69,7 +69,10 @@ class Tools(Protocol):
         """Load the vfio modules; raise CommandError when the kernel has none."""
 
     def load_native(self, modalias: str) -> None:
-        """Load the native driver of a modalias, if the host has one that is not blacklisted."""
+        """Load the native driver of a modalias, if the host has one that is not blacklisted.
+
+        The driver's own name serves too, and a blacklist does not count for it then.
+        """
 
     def running(self, service: str) -> str | None:
         """Name this run of a service: another value after every start, None while it is down."""

@@ -140,5 +140,15 @@ def _default_routes(root: Path) -> frozenset[str]:
 def _is_elsewhere(root: Path, address: str) -> bool:
     """A function whose interface is not to be seen here, though sysfs has the place for it."""
     device = root / pci.DEVICES / address
-    places = [device / "net", *sorted(device.glob("virtio*/net"))]
-    return any(place.is_dir() and not os.listdir(place) for place in places)
+    try:
+        below = ["", *(name for name in os.listdir(device) if name.startswith("virtio"))]
+        return any(_is_empty(device / name / "net") for name in below)
+    except FileNotFoundError:
+        return False  # unplugged since it was listed
+
+
+def _is_empty(place: Path) -> bool:
+    try:
+        return not os.listdir(place)
+    except FileNotFoundError:
+        return False

@@ -143,10 +143,10 @@ def make(
         # Settings that spoiled our option were mended, and nobody has run update-grub since.
         or (feeds == boot.GRUB and grub_problem and facts.grub.is_stale)
     )
-    returns = _releases(decision, host, record, others)
+    returns = _releases(decision, host, record, others, blacklist)
     pending = tuple(binding for binding in returns if binding.address in held)
     taken = _target_taken(claimed, record)
-    taken.update({binding.address: binding.target for binding in pending})
+    taken.update({each.address: record.taken[each.address] for each in pending})
     return Plan(
         release=tuple(binding for binding in returns if binding.address not in held),
         files=changes,
@@ -192,7 +192,11 @@ def unclaimed(
 
 
 def _releases(
-    decision: claims.Decision, host: pci.Host, record: Record, others: Container[str]
+    decision: claims.Decision,
+    host: pci.Host,
+    record: Record,
+    others: Container[str],
+    blacklist: Container[str],
 ) -> tuple[Binding, ...]:
     found = []
     for address in unclaimed(decision, record, others):
@@ -203,7 +207,9 @@ def _releases(
         # where there was one, is what a crash left between unbind and probe.
         halfway = function.driver is None and record.taken[address] is not None
         if halfway or pci.VFIO_PCI in (function.driver, function.override):
-            found.append(Binding(address, function.driver, record.taken[address]))
+            native = record.taken[address]
+            keep_off = native is not None and native in blacklist
+            found.append(Binding(address, function.driver, None if keep_off else native))
     return tuple(found)
 
 

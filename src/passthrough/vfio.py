@@ -107,13 +107,17 @@ def rebind(root: Path, address: str) -> None:
     bind(root, address)
 
 
-def release(root: Path, address: str, load: Callable[[str], object]) -> bool:
+def release(
+    root: Path, address: str, load: Callable[[str], object], former: str | None = None
+) -> bool:
     """Give one function back to its native driver, if the host has one.
 
     Args:
         root: the host's root.
         address: the function.
-        load: loads the modules that a modalias names; called when no loaded driver wants it.
+        load: loads modules by a modalias or by name; called when no loaded driver wants it.
+        former: the driver it had before. The running kernel's command line may still keep that
+            from being loaded by modalias, for our sake; by name it is loaded all the same.
 
     Returns:
         True if its driver changed.
@@ -134,10 +138,10 @@ def release(root: Path, address: str, load: Callable[[str], object]) -> bool:
                 _unbind(root, address)
         if pci.driver_of(root, address) is None:
             _probe(root, address)
-        modalias = pci.read_text(device / "modalias")
-        if pci.driver_of(root, address) is None and modalias:
-            load(modalias)
-            _probe(root, address)
+        for name in (pci.read_text(device / "modalias"), former):
+            if name and pci.driver_of(root, address) is None:
+                load(name)
+                _probe(root, address)
     except OSError as error:
         raise BindError(address, f"{_below(root, error.filename)}: {error.strerror}") from error
     if pci.driver_of(root, address) == pci.VFIO_PCI:

@@ -1,0 +1,177 @@
+"""A kill at every effect: each file old or new, and the next run ends where nothing was killed.
+
+One loop a case, since each visits some hundred states: the run is killed at its first effect, at
+its second, and so on, until it comes to its end. What every kill leaves is mended by the next run,
+with and without a boot in between, and has to end in the very bytes of an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import tarfile
+from collections.abc import Callable, Iterator, Mapping
+
+import hosttree
+import pytest
+from hosttree import etcfiles
+from unit import killing, made
+from unit.fakekernel import GPUS, FakeKernel, FakeTools
+
+from passthrough import boot, bounded, nova, reconcile, record
+
+APPLICATION = "pci-passthrough"
+OTHERS = {
+    "devices": "gpu=10de:1bb0@0000:84:00.0, gpu=10de:1bb0@0000:85:00.0",
+    "kernel_options": "a=b",
+}
+# Fewer would mean that the harness does not see the effects any more.
+LEAST_EFFECTS = 40
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A change that is killed: what was configured before, and what is now; {} removes all."""
+
+    before: Mapping[str, object] | None
+    after: Mapping[str, object]
+    iommu: bool = True
+    reboots: int = 0
+
+
+CASES = {
+    "install-without-iommu": Case(None, {"devices": GPUS}, iommu=False),
+    "install-with-iommu": Case(None, {"devices": GPUS}),
+    "change": Case({"devices": GPUS}, OTHERS, iommu=False, reboots=1),
+    "removal": Case({"devices": GPUS, "blacklist_drivers": "nouveau"}, {}, iommu=False, reboots=1),
+}
+
+
+class Machine:
+    """A made-up host with Nova, and the charm's runs on it."""
+
+    def __init__(self, tree: hosttree.HostTree, monkeypatch: pytest.MonkeyPatch):
+        self.tree = tree
+        self.root = tree.root
+        self.kernel = FakeKernel(tree, monkeypatch)
+        self.tools = FakeTools(tree)
+        self.tools.services["nova-compute"] = "run"
+        # What is offered to Nova changes on the way, so every content that is offered counts.
+        self.seen: dict[str, set[bytes | None]] = {}
+        self.tools.before_rebuild = lambda what: self.look()
+        self.kernel.before_write = lambda name, text: self.look()
+
+    def run(self, config: Mapping[str, object]) -> reconcile.Result:
+        """One hook with this configuration."""
+        wanted = made.wanted(**{"devices": "", **config})
+        return reconcile.reconcile(
+            self.root, APPLICATION, wanted, self.tools, lambda said: None, leaving=not config
+        )
+
+    def settle(self, config: Mapping[str, object]) -> None:
+        """Hooks and boots until no boot is needed, as an operator would see to it."""
+        result = self.run(config)
+        if result.survey.plan.reboot:
+            self.kernel.reboot()
+            result = self.run(config)
+        assert not result.survey.plan.reboot
+
+    def files(self) -> dict[str, bytes | None]:
+        """What each file holds that boots the host or that Nova reads."""
+        owned = (file.path for file in boot.owned_files(APPLICATION))
+        names = (etcfiles.GRUB_CFG, nova.path_of(APPLICATION), *owned)
+        paths = {name: self.root / name for name in names}
+        return {name: path.read_bytes() if path.exists() else None for name, path in paths.items()}
+
+    def look(self) -> None:
+        """Remember what the files hold now."""
+        for name, content in self.files().items():
+            self.seen.setdefault(name, set()).add(content)
+
+    def state(self) -> dict[str, object]:
+        """All that must be the same in the end, whatever happened on the way."""
+        found: dict[str, object] = dict(
+            self.tree.snapshot("etc", "var/lib", "boot/grub", "run/lock")
+        )
+        found["leftovers"] = sorted(str(each) for each in self.root.rglob(".*.new"))
+        found["lock"] = (self.root / "run/pci-passthrough.lock").exists()
+        found["initramfs"] = sorted(self._initramfs())
+        for address in sorted(os.listdir(self.root / "sys/bus/pci/devices")):
+            override = self.tree.read(f"sys/bus/pci/devices/{address}/driver_override")
+            found[address] = (self.tree.driver_of(address), override)
+        return found
+
+    def _initramfs(self) -> Iterator[tuple[str, bytes]]:
+        for image in (self.root / "boot").glob("initrd.img-*"):
+            if image.stat().st_size:
+                with tarfile.open(image) as archive:
+                    for member in archive.getmembers():
+                        content = archive.extractfile(member) if member.isfile() else None
+                        yield member.name, content.read() if content else b""
+
+
+@pytest.fixture(params=CASES.values(), ids=list(CASES))
+def case(request: pytest.FixtureRequest) -> Case:
+    return request.param
+
+
+@pytest.fixture
+def machine(
+    case: Case, make_host: Callable[..., hosttree.HostTree], monkeypatch: pytest.MonkeyPatch
+) -> Machine:
+    """The machine as it is before the change that is killed."""
+    monkeypatch.setattr(bounded, "write", killing.write_in_process)
+    tree = make_host()
+    tree.install_nova()
+    tree.write("etc/group", f"root:x:0:\nnova:x:{os.getgid()}:nova\n")
+    if case.iommu:
+        tree.set_command_line("quiet splash intel_iommu=on")
+        tree.iommu_on()
+    machine = Machine(tree, monkeypatch)
+    if case.before:
+        machine.run(case.before)
+        for _ in range(case.reboots):
+            machine.kernel.reboot()
+            machine.run(case.before)
+    return machine
+
+
+def test_every_kill_is_mended(machine: Machine, case: Case):
+    start = killing.Tree(machine.root)
+    machine.look()
+    machine.run(case.after)
+    machine.look()
+    machine.settle(case.after)
+    wanted = machine.state()
+    machine.kernel.reboot()
+    machine.settle(case.after)
+    wanted_after_a_boot = machine.state()
+    mended: list[killing.Tree] = []
+    booted: list[killing.Tree] = []
+    number = 0
+    while True:
+        number += 1
+        start.put_back(machine.root)
+        if not killing.run_killed(
+            number, machine.kernel, machine.tools, lambda: machine.run(case.after)
+        ):
+            break
+        left = killing.Tree(machine.root)
+        # Between some effects nothing changes that outlives a kill: an fsync, a lock.
+        if left not in mended[-1:]:
+            mended.append(left)
+            for path, content in machine.files().items():
+                assert content in machine.seen[path], f"kill {number} leaves half of /{path}"
+            record.read(machine.root, APPLICATION)
+            machine.settle(case.after)
+            assert machine.state() == wanted, f"kill {number}, then a hook"
+        # A boot does not see the beginnings of files.
+        visible = left.without(".new", ".lock")
+        if visible not in booted[-1:]:
+            booted.append(visible)
+            left.put_back(machine.root)
+            machine.kernel.reboot()
+            assert machine.tree.driver_of("0000:02:00.0") == "nvme"
+            machine.settle(case.after)
+            assert machine.state() == wanted_after_a_boot, f"kill {number}, then a boot and a hook"
+    assert number > LEAST_EFFECTS
