@@ -102,16 +102,14 @@ def drop_in(
     return render.render("nova.conf.j2", context)
 
 
-def subordinate_configuration(published: Iterable[Fields]) -> str | None:
+def subordinate_configuration(published: Iterable[Fields]) -> str:
     """What nova-cloud-controller is sent, as its charm merges it into nova.conf.
 
     Its template prints the section DEFAULT alone; Nova reads ``pci_alias`` there as
-    ``[pci] alias``. The key beside the sections is appended to ``enabled_filters``. None when
-    there is no alias to publish.
+    ``[pci] alias``. The key beside the sections is appended to ``enabled_filters``: flavors need
+    it also where all aliases come from elsewhere.
     """
     pairs = [["pci_alias", to_line(each)] for each in published]
-    if not pairs:
-        return None
     file = {"sections": {"DEFAULT": pairs}, "additional_neutron_filters": FILTER}
     return json.dumps({"nova": {"/etc/nova/nova.conf": file}}, sort_keys=True)
 

@@ -116,8 +116,15 @@ def apply(
     return tuple(did)
 
 
-def forget(root: Path, application: str) -> None:
-    """Drop what is recorded of nova-compute, when nobody is left to act on it."""
+def leave(
+    root: Path, application: str, offer: nova_offer.Offer, progress: Callable[[str], object]
+) -> None:
+    """Drop what is recorded of nova-compute, when nobody is left to act on it; say what stays."""
+    if offer.content is not None:
+        progress(
+            f"/{nova.path_of(application)}: stays, as Nova does not start without"
+            " report_in_placement once it was on"
+        )
     mine = record.read(root, application)
     record.write(root, application, dataclasses.replace(mine, nova=record.Nova()))
 

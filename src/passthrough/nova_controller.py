@@ -33,7 +33,7 @@ class Publication:
         release: the installed Nova; None where nova-common is not installed.
         config: what Nova's files say now.
         aliases: the aliases to publish.
-        payload: the text that carries them; None for nothing to publish.
+        payload: the text that carries them, and the filter; None where ``devices`` has no alias.
         problems: what an operator has to resolve; their aliases are not published.
         notes: what an operator may want to know.
         memory: what to remember until the next hook.
@@ -82,8 +82,9 @@ def decide(
     # Until the principal renders again, its file holds what it was sent before.
     earlier = memory.lines if memory.seen == seen else ()
     ours = sorted({*nova.published_aliases(published), *earlier})
+    aliases = nova.aliases(wanted.devices)
     sharing = nova_alias.share(
-        nova.aliases(wanted.devices),
+        aliases,
         nova_alias.foreign(found, [json.loads(line) for line in ours]),
         config.is_true(nova_conf.PCI_IN_PLACEMENT),
     )
@@ -92,7 +93,7 @@ def decide(
         release=release,
         config=config,
         aliases=sharing.published,
-        payload=nova.subordinate_configuration(sharing.published),
+        payload=nova.subordinate_configuration(sharing.published) if aliases else None,
         problems=sharing.problems,
         notes=sharing.notes,
         memory=Memory(tuple(line for line in ours if line not in current), seen),

@@ -47,9 +47,10 @@ def publication_text(
     published: nova_controller.Publication, style: tables.Style = tables.PLAIN
 ) -> str:
     """Lay out for a person what a controller's charm is sent."""
-    lines = [f"pci_alias = {nova.to_line(each)}" for each in published.aliases]
-    if lines:
-        lines = ["nova-cloud-controller is sent, for its nova.conf:", *lines]
+    lines = []
+    if published.payload:
+        lines.append("nova-cloud-controller is sent, for its nova.conf:")
+        lines += [f"pci_alias = {nova.to_line(each)}" for each in published.aliases]
         lines.append(f"enabled_filters gets {nova.FILTER}")
     lines += [f"not published: {problem}" for problem in published.problems]
     lines += [f"note: {note}" for note in published.notes]

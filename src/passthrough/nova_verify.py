@@ -15,7 +15,7 @@ def check_compute(survey: Survey) -> Iterator[Check]:
     """Check what nova-compute is told on this host."""
     offer = survey.nova
     for problem in offer.problems:
-        yield Check("nova", FAIL, problem, "see there")
+        yield Check("nova", FAIL, problem)
     if not offer.facts.release:
         yield Check("nova", OK, "nova-common is not installed on this host")
         return
@@ -36,7 +36,7 @@ def check_controller(
         wanted: the aliases that the configuration asks for.
     """
     release = published.release
-    checks = [Check("nova", FAIL, problem, "see there") for problem in published.problems]
+    checks = [Check("nova", FAIL, problem) for problem in published.problems]
     checks.append(Check("nova", OK, f"Nova {release}" if release else "no nova-common here"))
     names = sorted({alias["name"] for alias in wanted})
     for name in names:

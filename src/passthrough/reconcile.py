@@ -166,7 +166,7 @@ def _reconcile(
     after = look() if outcome.did else before
     offered = offer(after)
     if leaving:
-        nova_compute.forget(root, application)
+        nova_compute.leave(root, application, after.nova, progress)
     outcome = dataclasses.replace(outcome, did=(*withdrawn, *outcome.did, *offered))
     changed = offered or not after.nova.read
     return Result(look() if changed else after, outcome)

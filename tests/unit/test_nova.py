@@ -129,7 +129,7 @@ class TestPayload:
         line = (
             '{"device_type": "type-PCI", "name": "gpu", "product_id": "1bb0", "vendor_id": "10de"}'
         )
-        assert json.loads(payload or "") == {
+        assert json.loads(payload) == {
             "nova": {
                 "/etc/nova/nova.conf": {
                     "sections": {"DEFAULT": [["pci_alias", line]]},
@@ -139,9 +139,13 @@ class TestPayload:
         }
         assert nova.published_aliases(payload) == (line,)
 
-    def test_no_alias_is_no_payload(self):
-        assert nova.subordinate_configuration(()) is None
-        assert nova.published_aliases(None) == ()
+    def test_the_filter_alone(self):
+        payload = nova.subordinate_configuration(())
+        content = json.loads(payload)["nova"]["/etc/nova/nova.conf"]
+        # An empty section still makes the principal take the context for complete.
+        assert content["sections"] == {"DEFAULT": []}
+        assert content["additional_neutron_filters"] == "PciPassthroughFilter"
+        assert nova.published_aliases(payload) == nova.published_aliases(None) == ()
 
     @pytest.mark.parametrize("text", ["", "no json", "[]", '{"nova": {}}', '{"nova": null}'])
     def test_what_another_revision_sent_has_no_lines(self, text: str):

@@ -265,6 +265,14 @@ class TestLeaving:
         assert not ready.path.exists()
         assert not (ready.tree.root / record.DIRECTORY).exists()
 
+    def test_report_in_placement_stays_and_is_said(self, ready: Unit):
+        ready.hook(GPUS, report_in_placement=True)
+        ready.said.clear()
+        ready.leave()
+        assert ready.path.read_text().endswith("report_in_placement = true\n")
+        assert ready.said[-1].startswith(f"/{DROP_IN}: stays, as Nova does not start without")
+        assert not (ready.tree.root / record.DIRECTORY).exists()
+
     def test_no_devices_any_more(self, ready: Unit):
         ready.hook("")
         assert not ready.path.exists()

@@ -134,6 +134,14 @@ class TestOthersAliases:
             principal.render()
         assert sorted(map(str, principal.names())) == ["gpu", "nic"]
 
+    def test_the_filter_is_sent_all_the_same(self):
+        principal = Principal(f"[pci]\nalias = {json.dumps(ALIAS)}\n")
+        unit = Unit(principal)
+        unit.hook(GPU)
+        principal.render()
+        assert nova_controller.has_filter(principal.config)
+        assert unit.hook(GPU).payload == principal.sent[unit.name]
+
     def test_set_by_the_operator_later_is_not_published_twice_and_does_not_flap(
         self, unit, principal
     ):
@@ -142,17 +150,17 @@ class TestOthersAliases:
         principal.operator = f"[pci]\nalias = {json.dumps(ALIAS)}\n"
         principal.render()
         for _ in range(4):
-            assert unit.hook(GPU).payload is None
+            assert unit.hook(GPU).aliases == ()
             principal.render()
         assert principal.names() == ["gpu"]
 
     def test_unset_by_the_operator_again_comes_back(self, unit, principal):
         principal.operator = f"[pci]\nalias = {json.dumps(ALIAS)}\n"
         principal.render()
-        assert unit.hook(GPU).payload is None
+        assert unit.hook(GPU).aliases == ()
         principal.operator = ""
         principal.render()
-        assert unit.hook(GPU).payload is not None
+        assert len(unit.hook(GPU).aliases) == 1
 
     def test_another_of_the_same_name_blocks_and_keeps_ours_out(self, unit, principal):
         unit.hook(GPU)
@@ -162,7 +170,7 @@ class TestOthersAliases:
         principal.render()
         for _ in range(3):
             published = unit.hook(GPU)
-            assert published.payload is None
+            assert published.aliases == ()
             [problem] = published.problems
             assert '"product_id": "1bb0"' in problem
             assert '"product_id": "1eb8"' in problem
@@ -201,16 +209,16 @@ class TestOthersAliases:
         first, second = Unit(principal, "a"), Unit(principal, "b")
         first.hook(GPU)
         principal.render()
-        assert second.hook(GPU).payload is None
+        assert second.hook(GPU).aliases == ()
         del principal.sent["a"]
         principal.render()
-        assert second.hook(GPU).payload is not None
+        assert len(second.hook(GPU).aliases) == 1
 
     def test_models_behind_one_alias_and_pci_in_placement(self, principal):
         principal.operator = "[filter_scheduler]\npci_in_placement = true\n"
         principal.render()
         published = Unit(principal).hook(f"{GPU}, {OTHER}")
-        assert published.payload is None
+        assert published.aliases == ()
         assert "pci_in_placement" in published.problems[0]
 
 
