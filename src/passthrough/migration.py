@@ -34,7 +34,7 @@ _MODPROBE = re.compile(
 )
 _GRUB_LINE = re.compile(r"\s*GRUB_CMDLINE_LINUX(?:_DEFAULT)?=")
 _GRUB_TOKEN = re.compile(
-    r"(?<![\w.=-])(?:intel_iommu=|amd_iommu=|iommu=pt|modprobe\.blacklist="
+    r"(?<![\w.=-])(?:intel_iommu=on|amd_iommu=on|iommu=pt|modprobe\.blacklist="
     r"|vfio_iommu_type1\.allow_unsafe_interrupts=|(?:vfio|pci)[_-](?:pci|stub)\.ids=)[^\s\"']*"
 )
 

@@ -10,6 +10,8 @@ from typing import Any
 from passthrough import migration, nova_report, plan, tables, verify, vfio
 from passthrough.reconcile import Survey
 
+# Enough for a word and an address: "device_spec 0000:83:00.0".
+_NAME_WIDTH = 26
 _RESULT_COLOURS = {verify.OK: "green", verify.FAIL: "red", verify.UNKNOWN: "yellow"}
 
 
@@ -128,7 +130,7 @@ def checks_table(checks: Sequence[verify.Check], style: tables.Style = tables.PL
     """Lay checks out for a person; what is wrong stands below the table, with the way out."""
     table = tables.format_table(
         ("CHECK", "RESULT", "SEEN"),
-        ((each.name, each.status, each.seen) for each in checks),
+        (_check_row(each) for each in checks),
         style,
         {1: _RESULT_COLOURS},
     )
@@ -155,6 +157,14 @@ def rebind_table(done: Mapping[str, vfio.BindError | None]) -> str:
         ("ADDRESS", "RESULT"),
         ((address, str(error or "bound to vfio-pci")) for address, error in done.items()),
     )
+
+
+def _check_row(check: verify.Check) -> tuple[str, str, str]:
+    """A check's cells; what a long name is about moves over, so that it widens no column."""
+    if len(check.name) <= _NAME_WIDTH:
+        return check.name, check.status, check.seen
+    kind, _, subject = check.name.partition(" ")
+    return kind, check.status, f"{subject}: {check.seen}"
 
 
 def _claims_table(survey: Survey, style: tables.Style) -> str:

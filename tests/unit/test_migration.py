@@ -336,6 +336,13 @@ def test_what_the_charm_itself_writes_is_not_a_leftover(host: hosttree.HostTree)
             id="a GRUB drop-in",
         ),
         pytest.param(
+            "etc/default/grub.d/10-x.cfg",
+            'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX intel_iommu=off"\n',
+            [],
+            None,
+            id="an IOMMU that somebody wants off",
+        ),
+        pytest.param(
             "etc/default/grub",
             '# GRUB_CMDLINE_LINUX="intel_iommu=on"\nGRUB_CMDLINE_LINUX_DEFAULT="quiet xiommu=pt"\n',
             [],

@@ -90,6 +90,20 @@ class TestPlanText:
         text = report.plan_text(made.survey(made.wanted(GPUS), *CARDS, **given))
         assert "\n-vfio\n+# Written by" in text
 
+    def test_of_what_a_guest_holds(self):
+        survey = made.survey(
+            made.wanted("x=1af4:1041"),
+            *made.gpus("83", group=15, driver="vfio-pci", override="vfio-pci"),
+            facts=made.IOMMU_ON,
+            has=Record({"0000:83:00.0": "nouveau"}),
+            held={"0000:83:00.0": (4711,)},
+        )
+        text = report.plan_text(survey).replace("\n  ", " ")
+        assert (
+            "give back when the guest is gone: 0000:83:00.0 vfio-pci -> nouveau, held by process"
+            " 4711"
+        ) in text
+
     def test_of_nothing_to_do(self):
         survey = made.survey(made.wanted(), *CARDS)
         assert report.plan_text(survey) == "nothing to change"
