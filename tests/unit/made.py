@@ -96,6 +96,7 @@ def survey(
     present: Mapping[str, files.Present | None] | None = None,
     has: record.Record | None = None,
     taken: Mapping[str, str] | None = None,
+    held: Mapping[str, tuple[int, ...]] | None = None,
     application: str = "pci-passthrough",
 ) -> reconcile.Survey:
     """What `reconcile.survey` gives for such a host, without one.
@@ -107,13 +108,18 @@ def survey(
         present: the owned files that are there, by path.
         has: the application's record.
         taken: what other applications have.
+        held: functions that guests hold, and the guests' processes.
         application: the Juju application.
     """
     there = host(*functions)
     mine = has or record.Record()
     decision = claims.decide(wanted.devices, there, taken)
-    planned = plan.make(application, wanted, decision, there, facts, mine, present or {})
-    return reconcile.Survey(application, wanted, there, facts, mine, decision, planned)
+    planned = plan.make(
+        application, wanted, decision, there, facts, mine, present or {}, held=held or {}
+    )
+    return reconcile.Survey(
+        application, wanted, there, facts, mine, decision, planned, held=held or {}
+    )
 
 
 def applied(before: reconcile.Survey) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from hosttree import kernel as kernel_model
 from unit import made
 from unit.fakekernel import CLAIMED, GPUS, OWNED, FakeKernel, FakeTools
 
-from passthrough import PassthroughError, reconcile, record, status
+from passthrough import PassthroughError, files, reconcile, record, status
 
 NATIVE = {
     "0000:83:00.0": "nouveau",
@@ -168,6 +168,48 @@ class TestRebuildThatFails:
             run(on, tools)
         assert kernel.writes() == []
         assert "vfio-pci" not in kernel.drivers().values()
+
+
+class TestFileThatCannotBeWritten:
+    def test_is_named_and_takes_its_step_back(self, tree, kernel, tools):
+        """The script below init-top cannot be written, so the hook of the same step goes too."""
+        directory = tree.root / "etc/initramfs-tools/scripts/init-top"
+        directory.rmdir()
+        directory.write_text("a file in the way")
+        with pytest.raises(PassthroughError) as caught:
+            run(tree, tools)
+        assert str(caught.value) == (
+            f"/{INIT_TOP} cannot be written: File exists; the files that belong together were put"
+            " back, and the next hook tries again"
+        )
+        assert not (tree.root / "etc/initramfs-tools/hooks/pci-passthrough").exists()
+        assert tools.calls == []
+        directory.unlink()
+        assert status_of(run(tree, tools)).startswith("blocked: reboot required")
+
+    def test_and_cannot_be_put_back_either_is_said_and_mended_later(
+        self, tree, kernel, tools, monkeypatch: pytest.MonkeyPatch
+    ):
+        """The disk goes read-only between the writing and the rebuild."""
+        ensure = files.ensure
+
+        def refuse(path, *values, **named):
+            if "initramfs-tools" in str(path):
+                raise OSError(errno.EROFS, "Read-only file system", str(path))
+            return ensure(path, *values, **named)
+
+        tools.before_rebuild = lambda what: monkeypatch.setattr(files, "ensure", refuse)
+        tools.failing["initramfs"] = "Read-only file system"
+        said: list[str] = []
+        with pytest.raises(PassthroughError, match="Read-only file system"):
+            reconcile.reconcile(tree.root, "pci-passthrough", made.wanted(GPUS), tools, said.append)
+        assert f"/{INIT_TOP}: could not be put back: Read-only file system" in said
+        monkeypatch.undo()
+        tools.failing.clear()
+        tools.before_rebuild = lambda what: None
+        tools.calls.clear()
+        run(tree, tools)
+        assert tools.calls == ["rebuild initramfs", "rebuild grub"]
 
 
 class TestFunctionThatDoesNotMove:

@@ -293,6 +293,16 @@ class TestRemoval:
         warnings = [line.message for line in ready.context.juju_log if line.level == "WARNING"]
         assert any("0000:83:00.0" in warning for warning in warnings)
 
+    def test_leaves_what_a_driver_does_not_let_go_of_and_says_so(self, ready: Unit, kernel):
+        kernel.refuse("0000:83:00.0/driver/unbind")
+        ready.run("stop")
+        assert kernel.drivers()["0000:83:00.0"] == "vfio-pci"
+        assert kernel.drivers()["0000:84:00.0"] == "nouveau"
+        warnings = [line.message for line in ready.context.juju_log if line.level == "WARNING"]
+        assert [
+            each for each in warnings if each.startswith("left on vfio-pci until the next boot")
+        ]
+
 
 class TestActions:
     def test_list_devices_shows_table_and_structure(self, unit: Unit):

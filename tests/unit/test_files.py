@@ -144,3 +144,61 @@ class TestEnsure:
         assert len(seen) == 1
         assert seen[0].startswith(".")
         assert not seen[0].endswith((".conf", ".cfg", ".rules"))
+
+
+class TestAfterACrash:
+    def test_sweep_removes_what_a_killed_write_left_and_nothing_else(
+        self, path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        files.ensure(path, "old\n")
+
+        def die(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(os, "replace", die)
+        monkeypatch.setattr(pathlib.Path, "unlink", lambda *_, **__: None)  # killed: no clean-up
+        with pytest.raises(KeyboardInterrupt):
+            files.ensure(path, "new\n")
+        monkeypatch.undo()
+        assert len(list(path.parent.iterdir())) == 2
+        files.sweep([path, path.with_name("never-there"), path / "below-a-file"])
+        assert [each.name for each in path.parent.iterdir()] == [path.name]
+        assert path.read_text() == "old\n"
+
+    def test_the_next_ensure_is_not_stopped_by_a_left_over(self, path: pathlib.Path):
+        path.parent.mkdir(parents=True)
+        (path.parent / f".{path.name}.new").write_text("half")
+        assert files.ensure(path, "text\n") is True
+        assert path.read_text() == "text\n"
+        assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
+class TestFilesOfOtherPrograms:
+    def test_move_into_place_keeps_the_mode_of_the_old_file(self, path: pathlib.Path):
+        path.parent.mkdir(parents=True)
+        path.write_text("old")
+        path.chmod(0o600)
+        made = path.with_name("made")
+        made.write_text("new")
+        made.chmod(0o644)
+        files.move_into_place(made, path)
+        assert files.read(path) == Present("new", 0o600)
+        assert not made.exists()
+
+    def test_move_into_place_where_there_was_none(self, path: pathlib.Path):
+        path.parent.mkdir(parents=True)
+        made = path.with_name("made")
+        made.write_text("new")
+        made.chmod(0o640)
+        files.move_into_place(made, path)
+        assert files.read(path) == Present("new", 0o640)
+
+    def test_settle_waits_for_the_file_and_for_its_name(
+        self, path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        path.parent.mkdir(parents=True)
+        path.write_text("text")
+        waited: list[int] = []
+        monkeypatch.setattr(os, "fsync", lambda handle: waited.append(os.fstat(handle).st_ino))
+        files.settle(path)
+        assert waited == [path.stat().st_ino, path.parent.stat().st_ino]

@@ -173,6 +173,21 @@ def test_a_function_that_vanishes_while_it_is_read_is_passed_over(tree: hosttree
     assert "0000:83:00.1" in host.functions
 
 
+def test_a_function_whose_ids_are_not_shown_yet_is_passed_over(tree: hosttree.HostTree):
+    (tree.directory("0000:83:00.0") / "uevent").write_text("PCI_CLASS=30000\n")
+    assert "0000:83:00.0" not in pci.read(tree.root).functions
+
+
+def test_a_sysfs_copied_without_its_links_has_no_bridges(tree: hosttree.HostTree):
+    """``cp --dereference`` of another machine's /sys, looked at with --root."""
+    link = tree.root / "sys/bus/pci/devices/0000:83:00.0"
+    directory = link.resolve()
+    link.unlink()
+    directory.rename(link)
+    function = pci.read(tree.root).functions["0000:83:00.0"]
+    assert (function.id, function.bridges) == ("10de:1bb0", ())
+
+
 @pytest.mark.parametrize("name", ["iommu_group", "numa_node", "driver_override", "boot_vga"])
 def test_an_attribute_that_vanishes_is_not_set(tree: hosttree.HostTree, name: str):
     tree.iommu_on()

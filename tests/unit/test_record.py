@@ -65,6 +65,23 @@ def test_taken_by_others(tmp_path: pathlib.Path):
     assert record.taken_by_others(tmp_path / "elsewhere", "qat") == {}
 
 
+def test_an_application_that_gave_up_its_boot_files_bars_nobody(tmp_path: pathlib.Path):
+    """It was removed, and waits for a guest to let go of what it took."""
+    record.write(tmp_path, "gone", Record({"0000:83:00.0": "nouveau"}))
+    assert record.taken_by_others(tmp_path, "next") == {}
+
+
+def test_an_application_in_the_middle_of_its_first_rebuild_bars_others(tmp_path: pathlib.Path):
+    record.write(tmp_path, "first", Record({"0000:83:00.0": None}, {"initramfs": record.DIRTY}))
+    assert record.taken_by_others(tmp_path, "next") == {"0000:83:00.0": "first"}
+
+
+def test_a_reboot_that_was_asked_for_is_kept(tmp_path: pathlib.Path):
+    asked = Record(reboot=record.Reboot("plan", "boot"), taken={"0000:83:00.0": None})
+    record.write(tmp_path, "pci-passthrough", asked)
+    assert record.read(tmp_path, "pci-passthrough") == asked
+
+
 DAMAGED = {
     "empty": "",
     "cut": '{"taken": {"0000:83:0',
@@ -79,6 +96,8 @@ DAMAGED = {
     "hostile-address": '{"taken": {"../../etc/x": null}, "activated": {}}',
     "driver-is-a-list": '{"taken": {"0000:83:00.0": []}, "activated": {}}',
     "fingerprint-is-a-number": '{"taken": {}, "activated": {"grub": 1}}',
+    "reboot-is-text": '{"taken": {}, "activated": {}, "reboot": "now"}',
+    "nova-is-text": '{"taken": {}, "activated": {}, "nova": "x"}',
     "deep": "[" * 100_000,
 }
 

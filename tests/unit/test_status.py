@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 from unit import made
 
-from passthrough import status, vfio
+from passthrough import grub, platform, status, vfio
+from passthrough.reboot import Action, Verdict
 from passthrough.record import Record
 from passthrough.status import Status
 
@@ -20,9 +22,24 @@ def bound(*buses: str):
     return made.gpus(*buses, group=15, driver="vfio-pci", override="vfio-pci")
 
 
-def of(devices: str, *functions, failed=None, config=None, **values) -> Status:
+def of(devices: str, *functions, failed=None, verdict=None, config=None, **values) -> Status:
     survey = made.survey(made.wanted(devices, **(config or {})), *functions, **values)
-    return status.summarize(survey, failed)
+    return status.summarize(survey, failed, verdict)
+
+
+PAIR = [*bound("83"), *made.gpus("84", group=16)]
+# Somebody else's settings, read after ours, have thrown our option out of grub.cfg.
+SPOILED = dataclasses.replace(
+    made.IOMMU_ON,
+    grub=grub.Grub(
+        entry=grub.Entry("Ubuntu", ("quiet",)), erasers=("etc/default/grub.d/99-x.cfg",)
+    ),
+)
+
+
+def settled(facts: platform.Platform) -> dict[str, Any]:
+    """What `made.survey` takes for a host on which everything was applied."""
+    return made.applied(made.survey(made.wanted("gpu=10de:1bb0@83:00.0"), *PAIR, facts=facts))
 
 
 NIC = made.function("0000:3b:00.0", "8086:1572", made.ETHERNET, driver="i40e", group=30)
@@ -107,6 +124,48 @@ CASES = {
             failed={"0000:83:00.0": vfio.InUseError("0000:83:00.0", "a guest holds it")},
         ),
         Status("blocked", "0000:83:00.0: a guest holds it"),
+    ),
+    "held-before-anything-was-tried": (
+        partial(
+            of,
+            "",
+            *bound("83")[:1],
+            has=Record({"0000:83:00.0": "nouveau"}, {"initramfs": "x"}),
+            facts=made.IOMMU_ON,
+            held={"0000:83:00.0": (4711, 4712)},
+        ),
+        Status(
+            "blocked",
+            "0000:83:00.0: a guest holds it (process 4711, 4712), and it is given back when that"
+            " guest is gone; stop or migrate the guest",
+        ),
+    ),
+    "grub-spoiled": (
+        lambda: of("gpu=10de:1bb0@83:00.0", *PAIR, facts=SPOILED, **settled(SPOILED)),
+        Status(
+            "blocked",
+            "/boot/grub/grub.cfg boots 'Ubuntu' without intel_iommu=on:"
+            " /etc/default/grub.d/99-x.cfg sets GRUB_CMDLINE_LINUX_DEFAULT outright and is read"
+            " after /etc/default/grub.d/95-pci-passthrough.cfg; let it begin with"
+            " $GRUB_CMDLINE_LINUX_DEFAULT, then run update-grub",
+        ),
+    ),
+    "reboots-by-itself": (
+        partial(of, GPUS, *made.gpus("83", "84"), verdict=Verdict(Action.WAIT, "guests run")),
+        Status("waiting", "guests run"),
+    ),
+    "reboot-was-in-vain": (
+        partial(of, GPUS, *made.gpus("83", "84"), verdict=Verdict(Action.SPENT, "in vain")),
+        Status("blocked", "in vain"),
+    ),
+    "override-is-shown": (
+        partial(
+            of,
+            "- {id: 10de:1bb0, alias: gpu, allow-in-use: true}",
+            *bound("83"),
+            facts=made.IOMMU_ON,
+        ),
+        Status("active", "gpu: 1 ready; allow-in-use: 0000:83:00.0, 0000:83:00.1"),
     ),
     "ready": (
         partial(of, GPUS, *bound("83", "84"), facts=made.IOMMU_ON),
