@@ -115,7 +115,7 @@ def decide(
         offer = Offer(facts, specs, problems=tuple(problems))
         return _with_content(offer, application, None, known)
     sharing = nova_alias.share(
-        nova.aliases(wanted.devices),
+        _aliases(wanted, decision, facts.config.only(path)),
         elsewhere.aliases(),
         facts.config.is_true(nova_conf.PCI_IN_PLACEMENT),
     )
@@ -193,6 +193,25 @@ def listed(path: str, config: nova_conf.Config) -> dict[str, Mapping[str, Any]]:
         for entry in config.only(path).device_specs()
         if fields.is_exact(str(entry.content.get("address")))
     }
+
+
+def _aliases(
+    wanted: options.Options, decision: claims.Decision, present: nova_conf.Config
+) -> tuple[nova.Fields, ...]:
+    """The aliases to offer: all, but that a mistaken item brings no new one.
+
+    One that is there already stays: guests that were made with it could not be moved otherwise.
+    """
+    known = {nova_alias.meaning(entry.content) for entry in present.aliases()}
+    mistaken = {refusal.item.position for refusal in decision.blocking}
+    mistaken -= {claim.item.position for claim in decision.claims}
+    items = tuple(
+        item
+        for item in wanted.devices.items
+        if item.position not in mistaken
+        or (item.alias and nova_alias.meaning(nova.alias(item)) in known)
+    )
+    return nova.aliases(dataclasses.replace(wanted.devices, items=items))
 
 
 def _held(path: str, facts: Facts, specs: tuple[nova.Fields, ...]) -> tuple[nova.Fields, ...]:

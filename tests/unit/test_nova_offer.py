@@ -72,6 +72,22 @@ class TestVerified:
         assert [each["name"] for each in offer.aliases] == ["gpu"]
         assert offer.content is not None
 
+    def test_a_mistaken_item_brings_no_alias(self):
+        offer = decide("gpu=10de:ffff@0000:83:00.0", *cards())
+        assert (offer.content, offer.change) == (None, None)
+        offer = decide("gpu=10de:ffff@0000:83:00.0, ok=10de:1bb0@0000:84:00.0", *cards())
+        assert [each["name"] for each in offer.aliases] == ["ok"]
+
+    def test_but_one_that_is_there_stays(self):
+        """The card's group is not viable for a while: its guests can still be moved."""
+        first = decide(GPUS, *cards())
+        intruder = made.function("0000:83:02.0", "8086:1", 0x020000, group=20, driver="e1000e")
+        offer = decide(GPUS, *cards(), intruder, nova_facts=written(first))
+        assert offered(offer) == ["0000:84:00.0"]
+        assert [each["name"] for each in offer.aliases] == ["gpu"]
+        alone = decide("gpu=10de:1bb0@0000:83:00.0", *cards(), intruder, nova_facts=written(first))
+        assert [each["name"] for each in alone.aliases] == ["gpu"]
+
     def test_an_item_without_alias_is_offered_without(self):
         offer = decide("10de:1bb0@0000:83:00.0", *cards())
         assert offered(offer) == ["0000:83:00.0"]
