@@ -177,7 +177,7 @@ def _named(
         base = os.path.basename(each)
         mapped = next((name for name, label in labels.items() if label == base), None)
         linked = os.path.basename(os.path.realpath(root / each[1:]))
-        found = next((name for name in (base, mapped, linked) if name in known), None)
+        found = next((name for name in (base, mapped, linked) if name and name in known), None)
         if found:
             yield found
 
