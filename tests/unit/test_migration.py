@@ -211,7 +211,7 @@ def test_plan_says_what_to_delete_and_touches_nothing(
 
 
 def test_plan_says_what_to_claim_first(by_hand: hosttree.HostTree):
-    """The seed's 84:00.0 would go back to nouveau, under the guests' feet."""
+    """The guide's 84:00.0 would go back to nouveau, under the guests' feet."""
     leftovers = migration.find(by_hand.root)
     text = report.plan_text(survey(by_hand.root, "10de:1bb0@0000:83:00.0"), leftovers)
     assert (
