@@ -34,13 +34,13 @@ class LockError(PassthroughError):
 
 
 @contextlib.contextmanager
-def hold(root: Path, purpose: str, seconds: float = WAIT) -> Iterator[None]:
+def hold(root: Path, purpose: str, seconds: float | None = None) -> Iterator[None]:
     """Have the host's lock while the block runs; the kernel takes it back if we are killed.
 
     Args:
         root: the host's root.
         purpose: what we do, for the message that another run gives which waits in vain.
-        seconds: how long to wait for another run.
+        seconds: how long to wait for another run; WAIT where it is not given.
 
     Raises:
         LockError: when another run still has it after that time.
@@ -48,6 +48,7 @@ def hold(root: Path, purpose: str, seconds: float = WAIT) -> Iterator[None]:
     """
     path = root / PATH
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    seconds = WAIT if seconds is None else seconds
     end = time.monotonic() + seconds
     handle = _open(path)
     try:

@@ -1,0 +1,361 @@
+"""Binding and giving back at run time, and what keeps a guest's device where it is."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import hosttree
+import pytest
+from hosttree import kernel as model
+from unit.fakekernel import FakeKernel
+
+from passthrough import bounded, pci, processes, vfio
+
+GPU, AUDIO, NIC = "0000:83:00.0", "0000:83:00.1", "0000:3b:00.0"
+VF = "0000:3b:02.0"
+
+
+@pytest.fixture
+def host(tree: hosttree.HostTree, kernel: FakeKernel) -> hosttree.HostTree:
+    """The issue's host with its IOMMU on and vfio-pci loaded."""
+    tree.iommu_on()
+    model.load(tree.root, ["vfio-pci"])
+    return tree
+
+
+def override_of(tree: hosttree.HostTree, address: str) -> str:
+    return tree.read(f"sys/bus/pci/devices/{address}/driver_override").strip()
+
+
+def group_node(tree: hosttree.HostTree, address: str) -> str:
+    return f"/dev/vfio/{(tree.directory(address) / 'iommu_group').resolve().name}"
+
+
+def open_files(process: int) -> set[str]:
+    return {os.path.realpath(each) for each in Path(f"/proc/{process}/fd").iterdir()}
+
+
+class Native:
+    """Loads native drivers, and remembers which."""
+
+    def __init__(self, tree: hosttree.HostTree):
+        self.tree = tree
+        self.asked: list[str] = []
+
+    def __call__(self, name: str) -> None:
+        self.asked.append(name)
+        model.load(self.tree.root, [name])
+
+
+class TestBind:
+    def test_moves_a_function_by_its_address_alone(self, host, kernel):
+        assert vfio.bind(host.root, GPU) is True
+        assert host.driver_of(GPU) == "vfio-pci"
+        assert host.driver_of("0000:84:00.0") == "nouveau"
+        assert not any("new_id" in each for each in kernel.writes())
+
+    def test_of_what_is_bound_writes_the_override_alone(self, host, kernel):
+        host.bind(GPU, "vfio-pci")
+        kernel.forget_writes()
+        assert vfio.bind(host.root, GPU) is False
+        assert kernel.writes() == [f"{_device(host, GPU)}/driver_override='vfio-pci'"]
+
+    @pytest.mark.parametrize(
+        ("arrange", "problem"),
+        [
+            (lambda kernel: kernel.fail_probe(GPU, "vfio-pci"), "vfio-pci did not take it"),
+            (lambda kernel: kernel.refuse("driver/unbind"), "driver/unbind: Device or resource"),
+            (lambda kernel: kernel.refuse("drivers_probe", errno.EIO), "drivers_probe: Input/out"),
+        ],
+        ids=["probe-fails", "unbind-refused", "probe-refused"],
+    )
+    def test_that_fails_puts_the_function_back_and_says_why(self, host, kernel, arrange, problem):
+        arrange(kernel)
+        with pytest.raises(vfio.BindError, match=problem) as caught:
+            vfio.bind(host.root, GPU)
+        assert caught.value.address == GPU
+        kernel.relent()
+        kernel.fail_probe(GPU)
+        if host.driver_of(GPU) is None:
+            model.probe(host.root, GPU)
+        assert (host.driver_of(GPU), override_of(host, GPU)) == ("nouveau", "(null)")
+
+
+class TestRelease:
+    def test_gives_a_function_back(self, host):
+        vfio.bind(host.root, GPU)
+        native = Native(host)
+        assert vfio.release(host.root, GPU, native) is True
+        assert (host.driver_of(GPU), override_of(host, GPU)) == ("nouveau", "(null)")
+        assert native.asked == []
+
+    def test_loads_a_driver_that_is_not_there(self, host):
+        vfio.bind(host.root, GPU)
+        model.remove_driver(host.root, "nouveau")
+        native = Native(host)
+        vfio.release(host.root, GPU, native, "nouveau")
+        assert host.driver_of(GPU) == "nouveau"
+        assert native.asked == [host.read(f"sys/bus/pci/devices/{GPU}/modalias").strip()]
+
+    def test_loads_by_name_what_our_blacklist_still_keeps_off(self, host):
+        vfio.bind(host.root, GPU)
+        model.remove_driver(host.root, "nouveau")
+        host.set_command_line("modprobe.blacklist=nouveau")
+        native = Native(host)
+        vfio.release(host.root, GPU, native, "nouveau")
+        assert host.driver_of(GPU) == "nouveau"
+        assert native.asked[1:] == ["nouveau"]
+
+    def test_without_a_native_driver_leaves_it_without_one(self, host):
+        host.function("0000:05:00.0", "1234:11e8", 0x00FF00)
+        host.iommu_on()
+        vfio.bind(host.root, "0000:05:00.0")
+        assert vfio.release(host.root, "0000:05:00.0", Native(host)) is True
+        assert host.driver_of("0000:05:00.0") is None
+
+    def test_of_what_was_never_bound_changes_nothing(self, host, kernel):
+        assert vfio.release(host.root, GPU, Native(host)) is False
+        assert kernel.writes() == []
+
+
+OPERATIONS = {
+    "rebind": lambda host, address: vfio.rebind(host.root, address),
+    "release": lambda host, address: vfio.release(host.root, address, lambda name: None),
+}
+
+
+class TestHeld:
+    """Whatever is asked: a function that a guest has keeps its driver and its override."""
+
+    @pytest.fixture(params=OPERATIONS.values(), ids=list(OPERATIONS))
+    def operation(self, request):
+        return request.param
+
+    @pytest.fixture(autouse=True)
+    def bound(self, host):
+        for address in (GPU, AUDIO):
+            host.bind(address, "vfio-pci")
+
+    def assert_untouched(self, host, kernel, address: str = GPU):
+        assert kernel.writes() == []
+        assert (host.driver_of(address), override_of(host, address)) == ("vfio-pci", "vfio-pci")
+
+    def test_by_its_group(self, host, kernel, operation):
+        kernel.hold(GPU, process=4711)
+        with pytest.raises(vfio.InUseError) as caught:
+            operation(host, GPU)
+        assert str(caught.value) == (
+            f"{GPU}: a guest holds it ({group_node(host, GPU)} is open in process 4711); stop or"
+            " migrate the guest first"
+        )
+        self.assert_untouched(host, kernel)
+
+    def test_as_the_companion_of_what_is_held(self, host, kernel, operation):
+        kernel.hold(GPU)
+        with pytest.raises(vfio.InUseError):
+            operation(host, AUDIO)
+        self.assert_untouched(host, kernel, AUDIO)
+
+    def test_through_iommufd(self, host, kernel, operation):
+        (host.directory(GPU) / "vfio-dev/vfio3").mkdir(parents=True)
+        descriptors = host.root / "proc/99/fd"
+        descriptors.mkdir(parents=True)
+        (descriptors / "7").symlink_to("/dev/vfio/devices/vfio3")
+        with pytest.raises(vfio.InUseError, match="vfio3 is open in process 99"):
+            operation(host, GPU)
+        self.assert_untouched(host, kernel)
+
+    def test_by_somebody_whom_proc_does_not_show(self, host, kernel, operation, monkeypatch):
+        """The kernel refuses a second open of a group; that counts, whoever has the first."""
+        real = os.open
+
+        def refuse(path, *values, **named):
+            if os.fspath(path).endswith(group_node(host, GPU)):
+                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
+            return real(path, *values, **named)
+
+        monkeypatch.setattr(os, "open", refuse)
+        with pytest.raises(vfio.InUseError, match=r"/dev/vfio/\d+ is busy"):
+            operation(host, GPU)
+        self.assert_untouched(host, kernel)
+
+    def test_where_nobody_can_tell_is_an_error_and_not_a_no(
+        self, host, kernel, operation, monkeypatch
+    ):
+        real = os.open
+
+        def refuse(path, *values, **named):
+            if "/dev/vfio/" in os.fspath(path):
+                raise OSError(errno.EPERM, os.strerror(errno.EPERM), path)
+            return real(path, *values, **named)
+
+        monkeypatch.setattr(os, "open", refuse)
+        with pytest.raises(vfio.BindError, match=r"/dev/vfio/\d+: Operation not permitted"):
+            operation(host, GPU)
+        self.assert_untouched(host, kernel)
+
+    def test_group_is_ours_while_the_driver_changes(self, host, kernel, operation):
+        node = os.fspath(host.root / group_node(host, GPU)[1:])
+        answer = host.root / ".made/answer"
+
+        def look(name: str, text: str) -> None:
+            if name.endswith("/unbind"):  # a child writes this one, and the parent has the group
+                answer.write_text(str(node in open_files(os.getppid())))
+
+        kernel.before_write = look
+        operation(host, GPU)
+        assert answer.read_text() == "True"
+        assert node not in open_files(os.getpid())
+
+    def test_does_not_hinder_what_nobody_holds(self, host, kernel, operation):
+        kernel.hold("0000:84:00.0")
+        operation(host, GPU)
+
+
+class TestVfs:
+    """A parent that loses its driver loses its VFs, and a guest may have one of those."""
+
+    @pytest.fixture(autouse=True)
+    def vf(self, host):
+        host.virtual_functions(NIC, [VF], "8086:154c", driver="iavf")
+        host.iommu_on()
+        host.bind(VF, "vfio-pci")
+
+    def test_that_a_guest_has_keep_their_parent_on_its_native_driver(self, host, kernel):
+        kernel.hold(VF)
+        with pytest.raises(vfio.InUseError):
+            vfio.bind(host.root, NIC)
+        assert kernel.writes() == []
+        assert host.driver_of(NIC) == "i40e"
+
+    @pytest.mark.parametrize("operation", OPERATIONS.values(), ids=list(OPERATIONS))
+    def test_that_a_guest_has_keep_their_parent_on_vfio_pci(self, host, kernel, operation):
+        host.bind(NIC, "vfio-pci")
+        kernel.hold(VF)
+        with pytest.raises(vfio.InUseError):
+            operation(host, NIC)
+        assert host.driver_of(NIC) == "vfio-pci"
+
+    def test_count_as_a_hold_of_their_parent(self, host, kernel):
+        host.bind(NIC, "vfio-pci")
+        kernel.hold(VF, process=77)
+        assert vfio.holders_of(host.root, [NIC, GPU]) == {NIC: (77,)}
+
+
+def test_holders_are_found_by_node_and_by_function(host, kernel):
+    for address in (GPU, AUDIO, "0000:84:00.0"):
+        host.bind(address, "vfio-pci")
+    kernel.hold(GPU, process=12)
+    kernel.hold(GPU, process=3)
+    node = group_node(host, GPU)
+    assert vfio.holders(host.root, frozenset({node, "/dev/vfio/99"})) == {node: (3, 12)}
+    assert vfio.holders(host.root, frozenset()) == {}
+    assert vfio.holders_of(host.root, [GPU, AUDIO, "0000:84:00.0"]) == {
+        GPU: (3, 12),
+        AUDIO: (3, 12),
+    }
+
+
+class TestStuck:
+    """A driver that does not let go: the hook goes on, and nobody waits for it again."""
+
+    @pytest.fixture
+    def stuck(self, host, monkeypatch) -> hosttree.HostTree:
+        unbind = host.directory(GPU) / "driver/unbind"
+        unbind.unlink()
+        os.mkfifo(unbind)  # a writer waits until somebody reads
+        monkeypatch.setattr(vfio, "UNBIND_DEADLINE", 0.3)
+        return host
+
+    def test_ends_the_wait_and_puts_the_function_back(self, stuck, monkeypatch):
+        """A writer that can be killed is, and the function stays where it was."""
+        monkeypatch.setattr(vfio, "_write", lambda path, text: path.open("w").write(text) and None)
+        started = time.monotonic()
+        with pytest.raises(vfio.BindError, match="driver/unbind: not done after 0 s"):
+            vfio.bind(stuck.root, GPU)
+        assert time.monotonic() - started < 20
+        assert stuck.driver_of(GPU) == "nouveau"
+        assert not (stuck.root / vfio.STUCK).exists()
+
+    def test_that_no_signal_wakes_is_said_and_remembered(self, stuck, monkeypatch):
+        sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+        try:
+            self.pretend_stuck(stuck, sleeper.pid, monkeypatch)
+            with pytest.raises(vfio.StuckError, match="was told to let go and sleeps in the kern"):
+                vfio.bind(stuck.root, GPU)
+            # Nothing more was asked of the function: reading its override would sleep too.
+            assert override_of(stuck, GPU) == "vfio-pci"
+            with pytest.raises(vfio.StuckError, match=GPU):
+                vfio.check_responsive(stuck.root)
+        finally:
+            sleeper.kill()
+            sleeper.wait()
+        (stuck.root / f"proc/{sleeper.pid}/stat").unlink()
+        vfio.check_responsive(stuck.root)
+
+    @staticmethod
+    def pretend_stuck(tree: hosttree.HostTree, process: int, monkeypatch) -> None:
+        stat = Path(f"/proc/{process}/stat").read_text()
+        tree.write(f"proc/{process}/stat", stat)
+        monkeypatch.setattr(bounded, "write", lambda path, text, seconds, do: process)
+
+    def test_is_over_when_the_process_is_another_one(self, host):
+        host.write(vfio.STUCK, f"{GPU} 4711 100\n")
+        fields = " ".join(["S", *map(str, range(4, 22)), "101", *map(str, range(23, 53))])
+        host.write("proc/4711/stat", f"4711 (a ) b) {fields}\n")
+        assert processes.started(host.root, 4711) == "101"
+        vfio.check_responsive(host.root)
+
+
+class TestBoundedWrite:
+    def test_writes_in_a_child_and_waits_for_it(self, tmp_path):
+        path = tmp_path / "file"
+        assert bounded.write(path, "text", 10, lambda where, what: where.write_text(what)) is None
+        assert path.read_text() == "text"
+
+    def test_gives_back_what_the_write_failed_with(self, tmp_path):
+        with pytest.raises(FileNotFoundError) as caught:
+            bounded.write(tmp_path / "no/file", "x", 10, lambda where, what: where.write_text(what))
+        assert caught.value.filename == str(tmp_path / "no/file")
+
+    def test_that_fails_otherwise_is_an_error_too(self, tmp_path):
+        with pytest.raises(OSError, match="ended with code 255"):
+            bounded.write(tmp_path, "x", 10, lambda where, what: [][0])
+
+    def test_child_holds_none_of_our_files(self, tmp_path):
+        """A child that hangs must not keep Juju's pipes open, nor the lock."""
+        with open(tmp_path / "ours", "w") as ours:
+            listing = tmp_path / "listing"
+
+            def look(where: Path, what: str) -> None:
+                where.write_text("\n".join(map(os.path.realpath, Path("/proc/self/fd").iterdir())))
+
+            bounded.write(listing, "", 10, look)
+            assert ours.name not in listing.read_text()
+
+    def test_leaves_no_process_behind(self, tmp_path):
+        with pytest.raises(TimeoutError):
+            bounded.write(tmp_path, "", 0.1, lambda where, what: time.sleep(600))
+        with pytest.raises(ChildProcessError):
+            os.waitpid(-1, os.WNOHANG)
+
+    def test_child_that_is_killed_is_an_error(self, tmp_path):
+        with pytest.raises(OSError, match="ended with code -9"):
+            bounded.write(
+                tmp_path, "", 10, lambda where, what: os.kill(os.getpid(), signal.SIGKILL)
+            )
+
+
+def _device(tree: hosttree.HostTree, address: str) -> str:
+    return os.fspath(tree.directory(address).relative_to(tree.root.resolve()))
+
+
+def test_driver_override_is_what_pci_reads(host):
+    vfio.bind(host.root, GPU)
+    assert pci.read(host.root).functions[GPU].override == "vfio-pci"
