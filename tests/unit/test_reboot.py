@@ -1,0 +1,257 @@
+"""reboot=when-idle: once for one plan, never under a guest, never in a loop."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import hosttree
+import pytest
+from unit import made
+from unit.fakekernel import GPUS, FakeKernel, FakeTools
+
+from passthrough import guests, reboot, reconcile, record, status
+from passthrough.reboot import Action
+
+APPLICATION = "pci-passthrough"
+
+
+class Unit:
+    """A unit with reboot=when-idle, whose hooks say whether they reboot."""
+
+    def __init__(self, tree: hosttree.HostTree, kernel: FakeKernel, tools: FakeTools):
+        self.tree = tree
+        self.kernel = kernel
+        self.tools = tools
+        self.config: dict[str, Any] = {"devices": GPUS, "reboot": "when-idle"}
+        self.status = ""
+
+    def hook(self) -> reboot.Verdict:
+        """One hook; the reboot is left to the caller, as the charm leaves it to Juju."""
+        wanted = made.wanted(**self.config)
+        result = reconcile.reconcile(
+            self.tree.root, APPLICATION, wanted, self.tools, lambda said: None
+        )
+        verdict = reboot.arrange(self.tree.root, result.survey)
+        found = status.summarize(result.survey, result.outcome.failed, verdict)
+        self.status = f"{found.kind}: {found.message}"
+        return verdict
+
+    def life(self, hooks: int) -> int:
+        """So many hooks, with the reboots they ask for; how many those were."""
+        reboots = 0
+        for _ in range(hooks):
+            if self.hook().action is Action.NOW:
+                reboots += 1
+                self.kernel.reboot()
+        return reboots
+
+    @property
+    def asked(self) -> record.Reboot | None:
+        return record.read(self.tree.root, APPLICATION).reboot
+
+
+@pytest.fixture
+def unit(tree: hosttree.HostTree, kernel: FakeKernel, tools: FakeTools) -> Unit:
+    return Unit(tree, kernel, tools)
+
+
+def start_guest(tree: hosttree.HostTree, process: int, name: str = "instance-0000002a") -> None:
+    tree.write(f"proc/{process}/cmdline", f"qemu\0-name\0guest={name},debug-threads=on\0-S\0")
+    os.symlink("/usr/bin/qemu-system-x86_64", tree.root / f"proc/{process}/exe")
+
+
+def stop_guest(tree: hosttree.HostTree, process: int) -> None:
+    for name in ("cmdline", "exe"):
+        (tree.root / f"proc/{process}/{name}").unlink()
+    (tree.root / f"proc/{process}").rmdir()
+
+
+def test_an_idle_host_is_rebooted_once_and_is_ready(unit: Unit):
+    verdict = unit.hook()
+    assert verdict == reboot.Verdict(
+        Action.NOW,
+        "rebooting: the IOMMU is off until the kernel starts with intel_iommu=on",
+    )
+    assert unit.status.startswith("maintenance: rebooting: the IOMMU is off")
+    unit.kernel.reboot()
+    assert unit.hook().action is Action.NONE
+    assert unit.status == "active: gpu: 2 ready"
+    assert unit.life(5) == 0
+
+
+def test_manual_is_the_default_and_never_reboots(unit: Unit):
+    del unit.config["reboot"]
+    assert unit.life(3) == 0
+    assert unit.status.startswith("blocked: reboot required: the IOMMU is off")
+    assert unit.asked is None
+
+
+def test_it_is_recorded_before_it_is_asked_for(unit: Unit):
+    boot_id = unit.tree.read("proc/sys/kernel/random/boot_id").strip()
+    unit.hook()
+    assert unit.asked
+    assert unit.asked.boot_id == boot_id
+
+
+def test_a_crash_between_record_and_request_asks_again(unit: Unit):
+    """The host has not started anew, so this is the same reboot still."""
+    assert unit.hook().action is Action.NOW
+    assert unit.hook().action is Action.NOW
+
+
+def test_a_reboot_that_brings_nothing_is_not_repeated(unit: Unit):
+    """As where another boot loader comes first: grub.cfg has the option, the kernel has not."""
+    unit.hook()
+    good = unit.tree.read("boot/grub/grub.cfg")
+    unit.tree.write("boot/grub/grub.cfg", good.replace("intel_iommu=on", ""))
+    unit.kernel.reboot()
+    unit.tree.write("boot/grub/grub.cfg", good)
+    assert unit.hook().action is Action.SPENT
+    assert unit.status == (
+        "blocked: the reboot did not help: expected intel_iommu=on on the kernel's command line,"
+        " found intel_iommu=off; expected an active IOMMU, found no IOMMU group; run verify, then"
+        " reboot by hand"
+    )
+    assert unit.life(5) == 0
+    unit.kernel.reboot()
+    assert unit.hook().action is Action.NONE
+    assert unit.status == "active: gpu: 2 ready"
+
+
+def test_a_device_that_no_boot_can_bind_costs_one_reboot(unit: Unit):
+    unit.life(3)
+    unit.config["devices"] = f"{GPUS}, more=10de:1bb0@0000:85:00.0"
+    unit.kernel.fail_probe("0000:85:00.0", "vfio-pci")
+    reboots = 0
+    for _ in range(6):
+        if unit.hook().action is Action.NOW:
+            reboots += 1
+            unit.kernel.reboot()
+            # What the initramfs cannot bind either.
+            unit.tree.bind("0000:85:00.0", "nouveau")
+    assert reboots == 1
+    assert unit.status.startswith(
+        "blocked: the reboot did not help: expected 0000:85:00.0 on vfio-pci, found nouveau"
+    )
+
+
+def test_another_plan_may_have_another_reboot(unit: Unit):
+    assert unit.life(4) == 1
+    unit.config["kernel_options"] = "hugepages=64"
+    assert unit.life(4) == 1
+    assert "hugepages=64" in unit.tree.read("proc/cmdline")
+    assert unit.status == "active: gpu: 2 ready"
+
+
+def test_no_reboot_while_a_guest_runs(unit: Unit):
+    start_guest(unit.tree, 4711)
+    assert unit.life(3) == 0
+    assert unit.asked is None
+    assert unit.status == (
+        "waiting: reboot when no guest runs, and now instance-0000002a (process 4711) does: the"
+        " IOMMU is off until the kernel starts with intel_iommu=on"
+    )
+    stop_guest(unit.tree, 4711)
+    assert unit.life(3) == 1
+    assert unit.status == "active: gpu: 2 ready"
+
+
+def test_many_guests_are_counted(unit: Unit):
+    for number in range(5):
+        start_guest(unit.tree, 100 + number, f"vm{number}")
+    unit.hook()
+    assert "vm0 (process 100), vm1 (process 101), vm2 (process 102) and 2 more does" in unit.status
+
+
+@pytest.mark.parametrize(
+    "arrange",
+    [
+        lambda unit: unit.config.update(devices=f"{GPUS}, x=8086:2020@0000:00:00.0"),
+        lambda unit: unit.tree.write(
+            "etc/default/grub.d/99-zz.cfg", "GRUB_CMDLINE_LINUX_DEFAULT=quiet\n"
+        ),
+        lambda unit: (unit.tree.root / "proc/sys/kernel/random/boot_id").unlink(),
+    ],
+    ids=["something-is-refused", "another-writer-spoils-it", "no-boot-id"],
+)
+def test_no_reboot_that_would_have_to_be_repeated(unit: Unit, arrange: Callable[[Unit], object]):
+    arrange(unit)
+    assert unit.life(3) == 0
+    assert unit.asked is None
+    assert unit.status.startswith("blocked: ")
+
+
+def test_whoever_only_looks_says_what_the_next_hook_does(unit: Unit):
+    unit.hook()
+    before = unit.asked
+    survey = reconcile.survey(unit.tree.root, APPLICATION, made.wanted(**unit.config))
+    assert reboot.look(unit.tree.root, survey) == reboot.Verdict(
+        Action.WAIT,
+        "the next hook reboots the host: the IOMMU is off until the kernel starts with"
+        " intel_iommu=on",
+    )
+    assert unit.asked == before
+
+
+def test_a_device_that_comes_and_goes_between_boots_makes_no_loop(unit: Unit):
+    """Its coming and going changes the claims; what was asked for is the same."""
+    survey = reconcile.survey(unit.tree.root, APPLICATION, made.wanted(**unit.config))
+    fewer = dataclasses.replace(
+        survey, decision=dataclasses.replace(survey.decision, claims=survey.decision.claims[:2])
+    )
+    assert reboot.key(survey) == reboot.key(fewer)
+    other = dataclasses.replace(survey, wanted=made.wanted(GPUS, iommu_passthrough=True))
+    assert reboot.key(survey) != reboot.key(other)
+
+
+class TestGuests:
+    def test_by_program(self, tree: hosttree.HostTree):
+        start_guest(tree, 12, "one")
+        os.symlink("/usr/bin/bash", _process(tree, 13) / "exe")
+        os.symlink("/usr/bin/qemu-system-aarch64 (deleted)", _process(tree, 14) / "exe")
+        os.symlink("/usr/bin/qemu-img", _process(tree, 15) / "exe")
+        assert guests.running(tree.root) == (
+            guests.Guest(12, "one"),
+            guests.Guest(14, "qemu-system-aarch64"),
+        )
+
+    @pytest.mark.parametrize(
+        ("target", "counts"),
+        [
+            ("anon_inode:kvm-vm", True),
+            ("anon_inode:kvm-vcpu:0", False),
+            ("/dev/kvm", False),
+            ("/dev/vfio/17", True),
+            ("/dev/vfio/devices/vfio0", True),
+            ("/dev/vfio/vfio", False),
+            ("/var/log/syslog", False),
+        ],
+    )
+    def test_by_what_a_process_has_open(self, tree: hosttree.HostTree, target: str, counts: bool):
+        descriptors = _process(tree, 20) / "fd"
+        descriptors.mkdir()
+        os.symlink(target, descriptors / "9")
+        assert bool(guests.running(tree.root)) is counts
+
+    def test_by_libvirts_files(self, tree: hosttree.HostTree):
+        for process in (30, 31):
+            _process(tree, process)
+        tree.write("run/libvirt/qemu/instance-1.pid", "30")
+        tree.write("run/libvirt/qemu/driver.pid", "31")
+        tree.write("run/libvirt/qemu/gone.pid", "32")
+        tree.write("run/libvirt/qemu/broken.pid", "x")
+        assert [each.process for each in guests.running(tree.root)] == [30]
+
+    def test_hostile_name_is_not_shown(self, tree: hosttree.HostTree):
+        start_guest(tree, 12, "x\x1b[2J")
+        assert guests.running(tree.root)[0].name == "qemu-system-x86_64"
+
+
+def _process(tree: hosttree.HostTree, number: int) -> Path:
+    directory = tree.root / f"proc/{number}"
+    directory.mkdir(parents=True)
+    return directory
