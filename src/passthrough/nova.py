@@ -61,6 +61,24 @@ def device_spec(function: pci.Function, item: spec.Item) -> Fields:
     }
 
 
+def kept_device_spec(function: pci.Function, written: Mapping[str, object]) -> Fields:
+    """The device_spec of a function whose item is gone: its tags are those that were written.
+
+    Whoever edited the file in between adds no key and no value that an item could not have.
+    """
+    tags = {
+        name: value
+        for name, allowed in nova_release.written_device_spec_keys().items()
+        if isinstance(value := written.get(name), str) and allowed.fullmatch(value)
+    }
+    return {
+        "vendor_id": function.vendor,
+        "product_id": function.product,
+        "address": function.address,
+        **tags,
+    }
+
+
 def can_address(address: str) -> bool:
     """Tell whether Nova can take a function at ``address``."""
     return pci.sort_key(address)[0] <= MAX_DOMAIN

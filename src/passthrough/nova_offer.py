@@ -130,7 +130,7 @@ def decide(
     offer = Offer(
         facts=facts,
         device_specs=specs,
-        held=() if leaving else _held(path, facts, specs),
+        held=() if leaving else _held(path, facts, host, specs),
         aliases=sharing.published,
         problems=(*problems, *sharing.problems, *clashes),
         notes=(*sharing.notes, *notes),
@@ -214,12 +214,15 @@ def _aliases(
     return nova.aliases(dataclasses.replace(wanted.devices, items=items))
 
 
-def _held(path: str, facts: Facts, specs: tuple[nova.Fields, ...]) -> tuple[nova.Fields, ...]:
+def _held(
+    path: str, facts: Facts, host: pci.Host, specs: tuple[nova.Fields, ...]
+) -> tuple[nova.Fields, ...]:
+    """What the drop-in says of functions that a guest holds, as far as it is ours to say."""
     offered = {each["address"] for each in specs}
     return tuple(
-        content
+        nova.kept_device_spec(host.functions[address], content)
         for address, content in listed(path, facts.config).items()
-        if address in facts.held and address not in offered
+        if address in facts.held and address not in offered and address in host.functions
     )
 
 

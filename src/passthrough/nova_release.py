@@ -39,6 +39,8 @@ _NAMES = {
     33: "2026.1",
 }
 _VERSION = re.compile(r"(?:\d+:)?(\d+)[.~+-]")
+_NAMES_LIST = re.compile(r"[A-Za-z0-9_,]+")
+_YES_OR_NO = re.compile(r"yes|no")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +88,8 @@ class Key:
 
     ``option`` is the key as ``devices`` spells it, ``name`` as Nova does. ``value`` takes an item
     and gives Nova's value, always a string, or None where the item does not set it. ``since`` is
-    the release that first knew the key, ``newer`` that of values that came later.
+    the release that first knew the key, ``newer`` that of values that came later. ``form`` is what
+    every value looks like.
     """
 
     option: str
@@ -95,6 +98,7 @@ class Key:
     since: int
     value: Callable[[spec.Item], str | None]
     newer: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    form: re.Pattern[str] = _NAMES_LIST
 
     def needs(self, item: spec.Item) -> int | None:
         """The release that this item's use of the key needs; None where it does not use it."""
@@ -110,6 +114,10 @@ def _live_migratable(item: spec.Item) -> str | None:
     return _yes_or_no(item.live_migratable)
 
 
+def _managed(item: spec.Item) -> str | None:
+    return _yes_or_no(item.managed)
+
+
 def _yes_or_no(value: bool | None) -> str | None:
     return None if value is None else "yes" if value else "no"
 
@@ -122,9 +130,9 @@ KEYS = (
     Key("resource-class", DEVICE_SPEC, "resource_class", 26, lambda item: item.resource_class),
     Key("traits", ALIAS, "traits", 27, _traits),
     Key("traits", DEVICE_SPEC, "traits", 26, _traits),
-    Key("live-migratable", ALIAS, "live_migratable", 31, _live_migratable),
-    Key("live-migratable", DEVICE_SPEC, "live_migratable", 31, _live_migratable),
-    Key("managed", DEVICE_SPEC, "managed", 31, lambda item: _yes_or_no(item.managed)),
+    Key("live-migratable", ALIAS, "live_migratable", 31, _live_migratable, form=_YES_OR_NO),
+    Key("live-migratable", DEVICE_SPEC, "live_migratable", 31, _live_migratable, form=_YES_OR_NO),
+    Key("managed", DEVICE_SPEC, "managed", 31, _managed, form=_YES_OR_NO),
 )
 
 
@@ -132,6 +140,11 @@ def keys_of(item: spec.Item, where: str) -> dict[str, str]:
     """What an item adds to its alias or device_spec, by Nova's names."""
     values = ((key.name, key.value(item)) for key in KEYS if key.where == where)
     return {name: value for name, value in values if value is not None}
+
+
+def written_device_spec_keys() -> dict[str, re.Pattern[str]]:
+    """The keys that `keys_of` may put into a device_spec, and what their values look like."""
+    return {key.name: key.form for key in KEYS if key.where == DEVICE_SPEC}
 
 
 def check(

@@ -6,8 +6,9 @@ import dataclasses
 import json
 
 import pytest
+from charms.pci_passthrough.v0 import nova_pci
 from unit import made
-from unit.madenova import DROP_IN, GPUS, VFIO, cards, decide, facts, written
+from unit.madenova import DROP_IN, GPUS, VFIO, cards, config, decide, facts, written
 
 from passthrough import fields, nova_offer, pci, record, spec
 from passthrough.nova_release import Release
@@ -167,6 +168,27 @@ class TestHeld:
         assert offered(offer) == ["0000:83:00.0"]
         assert [each["address"] for each in offer.held] == ["0000:84:00.0"]
         assert offer.change is None
+
+    def test_its_tags_stay_and_what_somebody_added_goes(self):
+        item = "{alias: gpu, id: '10de:1bb0', address: '84:00.0', traits: [b, a], managed: false}"
+        current = facts(release=Release(33))
+        there = written(decide(f"[{item}]", *cards(), nova_facts=current))
+        text = (there.present.content if there.present else "").replace(
+            '"managed": "no"', '"managed": "maybe", "physical_network": "net", "x": 1'
+        )
+        edited = dataclasses.replace(
+            there, config=config(text, DROP_IN), held=frozenset(["0000:84:00.0"])
+        )
+        offer = decide("", *cards(), nova_facts=edited)
+        assert [dict(each) for each in offer.held] == [
+            {
+                "vendor_id": "10de",
+                "product_id": "1bb0",
+                "address": "0000:84:00.0",
+                "traits": "A,B",
+            }
+        ]
+        nova_pci.DeviceSpec(**offer.held[0])
 
     def test_and_although_nothing_is_asked_for(self):
         there = dataclasses.replace(self.both(), held=frozenset(["0000:84:00.0"]))
