@@ -69,7 +69,7 @@ _FILES = (
         in_initramfs=True,
     ),
     # Sorts before 80-drivers.rules, which loads the native driver by modalias.
-    _Row("etc/udev/rules.d/60-{name}.rules", "udev.rules.j2"),
+    _Row("etc/udev/rules.d/60-{name}.rules", "udev.rules.j2", feeds=INITRAMFS),
     _Row(
         "etc/initramfs-tools/hooks/{name}",
         "initramfs-tools-hook.j2",
