@@ -134,7 +134,7 @@ class TestFiles:
         assert feeds["etc/modprobe.d/pci-passthrough.conf"] == boot.INITRAMFS
         assert feeds["etc/initramfs-tools/scripts/init-top/pci-passthrough"] == boot.INITRAMFS
         assert feeds["etc/modules-load.d/pci-passthrough.conf"] is None
-        assert feeds["etc/udev/rules.d/60-pci-passthrough.rules"] is None
+        assert feeds["etc/udev/rules.d/60-pci-passthrough.rules"] == boot.INITRAMFS
 
 
 class TestKernelOptions:

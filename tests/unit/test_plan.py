@@ -107,7 +107,7 @@ class TestSettledHost:
             (HOOK, ("initramfs",)),
             (INIT_TOP, ("initramfs",)),
             (MODULES, ()),
-            (RULES, ()),
+            (RULES, ("initramfs",)),
         ],
         ids=["grub", "hook", "init-top", "modules-load", "udev"],
     )
