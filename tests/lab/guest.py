@@ -17,10 +17,6 @@ from lab import emulator as emulators
 from lab import machine as machines
 
 BOOT_SECONDS = 600.0
-# Emulated, a boot now and then loses an interrupt and waits for ever, its processors idle. It is
-# told from a slow one by its silence.
-SILENT_SECONDS = 120.0
-POWER_CYCLES = 2
 POWER_OFF_SECONDS = 300.0
 SETTLE_SECONDS = 300
 POLL_SECONDS = 0.5
@@ -71,17 +67,6 @@ class Guest:
         with self.progress.step(title):
             self._qemu = qemu.Process(self._emulator, self._arguments, console)
             self._wait_ready()
-
-    def _cycle_power(self) -> None:
-        """Switch a machine that hangs in its boot off and on again."""
-        running = self._running()
-        self.progress.say(
-            f"no word from the boot for {SILENT_SECONDS:.0f} s: switched off and on again;"
-            f" {errors.tail(running.read_console(), 3)}"
-        )
-        self._console_read = len(running.read_console())
-        running.cut_power()
-        self._qemu = qemu.Process(self._emulator, self._arguments, running.console)
 
     def reboot(self, title: str = "reboot") -> None:
         """Reboot in an orderly way and wait until the next boot is ready."""
@@ -173,22 +158,14 @@ class Guest:
 
     def _wait_login(self, deadline: float) -> None:
         reason = "nobody answered on the port of ssh"
-        cycles_left, heard, heard_at = POWER_CYCLES, 0, time.monotonic()
+        running = self._running()
         while time.monotonic() < deadline:
-            running = self._running()
             if not running.is_running:
                 raise errors.LabError(f"the machine went off while booting\n{running.report()}")
             said = running.read_console()[self._console_read :]
             if any(sign in said for sign in DEAD_ENDS):
                 raise errors.LabError(f"the machine does not boot\n{running.report()}")
             self.progress.waiting(f"ssh; the console says: {_last_line(said)}")
-            if len(said) != heard:
-                heard, heard_at = len(said), time.monotonic()
-            elif cycles_left and time.monotonic() - heard_at > SILENT_SECONDS:
-                cycles_left -= 1
-                heard, heard_at = 0, time.monotonic()
-                self._cycle_power()
-                continue
             if self._ssh.has_banner():
                 try:
                     self._ssh.open()
