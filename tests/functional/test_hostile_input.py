@@ -154,9 +154,15 @@ def test_it_is_refused_with_option_item_and_reason_and_no_file_changes(
     assert str(agent.status()) == f"blocked: {message}"
     assert host.snapshot(*EVERYWHERE) == before
     assert box.calls() == []
-    if "other-id" not in message and "holds" not in message:
-        result = agent.action("plan")
+
+
+def test_an_action_is_refused_with_the_same_words(agent: standin.Agent):
+    config, message = CASES["substitution-in-kernel-options"]
+    agent.config({"devices": GPUS, **config}, reset=["iommu", "blacklist-drivers"])
+    for action in ("plan", "verify", "rebind"):
+        result = agent.action(action)
         assert (result.failed, result.message, result.results) == (True, message, {})
+    assert not agent.action("list-devices").failed
 
 
 def test_after_all_of_that_a_good_configuration_works(agent: standin.Agent, box: hostbox.Box):

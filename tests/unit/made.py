@@ -115,7 +115,15 @@ def survey(
     mine = has or record.Record()
     decision = claims.decide(wanted.devices, there, taken)
     planned = plan.make(
-        application, wanted, decision, there, facts, mine, present or {}, held=held or {}
+        application,
+        wanted,
+        decision,
+        there,
+        facts,
+        mine,
+        present or {},
+        held=held or {},
+        others=taken or {},
     )
     return reconcile.Survey(
         application, wanted, there, facts, mine, decision, planned, held=held or {}

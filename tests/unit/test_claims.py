@@ -350,6 +350,16 @@ def test_mixed_refusals_are_ordered_by_item_and_leave_the_rest_claimed():
     ]
 
 
+def test_refusals_of_one_item_are_ordered_by_address():
+    devices = "- {id: 10de:1bb0, address: [3b:00.1, 99:00.0, 3b:00.0]}"
+    decision = made.decide(devices, *nics("0000:3b:00.0", "0000:3b:00.1"))
+    assert [(each.address, each.rule) for each in decision.refusals] == [
+        ("0000:3b:00.0", "id-mismatch"),
+        ("0000:3b:00.1", "id-mismatch"),
+        ("0000:99:00.0", "absent"),
+    ]
+
+
 @pytest.mark.parametrize(
     ("address", "reason"),
     [

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from unit import made
 
-from passthrough import boot, files, plan, platform
+from passthrough import boot, files, grub, plan, platform
 from passthrough.plan import Binding
 from passthrough.record import Record
 
@@ -142,6 +142,65 @@ class TestSettledHost:
         found = settled(functions=functions)
         assert found.bind == (Binding("0000:83:00.0", "nouveau", "vfio-pci"),)
         assert found.reboot == ()
+        assert found.changes_host
+
+
+class TestDrift:
+    """A file that once was as it should be was changed by somebody else, and is told apart."""
+
+    @pytest.mark.parametrize("path", [GRUB, HOOK, MODULES, RULES])
+    def test_is_what_changed_since_it_was_activated(self, path: str):
+        present = made.applied(made.survey(WANTED, *CARDS_OFF))["present"]
+        edited = files.Present("mine\n", 0o644)
+        (change,) = settled(present={**present, path: edited}).files
+        assert (change.file.path, change.drifted) == (path, True)
+
+    def test_is_not_what_a_new_configuration_changes(self):
+        found = settled(wanted=made.wanted(GPUS, kernel_options="a=b"))
+        assert [(change.file.path, change.drifted) for change in found.files] == [(GRUB, False)]
+
+    def test_is_not_what_was_never_there(self):
+        found = made.survey(WANTED, *CARDS_OFF).plan
+        assert not any(change.drifted for change in found.files)
+
+    def test_is_not_what_a_removal_leaves_to_do(self):
+        assert not any(change.drifted for change in settled(wanted=made.wanted()).files)
+
+
+class TestGrub:
+    """Somebody's settings, read after ours, have thrown our option out of grub.cfg."""
+
+    SPOILED = grub.Grub(grub.Entry("Ubuntu", ("quiet",)), ("etc/default/grub.d/99-x.cfg",))
+
+    def test_that_boots_without_our_option_is_a_problem(self):
+        facts = dataclasses.replace(made.IOMMU_ON, grub=self.SPOILED)
+        found = settled(facts=facts)
+        assert found.grub_problem is not None
+        assert "/etc/default/grub.d/99-x.cfg sets GRUB_CMDLINE_LINUX_DEFAULT" in found.grub_problem
+        assert found.rebuild == ()
+
+    def test_is_built_again_once_the_settings_are_newer(self):
+        stale = dataclasses.replace(self.SPOILED, is_stale=True)
+        found = settled(facts=dataclasses.replace(made.IOMMU_ON, grub=stale))
+        assert (found.rebuild, found.grub_problem) == (("grub",), None)
+
+    def test_is_no_problem_before_ours_is_in_it(self):
+        facts = dataclasses.replace(made.IOMMU_OFF, grub=self.SPOILED)
+        found = made.survey(WANTED, *CARDS_OFF, facts=facts).plan
+        assert found.grub_problem is None
+        assert "grub" in found.rebuild
+
+    @pytest.mark.parametrize("is_stale", [True, False])
+    def test_is_not_ours_to_build_while_it_has_our_option(self, is_stale: bool):
+        """Whoever changed the settings runs update-grub, or means not to yet."""
+        good = grub.Grub(grub.Entry("Ubuntu", ("intel_iommu=on",)), is_stale=is_stale)
+        found = settled(facts=dataclasses.replace(made.IOMMU_ON, grub=good))
+        assert (found.rebuild, found.grub_problem) == ((), None)
+
+    def test_is_not_looked_at_where_nothing_is_claimed(self):
+        facts = dataclasses.replace(made.IOMMU_ON, grub=self.SPOILED)
+        found = made.survey(made.wanted("x=1234:5678"), *CARDS_ON, facts=facts).plan
+        assert found == plan.Plan()
 
 
 class TestRemoval:
@@ -192,6 +251,51 @@ class TestRemoval:
         )
         found = settled(wanted=made.wanted(), functions=[*BOUND, foreign])
         assert "0000:86:00.0" not in [binding.address for binding in found.release]
+
+    @pytest.mark.parametrize(
+        ("driver", "native", "released"),
+        [
+            (None, "nouveau", True),
+            (None, None, False),
+            ("nouveau", "nouveau", False),
+            ("vfio-pci", None, True),
+        ],
+        ids=["crashed-halfway", "never-had-one", "has-its-own", "native-unknown"],
+    )
+    def test_releases_what_has_not_come_home(
+        self, driver: str | None, native: str | None, released: bool
+    ):
+        card = made.function("0000:83:00.0", driver=driver, group=15)
+        found = made.survey(
+            made.wanted(), card, facts=made.IOMMU_ON, has=Record({card.address: native})
+        ).plan
+        assert [binding.address for binding in found.release] == [card.address] * released
+        assert found.changes_host is released
+
+    def test_leaves_to_another_application_what_that_has_taken_since(self):
+        card = made.function("0000:83:00.0", driver="vfio-pci", override="vfio-pci", group=15)
+        found = made.survey(
+            made.wanted(),
+            card,
+            facts=made.IOMMU_ON,
+            has=Record({card.address: "nouveau"}),
+            taken={card.address: "more"},
+        ).plan
+        assert found.release == ()
+
+    def test_waits_for_the_guest_that_holds_it(self):
+        card = made.function("0000:83:00.0", driver="vfio-pci", override="vfio-pci", group=15)
+        found = made.survey(
+            made.wanted(),
+            card,
+            facts=made.IOMMU_ON,
+            has=Record({card.address: "nouveau"}),
+            held={card.address: (4711,)},
+        ).plan
+        assert found.release == ()
+        assert found.pending == (Binding(card.address, "vfio-pci", "nouveau"),)
+        assert found.record.taken == {card.address: "nouveau"}
+        assert not found.changes_host
 
 
 class TestGroupThatIsNotViable:
@@ -250,6 +354,18 @@ HOSTS_THAT_CANNOT = {
         "the running kernel has no active IOMMU: the option iommu=off keeps this charm from"
         " turning it on; set iommu=auto. Nothing was changed",
     ),
+    "amd-with-intels-option": (
+        dataclasses.replace(made.IOMMU_OFF, iommu_table="IVRS"),
+        {"kernel_options": "intel_iommu=on"},
+        "the running kernel has no active IOMMU: remove iommu=off or amd_iommu=off from its"
+        " command line, or check the firmware. Nothing was changed",
+    ),
+    "amd-with-iommu-off-option": (
+        dataclasses.replace(made.IOMMU_OFF, iommu_table="IVRS"),
+        {"iommu": "off"},
+        "the running kernel has no active IOMMU: remove iommu=off or amd_iommu=off from its"
+        " command line, or check the firmware. Nothing was changed",
+    ),
     "intel-on-in-vain": (
         made.IOMMU_ON,
         {},
@@ -295,6 +411,13 @@ def test_the_last_iommu_option_on_the_line_counts():
     line = (*made.IOMMU_ON.command_line, "intel_iommu=off")
     facts = dataclasses.replace(made.IOMMU_ON, command_line=line)
     assert made.survey(WANTED, *CARDS_OFF, facts=facts).plan.reboot
+
+
+def test_the_operators_own_iommu_option_will_do():
+    wanted = made.wanted(GPUS, iommu="off", kernel_options="intel_iommu=on,sm_on")
+    found = made.survey(wanted, *CARDS_OFF).plan
+    assert found.reboot[0] == "the IOMMU is off until the kernel starts with intel_iommu=on"
+    assert found.at_boot == CLAIMED
 
 
 def test_without_grub_an_option_that_is_there_already_will_do():
