@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from passthrough import PassthroughError, boot, files, record, vfio
+from passthrough import PassthroughError, boot, files, nova, record, vfio
 from passthrough.host import Tools
 from passthrough.plan import FileChange, Plan
 from passthrough.record import Record
@@ -68,7 +68,8 @@ def apply(
         did.append(sentence)
         progress(sentence)
 
-    files.sweep(root / file.path for file in boot.owned_files(application))
+    owned = [file.path for file in boot.owned_files(application)]
+    files.sweep(root / path for path in (*owned, nova.path_of(application)))
     # Functions enter the record before they are touched and leave it after they are given back.
     before, everything = present.taken, {**present.taken, **plan.record.taken}
     unknown = dict.fromkeys(plan.rebuild, record.DIRTY)

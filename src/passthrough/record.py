@@ -113,8 +113,10 @@ def write(root: Path, application: str, record: Record) -> bool:
     path = _path(root, application)
     if not record.is_empty:
         return files.ensure(path, json.dumps(dataclasses.asdict(record), indent=1, sort_keys=True))
+    # A kill in the middle of the first write leaves no record, and a part of one beside its place.
+    files.sweep([path])
     changed = files.ensure(path, None)
-    if changed and not any(path.parent.iterdir()):
+    if path.parent.is_dir() and not any(path.parent.iterdir()):
         path.parent.rmdir()
     return changed
 
