@@ -3,8 +3,8 @@
 import os
 import pathlib
 import re
-import tempfile
 import stat
+import tempfile
 
 import hostbox
 import hosttree
