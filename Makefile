@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test unit functional lab integration lint format coverage docs reference pack \
+.PHONY: help demo test unit faults functional lab integration lint format coverage docs reference pack \
 	analyse lock upgrade nova-env clean distclean env deps
 
 # Survives `git clone` and `make clean`: tools, Nova, the lab's disk images.
@@ -21,10 +21,13 @@ help: ## List these targets
 demo: pack env deps ## Show the main job on a virtual machine with PCI devices
 	@PYTHONPATH=tests:src:lib $(PYTHON) -m lab.demo
 
-test: unit functional lab ## Run every test that needs no Juju controller: unit, functional, lab
+test: unit faults functional lab ## Run every test that needs no Juju controller
 
 unit: env ## Run the unit tests and hold the coverage above its floor
-	@scripts/tier "unit tests" $(PYTEST) tests/unit --cov --cov-report=term
+	@scripts/tier "unit tests" $(PYTEST) tests/unit -m "not faults" --cov --cov-report=term
+
+faults: env ## Kill a run at every effect; live random lives of a host: all must end well
+	@scripts/tier "fault tests" $(PYTEST) tests/unit -m faults
 
 functional: pack env nova-env ## Run the packed charm against a stand-in unit agent and the real Nova
 	@scripts/tier "functional tests" $(PYTEST) tests/functional

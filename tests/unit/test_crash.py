@@ -20,6 +20,8 @@ from unit.fakekernel import GPUS, FakeKernel, FakeTools
 
 from passthrough import boot, bounded, nova, reconcile, record
 
+pytestmark = pytest.mark.faults
+
 APPLICATION = "pci-passthrough"
 OTHERS = {
     "devices": "gpu=10de:1bb0@0000:84:00.0, gpu=10de:1bb0@0000:85:00.0",

@@ -23,6 +23,8 @@ from unit.fakekernel import GPU_BUSES, FakeKernel, FakeTools
 
 from passthrough import PassthroughError, boot, bounded, reconcile
 
+pytestmark = pytest.mark.faults
+
 APPLICATION = "pci-passthrough"
 SEQUENCES = 200
 STEPS = 10
