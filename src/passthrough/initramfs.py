@@ -15,6 +15,7 @@ import json
 import lzma
 import os
 import subprocess
+import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -103,7 +104,9 @@ def read(image: Path, wanted: Collection[bytes]) -> Contents:
             has_vfio_pci = has_vfio_pci or VFIO_PCI in os.path.basename(name)
             if content is not None:
                 found.add(digest(content))
-    except (EOFError, ValueError, lzma.LZMAError, gzip.BadGzipFile) as error:
+    except (EOFError, OSError, ValueError, lzma.LZMAError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the file system's, not a library's that cannot unpack
         raise ImageError(f"/boot/{image.name} is not an initramfs: {error}") from error
     return Contents(frozenset(found & digests), has_vfio_pci)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from passthrough import PassthroughError, bounded, files, pci, processes
 # A driver lets go within a second or two, or, where the device is busy, perhaps never.
 UNBIND_DEADLINE = 60.0
 STUCK = "run/pci-passthrough.stuck"
+_NOTE = re.compile(r"(?P<address>[0-9a-f:.]{12,16}) (?P<process>[0-9]{1,10}) (?P<started>[0-9]+)\n")
 _STUCK_REASON = (
     "its driver was told to let go and sleeps in the kernel; stop what uses the device, or reboot"
     " the host"
@@ -53,10 +55,9 @@ def check_responsive(root: Path) -> None:
         StuckError: naming the function.
     """
     note = files.read(root / STUCK)
-    if note:
-        address, process, started = note.content.split()
-        if processes.started(root, int(process)) == started:
-            raise StuckError(address, _STUCK_REASON)
+    found = _NOTE.fullmatch(note.content) if note else None
+    if found and processes.started(root, int(found["process"])) == found["started"]:
+        raise StuckError(found["address"], _STUCK_REASON)
 
 
 def bind(root: Path, address: str) -> bool:

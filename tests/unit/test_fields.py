@@ -209,6 +209,16 @@ def test_choice_names_what_there_is_to_choose(reader, text: str, reason: str):
         reader(text)
 
 
+@pytest.mark.parametrize("text", ["type-PCI", "type-PF", "type-VF"])
+def test_device_types_of_nova_are_taken(text: str):
+    assert fields.read_device_type(text) == text
+
+
+@pytest.mark.parametrize("text", ["legacy", "preferred", "required", "socket"])
+def test_numa_policies_of_nova_are_taken(text: str):
+    assert fields.read_numa_policy(text) == text
+
+
 @pytest.mark.parametrize(
     ("value", "shown"),
     [
@@ -216,12 +226,23 @@ def test_choice_names_what_there_is_to_choose(reader, text: str, reason: str):
         ("a\nb", r'"a\nb"'),
         ("\u0661", r'"\u0661"'),
         ("x" * 100, f'"{"x" * 55}..."'),
+        ("\0" * 20, '"' + r"\x00" * 13 + r"\x0" + '..."'),
         ({"a": "b\n"}, r"{'a': 'b\n'}"),
         (["it's", 'a "b"', "\u0661"], r"""["it's", 'a "b"', '\u0661']"""),
         ('it\'s a "b"', '"it\'s a "b""'),
         (None, "None"),
     ],
-    ids=["plain", "newline", "not-ascii", "long", "mapping", "quotes-inside", "quotes", "none"],
+    ids=[
+        "plain",
+        "newline",
+        "not-ascii",
+        "long",
+        "long-when-escaped",
+        "mapping",
+        "quotes-inside",
+        "quotes",
+        "none",
+    ],
 )
 def test_show_is_one_short_printable_line(value: object, shown: str):
     assert fields.show(value) == shown

@@ -185,6 +185,10 @@ REFUSALS = {
         "- 10de:1bb0\n- !x {id: 10de:1bb0, id: 10de:1bb1}",
         'mapping at line 2: the key "id" stands twice; YAML would keep only one of them',
     ),
+    "key-that-is-a-list": (
+        "- {[id]: 10de:1bb0}",
+        'not readable as YAML at line 1: "found unhashable key"',
+    ),
     "broken-yaml": (
         "- {id: 10de:1bb0",
         "not readable as YAML at line 1: \"expected ',' or '}', but got '<stream end>'\"",
@@ -218,6 +222,11 @@ REFUSALS = {
     "one-alias-two-device-types": (
         "- {id: 10de:1bb0, alias: gpu}\n- {id: 10de:1db6, alias: gpu, device-type: type-PF}",
         "item 2 alias gpu: device-type is type-PF, but item 1 of the same alias says not set; Nova"
+        " wants one device-type per alias",
+    ),
+    "one-alias-then-no-device-type": (
+        "- {id: 10de:1bb0, alias: gpu, device-type: type-VF}\n- gpu=10de:1db6",
+        "item 2 alias gpu: device-type is not set, but item 1 of the same alias says type-VF; Nova"
         " wants one device-type per alias",
     ),
     "one-alias-two-numa-policies": (

@@ -310,7 +310,13 @@ def _read(databag: Mapping[str, str], sender: str, key: str, kind: type[_T]) -> 
             raise TypeError("not an array")
         return [kind(**each) for each in loaded]
     except (TypeError, ValueError, RecursionError) as error:
-        raise DataError(f"{sender}: {key}: {error}") from error
+        raise DataError(f"{sender}: {key}: {_show(error)}") from error
+
+
+def _show(error: Exception) -> str:
+    """An error's text on one line: Python repeats an unknown key as it came from the other side."""
+    shown = (each if each.isprintable() else ascii(each)[1:-1] for each in str(error)[:300])
+    return "".join(shown)
 
 
 def _check_ids(vendor_id: str, product_id: str) -> None:
