@@ -26,8 +26,8 @@ test: unit faults functional lab ## Run every test that needs no Juju controller
 unit: env ## Run the unit tests and hold the coverage above its floor
 	@scripts/tier "unit tests" $(PYTEST) tests/unit -m "not faults" --cov --cov-report=term
 
-faults: env ## Kill a run at every effect; live random lives of a host: all must end well
-	@scripts/tier "fault tests" $(PYTEST) tests/unit -m faults
+faults: env ## Kills at every effect, random lives of a host, 100,000 hostile inputs
+	@scripts/tier "fault tests" $(PYTEST) tests/unit tests/fuzz -m faults
 
 functional: pack env nova-env ## Run the packed charm against a stand-in unit agent and the real Nova
 	@scripts/tier "functional tests" $(PYTEST) tests/functional
