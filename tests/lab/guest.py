@@ -20,6 +20,8 @@ BOOT_SECONDS = 600.0
 POWER_OFF_SECONDS = 300.0
 SETTLE_SECONDS = 300
 POLL_SECONDS = 0.5
+# QEMU's fastest cache mode: the guest's flushes are ignored, so only an orderly end is safe.
+FORGETFUL = "unsafe"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 NEEDED_BYTES = 2 << 30
 # What a boot says that will never come to its end.
@@ -40,13 +42,14 @@ class Guest:
         emulator: emulators.Emulator,
         accelerator: accelerators.Accelerator,
         disk_format: str = "qcow2",
-        disk_cache: str = "unsafe",
+        disk_cache: str = FORGETFUL,
         arguments: Sequence[str] = (),
     ) -> None:
         self.machine = machine
         self.progress = steps
         self.boot_id = ""
         self._console_read = 0
+        self._disk_cache = disk_cache
         self._folder = folder
         self._emulator = emulator
         self._sockets = tempfile.TemporaryDirectory(prefix="lab-")
@@ -84,7 +87,15 @@ class Guest:
         self._running().wait_off(POWER_OFF_SECONDS)
 
     def cut_power(self) -> None:
-        """Take the power away at once; `power_on` starts the machine again on the same disk."""
+        """Take the power away at once; `power_on` starts the machine again on the same disk.
+
+        Raises:
+            LabError: the disk's cache loses what the guest has flushed, as no real disk would.
+        """
+        if self._disk_cache == FORGETFUL:
+            raise errors.LabError(
+                f"a power cut with cache={FORGETFUL} ruins the disk: boot with another disk_cache"
+            )
         self._ssh.close()
         self._running().cut_power()
 
@@ -227,11 +238,11 @@ def boot(
     key: pathlib.Path,
     steps: progress.Progress,
     *,
-    disk_cache: str = "unsafe",
+    disk_cache: str = FORGETFUL,
 ) -> Iterator[Guest]:
     """Boot a machine on an overlay of the disk, which stays as it is; everything else is deleted.
 
-    `disk_cache` is QEMU's cache mode; a test that cuts the power wants writethrough.
+    `disk_cache` is QEMU's cache mode; a test that cuts the power wants writeback or writethrough.
 
     Yields:
         The guest, ready.

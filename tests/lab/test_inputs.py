@@ -213,3 +213,18 @@ def test_the_table_of_times_adds_up_and_has_the_failed_step() -> None:
         raise ValueError("two")
     titles = [line.split("  ")[0].strip() for line in steps.table().splitlines()]
     assert titles == ["two", "one", "in between", "in all"]
+
+
+def test_a_power_cut_on_a_forgetful_disk_is_refused(tmp_path: pathlib.Path) -> None:
+    forgetful = guest.Guest(
+        machine.BARE,
+        tmp_path / "disk",
+        tmp_path / "key",
+        tmp_path,
+        progress.Progress(io.StringIO()),
+        emulator=BROKEN,
+        accelerator=accelerator.TCG,
+    )
+    with pytest.raises(errors.LabError, match="cache=unsafe"):
+        forgetful.cut_power()
+    forgetful.close()
