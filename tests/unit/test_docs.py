@@ -34,6 +34,7 @@ from passthrough import (
     record,
     report,
     spec,
+    vfio,
 )
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -241,7 +242,7 @@ def owned_paths() -> list[str]:
     paths += [nova.path_of("x"), *nrpe.owned_files("x"), nrpe._report_path("x")]
     named = [path.replace("pci-passthrough-x", "NAME") for path in paths]
     named = [path.replace("pci_passthrough_x", "NAME") for path in named]
-    return [*named, f"{record.DIRECTORY}/{app}.json", lock.PATH, initramfs.CACHE]
+    return [*named, f"{record.DIRECTORY}/{app}.json", lock.PATH, initramfs.CACHE, vfio.STUCK]
 
 
 def test_every_owned_file_is_documented_and_no_other():
