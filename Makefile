@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo test unit faults functional lab integration lint format coverage docs reference pack \
-	analyse lock upgrade nova-env clean distclean env deps
+	analyse lock upgrade nova-env clean distclean env test-packages deps
 
 # Survives `git clone` and `make clean`: tools, Nova, the lab's disk images.
 export PCI_PASSTHROUGH_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pci-passthrough
@@ -23,10 +23,10 @@ demo: pack env deps ## Show the main job on a virtual machine with PCI devices
 
 test: unit faults functional lab ## Run every test that needs no Juju controller
 
-unit: env ## Run the unit tests and hold the coverage above its floor
+unit: env test-packages ## Run the unit tests and hold the coverage above its floor
 	@scripts/tier "unit tests" $(PYTEST) tests/unit -m "not faults" --cov --cov-report=term
 
-faults: env ## Kills at every effect, random lives of a host, 100,000 hostile inputs
+faults: env test-packages ## Kills at every effect, random lives of a host, 100,000 hostile inputs
 	@scripts/tier "fault tests" $(PYTEST) tests/unit tests/fuzz -m faults
 
 functional: pack env nova-env ## Run the packed charm against a stand-in unit agent and the real Nova
@@ -93,6 +93,9 @@ distclean: clean ## Remove the caches too: tools, Nova, the lab's disk images
 
 env: ## Install the Python packages for development into .venv
 	@scripts/sync-env .venv requirements/dev.txt
+
+test-packages:
+	@scripts/install-packages "the unit tests" tests/unit/requirements-apt.txt
 
 deps: ## Install the apt packages that the lab's virtual machines need (root or sudo)
 	@scripts/install-packages "the lab's virtual machines" tests/lab/requirements-apt.txt
