@@ -60,7 +60,7 @@ _FILES = (
     # Sorts after 50-cloudimg-settings, 50-curtin-settings and 90-sysconfig.
     _Row("etc/default/grub.d/95-{name}.cfg", "grub.cfg.j2", feeds=GRUB, needs=("kernel_options",)),
     _Row("etc/modules-load.d/{name}.conf", "modules-load.conf.j2"),
-    # Both generators copy modprobe.d into the initramfs.
+    # initramfs-tools copies modprobe.d into the initramfs; for dracut our module does.
     _Row(
         "etc/modprobe.d/{name}.conf",
         "modprobe.conf.j2",

@@ -108,7 +108,8 @@ def _initramfs(survey: Survey, seen: Seen) -> Iterator[Check]:
 
 def _grub(survey: Survey, seen: Seen) -> Iterator[Check]:
     del seen
-    if not survey.plan.kernel_options:
+    # Without GRUB the running kernel's command line is all there is to see.
+    if not (survey.plan.kernel_options and survey.facts.has_grub):
         return
     entry = survey.facts.grub.entry
     if survey.plan.grub_problem:

@@ -9,12 +9,8 @@ import dataclasses
 import hashlib
 from collections.abc import Container, Iterable, Mapping
 
-from passthrough import PassthroughError, boot, claims, files, grub, options, pci, platform
+from passthrough import boot, claims, files, grub, options, pci, platform, support
 from passthrough.record import Record
-
-
-class UnsupportedHostError(PassthroughError):
-    """The host cannot do what is asked, and nothing is changed on it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,13 +99,13 @@ def make(
         others: addresses that another application has taken; they are its own to give back.
 
     Raises:
-        UnsupportedHostError: when the host cannot do it. Nothing may be changed then.
+        support.UnsupportedHostError: when the host cannot do it. Nothing may be changed then.
     """
     claimed = decision.claims
     blacklist = boot.blacklisted_drivers(wanted, claimed, host)
     tokens = boot.kernel_options(wanted, blacklist, facts)
     if claimed:
-        _check_supported(wanted, tokens, host, facts)
+        support.check(wanted, tokens, host, facts)
     # A group is only known while the IOMMU is on. Were its option dropped as soon as a group turns
     # out not to be viable, the next boot would know nothing and claim again.
     unviable = any(refusal.rule in claims.GROUP_RULES for refusal in decision.refusals)
@@ -118,7 +114,7 @@ def make(
         wanted,
         claimed,
         blacklist,
-        tokens,
+        tokens if facts.has_grub else (),
         facts.generator,
         keep_kernel_options=unviable and present.get(boot.grub_path(application)) is not None,
     )
@@ -137,7 +133,7 @@ def make(
         grub_problem = grub.find_problem(facts.grub, boot.grub_path(application), tokens)
     rebuild = tuple(
         feeds
-        for feeds in (boot.INITRAMFS, boot.GRUB)
+        for feeds in (boot.INITRAMFS, *([boot.GRUB] if facts.has_grub else []))
         if activated.get(feeds) != record.activated.get(feeds)
         or any(change.file.feeds == feeds for change in changes)
         # Settings that spoiled our option were mended, and nobody has run update-grub since.
@@ -236,61 +232,7 @@ def _reboot_reasons(
     reasons = []
     if not host.has_groups:
         reasons.append("the IOMMU is off until the kernel starts with intel_iommu=on")
-    # Groups show that an IOMMU runs, whichever option did it; a blacklist only matters at boot.
-    missing = [
-        token
-        for token in tokens
-        if token not in facts.command_line
-        and not token.startswith(("intel_iommu=", "modprobe.blacklist="))
-    ]
+    missing = [token for token in support.missing(tokens, facts) if not support.starts_iommu(token)]
     if missing:
         reasons.append(f"the running kernel lacks {' '.join(missing)}")
     return tuple(reasons)
-
-
-def _check_supported(
-    wanted: options.Options, tokens: tuple[str, ...], host: pci.Host, facts: platform.Platform
-) -> None:
-    if facts.is_container:
-        raise UnsupportedHostError(
-            "this unit is in a container, which has no kernel or boot loader of its own; deploy"
-            " nova-compute and this charm on a machine"
-        )
-    if facts.generator not in boot.GENERATORS:
-        raise UnsupportedHostError(
-            f"this host's initramfs generator is none of {', '.join(boot.GENERATORS)}. Nothing was"
-            " changed"
-        )
-    missing = [token for token in tokens if token not in facts.command_line]
-    if missing and not facts.has_grub:
-        raise UnsupportedHostError(
-            "this host does not boot with GRUB, so its kernel command line cannot be set; add"
-            f" {' '.join(missing)} by its boot loader's own means. Nothing was changed"
-        )
-    if not host.has_groups:
-        _check_iommu_can_start(wanted, tokens, facts)
-
-
-def _check_iommu_can_start(
-    wanted: options.Options, tokens: tuple[str, ...], facts: platform.Platform
-) -> None:
-    """Refuse where no reboot would bring an IOMMU; otherwise one with ``tokens`` will."""
-    if facts.iommu_table is None:
-        raise UnsupportedHostError(
-            "the firmware offers no IOMMU (no DMAR, IVRS or IORT table); enable VT-d, AMD-Vi or"
-            " the SMMU in its settings. Nothing was changed"
-        )
-    # The kernel takes the last of several values.
-    running = [each for each in facts.command_line if each.startswith("intel_iommu=")][-1:]
-    wants_on = any(token.startswith("intel_iommu=on") for token in tokens)
-    if facts.iommu_table == "DMAR" and wants_on and running[:1] != ["intel_iommu=on"]:
-        return
-    if facts.iommu_table == "DMAR" and not wants_on and not wanted.iommu:
-        hint = "the option iommu=off keeps this charm from turning it on; set iommu=auto"
-    elif running == ["intel_iommu=on"]:
-        hint = "it was started with intel_iommu=on; check VT-d in the firmware's settings"
-    else:
-        hint = "remove iommu=off or amd_iommu=off from its command line, or check the firmware"
-    raise UnsupportedHostError(
-        f"the running kernel has no active IOMMU: {hint}. Nothing was changed"
-    )

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from fuzz import judge, mutation
-from passthrough import fields, options, plan
+from passthrough import fields, options, support
 
 pytestmark = pytest.mark.faults
 
@@ -35,7 +35,7 @@ def _judge(config: dict[str, object], option: str) -> bool:
             judge.check_nova(wanted)
         except fields.OptionError as error:  # two items for one function show on a host alone
             _check_refusal(error, "devices")
-        except plan.UnsupportedHostError as error:
+        except support.UnsupportedHostError as error:
             judge.check_message(error)
     return True
 

@@ -504,7 +504,9 @@ def test_init_top_sorts_before_udev_for_any_application():
         assert path.rpartition("/")[2] < "udev"
 
 
-def test_dracut_module_installs_the_script_before_udev(tmp_path: pathlib.Path):
+def test_dracut_module_installs_the_script_before_udev_and_what_modprobe_is_to_know(
+    tmp_path: pathlib.Path,
+):
     facts = dataclasses.replace(VT_D, generator=platform.DRACUT)
     found = texts(facts=facts)
     module = tmp_path / "module-setup.sh"
@@ -513,6 +515,7 @@ def test_dracut_module_installs_the_script_before_udev(tmp_path: pathlib.Path):
         """
         instmods() { echo "instmods hostonly='$hostonly' $*"; }
         inst_hook() { echo "inst_hook $*"; }
+        inst_multiple() { echo "inst_multiple $*"; }
         moddir=/m hostonly=yes
         . ./module-setup.sh
         check && depends && installkernel && install
@@ -523,7 +526,8 @@ def test_dracut_module_installs_the_script_before_udev(tmp_path: pathlib.Path):
     )
     assert (done.stderr, done.stdout) == (
         "",
-        "instmods hostonly='' vfio vfio_iommu_type1 vfio_pci\ninst_hook pre-udev 00 /m/claim.sh\n",
+        "instmods hostonly='' vfio vfio_iommu_type1 vfio_pci\ninst_hook pre-udev 00 /m/claim.sh\n"
+        "inst_multiple -o /etc/modprobe.d/pci-passthrough.conf\n",
     )
     assert found["etc/dracut.conf.d/pci-passthrough.conf"].endswith(
         'add_dracutmodules+=" pci-passthrough "\n'

@@ -132,6 +132,7 @@ SPEAKING = (
     "plan",
     "reboot",
     "status",
+    "support",
 )
 RAISING = ("apply", "host", "lock", "record", "vfio")
 # What these modules say elsewhere than in a status.

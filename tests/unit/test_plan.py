@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from unit import made
 
-from passthrough import boot, files, grub, plan, platform
+from passthrough import boot, files, grub, plan, platform, support
 from passthrough.plan import Binding
 from passthrough.record import Record
 
@@ -385,7 +385,7 @@ HOSTS_THAT_CANNOT = {
     ("facts", "config", "message"), HOSTS_THAT_CANNOT.values(), ids=HOSTS_THAT_CANNOT
 )
 def test_host_that_cannot_is_refused_with_the_way_out(facts, config, message: str):
-    with pytest.raises(plan.UnsupportedHostError) as caught:
+    with pytest.raises(support.UnsupportedHostError) as caught:
         made.survey(made.wanted(GPUS, **config), *CARDS_OFF, facts=facts)
     assert str(caught.value) == message
 
@@ -399,7 +399,7 @@ def test_host_that_cannot_is_no_matter_where_nothing_is_claimed(facts: platform.
 
 def test_unknown_initramfs_generator_is_refused():
     facts = dataclasses.replace(made.IOMMU_OFF, generator=None)
-    with pytest.raises(plan.UnsupportedHostError) as caught:
+    with pytest.raises(support.UnsupportedHostError) as caught:
         made.survey(WANTED, *CARDS_OFF, facts=facts)
     assert str(caught.value) == (
         "this host's initramfs generator is none of dracut, initramfs-tools. Nothing was changed"
@@ -424,6 +424,50 @@ def test_without_grub_an_option_that_is_there_already_will_do():
     facts = dataclasses.replace(made.IOMMU_ON, has_grub=False)
     found = made.survey(WANTED, *CARDS_ON, facts=facts).plan
     assert [binding.address for binding in found.bind] == list(CLAIMED)
+
+
+NO_GRUB = dataclasses.replace(made.IOMMU_OFF, has_grub=False)
+
+
+class TestWithoutGrub:
+    def test_groups_show_that_no_option_is_needed(self):
+        """The kernel's own default, or AMD's, has turned the IOMMU on."""
+        found = made.survey(WANTED, *CARDS_ON, facts=NO_GRUB).plan
+        assert [binding.address for binding in found.bind] == list(CLAIMED)
+        assert found.reboot == ()
+
+    def test_grubs_file_is_not_written_nor_its_configuration_rebuilt(self):
+        found = made.survey(WANTED, *CARDS_ON, facts=NO_GRUB).plan
+        assert [change.file.path for change in found.files] == [MODULES, RULES, HOOK, INIT_TOP]
+        assert found.rebuild == ("initramfs",)
+        assert set(found.record.activated) == {"initramfs"}
+
+    def test_an_option_that_no_group_shows_is_still_asked_for(self):
+        wanted = made.wanted(GPUS, iommu_passthrough=True)
+        with pytest.raises(support.UnsupportedHostError, match="; add iommu=pt by its boot loader"):
+            made.survey(wanted, *CARDS_ON, facts=NO_GRUB)
+
+    def test_a_blacklist_needs_no_command_line(self):
+        wanted = made.wanted(GPUS, blacklist_drivers="nouveau")
+        found = made.survey(wanted, *CARDS_ON, facts=NO_GRUB).plan
+        (modprobe,) = [each for each in found.files if "/modprobe.d/" in each.file.path]
+        assert "blacklist nouveau" in str(modprobe.file.content)
+
+    def test_an_option_that_a_later_one_revokes_is_not_there(self):
+        """GRUB's drop-in would come last; here nothing comes behind it."""
+        line = ("intel_iommu=on", "intel_iommu=off")
+        facts = dataclasses.replace(NO_GRUB, command_line=line)
+        with pytest.raises(support.UnsupportedHostError, match="; add intel_iommu=on by"):
+            made.survey(WANTED, *CARDS_OFF, facts=facts)
+
+    def test_what_grub_left_behind_goes_without_a_rebuild(self):
+        """GRUB was removed from a host that had claims."""
+        applied = made.applied(made.survey(WANTED, *CARDS_OFF))
+        facts = dataclasses.replace(made.IOMMU_ON, has_grub=False)
+        found = made.survey(WANTED, *BOUND, facts=facts, **applied).plan
+        assert [(each.file.path, each.file.content) for each in found.files] == [(GRUB, None)]
+        assert found.rebuild == ()
+        assert set(found.record.activated) == {"initramfs"}
 
 
 def test_fingerprint_tells_path_mode_and_text_apart():

@@ -10,7 +10,7 @@ import pytest
 from unit import fakekernel, made
 from unit.fakekernel import CLAIMED, GPUS, OWNED
 
-from passthrough import fields, options, plan, reconcile, record, status
+from passthrough import fields, options, reconcile, record, status, support
 from passthrough.status import Status
 
 NATIVE = {
@@ -193,7 +193,7 @@ class TestNothingToDo:
     def test_a_host_that_cannot_is_left_alone(self, make_host):
         tree = make_host(iommu_table=None)
         before = tree.snapshot("etc", "var")
-        with pytest.raises(plan.UnsupportedHostError, match="the firmware offers no IOMMU"):
+        with pytest.raises(support.UnsupportedHostError, match="the firmware offers no IOMMU"):
             Unit(tree, fakekernel.FakeTools(tree)).hook(GPUS)
         assert tree.snapshot("etc", "var") == before
 

@@ -17,4 +17,6 @@ installkernel() {
 
 install() {
     inst_hook pre-udev 00 "$moddir/claim.sh"
+    # A generic image (hostonly=no) takes nothing from /etc/modprobe.d by itself.
+    inst_multiple -o /etc/modprobe.d/pci-passthrough.conf
 }
