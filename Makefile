@@ -4,7 +4,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo test unit faults functional lab integration lint format coverage docs reference pack \
-	analyse lock upgrade nova-env clean distclean env test-packages deps
+	analyse lock upgrade nova-env clean distclean env test-packages \
+	functional-packages deps
 
 # Survives `git clone` and `make clean`: tools, Nova, the lab's disk images.
 export PCI_PASSTHROUGH_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pci-passthrough
@@ -29,7 +30,7 @@ unit: env test-packages ## Run the unit tests and hold the coverage above its fl
 faults: env test-packages ## Kills at every effect, random lives of a host, 100,000 hostile inputs
 	@scripts/tier "fault tests" $(PYTEST) tests/unit tests/fuzz -m faults
 
-functional: pack env nova-env ## Run the packed charm against a stand-in unit agent and the real Nova
+functional: pack env nova-env functional-packages ## Run the packed charm against a stand-in unit agent and the real Nova
 	@scripts/tier "functional tests" $(PYTEST) tests/functional
 
 lab: pack env deps ## Run the charm on a virtual machine with PCI devices
@@ -96,6 +97,9 @@ env: ## Install the Python packages for development into .venv
 
 test-packages:
 	@scripts/install-packages "the unit tests" tests/unit/requirements-apt.txt
+
+functional-packages:
+	@scripts/install-packages "the functional tests" tests/functional/requirements-apt.txt
 
 deps: ## Install the apt packages that the lab's virtual machines need (root or sudo)
 	@scripts/install-packages "the lab's virtual machines" tests/lab/requirements-apt.txt
