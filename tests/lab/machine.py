@@ -107,6 +107,11 @@ GPU = Model(
         "-device hda-output,bus={name}-audio.0,audiodev={name}-sound",
     ),
 )
+# The machine's own display chip, with its VGA part: what the firmware and the kernel show text on.
+BOOT_VGA = Model(
+    functions=(Function("1234:1111", "bochs-drm"),),
+    arguments=("-device VGA,bus={bus},addr={slot}.0",),
+)
 NIC = Model(
     functions=(Function("8086:10d3", "e1000e"),),
     arguments=("-device e1000e,bus={bus},addr={slot}.0,mac={mac},romfile=",),
@@ -173,7 +178,13 @@ INTEL = Machine(
         Device("gpu2", GPU, bus=0x85),
     ),
 )
-MACHINES = {machine.name: machine for machine in (BARE, INTEL)}
+GUARDED = dataclasses.replace(
+    INTEL,
+    name="guarded",
+    purpose="devices that the host itself needs: as 'intel', with a display chip for the console",
+    devices=(*INTEL.devices, Device("vga", BOOT_VGA, bus=0x00, slot=0x05)),
+)
+MACHINES = {machine.name: machine for machine in (BARE, INTEL, GUARDED)}
 
 IOMMUS = {
     "": (),
