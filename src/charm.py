@@ -23,7 +23,9 @@ from passthrough import (
     lock,
     migration,
     nova,
+    nova_compute,
     nova_controller,
+    nova_offer,
     nova_report,
     nova_verify,
     options,
@@ -205,11 +207,8 @@ class PciPassthroughCharm(ops.CharmBase):
         self._result = reconcile.reconcile(
             ROOT, self.app.name, wanted, host.HostTools(), logger.info
         )
-        offer = self._result.survey.nova
-        self._nova_pci.publish_device_specs(
-            nova_pci.DeviceSpec(**each) for each in (*offer.device_specs, *offer.held)
-        )
-        self._log_once(offer.notes)
+        self._publish_devices(self._result.survey.nova)
+        self._log_once(self._result.survey.nova.notes)
         for each in self._result.outcome.repaired:
             logger.warning("repaired: %s", each)
         self._verdict = reboot.arrange(ROOT, self._result.survey)
@@ -220,7 +219,16 @@ class PciPassthroughCharm(ops.CharmBase):
     def _rebind(self, event: ops.ActionEvent) -> dict[str, vfio.BindError | None]:
         address, tools = event.params["address"], host.HostTools()
         with lock.hold(ROOT, f"the rebind action of {self.app.name}"):
-            return rebind.rebind(ROOT, self._survey(), address, tools, event.log)
+            done = rebind.rebind(ROOT, self._survey(), address, tools, event.log)
+            offer = self._survey().nova
+            nova_compute.apply(ROOT, self.app.name, offer, tools, event.log)
+        self._publish_devices(offer)
+        return done
+
+    def _publish_devices(self, offer: nova_offer.Offer) -> None:
+        self._nova_pci.publish_device_specs(
+            nova_pci.DeviceSpec(**each) for each in (*offer.device_specs, *offer.held)
+        )
 
     def _publish(self, wanted: options.Options) -> None:
         relation = self._principal_relations(Role.CONTROLLER)[0]

@@ -151,7 +151,7 @@ def remove_driver(root: pathlib.Path, driver: str) -> None:
 
 
 def load(root: pathlib.Path, names: list[str]) -> bool:
-    """Do what modprobe does: load modules by name or alias; their drivers bind what they want.
+    """Do what modprobe does: load modules by name or alias; new drivers bind what they want.
 
     Args:
         root: the tree.
@@ -169,18 +169,25 @@ def load(root: pathlib.Path, names: list[str]) -> bool:
         for driver in drivers:
             if ":" in name and module_of(driver) in blacklist:
                 continue
+            if (root / DRIVERS / driver).is_dir():
+                continue  # loaded already: modprobe does nothing, so nothing is probed
             add_driver(root, driver)
             (root / "sys/module" / module_of(driver)).mkdir(parents=True, exist_ok=True)
-            for device in sorted((root / DEVICES).iterdir()):
-                probe(root, device.name)
+            _offer_all(root, driver)
     return True
 
 
 def load_built_in(root: pathlib.Path, driver: str) -> None:
     """Register a driver that is part of the kernel image; it binds what wants it."""
     add_driver(root, driver)
+    _offer_all(root, driver)
+
+
+def _offer_all(root: pathlib.Path, driver: str) -> None:
+    """Let a driver that was just registered bind what wants it: the kernel asks no other then."""
     for device in sorted((root / DEVICES).iterdir()):
-        probe(root, device.name)
+        if wanted_driver(root, device.name) == driver:
+            probe(root, device.name)
 
 
 def _drivers_of_alias(root: pathlib.Path, alias: str) -> set[str]:

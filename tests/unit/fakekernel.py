@@ -137,12 +137,12 @@ class FakeKernel:
     def reboot(self) -> None:
         """Start the host again with the initramfs and grub.cfg that were built last."""
         self.tree.power_cycle()
-        has_vfio = False
         for address, identity in self._claims_of_the_initramfs():
             device = self.root / model.DEVICES / address
             if (device / "iommu_group").exists() and identity in (device / "uevent").read_text():
                 model.store(self.root, f"{_below(self.root, device)}/driver_override", b"vfio-pci")
-                has_vfio = model.load(self.root, ["vfio-pci"]) or has_vfio
+                model.load(self.root, ["vfio-pci"])
+                model.probe(self.root, address)
         self.tree.load_natives()
 
     def _claims_of_the_initramfs(self) -> list[tuple[str, str]]:

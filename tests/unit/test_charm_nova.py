@@ -11,6 +11,7 @@ import hosttree
 import ops
 import pytest
 import yaml
+from hosttree import kernel as model
 from ops import testing
 from unit import fakekernel
 
@@ -55,7 +56,8 @@ class Deployment:
         self.state = testing.State(**{**kept, **values})
 
     def act(self, name: str, **params: object) -> dict:
-        self.context.run(self.context.on.action(name, params=params), self.state)
+        event = self.context.on.action(name, params=params)
+        self.state = self.context.run(event, self.state)
         return self.context.action_results or {}
 
     @property
@@ -285,6 +287,20 @@ class TestCompute:
             "0000:83:00.0",
             "0000:84:00.0",
         ]
+
+    def test_rebind_offers_at_once_what_it_brought_back(self, ready):
+        drop_in = "etc/nova/nova.conf.d/pci-passthrough.conf"
+        offered, published = ready.tree.read(drop_in), ready.published
+        ready.kernel.fail_probe("0000:83:00.0", "vfio-pci")
+        unbind = "sys/bus/pci/drivers/vfio-pci/unbind"
+        model.store(ready.tree.root, unbind, b"0000:83:00.0")
+        ready.hook()
+        assert "0000:83:00.0" not in ready.tree.read(drop_in)
+        ready.kernel.fail_probe("0000:83:00.0")
+        ready.act("rebind", address="")
+        assert ready.tree.read(drop_in) == offered
+        assert ready.published == published
+        assert "nova-compute: restarted" in ready.context.action_logs
 
     def test_nova_pci_has_no_device_before_it_is_ready(self, compute):
         compute.hook(GPUS)
