@@ -109,12 +109,7 @@ def decide(
                     f"item {item.position} {item}",
                 )
             by_address[function.address] = Claim(function, item)
-    primaries = list(by_address.values())
-    for claim in primaries:
-        for companion in _companions(claim, host):
-            by_address.setdefault(
-                companion.address, Claim(companion, claim.item, companion_of=claim.address)
-            )
+    _add_companions(by_address, host)
     usage = usage or Usage()
     refusals += _drop_refused(by_address, host, taken or {}, usage)
     return Decision(
@@ -177,6 +172,16 @@ def _refuse_mismatches(item: spec.Item, host: pci.Host) -> Iterable[Refusal]:
             )
 
 
+def _add_companions(by_address: dict[str, Claim], host: pci.Host) -> None:
+    """Add what accompanies the functions in ``by_address``; a shared one goes to the first."""
+    primaries = [claim for claim in by_address.values() if claim.companion_of is None]
+    for claim in primaries:
+        for companion in _companions(claim, host):
+            by_address.setdefault(
+                companion.address, Claim(companion, claim.item, companion_of=claim.address)
+            )
+
+
 def _companions(claim: Claim, host: pci.Host) -> list[pci.Function]:
     """The other functions of the card, but for those of the same id.
 
@@ -201,12 +206,13 @@ def _drop_refused(
     while dropped:
         dropped = False
         for claim in list(by_address.values()):
-            if claim.address not in by_address:
+            if by_address.get(claim.address) is not claim:
                 continue
             refusal = _refuse(claim, by_address, host, taken, usage)
             if refusal:
                 refusals.append(refusal)
                 _drop(claim, by_address)
+                _add_companions(by_address, host)  # another item may share what went along
                 dropped = True
     return refusals
 

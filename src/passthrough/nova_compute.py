@@ -61,9 +61,9 @@ def survey(
     # Looking for holders reads all of /proc: only what would be withdrawn is worth it.
     stay = {each["address"] for each in now.device_specs}
     doubtful = [each for each in nova_offer.listed(f"/{path}", facts.config) if each not in stay]
-    held = _held(root, doubtful)
+    held = vfio.holders_of(root, doubtful)
     if held:
-        facts = dataclasses.replace(facts, held=held)
+        facts = dataclasses.replace(facts, held=frozenset(held))
         now = decide(verified)
     return now, decide(nova_offer.find_primary(decision))
 
@@ -162,12 +162,6 @@ def _have_it_read(
         report(f"{SERVICE}: restarted")
     known = record.Nova(read=digest, made_directory=mine.nova.made_directory)
     record.write(root, application, dataclasses.replace(mine, nova=known))
-
-
-def _held(root: Path, addresses: list[str]) -> frozenset[str]:
-    nodes = {address: vfio.nodes_of(root, address) for address in addresses}
-    held = vfio.holders(root, frozenset().union(*nodes.values())) if nodes else {}
-    return frozenset(address for address, own in nodes.items() if own & set(held))
 
 
 def _group(root: Path) -> int | None:

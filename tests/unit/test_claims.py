@@ -246,6 +246,25 @@ class TestGuards:
         left_out = made.decide("- {id: 8086:a348, companions: false}", sound, lpc)
         assert left_out.addresses == ("0000:00:1f.3",)
 
+    def test_a_companion_of_two_items_stays_with_the_one_that_is_not_refused(self):
+        twins = [made.function(f"0000:83:00.{number}") for number in (0, 1)]
+        wanted = "a=10de:1bb0@83:00.0, b=10de:1bb0@83:00.1"
+        decision = made.decide(
+            wanted, *twins, made.audio("0000:83:00.2"), taken={"0000:83:00.0": "other"}
+        )
+        assert companions(decision) == {"0000:83:00.1": None, "0000:83:00.2": "0000:83:00.1"}
+        assert [each.rule for each in decision.refusals] == ["taken"]
+
+    def test_a_companion_that_cannot_be_had_refuses_every_item_it_accompanies(self):
+        card = [*made.gpus("83"), made.function("0000:83:00.2", "10de:1ad8", 0x0C0330)]
+        wanted = "gpu=10de:1bb0, usb=10de:1ad8"
+        decision = made.decide(wanted, *card, taken={"0000:83:00.1": "sounds"})
+        assert decision.claims == ()
+        assert [(each.item.alias, each.rule) for each in decision.refusals] == [
+            ("gpu", "taken"),
+            ("usb", "taken"),
+        ]
+
 
 class TestGroups:
     def test_with_a_stranger_on_a_driver_is_not_viable(self):
