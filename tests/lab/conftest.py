@@ -1,15 +1,16 @@
-"""Fixtures of the lab tier: the image once per session, one boot per module.
+"""Fixtures of the lab tier: a machine boots once per module.
 
 Progress goes to standard error as it was before pytest captured it: a run of many minutes is never
 silent. At the end stands where the time went.
 """
 
+import functools
 import os
 from collections.abc import Iterator
 
 import pytest
 
-from lab import errors, guest, image, machine, progress, requirements
+from lab import booting, errors, guest, machine, progress, requirements
 
 STEPS = pytest.StashKey[progress.Progress]()
 
@@ -37,19 +38,19 @@ def steps(request: pytest.FixtureRequest) -> progress.Progress:
 
 
 @pytest.fixture(scope="session")
-def base_image(steps: progress.Progress) -> image.Built:
-    """The disk with initramfs-tools and GRUB."""
+def boot(steps: progress.Progress) -> booting.Boot:
+    """Boots a machine of the table on its own image: to be used in a with statement."""
     try:
         requirements.check()
     except errors.LabError as error:
         if os.environ.get("CI") == "true":
             raise
         pytest.skip(str(error))
-    return image.ensure(image.IMAGES["base"], steps)
+    return functools.partial(booting.boot, steps=steps)
 
 
 @pytest.fixture(scope="module")
-def intel(base_image: image.Built, steps: progress.Progress) -> Iterator[guest.Guest]:
+def intel(boot: booting.Boot) -> Iterator[guest.Guest]:
     """The machine `intel`, freshly booted, for the tests of one module in their order."""
-    with guest.boot(machine.INTEL, base_image.disk, base_image.key, steps) as host:
+    with boot(machine.INTEL) as host:
         yield host

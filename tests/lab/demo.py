@@ -6,7 +6,7 @@ What the kernel shows at the end is checked here; the exit code says whether it 
 
 import sys
 
-from lab import errors, guest, image, kernel, machine, progress, unit
+from lab import booting, errors, guest, kernel, machine, progress, unit
 
 GIVEN = ("gpu0", "gpu1")
 KEPT = "gpu2"
@@ -17,8 +17,7 @@ def main() -> int:
     """Run the demonstration; return the process's exit code."""
     steps = progress.Progress()
     try:
-        disk = image.ensure(image.IMAGES["base"], steps)
-        with guest.boot(machine.INTEL, disk.disk, disk.key, steps) as host:
+        with booting.boot(machine.INTEL, steps) as host:
             show(host, steps)
     except errors.LabError as error:
         print(f"\nerror: {error}", file=sys.stderr)

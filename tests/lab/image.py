@@ -1,4 +1,4 @@
-"""The disk images of the lab: built once from Debian's packages, then taken from the cache.
+"""Build the disk images of the lab from Debian's packages, once; then take them from the cache.
 
 Nothing here needs privileges: mmdebstrap unpacks the packages in a user namespace, mke2fs fills a
 file system from a folder, and GRUB is installed by the machine itself in a first boot that takes
@@ -16,31 +16,7 @@ import subprocess
 import sys
 import tarfile
 
-from lab import apt, cache, errors, guest, progress, requirements
-
-BOOT_PACKAGES = ("linux-image-amd64", "grub-pc", "grub2-common", "systemd-sysv", "udev", "kmod")
-DRIVING_PACKAGES = ("openssh-server", "python3", "dbus", "iproute2", "procps", "pciutils")
-TOOL_PACKAGES = ("busybox", "zstd", "e2fsprogs", "less")
-COMMON_PACKAGES = (*BOOT_PACKAGES, *DRIVING_PACKAGES, *TOOL_PACKAGES)
-
-
-@dataclasses.dataclass(frozen=True)
-class Image:
-    """One disk image: `trees` are the folders of rootfs/ that are laid over its root."""
-
-    name: str
-    packages: tuple[str, ...]
-    trees: tuple[str, ...]
-    size_mib: int = 4096
-
-
-# The table. Another kind of host is another row.
-IMAGES = {
-    image.name: image
-    for image in (
-        Image("base", (*COMMON_PACKAGES, "initramfs-tools"), trees=("common", "initramfs-tools")),
-    )
-}
+from lab import apt, cache, errors, guest, images, progress, requirements
 
 ROOT_LABEL = "lab-root"
 ENABLED_UNITS = ("systemd-networkd.service", "ssh.service", "serial-getty@ttyS0.service")
@@ -78,7 +54,7 @@ class Built:
     key: pathlib.Path
 
 
-def ensure(image: Image, steps: progress.Progress) -> Built:
+def ensure(image: images.Image, steps: progress.Progress) -> Built:
     """Return the image from the cache, built first when its inputs have changed or it is new.
 
     Raises:
@@ -100,7 +76,7 @@ def ensure(image: Image, steps: progress.Progress) -> Built:
     return Built(image.name, entry / "disk.qcow2", entry / "key")
 
 
-def compute_key(image: Image, suite: str, sources: str) -> str:
+def compute_key(image: images.Image, suite: str, sources: str) -> str:
     """Return the hash over all an image is made of: its row, this code, its files, Debian."""
     digest = hashlib.sha256(repr((image, suite, sources)).encode())
     digest.update(pathlib.Path(__file__).read_bytes())
@@ -109,7 +85,7 @@ def compute_key(image: Image, suite: str, sources: str) -> str:
 
 
 def _build(
-    image: Image, suite: str, sources: str, work: pathlib.Path, steps: progress.Progress
+    image: images.Image, suite: str, sources: str, work: pathlib.Path, steps: progress.Progress
 ) -> None:
     """Make `work`/result with the disk and its key."""
     result = work / "result"
@@ -137,10 +113,21 @@ def _build(
 
 
 def _unpack_packages(
-    image: Image, suite: str, sources: str, trees: pathlib.Path, work: pathlib.Path, log: "_Log"
+    image: images.Image,
+    suite: str,
+    sources: str,
+    trees: pathlib.Path,
+    work: pathlib.Path,
+    log: "_Log",
 ) -> pathlib.Path:
     """Return a tar file of a Debian root with all packages configured."""
     packed = work / "root.tar"
+    units = {
+        "enable": ENABLED_UNITS,
+        "disable": image.disabled_units,
+        "mask": (*MASKED_UNITS, *image.masked_units),
+    }
+    systemctl = [f"systemctl {verb} {' '.join(names)}" for verb, names in units.items() if names]
     (work / "sources.list").write_text(sources)
     (work / "debconf").write_text(DEBCONF)
     mode = "root" if os.geteuid() == 0 else "unshare"
@@ -159,8 +146,7 @@ def _unpack_packages(
         f"--essential-hook=tar-in {trees} /",
         f"--essential-hook=copy-in {work / 'debconf'} /tmp",
         '--essential-hook=chroot "$1" debconf-set-selections /tmp/debconf',
-        f'--customize-hook=chroot "$1" systemctl enable {" ".join(ENABLED_UNITS)}',
-        f'--customize-hook=chroot "$1" systemctl mask {" ".join(MASKED_UNITS)}',
+        *(f'--customize-hook=chroot "$1" {command}' for command in systemctl),
         '--customize-hook=chroot "$1" rm /tmp/debconf',
         suite,
         packed,
@@ -170,7 +156,7 @@ def _unpack_packages(
 
 
 def _fill_disk(
-    image: Image,
+    image: images.Image,
     packed: pathlib.Path,
     trees: pathlib.Path,
     public_key: pathlib.Path,
@@ -208,7 +194,7 @@ def _install_grub(first_boot: guest.Guest) -> None:
     first_boot.run("grep -q root=UUID= /boot/grub/grub.cfg")
 
 
-def _pack_trees(image: Image) -> bytes:
+def _pack_trees(image: images.Image) -> bytes:
     """Return the image's trees as one tar file: the same files give the same bytes."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT) as archive:
@@ -223,7 +209,7 @@ def _pack_trees(image: Image) -> bytes:
     return packed.getvalue()
 
 
-def _prune(image: Image, keep: pathlib.Path) -> None:
+def _prune(image: images.Image, keep: pathlib.Path) -> None:
     """Delete the image's former versions. A machine that runs on one keeps its open file."""
     former = re.compile(rf"{re.escape(image.name)}-[0-9a-f]{{{KEY_DIGITS}}}")
     for entry in sorted(keep.parent.iterdir()):
@@ -258,12 +244,13 @@ class _Log:
 def main() -> int:
     """Build the images named on the command line, all of them by default."""
     steps = progress.Progress()
-    for name in sys.argv[1:] or sorted(IMAGES):
-        if name not in IMAGES:
-            print(f"no image '{name}': there are {', '.join(sorted(IMAGES))}", file=sys.stderr)
+    for name in sys.argv[1:] or sorted(images.IMAGES):
+        if name not in images.IMAGES:
+            known = ", ".join(sorted(images.IMAGES))
+            print(f"no image '{name}': there are {known}", file=sys.stderr)
             return 2
         try:
-            built = ensure(IMAGES[name], steps)
+            built = ensure(images.IMAGES[name], steps)
         except errors.LabError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1

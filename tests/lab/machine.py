@@ -184,7 +184,21 @@ GUARDED = dataclasses.replace(
     purpose="devices that the host itself needs: as 'intel', with a display chip for the console",
     devices=(*INTEL.devices, Device("vga", BOOT_VGA, bus=0x00, slot=0x05)),
 )
-MACHINES = {machine.name: machine for machine in (BARE, INTEL, GUARDED)}
+NOVA = Machine(
+    "nova",
+    purpose="Nova, libvirt and a guest that gets one of two identical cards given away of three",
+    iommu="intel",
+    image="nova",
+    memory_mib=4096,
+    devices=(
+        *CHASSIS,
+        Device("nvme", NVME, bus=0x01),
+        Device("gpu0", GPU, bus=0x83),
+        Device("gpu1", GPU, bus=0x84),
+        Device("gpu2", GPU, bus=0x85),
+    ),
+)
+MACHINES = {machine.name: machine for machine in (BARE, INTEL, GUARDED, NOVA)}
 
 IOMMUS = {
     "": (),

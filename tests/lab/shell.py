@@ -7,7 +7,7 @@ packed charm is deployed first, its unit at /var/lib/standin.
 import argparse
 import sys
 
-from lab import errors, guest, image, machine, progress, unit
+from lab import booting, errors, machine, progress, unit
 
 
 def main() -> int:
@@ -19,8 +19,7 @@ def main() -> int:
     hardware = machine.MACHINES[given.machine]
     steps = progress.Progress()
     try:
-        disk = image.ensure(image.IMAGES[hardware.image], steps)
-        with guest.boot(hardware, disk.disk, disk.key, steps) as host:
+        with booting.boot(hardware, steps) as host:
             if given.charm is not None:
                 unit.Unit(host).deploy(devices=given.charm)
             return host.open_shell()

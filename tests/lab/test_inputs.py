@@ -13,6 +13,7 @@ from lab import (
     errors,
     guest,
     image,
+    images,
     machine,
     progress,
     qemu,
@@ -83,7 +84,7 @@ def test_a_machine_has_every_name_and_address_once(hardware: machine.Machine) ->
     addresses = [address for device in hardware.devices for address in device.functions]
     assert len(set(names)) == len(names)
     assert len(set(addresses)) == len(addresses)
-    assert hardware.image in image.IMAGES
+    assert hardware.image in images.IMAGES
 
 
 def test_addresses_follow_from_bus_slot_and_place() -> None:
@@ -102,13 +103,13 @@ def test_a_comma_in_the_path_of_a_disk_is_quoted(tmp_path: pathlib.Path) -> None
 
 
 def test_the_key_of_an_image_depends_on_all_its_inputs() -> None:
-    base = image.IMAGES["base"]
+    base = images.IMAGES["base"]
     keys = {
         image.compute_key(base, "bookworm", "deb a"),
         image.compute_key(base, "bookworm", "deb b"),
         image.compute_key(base, "trixie", "deb a"),
-        image.compute_key(image.Image("base", ("less",), base.trees), "bookworm", "deb a"),
-        image.compute_key(image.Image("base", base.packages, ()), "bookworm", "deb a"),
+        image.compute_key(images.Image("base", ("less",), base.trees), "bookworm", "deb a"),
+        image.compute_key(images.Image("base", base.packages, ()), "bookworm", "deb a"),
     }
     assert len(keys) == 5
     assert image.compute_key(base, "bookworm", "deb a") in keys

@@ -8,17 +8,15 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import errors, guest, image, kernel, machine, progress, ssh
+from lab import booting, errors, guest, kernel, machine, ssh
 
 SWITCH_ON = 'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT intel_iommu=on"\n'
 
 
 @pytest.fixture(scope="module")
-def intel(base_image: image.Built, steps: progress.Progress) -> Iterator[guest.Guest]:
+def intel(boot: booting.Boot) -> Iterator[guest.Guest]:
     """The machine on a disk that survives a power cut."""
-    with guest.boot(
-        machine.INTEL, base_image.disk, base_image.key, steps, disk_cache="writeback"
-    ) as host:
+    with boot(machine.INTEL, disk_cache="writeback") as host:
         yield host
 
 

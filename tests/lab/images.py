@@ -1,0 +1,54 @@
+"""The kinds of disk the lab's machines boot from: one row each. `image.py` builds them."""
+
+import dataclasses
+
+BOOT_PACKAGES = ("linux-image-amd64", "grub-pc", "grub2-common", "systemd-sysv", "udev", "kmod")
+DRIVING_PACKAGES = ("openssh-server", "python3", "dbus", "iproute2", "procps", "pciutils")
+TOOL_PACKAGES = ("busybox", "zstd", "e2fsprogs", "less")
+COMMON_PACKAGES = (*BOOT_PACKAGES, *DRIVING_PACKAGES, *TOOL_PACKAGES)
+# Nova brings its driver for libvirt, libvirt and QEMU; the scheduler's filters come with it.
+NOVA_PACKAGES = ("nova-compute", "nova-compute-kvm", "libvirt-daemon-system", "libvirt-clients")
+# What they start at boot that no test looks at.
+NOVA_MASKED_UNITS = (
+    "blk-availability.service",
+    "iscsid.service",
+    "libvirt-guests.service",
+    "lvm2-monitor.service",
+    "multipathd.service",
+    "netfilter-persistent.service",
+    "open-iscsi.service",
+    "openvswitch-switch.service",
+    "ovs-vswitchd.service",
+    "ovsdb-server.service",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """One disk image.
+
+    `trees` are the folders of rootfs/ that are laid over its root. Of what the packages bring,
+    systemd starts neither `disabled_units`, unless a test does, nor ever `masked_units`, nor
+    `image.MASKED_UNITS`.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    trees: tuple[str, ...]
+    disabled_units: tuple[str, ...] = ()
+    masked_units: tuple[str, ...] = ()
+    size_mib: int = 4096
+
+
+BASE = Image("base", (*COMMON_PACKAGES, "initramfs-tools"), trees=("common", "initramfs-tools"))
+NOVA = Image(
+    "nova",
+    (*BASE.packages, *NOVA_PACKAGES),
+    trees=BASE.trees,
+    # Without a message broker its start never ends, and neither does the machine's boot.
+    disabled_units=("nova-compute.service",),
+    masked_units=NOVA_MASKED_UNITS,
+    size_mib=6144,
+)
+# The table. Another kind of host is another row.
+IMAGES = {image.name: image for image in (BASE, NOVA)}
