@@ -1,51 +1,41 @@
 #!/usr/bin/env python3
-"""The pci-passthrough charm: wiring between Juju and the passthrough package."""
+"""The pci-passthrough charm: wiring between Juju and the passthrough package.
 
-import dataclasses
+What only an action or a unit beside a controller needs is imported there: an update-status runs
+beside guests every few minutes.
+"""
+
+from __future__ import annotations
+
 import enum
-import fnmatch
-import json
+import functools
 import logging
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING
 
 import ops
 from charms.pci_passthrough.v0 import nova_pci
 
-import controller
 import monitoring
 from passthrough import (
     PassthroughError,
     host,
-    inventory,
-    lock,
-    migration,
     nova,
-    nova_compute,
-    nova_controller,
-    nova_offer,
-    nova_report,
-    nova_verify,
     options,
-    pci,
-    rebind,
     reboot,
     reconcile,
-    report,
+    render,
     status,
-    verify,
-    vfio,
 )
+
+if TYPE_CHECKING:
+    import controller
+    from passthrough import nova_controller, nova_offer
 
 logger = logging.getLogger(__name__)
 
 ROOT = Path("/")
-# Juju hands an action's results over as command-line arguments: Linux takes 128 KiB in one.
-MAX_RESULT = 120_000
-
-T = TypeVar("T")
 
 
 class Role(enum.Enum):
@@ -67,17 +57,17 @@ class PciPassthroughCharm(ops.CharmBase):
         self._verdict: reboot.Verdict | None = None
         self._problem: Exception | None = None
         self._removed = False
+        self._is_settled = False
         self._nova_pci = nova_pci.NovaPciProvider(self)
-        self._controller = controller.Controller(self, ROOT)
         self._monitoring = monitoring.Monitoring(self, ROOT)
-        # said are the notes that are in the log already.
-        self._stored.set_default(controller=False, said=[])
+        # said are the notes that are in the log already; settled is the state that the last hook
+        # left the unit in, by `status.settled`, and rendered what it learned of its files.
+        self._stored.set_default(controller=False, said=[], settled="", rendered={})
         for event in (
             self.on.install,
             self.on.upgrade_charm,
             self.on.config_changed,
             self.on.start,
-            self.on.update_status,
             self.on.leader_elected,
             self.on.juju_info_relation_joined,
             self.on.juju_info_relation_changed,
@@ -88,18 +78,42 @@ class PciPassthroughCharm(ops.CharmBase):
             self.on.nrpe_external_master_relation_changed,
         ):
             framework.observe(event, self._on_change)
+        framework.observe(self.on.update_status, self._on_update_status)
         framework.observe(self.on.stop, self._on_removal)
         framework.observe(self.on.remove, self._on_removal)
-        framework.observe(self.on.list_devices_action, self._on_list_devices)
-        framework.observe(self.on.plan_action, self._on_plan)
-        framework.observe(self.on.rebind_action, self._on_rebind)
-        framework.observe(self.on.verify_action, self._on_verify)
+        framework.observe(self.on.list_devices_action, self._on_action)
+        framework.observe(self.on.plan_action, self._on_action)
+        framework.observe(self.on.rebind_action, self._on_action)
+        framework.observe(self.on.verify_action, self._on_action)
         framework.observe(self.on.collect_unit_status, self._on_collect_status)
+
+    @property
+    def is_controller(self) -> bool:
+        """Whether the unit is beside a controller."""
+        return self._role() is Role.CONTROLLER
+
+    def wanted(self) -> options.Options:
+        """Read the options; raises OptionError."""
+        return options.parse(self.config)
+
+    def survey(self) -> reconcile.Survey:
+        """Look at the host; raises as `reconcile.survey` does."""
+        return reconcile.survey(ROOT, self.app.name, self.wanted())
+
+    def survey_controller(self) -> nova_controller.Publication:
+        """Look at what the controller is sent; raises as `nova_controller.survey` does."""
+        relation = self._principal_relations(Role.CONTROLLER)[0]
+        return self._controller.survey(relation, self.wanted())
+
+    def publish_devices(self, offer: nova_offer.Offer) -> None:
+        """Publish what an action has made of the offer; the next hook begins from there."""
+        self._stored.settled = ""
+        self._publish_devices(offer)
 
     def _on_change(self, _: ops.EventBase) -> None:
         role = self._role()
         try:
-            wanted = self._options()
+            wanted = self.wanted()
             if self.unit.is_leader():
                 aliases = nova.aliases(wanted.devices)
                 self._nova_pci.publish_aliases(nova_pci.Alias(**each) for each in aliases)
@@ -114,9 +128,43 @@ class PciPassthroughCharm(ops.CharmBase):
             self._monitoring.report(self._result, self._problem)
         if role:
             self._stored.controller = role is Role.CONTROLLER
+        self._remember()
+
+    def _on_update_status(self, event: ops.EventBase) -> None:
+        """Look whether all is as the last hook left it, and only otherwise do what any hook does.
+
+        Juju tells of options, relations and leaders in hooks of their own, and nobody else writes
+        our databags and our status: what is new can only be on the host. Each hook tool saved is a
+        process less on the host and, for status-set, a write less on Juju's controller.
+        """
+        found = self._look_again() if self._stored.settled else None
+        if found and self._monitoring.refresh(found):
+            self._is_settled = True
+        else:
+            self._on_change(event)
+
+    def _look_again(self) -> reconcile.Survey | None:
+        """Survey the host; None unless it is as it was when the last hook was through."""
+        known = {str(key): str(value) for key, value in dict(self._stored.rendered).items()}
+        try:
+            with render.trusting(known):
+                found = self.survey()
+                return found if status.settled(found) == self._stored.settled else None
+        except (PassthroughError, OSError):
+            return None  # whoever looks next meets it too, and reports it
+
+    def _remember(self) -> None:
+        result = None if self._problem else self._result
+        settled = status.settled(result.survey) if result else ""
+        if self._stored.settled != settled:
+            self._stored.settled = settled
+        rendered = render.learned() if settled else {}
+        if dict(self._stored.rendered) != rendered:
+            self._stored.rendered = rendered
 
     def _on_removal(self, _: ops.EventBase) -> None:
         self._removed = True
+        self._stored.settled = ""
         if self._stored.controller:
             return  # a unit beside a compute service may have the same host
         nothing = options.Options()
@@ -128,61 +176,17 @@ class PciPassthroughCharm(ops.CharmBase):
         for binding in result.survey.plan.pending:
             logger.warning("%s: left on vfio-pci until the next boot for a guest", binding.address)
 
-    def _on_list_devices(self, event: ops.ActionEvent) -> None:
-        pattern = event.params["match"]
-        described = [
-            row
-            for row in inventory.describe(ROOT, pci.read(ROOT))
-            if fnmatch.fnmatch(row["address"], pattern) or fnmatch.fnmatch(row["id"], pattern)
-        ]
-        self._answer(event, inventory.format_tree(described), {"devices": described})
+    def _on_action(self, event: ops.ActionEvent) -> None:
+        import actions
 
-    def _on_plan(self, event: ops.ActionEvent) -> None:
-        if self._role() is Role.CONTROLLER:
-            published = self._attempt(event, self._survey_controller)
-            if published:
-                described = nova_report.describe_publication(published)
-                text = nova_report.publication_text(published)
-                self._answer(event, text, {"plan": {"nova": described}})
-            return
-        survey = self._attempt(event, self._survey)
-        if survey:
-            leftovers = migration.find(ROOT)
-            self._answer(
-                event,
-                report.plan_text(survey, leftovers),
-                {"plan": report.describe_plan(survey, leftovers)},
-            )
-
-    def _on_rebind(self, event: ops.ActionEvent) -> None:
-        if self._role() is Role.CONTROLLER:
-            event.fail("this unit is beside nova-cloud-controller and binds nothing")
-            return
-        done = self._attempt(event, lambda: self._rebind(event))
-        if done is None:
-            return
-        self._answer(event, report.rebind_table(done), {"functions": report.describe_rebind(done)})
-        failed = [str(error) for error in done.values() if error]
-        if failed:
-            event.fail("; ".join(failed))
-
-    def _on_verify(self, event: ops.ActionEvent) -> None:
-        checks = self._attempt(event, self._verify)
-        if not checks:
-            return
-        self._answer(
-            event,
-            report.checks_table(checks),
-            {"checks": [dataclasses.asdict(check) for check in checks]},
-        )
-        failed = [check.name for check in checks if check.status == verify.FAIL]
-        if failed:
-            event.fail(f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}")
+        actions.answer(self, ROOT, event)
 
     def _on_collect_status(self, event: ops.CollectStatusEvent) -> None:
         if self._removed:
             event.add_status(ops.MaintenanceStatus("everything given back"))
             return
+        if self._is_settled:
+            return  # the status that is set is still right
         role = self._role()
         if role is None:
             event.add_status(ops.WaitingStatus("waiting for a principal: integrate nova-compute"))
@@ -197,9 +201,9 @@ class PciPassthroughCharm(ops.CharmBase):
     def _summarize(self, role: Role) -> status.Status:
         """Sum up what this dispatch did, or what is to be seen where it did nothing."""
         if role is Role.CONTROLLER:
-            published = self._published or self._survey_controller()
-            return status.summarize_controller(self._options(), published)
-        result = self._result or reconcile.Result(self._survey())
+            published = self._published or self.survey_controller()
+            return status.summarize_controller(self.wanted(), published)
+        result = self._result or reconcile.Result(self.survey())
         verdict = self._verdict or reboot.look(ROOT, result.survey)
         return status.summarize(result.survey, result.outcome.failed, verdict)
 
@@ -216,19 +220,16 @@ class PciPassthroughCharm(ops.CharmBase):
             logger.warning("%s", self._verdict.message)
             self.unit.reboot()
 
-    def _rebind(self, event: ops.ActionEvent) -> dict[str, vfio.BindError | None]:
-        address, tools = event.params["address"], host.HostTools()
-        with lock.hold(ROOT, f"the rebind action of {self.app.name}"):
-            done = rebind.rebind(ROOT, self._survey(), address, tools, event.log)
-            offer = self._survey().nova
-            nova_compute.apply(ROOT, self.app.name, offer, tools, event.log)
-        self._publish_devices(offer)
-        return done
-
     def _publish_devices(self, offer: nova_offer.Offer) -> None:
         self._nova_pci.publish_device_specs(
             nova_pci.DeviceSpec(**each) for each in (*offer.device_specs, *offer.held)
         )
+
+    @functools.cached_property
+    def _controller(self) -> controller.Controller:
+        import controller
+
+        return controller.Controller(self, ROOT)
 
     def _publish(self, wanted: options.Options) -> None:
         relation = self._principal_relations(Role.CONTROLLER)[0]
@@ -242,31 +243,6 @@ class PciPassthroughCharm(ops.CharmBase):
                 logger.warning("%s", note)
         if said != list(notes):
             self._stored.said = list(notes)
-
-    def _survey(self) -> reconcile.Survey:
-        return reconcile.survey(ROOT, self.app.name, self._options())
-
-    def _survey_controller(self) -> nova_controller.Publication:
-        relation = self._principal_relations(Role.CONTROLLER)[0]
-        return self._controller.survey(relation, self._options())
-
-    def _verify(self) -> tuple[verify.Check, ...]:
-        if self._role() is not Role.CONTROLLER:
-            return verify.verify(self._survey())
-        aliases = nova.aliases(self._options().devices)
-        return nova_verify.check_controller(self._survey_controller(), aliases)
-
-    @staticmethod
-    def _attempt(event: ops.ActionEvent, question: Callable[[], T]) -> T | None:
-        """Ask for an action, or fail the action with the reason."""
-        try:
-            return question()
-        except (PassthroughError, OSError) as error:
-            event.fail(str(error))
-            return None
-
-    def _options(self) -> options.Options:
-        return options.parse(self.config)
 
     def _role(self) -> Role | None:
         """The unit's role follows from its principal.
@@ -283,18 +259,6 @@ class PciPassthroughCharm(ops.CharmBase):
         principal = os.environ.get("JUJU_PRINCIPAL_UNIT", "").partition("/")[0]
         relations = self.model.relations[role.value]
         return [each for each in relations if each.active and each.app.name == principal]
-
-    @staticmethod
-    def _answer(event: ops.ActionEvent, table: str, data: dict[str, Any]) -> None:
-        results = {"table": table}
-        results.update({key: json.dumps(value, sort_keys=True) for key, value in data.items()})
-        too_long = [key for key, value in results.items() if len(value.encode()) > MAX_RESULT]
-        if too_long:
-            event.fail(
-                f"{' and '.join(too_long)}: more than Juju carries in one result; narrow the"
-                " question (match=), or run pci-passthrough --json on the host"
-            )
-        event.set_results({key: results[key] for key in results if key not in too_long})
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
 """The unit's side of the relation with nrpe: it has its check installed and kept up to date."""
 
+from __future__ import annotations
+
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ops
 
-from passthrough import nrpe, reconcile, verify
+if TYPE_CHECKING:
+    from passthrough import nrpe, reconcile
 
 logger = logging.getLogger(__name__)
 
@@ -15,13 +19,19 @@ ENDPOINT = "nrpe-external-master"
 class Monitoring(ops.Object):
     """Tells the NRPE check what a hook found; does nothing while there is no such relation.
 
+    Most units have none, and need not import any of it.
+
     Args:
         charm: the charm.
         root: ``/`` on a real unit.
     """
 
+    _stored = ops.StoredState()
+
     def __init__(self, charm: ops.CharmBase, root: Path):
         super().__init__(charm, "monitoring")
+        # Whether nrpe is related, and whether it has been told of the check.
+        self._stored.set_default(related=False, published=False)
         self._root = root
         self._application = charm.app.name
         self._unit = charm.unit
@@ -37,19 +47,43 @@ class Monitoring(ops.Object):
             problem: what kept it.
         """
         relations = [each for each in self.model.relations[ENDPOINT] if each.active]
-        if not relations:
-            return
+        published = bool(relations) and self._write(result, problem)
+        for relation in relations if published else ():
+            self._publish(relation)
+        self._remember(bool(relations), published)
+
+    def refresh(self, survey: reconcile.Survey) -> bool:
+        """Do what `report` does of a survey, without asking Juju for anything.
+
+        Returns:
+            Whether that was enough; otherwise `report` has to be called.
+        """
+        from passthrough import reconcile
+
+        if not self._stored.related:
+            return True
+        return bool(self._stored.published) and self._write(reconcile.Result(survey), None)
+
+    def _write(self, result: reconcile.Result | None, problem: Exception | None) -> bool:
+        """Have the check on the host and give it its report; False where it cannot be had."""
+        from passthrough import nrpe
+
         try:
             if not nrpe.install(self._root, self._application):
-                return
+                return False
             nrpe.write_report(self._root, self._application, _judge(result, problem))
         except OSError as error:
             logger.error("the NRPE check is not up to date: %s", error)
-            return
-        for relation in relations:
-            self._publish(relation)
+            return False
+        return True
+
+    def _remember(self, related: bool, published: bool) -> None:
+        if (self._stored.related, self._stored.published) != (related, published):
+            self._stored.related, self._stored.published = related, published
 
     def _publish(self, relation: ops.Relation) -> None:
+        from passthrough import nrpe
+
         databag = relation.data[self._unit]
         # As charmhelpers has it: "primary" says whose unit gives the host its name in Nagios.
         wanted = {"monitors": nrpe.monitors(self._application), "primary": "False"}
@@ -57,10 +91,15 @@ class Monitoring(ops.Object):
             databag.update(wanted)
 
     def _on_broken(self, _: ops.RelationBrokenEvent) -> None:
+        from passthrough import nrpe
+
         nrpe.remove(self._root, self._application)
+        self._remember(related=False, published=False)
 
 
 def _judge(result: reconcile.Result | None, problem: Exception | None) -> nrpe.Report:
+    from passthrough import nrpe, verify
+
     if problem or not result:
         return nrpe.judge_problem(problem or RuntimeError("the hook did not look at the host"))
     return nrpe.judge(verify.verify(result.survey), result.survey.plan.reboot)

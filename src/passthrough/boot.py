@@ -7,7 +7,7 @@ templates.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from passthrough import claims, files, options, pci, platform, render
 
@@ -140,6 +140,7 @@ def desired_files(
     generator: str | None,
     *,
     keep_kernel_options: bool = False,
+    present: Mapping[str, files.Present | None] | None = None,
 ) -> tuple[File, ...]:
     """Work out every owned file as it should be, in a stable order.
 
@@ -151,7 +152,9 @@ def desired_files(
         tokens: what `kernel_options` gave.
         generator: the host's initramfs generator.
         keep_kernel_options: keep the GRUB drop-in although nothing is claimed.
+        present: what each path holds now; it saves rendering where that is known to be right.
     """
+    present = present or {}
     context = {
         "application": application,
         "name": name_for(application),
@@ -167,7 +170,12 @@ def desired_files(
             and row.generator in (None, generator)
             and any(context[name] for name in row.needs)
         )
-        content = render.render(row.template, context) if wants else None
+        there = present.get(absent.path)
+        content = (
+            render.render(row.template, context, there.content if there else None)
+            if wants
+            else None
+        )
         found.append(dataclasses.replace(absent, content=content))
     return tuple(found)
 

@@ -96,6 +96,7 @@ def drop_in(
     specs: Iterable[Fields],
     offered: Iterable[Fields],
     report_in_placement: bool,
+    present: str | None = None,
 ) -> str | None:
     """The content of the drop-in on a compute host; None when there is nothing to say.
 
@@ -105,6 +106,7 @@ def drop_in(
         specs: the device_specs.
         offered: the aliases.
         report_in_placement: whether Nova reports the devices to Placement.
+        present: what the drop-in holds now; it saves rendering where that is known to be right.
     """
     lines = [f"{device_spec_option(release)} = {to_line(each)}" for each in specs]
     lines += [f"alias = {to_line(each)}" for each in offered]
@@ -117,7 +119,7 @@ def drop_in(
         "lines": lines,
         "report_in_placement": report_in_placement,
     }
-    return render.render("nova.conf.j2", context)
+    return render.render("nova.conf.j2", context, present)
 
 
 def subordinate_configuration(published: Iterable[Fields]) -> str:

@@ -141,6 +141,7 @@ def decide(
         sorted((*offer.device_specs, *offer.held), key=lambda each: pci.sort_key(each["address"])),
         offer.aliases,
         reported,
+        facts.present.content if facts.present else None,
     )
     return _with_content(offer, application, content, known)
 

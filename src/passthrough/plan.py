@@ -117,6 +117,7 @@ def make(
         tokens if facts.has_grub else (),
         facts.generator,
         keep_kernel_options=unviable and present.get(boot.grub_path(application)) is not None,
+        present=present,
     )
     activated = {
         feeds: digest

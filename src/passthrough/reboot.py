@@ -12,9 +12,13 @@ import enum
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from passthrough import guests, lock, pci, plan, record
+from passthrough import lock, pci, plan, record
 from passthrough.reconcile import Survey
+
+if TYPE_CHECKING:
+    from passthrough import guests
 
 
 class Action(enum.Enum):
@@ -90,7 +94,7 @@ def arrange(root: Path, survey: Survey) -> Verdict:
     Raises:
         OSError: when it cannot be recorded; no reboot may be asked for then.
     """
-    verdict = judge(survey, lambda: guests.running(root))
+    verdict = judge(survey, lambda: _guests(root))
     if verdict.action is Action.NOW:
         asked = record.Reboot(key(survey), survey.facts.boot_id)
         with lock.hold(root, f"a hook of {survey.application}"):
@@ -101,7 +105,7 @@ def arrange(root: Path, survey: Survey) -> Verdict:
 
 def look(root: Path, survey: Survey) -> Verdict:
     """Decide about a reboot as `arrange` does, for whoever cannot ask for one, as an action."""
-    verdict = judge(survey, lambda: guests.running(root))
+    verdict = judge(survey, lambda: _guests(root))
     if verdict.action is Action.NOW:
         why = reasons(survey.plan)[0]
         return Verdict(Action.WAIT, f"the next hook reboots the host: {why}")
@@ -131,3 +135,9 @@ def _describe_failure(survey: Survey) -> str:
         for each in survey.plan.release
     ]
     return f"the reboot did not help: {'; '.join(found)}; run verify, then reboot by hand"
+
+
+def _guests(root: Path) -> Sequence[guests.Guest]:
+    from passthrough import guests  # only a pending reboot asks for them
+
+    return guests.running(root)

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import hashlib
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-from passthrough import nova_controller, nova_offer, options, pci, reboot
+from passthrough import nova_offer, options, pci, reboot
 from passthrough.reconcile import Survey
 from passthrough.vfio import BindError, InUseError
+
+if TYPE_CHECKING:
+    from passthrough import nova_controller
 
 ACTIVE = "active"
 BLOCKED = "blocked"
@@ -67,6 +72,21 @@ def summarize(
     ready = _count_ready(survey) if survey.decision.claims else "no matching device"
     said = [*_describe_overrides(survey), *_describe_nova(survey.nova)]
     return Status(ACTIVE, "; ".join([ready, *said]))
+
+
+def settled(survey: Survey) -> str:
+    """Name the state of a unit whose host is as it should be, with all that Juju was told of it.
+
+    Two surveys with the same name call for the same status, logs and relation data. The name is
+    empty while there is anything to do, to wait for, or to mend.
+    """
+    planned, offer = survey.plan, survey.nova
+    found = summarize(survey)
+    busy = planned.changes_host or planned.record != survey.record
+    if busy or offer.change or not offer.read or found.kind != ACTIVE:
+        return ""
+    told = (survey.wanted, offer.device_specs, offer.held, offer.notes, found.message)
+    return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
 def summarize_controller(wanted: options.Options, published: nova_controller.Publication) -> Status:

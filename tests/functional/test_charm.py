@@ -200,6 +200,23 @@ class TestLife:
             assert rebuilds(box) == []
             assert box.calls("modprobe") == []
 
+    def test_an_update_status_with_nothing_changed_only_reads(self, agent, box, host, packed_charm):
+        deploy(agent, packed_charm)
+        reboot(box, agent)
+        box.forget_calls()
+        before = {**identities(host), **host.snapshot("run", "sys")}
+        agent.surroundings.env = {"PYTHONPROFILEIMPORTTIME": "1"}
+        (run,) = agent.hook("update-status")
+        assert {**identities(host), **host.snapshot("run", "sys")} == before
+        assert box.calls() == []
+        # The first two and is-leader are run by ops itself.
+        tools = [call.tool for call in run.calls]
+        assert tools == ["juju-log", "juju-log", "config-get", "is-leader"]
+        imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
+        assert {"ops", "passthrough.plan"} <= imported
+        unneeded = {"jinja2", "charmhelpers", "actions", "controller", "passthrough.verify"}
+        assert not unneeded & imported
+
     def test_no_matching_device_writes_nothing_and_asks_no_reboot(
         self, agent, box, host, packed_charm
     ):

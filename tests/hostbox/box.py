@@ -80,6 +80,8 @@ class Box:
         control: directory of the box's own files; created.
         writable: further directories of this machine that programs may write to. The one for
             temporary files is among them anyhow.
+        still: show the tree's ``/sys`` as plain files that cannot be written, instead of one that
+            answers: nothing but the program itself then costs time.
     """
 
     def __init__(
@@ -88,10 +90,12 @@ class Box:
         control: str | os.PathLike[str],
         *,
         writable: Sequence[str | os.PathLike[str]] = (),
+        still: bool = False,
     ):
         self.tree = tree
         self.control = pathlib.Path(control).resolve()
         self._writable = [tempfile.gettempdir(), *(os.fspath(path) for path in writable)]
+        self._still = still
         self._process: subprocess.Popen[str] | None = None
         (self.control / "rules").mkdir(parents=True)
         self._install_stubs()
@@ -119,6 +123,7 @@ class Box:
             "hidden": [path for path in hidden if os.path.lexists("/" + path)],
             "writable": [os.path.realpath(path) for path in self._writable],
             "as_root": os.geteuid() == 0,
+            "still": self._still,
         }
         (self.control / "spec.json").write_text(json.dumps(spec))
         self._process = subprocess.Popen(
@@ -289,6 +294,8 @@ class Box:
     def _borrow(self) -> None:
         for name in _BORROWED:
             source, target = pathlib.Path("/etc", name), self.tree.root / "etc" / name
+            if target.exists():
+                continue  # from an earlier box of the same tree
             if source.is_dir():
                 shutil.copytree(source, target, symlinks=True)
             elif source.exists():

@@ -125,6 +125,18 @@ def make_proc(tree: pathlib.Path, root: pathlib.Path) -> None:
             bind(str(path), str(target))
 
 
+def serve_sys(tree: pathlib.Path, root: pathlib.Path, complaints: pathlib.Path) -> None:
+    """Mount the /sys that answers writes, with a process behind it, and /dev/kmsg beside it."""
+    device = sysfs.open_device()
+    mount("made-up", str(root / "sys"), "fuse", MS_NOSUID, sysfs.mount_options(device))
+    if os.fork() == 0:
+        sysfs.serve(device, tree, complaints)
+        os._exit(0)
+    os.close(device)
+    (tree / "dev/kmsg").touch()
+    bind(str(root / "sys" / sysfs.KMSG), str(root / "dev/kmsg"))
+
+
 def enter(root: pathlib.Path) -> None:
     """Make a directory this process's root and let go of the old one: pivot_root(2)."""
     os.chdir(root)
@@ -140,14 +152,10 @@ def be_first(spec: dict) -> None:
     check(libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0), "prctl")
     tree = pathlib.Path(spec["root"])
     root = make_root(spec)
-    device = sysfs.open_device()
-    mount("made-up", str(root / "sys"), "fuse", MS_NOSUID, sysfs.mount_options(device))
-    if os.fork() == 0:
-        sysfs.serve(device, tree, pathlib.Path(spec["control"]) / "not-modelled")
-        os._exit(0)
-    os.close(device)
-    (tree / "dev/kmsg").touch()
-    bind(str(root / "sys" / sysfs.KMSG), str(root / "dev/kmsg"))
+    if spec["still"]:
+        bind(str(tree / "sys"), str(root / "sys"), read_only=True)
+    else:
+        serve_sys(tree, root, pathlib.Path(spec["control"]) / "not-modelled")
     make_proc(tree, root)
     enter(root)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # orphans of the box are reaped

@@ -15,6 +15,7 @@ import yaml
 from ops import testing
 from unit.fakekernel import CLAIMED, GPUS, OWNED, FakeKernel, FakeTools
 
+import actions
 import charm
 from passthrough import host
 
@@ -370,7 +371,7 @@ class TestActions:
     def test_results_that_juju_cannot_carry_are_left_out_and_said(
         self, unit: Unit, monkeypatch: pytest.MonkeyPatch
     ):
-        monkeypatch.setattr(charm, "MAX_RESULT", 4_000)
+        monkeypatch.setattr(actions, "MAX_RESULT", 4_000)
         message, results = unit.act_in_vain("list-devices")
         assert message.startswith("devices: more than Juju carries in one result; narrow the")
         assert list(results) == ["table"]

@@ -1,0 +1,211 @@
+"""A unit whose host is as the last hook left it: an update-status looks, and asks Juju nothing."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import hosttree
+import ops
+import pytest
+from ops import testing
+from unit.fakekernel import CLAIMED, GPUS, OWNED, FakeKernel
+from unit.test_charm import PRINCIPAL, Unit, ready, unit
+
+from passthrough import files, reconcile, record
+
+__all__ = ["ready", "unit"]  # the fixtures
+
+READY = ops.ActiveStatus("gpu: 2 ready")
+DROP_IN = "etc/modules-load.d/pci-passthrough.conf"
+
+
+@pytest.fixture
+def settled(ready: Unit) -> Unit:
+    """A unit that has its devices, after a hook that found nothing left to do."""
+    assert ready.run("config_changed") == READY
+    return ready
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """One entry for each time that a hook does what every hook does."""
+    found: list[str] = []
+    real = reconcile.reconcile
+
+    def counted(*values: Any, **named: Any) -> reconcile.Result:
+        found.append("reconcile")
+        return real(*values, **named)
+
+    monkeypatch.setattr(reconcile, "reconcile", counted)
+    return found
+
+
+def test_a_settled_unit_only_looks(settled: Unit, runs: list[str]):
+    sets = len(settled.context.unit_status_history)
+    for _ in range(3):
+        assert settled.run("update_status") == READY
+    assert runs == []
+    assert len(settled.context.unit_status_history) == sets, "the status was set again"
+
+
+def test_a_unit_without_such_a_past_does_all(ready: Unit, runs: list[str]):
+    assert ready.run("update_status") == READY
+    assert runs == ["reconcile"]
+    ready.run("update_status")
+    assert runs == ["reconcile"]
+
+
+@pytest.mark.parametrize("event", ["install", "upgrade_charm", "config_changed", "start"])
+def test_every_other_hook_does_all(settled: Unit, runs: list[str], event: str):
+    assert settled.run(event) == READY
+    assert runs == ["reconcile"]
+
+
+def edit(tree: hosttree.HostTree) -> None:
+    tree.write(DROP_IN, "# edited\n")
+
+
+def delete(tree: hosttree.HostTree) -> None:
+    (tree.root / DROP_IN).unlink()
+
+
+def change_mode(tree: hosttree.HostTree) -> None:
+    (tree.root / DROP_IN).chmod(0o666)
+
+
+def lose_driver(tree: hosttree.HostTree) -> None:
+    tree.bind(CLAIMED[0], "nouveau")
+
+
+def lose_record(tree: hosttree.HostTree) -> None:
+    (tree.root / record.DIRECTORY / "pci-passthrough.json").unlink()
+
+
+def spoil_record(tree: hosttree.HostTree) -> None:
+    path = tree.root / record.DIRECTORY / "pci-passthrough.json"
+    path.write_text(path.read_text().replace('"initramfs": "', '"initramfs": "0'))
+
+
+DRIFT = (edit, delete, change_mode, lose_driver, lose_record, spoil_record)
+
+
+@pytest.mark.parametrize("drift", DRIFT, ids=[each.__name__ for each in DRIFT])
+def test_what_changed_on_the_host_is_mended(
+    settled: Unit,
+    tree: hosttree.HostTree,
+    kernel: FakeKernel,
+    runs: list[str],
+    drift: Callable[[hosttree.HostTree], None],
+):
+    settled.run("update_status")
+    content, drivers = tree.read(DROP_IN), kernel.drivers()
+    drift(tree)
+    assert settled.run("update_status") == READY
+    assert runs == ["reconcile"]
+    assert files.read(tree.root / DROP_IN) == files.Present(content, 0o644)
+    assert kernel.drivers() == drivers
+    assert settled.run("update_status") == READY
+    assert runs == ["reconcile"], "it has settled again"
+
+
+def test_a_changed_option_without_its_hook_is_found(settled: Unit, runs: list[str]):
+    """Juju runs config-changed first; the option is read all the same."""
+    assert settled.run("update_status", devices="gpu=10de:1bb0@0000:83:00.0").name == "active"
+    assert runs == ["reconcile"]
+
+
+def test_a_bad_option_is_told(settled: Unit):
+    assert settled.run("update_status", devices="gpu=10de:zzzz").name == "blocked"
+    assert settled.run("update_status", devices=GPUS) == READY
+
+
+def test_a_host_that_waits_for_its_reboot_is_not_settled(unit: Unit, runs: list[str]):
+    unit.run(devices=GPUS)
+    for _ in range(2):
+        assert unit.run("update_status").name == "blocked"
+    assert len(runs) == 3
+
+
+def test_a_removed_unit_has_forgotten(settled: Unit, runs: list[str]):
+    settled.run("stop")
+    runs.clear()
+    settled.run("update_status")
+    assert runs == ["reconcile"]
+
+
+def stored(unit: Unit, **values: Any) -> None:
+    """Overwrite what the charm keeps in Juju's unit state."""
+    states = {
+        dataclasses.replace(each, content={**each.content, **values})
+        if each.owner_path == "PciPassthroughCharm"
+        else each
+        for each in unit.state.stored_states
+    }
+    unit.state = dataclasses.replace(unit.state, stored_states=states)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"settled": "0" * 64},
+        {"settled": ""},
+        {"rendered": {}},
+        {"rendered": {"modules-load.conf.j2": "0" * 64, "x": "y"}},
+        {"settled": "0" * 64, "rendered": {"grub.cfg.j2": ""}},
+    ],
+)
+def test_a_damaged_memory_changes_nothing_on_the_host(
+    settled: Unit, tree: hosttree.HostTree, values: dict[str, Any]
+):
+    before = tree.snapshot(*OWNED)
+    stored(settled, **values)
+    assert settled.run("update_status") == READY
+    assert tree.snapshot(*OWNED) == before
+
+
+def test_a_forged_memory_can_hide_a_change_but_writes_none(
+    settled: Unit, tree: hosttree.HostTree, monkeypatch: pytest.MonkeyPatch
+):
+    """Whoever can write Juju's unit state is root; still no byte of theirs gets into a file."""
+    from passthrough import render
+
+    right = tree.read(DROP_IN)
+    seen: list[dict[str, Any]] = []
+    real = render._trace
+
+    def spy(template: str, context: Any, content: str) -> str:
+        seen.append({"template": template, "context": dict(context)})
+        return real(template, context, content)
+
+    monkeypatch.setattr(render, "_trace", spy)
+    settled.run("update_status")
+    context = next(each["context"] for each in seen if each["template"] == "modules-load.conf.j2")
+    known = render.learned()
+    known["modules-load.conf.j2"] = real("modules-load.conf.j2", context, "# forged\n")
+    stored(settled, rendered=known)
+    tree.write(DROP_IN, "# forged\n")
+    settled.run("update_status")
+    assert tree.read(DROP_IN) == "# forged\n", "that much it can do"
+    settled.run("config_changed")
+    assert tree.read(DROP_IN) == right
+
+
+def test_a_related_nrpe_still_gets_its_report(
+    settled: Unit, tree: hosttree.HostTree, runs: list[str]
+):
+    nrpe = testing.SubordinateRelation("nrpe-external-master", remote_app_name="nrpe")
+    settled.state = dataclasses.replace(settled.state, relations=[PRINCIPAL, nrpe])
+    settled.run("config_changed")
+    runs.clear()
+    settled.run("update_status")
+    assert runs == ["reconcile"], "its server is not installed yet, and may be any time"
+    (tree.root / "etc/nagios/nrpe.d").mkdir(parents=True)
+    settled.run("update_status")
+    runs.clear()
+    report = tree.root / "run/pci-passthrough/pci_passthrough.nrpe"
+    report.unlink()
+    assert settled.run("update_status") == READY
+    assert report.read_text().startswith(("0\n", "2\n"))
+    assert runs == []
