@@ -153,9 +153,12 @@ def strangers(
 
 
 def _match(item: spec.Item, host: pci.Host) -> list[pci.Function]:
-    return [
-        each for each in host.functions.values() if each.id == item.id and item.covers(each.address)
-    ]
+    exact = item.exact_addresses
+    if exact and len(exact) == len(item.addresses):
+        named = sorted(set(exact), key=pci.sort_key)
+        there = [host.functions[address] for address in named if address in host.functions]
+        return [each for each in there if each.id == item.id]
+    return [each for each in host.with_id(item.id) if item.covers(each.address)]
 
 
 def _refuse_mismatches(item: spec.Item, host: pci.Host) -> Iterable[Refusal]:

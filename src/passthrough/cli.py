@@ -1,4 +1,7 @@
-"""``pci-passthrough``: the charm's view of a host, for a person on it. Reads only."""
+"""``pci-passthrough``: the charm's view of a host, for a person on it. Reads only.
+
+Each command imports what it needs: scripts call `list` often, and it needs little.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +12,14 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from passthrough import (
-    PassthroughError,
-    inventory,
-    migration,
-    options,
-    pci,
-    reconcile,
-    record,
-    report,
-    tables,
-    verify,
-)
+from passthrough import PassthroughError
+
+if TYPE_CHECKING:
+    from passthrough import reconcile, tables
 
 EXIT_FAILED_CHECK = 1
 EXIT_REFUSED = 2
@@ -40,8 +35,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_REFUSED
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show the tree's lines
-    print(json.dumps(data, indent=2, sort_keys=True) if given.json else text)
+    print(_to_json(data) if given.json else text())
     return code
+
+
+def _to_json(data: Any) -> str:
+    if not isinstance(data, list):
+        return json.dumps(data, indent=2, sort_keys=True)
+    # A line for each row: Python lays out nested JSON many times slower than it writes it plainly.
+    rows = ",\n".join(json.dumps(row, sort_keys=True) for row in data)
+    return f"[\n{rows}\n]" if rows else "[]"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _application(name: str) -> str:
+    from passthrough import record
+
     try:
         return record.check_application(name)
     except ValueError as error:
@@ -78,6 +83,8 @@ def _application(name: str) -> str:
 
 def _style() -> tables.Style:
     """As wide as the terminal and in colour (https://no-color.org says when not); else plain."""
+    from passthrough import tables
+
     if not sys.stdout.isatty():
         return tables.PLAIN
     return tables.Style(
@@ -86,28 +93,39 @@ def _style() -> tables.Style:
     )
 
 
-def _list(given: argparse.Namespace) -> tuple[str, Any, int]:
+def _list(given: argparse.Namespace) -> tuple[Callable[[], str], Any, int]:
+    from passthrough import inventory, pci
+
     described = inventory.describe(given.root, pci.read(given.root))
-    return inventory.format_tree(described, _style()), described, 0
+    return lambda: inventory.format_tree(described, _style()), described, 0
 
 
 def _survey(given: argparse.Namespace) -> reconcile.Survey:
+    from passthrough import options, reconcile
+
     wanted = options.parse({"devices": given.devices})
     return reconcile.survey(given.root, given.application, wanted)
 
 
-def _plan(given: argparse.Namespace) -> tuple[str, Any, int]:
+def _plan(given: argparse.Namespace) -> tuple[Callable[[], str], Any, int]:
+    from passthrough import migration, report
+
     survey = _survey(given)
     leftovers = migration.find(given.root)
-    text = report.plan_text(survey, leftovers, _style())
-    return text, report.describe_plan(survey, leftovers), 0
+    return (
+        lambda: report.plan_text(survey, leftovers, _style()),
+        report.describe_plan(survey, leftovers),
+        0,
+    )
 
 
-def _verify(given: argparse.Namespace) -> tuple[str, Any, int]:
+def _verify(given: argparse.Namespace) -> tuple[Callable[[], str], Any, int]:
+    from passthrough import report, verify
+
     checks = verify.verify(_survey(given))
     code = EXIT_FAILED_CHECK if verify.has_failed(checks) else 0
     return (
-        report.checks_table(checks, _style()),
+        lambda: report.checks_table(checks, _style()),
         [dataclasses.asdict(each) for each in checks],
         code,
     )

@@ -105,6 +105,17 @@ class Host:
         """
         return tuple(each for each in self._slots[function.slot] if each.physfn == function.physfn)
 
+    def with_id(self, identity: str) -> tuple[Function, ...]:
+        """The functions of one model (``vendor:product``), in address order."""
+        return self._ids.get(identity, ())
+
+    @functools.cached_property
+    def _ids(self) -> Mapping[str, tuple[Function, ...]]:
+        found: dict[str, list[Function]] = {}
+        for function in self.functions.values():
+            found.setdefault(function.id, []).append(function)
+        return {identity: tuple(functions) for identity, functions in found.items()}
+
     @functools.cached_property
     def _slots(self) -> Mapping[str, tuple[Function, ...]]:
         found: dict[str, list[Function]] = {}
