@@ -124,10 +124,11 @@ def object_to_group(
 
     A group belongs to the host or to one guest, never to both (the kernel's
     Documentation/driver-api/vfio.rst). What is ``claimed`` itself does not count: its own guards
-    have been asked.
+    have been asked. Nor does a PCI bridge: it stays the host's, and what is used below it is that
+    function's use, which counts by itself where it is of the group.
     """
     for sibling in host.group_members(function):
-        if sibling.address in claimed:
+        if sibling.address in claimed or sibling.is_pci_bridge:
             continue
         for guard in GUARDS:
             reason = guard.reason(sibling, usage) if guard.for_group else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from unit import made
 
-from passthrough import claims, guards, spec, use
+from passthrough import claims, guards, pci, spec, use
 from passthrough.usage import Usage
 
 NIC_ID, NVME_ID = "8086:1572", "144d:a808"
@@ -173,6 +173,30 @@ class TestGroup:
         isa = made.function("0000:00:1f.0", "8086:a306", 0x060100, group=9)
         card = made.function("0000:00:1b.0", "8086:a348", made.AUDIO, group=9)
         assert decide("8086:a348", isa, card, usage=Usage()).addresses == ("0000:00:1b.0",)
+
+    @pytest.fixture
+    def behind_a_bridge(self) -> tuple[tuple[pci.Function, ...], Usage]:
+        """Two cards and their bridge, of one group; the first is used, and so below the bridge."""
+        bridge = made.function("0000:04:00.0", "1b36:000e", made.PCI_BRIDGE, group=15)
+        cards = [nic(f"0000:05:0{slot}.0", group=15) for slot in (1, 2)]
+        carries = (use.Use(use.ADDRESS, "ens1 is up with an IPv4 address"),)
+        used_by = Usage(dict.fromkeys(("0000:04:00.0", "0000:05:01.0"), carries))
+        return (bridge, *cards), used_by
+
+    def test_behind_a_bridge_the_used_card_is_named_and_not_the_bridge(self, behind_a_bridge):
+        functions, usage = behind_a_bridge
+        decision = decide(f"{NIC_ID}@0000:05:02.0", *functions, usage=usage)
+        assert [each.rule for each in decision.refusals] == ["group-in-use"]
+        assert "shares IOMMU group 15 with 0000:05:01.0, which" in str(decision.refusals[0])
+
+    def test_behind_a_bridge_overriding_the_used_card_frees_the_other(self, behind_a_bridge):
+        functions, usage = behind_a_bridge
+        devices = (
+            f"[{NIC_ID}@0000:05:02.0,"
+            f" {{id: '{NIC_ID}', address: '0000:05:01.0', allow-in-use: true}}]"
+        )
+        decision = decide(devices, *functions, usage=usage)
+        assert decision.addresses == ("0000:05:01.0", "0000:05:02.0")
 
     def test_whose_sibling_is_used_keeps_the_kernel_options(self):
         """Without them the next boot would know no group, and the charm would claim again."""
