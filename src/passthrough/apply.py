@@ -87,6 +87,8 @@ def apply(
     rest = [change for change in plan.files if change.file.feeds not in plan.rebuild]
     with _put_back_on_failure(root, rest, report):
         _write_files(root, rest, report)
+    for folder in boot.owned_folders(application):
+        files.drop_empty(root / folder)
     failed = _change_drivers(root, plan, tools, report)
     taken = {
         **plan.record.taken,

@@ -108,6 +108,9 @@ _FILES = (
     ),
 )
 
+# What of their places is ours, and nobody else's.
+_FOLDERS = ("usr/lib/dracut/modules.d/91{name}",)
+
 GENERATORS = tuple(sorted({row.generator for row in _FILES if row.generator}))
 
 
@@ -124,6 +127,11 @@ def owned_files(application: str) -> tuple[File, ...]:
         File(row.path.format(name=name), row.mode, row.feeds, in_initramfs=row.in_initramfs)
         for row in _FILES
     )
+
+
+def owned_folders(application: str) -> tuple[str, ...]:
+    """The folders that go with the last file in them."""
+    return tuple(path.format(name=name_for(application)) for path in _FOLDERS)
 
 
 def grub_path(application: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -68,6 +69,21 @@ def sweep(paths: Iterable[Path]) -> None:
     for path in paths:
         with contextlib.suppress(NotADirectoryError):
             _unfinished(path).unlink(missing_ok=True)
+
+
+def drop_empty(folder: Path) -> None:
+    """Remove a folder of our own once nothing is in it any more.
+
+    Raises:
+        OSError: when it is empty and cannot be removed.
+    """
+    try:
+        folder.rmdir()
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENOTEMPTY):
+            raise
+    else:
+        _sync_directory(folder.parent)
 
 
 def move_into_place(new: Path, path: Path) -> None:

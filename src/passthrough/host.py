@@ -30,10 +30,12 @@ MODPROBE_TIMEOUT = 300.0
 # Debian's policy-rc.d interface: "action not allowed".
 _POLICY_DENIED = 101
 _TAIL_LINES = 8
-# Every installed kernel's initramfs: an older kernel booted by hand must bind too.
-_UPDATE_INITRAMFS = ("update-initramfs", "-u", "-k", "all")
-# Ubuntu's dracut ships an update-initramfs of its own, Debian's does not.
-_DRACUT = ("dracut", "--force", "--regenerate-all")
+# The first of these that is installed rebuilds the initramfs of every kernel: an older one that is
+# booted by hand must bind too. Ubuntu's dracut has an update-initramfs of its own, Debian's none.
+_INITRAMFS_REBUILDS = (
+    ("update-initramfs", "-u", "-k", "all"),
+    ("dracut", "--force", "--regenerate-all"),
+)
 
 
 class CommandError(PassthroughError):
@@ -90,7 +92,8 @@ class HostTools:
         if what == "grub":
             command = ("update-grub",)
         else:
-            command = _UPDATE_INITRAMFS if shutil.which(_UPDATE_INITRAMFS[0]) else _DRACUT
+            found = (each for each in _INITRAMFS_REBUILDS if shutil.which(each[0]))
+            command = next(found, _INITRAMFS_REBUILDS[0])
         started = time.monotonic()
         progress(f"{' '.join(command)}: running")
         if what == "grub":

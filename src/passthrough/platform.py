@@ -10,6 +10,13 @@ from passthrough import grub, pci
 INITRAMFS_TOOLS = "initramfs-tools"
 DRACUT = "dracut"
 
+# What tells each generator, the first that is there. `update-initramfs` tells nothing: dracut on
+# Ubuntu 26.04 ships one of its own.
+_GENERATORS = {
+    INITRAMFS_TOOLS: ("usr/share/initramfs-tools/hook-functions",),
+    DRACUT: ("usr/bin/dracut", "usr/sbin/dracut"),
+}
+
 # The ACPI table with which firmware announces each kind of IOMMU.
 _IOMMU_TABLES = ("DMAR", "IVRS", "IORT")
 
@@ -50,9 +57,11 @@ def read(root: Path) -> Platform:
 
 
 def _generator(root: Path) -> str | None:
-    # `update-initramfs` says nothing: dracut on Ubuntu 26.04 ships one of its own.
-    if (root / "usr/share/initramfs-tools/hook-functions").exists():
-        return INITRAMFS_TOOLS
-    if any((root / path).exists() for path in ("usr/bin/dracut", "usr/sbin/dracut")):
-        return DRACUT
-    return None
+    return next(
+        (
+            name
+            for name, signs in _GENERATORS.items()
+            if any((root / each).exists() for each in signs)
+        ),
+        None,
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pathlib
 import stat
@@ -144,6 +145,30 @@ class TestEnsure:
         assert len(seen) == 1
         assert seen[0].startswith(".")
         assert not seen[0].endswith((".conf", ".cfg", ".rules"))
+
+
+class TestDropEmpty:
+    def test_an_empty_folder_goes(self, tmp_path: pathlib.Path):
+        (tmp_path / "ours").mkdir()
+        files.drop_empty(tmp_path / "ours")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_what_is_not_empty_or_no_folder_or_not_there_stays(self, tmp_path: pathlib.Path):
+        (tmp_path / "ours").mkdir()
+        (tmp_path / "ours/file").touch()
+        for name in ("ours", "ours/file", "absent"):
+            files.drop_empty(tmp_path / name)
+        assert (tmp_path / "ours/file").exists()
+
+    def test_another_error_is_not_kept_silent(
+        self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        def refuse(*_: object) -> None:
+            raise PermissionError(errno.EROFS, "Read-only file system")
+
+        monkeypatch.setattr(pathlib.Path, "rmdir", refuse)
+        with pytest.raises(PermissionError):
+            files.drop_empty(tmp_path)
 
 
 class TestAfterACrash:

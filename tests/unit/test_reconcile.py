@@ -134,6 +134,7 @@ class TestLife:
             assert kernel.drivers() == READY
         unit.hook("")
         assert tree.snapshot(*OWNED) == before
+        assert list(tree.root.rglob("*pci-passthrough*")) == []
         assert kernel.drivers() == {**NATIVE, **KEPT}
         assert unit.tools.calls == ["rebuild initramfs", "rebuild grub"] * 2
         kernel.reboot()
