@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help demo test unit faults functional lab integration lint format coverage docs reference pack \
+.PHONY: help demo test unit faults functional lab matrix integration lint format coverage docs reference pack \
 	analyse lock upgrade nova-env clean distclean env test-packages \
 	functional-packages deps
 
@@ -35,6 +35,9 @@ functional: pack env nova-env functional-packages ## Run the packed charm agains
 
 lab: pack env deps ## Run the charm on a virtual machine with PCI devices
 	@scripts/tier "lab tests" $(PYTEST) tests/lab
+
+matrix: pack env deps ## Show the charm on every kind of host, or on MACHINE=NAME: one table
+	@scripts/tier "matrix" $(PYTEST) tests/lab --rows=$(or $(MACHINE),all) --matrix-json=build/matrix.json
 
 integration: pack ## Run the charm on a real Juju controller
 	@command -v juju >/dev/null && command -v charmcraft >/dev/null || { \

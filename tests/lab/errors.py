@@ -1,4 +1,4 @@
-"""The lab's one exception, and how the end of a log is shown in it."""
+"""The lab's exceptions, and how the end of a log is shown in it."""
 
 import re
 
@@ -7,6 +7,10 @@ TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 
 class LabError(Exception):
     """Something about the lab failed: the message says what, with the last lines of its log."""
+
+
+class UnableError(LabError):
+    """This host lacks what a machine needs: the message says what. In CI that is a failure."""
 
 
 def tail(text: str, lines: int = 30) -> str:

@@ -25,7 +25,13 @@ FORGETFUL = "unsafe"
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 NEEDED_BYTES = 2 << 30
 # What a boot says that will never come to its end.
-DEAD_ENDS = ("Kernel panic - not syncing", "ALERT!  ", "grub rescue>", "You are in emergency mode")
+DEAD_ENDS = (
+    "Kernel panic - not syncing",
+    "ALERT!  ",
+    "grub rescue>",
+    "You are in emergency mode",
+    "Entering emergency mode.",  # dracut's
+)
 
 
 class Guest:

@@ -50,5 +50,6 @@ NOVA = Image(
     masked_units=NOVA_MASKED_UNITS,
     size_mib=6144,
 )
+DRACUT = Image("dracut", (*COMMON_PACKAGES, "dracut"), trees=("common", "dracut"))
 # The table. Another kind of host is another row.
-IMAGES = {image.name: image for image in (BASE, NOVA)}
+IMAGES = {image.name: image for image in (BASE, NOVA, DRACUT)}

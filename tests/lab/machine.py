@@ -9,36 +9,11 @@ order of their ports; `test_machine.py` compares this table with what the guest'
 import dataclasses
 import pathlib
 
+from lab import hardware
+
 SECOND_HOST_BRIDGE_BUS = 0x80
 FIRST_ROOT_PORT_SLOT = 0x10
 SECOND_HOST_BRIDGE_SLOT = 0x1C
-
-
-@dataclasses.dataclass(frozen=True)
-class Function:
-    """One PCI function as a fresh boot shows it, placed relative to the device it belongs to."""
-
-    id: str
-    """vendor:product, four hexadecimal digits each, lower case."""
-    driver: str | None
-    """What the kernel binds to it when nobody interferes."""
-    place: str = "00.0"
-    """slot.function on the bus."""
-    bus_offset: int = 0
-    """0: on the device's bus. 1: on the bus behind it, when the device is a bridge."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Model:
-    """A kind of hardware: its functions, and the QEMU arguments that make it.
-
-    The arguments know {bus} and {slot} (where to plug it), {name} (unique in the machine), {mac}
-    and {disk} (a file of `disk_mib` mebibytes).
-    """
-
-    functions: tuple[Function, ...]
-    arguments: tuple[str, ...]
-    disk_mib: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +21,12 @@ class Device:
     """A piece of hardware in a machine: what it is and the bus (and slot, on bus 00) it sits on."""
 
     name: str
-    model: Model
+    model: hardware.Model
     bus: int
     slot: int = 0
 
     @property
-    def functions(self) -> dict[str, Function]:
+    def functions(self) -> dict[str, hardware.Function]:
         """The device's functions by full address; together they make one IOMMU group."""
         return {self._address(function): function for function in self.model.functions}
 
@@ -60,7 +35,7 @@ class Device:
         """The address of the first function, such as 0000:83:00.0."""
         return next(iter(self.functions))
 
-    def _address(self, function: Function) -> str:
+    def _address(self, function: hardware.Function) -> str:
         slot, number = function.place.split(".")
         slot_number = self.slot or int(slot, 16)
         return f"0000:{self.bus + function.bus_offset:02x}:{slot_number:02x}.{number}"
@@ -83,7 +58,7 @@ class Machine:
         return next(device for device in self.devices if device.name == name)
 
     @property
-    def functions(self) -> dict[str, Function]:
+    def functions(self) -> dict[str, hardware.Function]:
         """Every declared function of the machine by address, sorted."""
         found = {
             address: function
@@ -93,71 +68,10 @@ class Machine:
         return dict(sorted(found.items()))
 
 
-# The standard VGA adapter without its VGA part is a display function (class 0380) with a native
-# driver; the HD audio controller beside it is what a graphics card's HDMI output looks like.
-GPU = Model(
-    functions=(
-        Function("1234:1111", "bochs-drm", place="00.0"),
-        Function("8086:293e", "snd_hda_intel", place="00.1"),
-    ),
-    arguments=(
-        "-device secondary-vga,bus={bus},addr={slot}.0,multifunction=on,romfile=",
-        "-audiodev none,id={name}-sound",
-        "-device ich9-intel-hda,bus={bus},addr={slot}.1,id={name}-audio",
-        "-device hda-output,bus={name}-audio.0,audiodev={name}-sound",
-    ),
-)
-# The machine's own display chip, with its VGA part: what the firmware and the kernel show text on.
-BOOT_VGA = Model(
-    functions=(Function("1234:1111", "bochs-drm"),),
-    arguments=("-device VGA,bus={bus},addr={slot}.0",),
-)
-NIC = Model(
-    functions=(Function("8086:10d3", "e1000e"),),
-    arguments=("-device e1000e,bus={bus},addr={slot}.0,mac={mac},romfile=",),
-)
-NVME = Model(
-    functions=(Function("1b36:0010", "nvme"),),
-    arguments=(
-        "-drive file={disk},if=none,format=raw,id={name}-disk",
-        "-device nvme,bus={bus},addr={slot}.0,serial={name},drive={name}-disk",
-    ),
-    disk_mib=64,
-)
-# Two cards behind a PCIe-to-PCI bridge, which cannot tell their requests apart: one group.
-OLD_PCI_PAIR = Model(
-    functions=(
-        Function("1b36:000e", None),
-        Function("8086:100e", "e1000", place="01.0", bus_offset=1),
-        Function("8086:100e", "e1000", place="02.0", bus_offset=1),
-    ),
-    arguments=(
-        "-device pcie-pci-bridge,id={name},bus={bus},addr={slot}.0",
-        "-device e1000,bus={name},addr=0x1,romfile=",
-        "-device e1000,bus={name},addr=0x2,romfile=",
-    ),
-)
-NO_DRIVER = Model(
-    functions=(Function("1234:11e8", None),),
-    arguments=("-device edu,bus={bus},addr={slot}.0",),
-)
-MANAGEMENT_NIC = Model(
-    functions=(Function("1af4:1000", "virtio-pci"),),
-    arguments=("-device virtio-net-pci,bus={bus},addr={slot}.0,netdev=management,romfile=",),
-)
-ROOT_DISK = Model(
-    functions=(Function("1af4:1001", "virtio-pci"),),
-    arguments=("-device virtio-blk-pci,bus={bus},addr={slot}.0,drive=root,bootindex=1",),
-)
-ENTROPY = Model(
-    functions=(Function("1af4:1005", "virtio-pci"),),
-    arguments=("-device virtio-rng-pci,bus={bus},addr={slot}.0",),
-)
-
 CHASSIS = (
-    Device("management", MANAGEMENT_NIC, bus=0x00, slot=0x02),
-    Device("root", ROOT_DISK, bus=0x00, slot=0x03),
-    Device("entropy", ENTROPY, bus=0x00, slot=0x04),
+    Device("management", hardware.MANAGEMENT_NIC, bus=0x00, slot=0x02),
+    Device("root", hardware.ROOT_DISK, bus=0x00, slot=0x03),
+    Device("entropy", hardware.ENTROPY, bus=0x00, slot=0x04),
 )
 
 # The table. A machine is a row; the tests address its devices by name.
@@ -168,21 +82,21 @@ INTEL = Machine(
     iommu="intel",
     devices=(
         *CHASSIS,
-        Device("nodriver", NO_DRIVER, bus=0x00, slot=0x08),
-        Device("nic0", NIC, bus=0x01),
-        Device("nic1", NIC, bus=0x02),
-        Device("nvme", NVME, bus=0x03),
-        Device("oldpci", OLD_PCI_PAIR, bus=0x04),
-        Device("gpu0", GPU, bus=0x83),
-        Device("gpu1", GPU, bus=0x84),
-        Device("gpu2", GPU, bus=0x85),
+        Device("nodriver", hardware.NO_DRIVER, bus=0x00, slot=0x08),
+        Device("nic0", hardware.NIC, bus=0x01),
+        Device("nic1", hardware.NIC, bus=0x02),
+        Device("nvme", hardware.NVME, bus=0x03),
+        Device("oldpci", hardware.OLD_PCI_PAIR, bus=0x04),
+        Device("gpu0", hardware.GPU, bus=0x83),
+        Device("gpu1", hardware.GPU, bus=0x84),
+        Device("gpu2", hardware.GPU, bus=0x85),
     ),
 )
 GUARDED = dataclasses.replace(
     INTEL,
     name="guarded",
     purpose="devices that the host itself needs: as 'intel', with a display chip for the console",
-    devices=(*INTEL.devices, Device("vga", BOOT_VGA, bus=0x00, slot=0x05)),
+    devices=(*INTEL.devices, Device("vga", hardware.BOOT_VGA, bus=0x00, slot=0x05)),
 )
 NOVA = Machine(
     "nova",
@@ -192,13 +106,31 @@ NOVA = Machine(
     memory_mib=4096,
     devices=(
         *CHASSIS,
-        Device("nvme", NVME, bus=0x01),
-        Device("gpu0", GPU, bus=0x83),
-        Device("gpu1", GPU, bus=0x84),
-        Device("gpu2", GPU, bus=0x85),
+        Device("nvme", hardware.NVME, bus=0x01),
+        Device("gpu0", hardware.GPU, bus=0x83),
+        Device("gpu1", hardware.GPU, bus=0x84),
+        Device("gpu2", hardware.GPU, bus=0x85),
     ),
 )
-MACHINES = {machine.name: machine for machine in (BARE, INTEL, GUARDED, NOVA)}
+DRACUT = Machine(
+    "dracut",
+    purpose="dracut in place of initramfs-tools, as on Ubuntu 26.04",
+    iommu="intel",
+    image="dracut",
+    devices=(
+        *CHASSIS,
+        Device("nic0", hardware.NIC, bus=0x01),
+        Device("gpu0", hardware.GPU, bus=0x83),
+        Device("gpu1", hardware.GPU, bus=0x84),
+        Device("gpu2", hardware.GPU, bus=0x85),
+    ),
+)
+NO_IOMMU = Machine(
+    "no-iommu",
+    purpose="an IOMMU that is off in the firmware's settings, or none",
+    devices=(*CHASSIS, Device("gpu0", hardware.GPU, bus=0x01)),
+)
+MACHINES = {machine.name: machine for machine in (BARE, INTEL, GUARDED, NOVA, DRACUT, NO_IOMMU)}
 
 IOMMUS = {
     "": (),

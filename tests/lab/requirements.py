@@ -27,11 +27,11 @@ def check() -> None:
     """Refuse to begin what cannot end.
 
     Raises:
-        LabError: names what is missing and the command that installs it.
+        UnableError: names what is missing and the command that installs it.
     """
     packages = missing()
     if packages:
-        raise errors.LabError(
+        raise errors.UnableError(
             f"the lab needs {', '.join(packages)}: run `make deps`, or as root "
             f"`apt-get install --no-install-recommends {' '.join(packages)}`"
         )

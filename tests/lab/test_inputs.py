@@ -2,6 +2,7 @@
 
 import io
 import pathlib
+import re
 
 import pytest
 
@@ -15,6 +16,7 @@ from lab import (
     image,
     images,
     machine,
+    matrix,
     progress,
     qemu,
     requirements,
@@ -229,3 +231,47 @@ def test_a_power_cut_on_a_forgetful_disk_is_refused(tmp_path: pathlib.Path) -> N
     with pytest.raises(errors.LabError, match="cache=unsafe"):
         forgetful.cut_power()
     forgetful.close()
+
+
+def test_always_leaves_the_nightly_rows_out_and_all_has_them() -> None:
+    assert {row.always for row in matrix.choose("always")} == {True}
+    assert matrix.choose("all") == matrix.ROWS
+
+
+def test_rows_are_chosen_by_their_own_or_their_machines_name() -> None:
+    assert [row.name for row in matrix.choose("dracut,no-match")] == ["no-match", "dracut"]
+    of_intel = [row.name for row in matrix.ROWS if row.machine is machine.INTEL]
+    assert len(of_intel) > 1
+    assert [row.name for row in matrix.choose("intel")] == of_intel
+
+
+def test_an_unknown_row_is_refused_with_those_there_are() -> None:
+    with pytest.raises(ValueError, match=r"no row or machine nix: there are .*dracut"):
+        matrix.choose("dracut,nix")
+
+
+def test_every_row_has_tests_and_every_test_a_row_of_the_table() -> None:
+    sources = [path.read_text() for path in pathlib.Path(__file__).parent.glob("test_*.py")]
+    marks = {name for text in sources for name in re.findall(r'mark\.row\("([^"]+)"\)', text)}
+    assert marks == {row.name for row in matrix.ROWS}
+
+
+def test_the_matrix_sums_up_the_tests_of_each_row() -> None:
+    outcomes = [
+        matrix.Outcome("dracut", matrix.PASSED, 200.4),
+        matrix.Outcome("dracut", matrix.FAILED, 1.0),
+        matrix.Outcome("no-iommu", matrix.SKIPPED, 0.1, "no QEMU"),
+        matrix.Outcome("no-match", matrix.PASSED, 60.0),
+    ]
+    found = matrix.describe(matrix.choose("intel,dracut,no-iommu"), outcomes)
+    assert [(each["name"], each["result"], each["tests"], each["seconds"]) for each in found] == [
+        ("initramfs-tools", "not run", 0, 0),
+        ("no-match", "passed", 1, 60),
+        ("dracut", "failed", 2, 201),
+        ("no-iommu", "skipped", 1, 0),
+    ]
+    head, *lines = matrix.format_table(found).splitlines()
+    assert head.split() == ["ROW", "MACHINE", "RESULT", "TESTS", "TIME", "PROVED"]
+    # What was not proved stands in brackets, and why it was not tried stands below it.
+    assert ["(" in line for line in lines] == [True, False, True, True, False]
+    assert lines[-1].strip() == "no QEMU"

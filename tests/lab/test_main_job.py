@@ -11,6 +11,8 @@ import pytest
 
 from lab import files, guest, kernel, machine, unit
 
+pytestmark = pytest.mark.row("initramfs-tools")
+
 CARDS = {name: machine.INTEL[name] for name in ("gpu0", "gpu1", "gpu2")}
 GIVEN = "gpu=1234:1111@0000:83:00.0, gpu=1234:1111@0000:84:00.0"
 FEWER = "gpu=1234:1111@0000:83:00.0"
@@ -139,10 +141,12 @@ def removed_rebooted(removed: Story) -> Story:
     return removed
 
 
+@pytest.mark.row("no-match")
 def test_without_a_matching_device_the_unit_is_active_and_asks_no_reboot(unmatched: Story) -> None:
     assert unmatched.charm.read_status() == "active: no matching device"
 
 
+@pytest.mark.row("no-match")
 def test_without_a_matching_device_nothing_is_written(unmatched: Story) -> None:
     assert files.list_rewritten(unmatched.first, unmatched.read_tree()) == set()
     assert unmatched.take_calls() == []

@@ -18,6 +18,7 @@ import hosttree
 import pytest
 import reference
 import yaml
+from lab import matrix
 
 from passthrough import (
     boot,
@@ -394,6 +395,14 @@ def test_every_check_has_its_entry():
     assert sorted(found) == sorted(headings("how-to/verify-is-red.md"))
 
 
+def test_supported_hosts_are_those_that_the_lab_shows():
+    shown = [
+        f"| {row.host} | {row.proves} | `{row.name}` | {'always' if row.always else 'nightly'} |"
+        for row in matrix.ROWS
+    ]
+    assert find_marked("reference/supported-hosts.md", "matrix") == shown
+
+
 # Links and commands
 
 
@@ -443,6 +452,7 @@ def make_targets() -> set[str]:
         "tox.ini",
         ".github/workflows/tests.yaml",
         ".github/workflows/integration.yaml",
+        ".github/workflows/nightly.yaml",
     ],
 )
 def test_commands_are_targets_of_the_makefile(path: str):

@@ -1,0 +1,92 @@
+"""The kinds of hardware that the lab's machines are made of, and what QEMU is told to make one."""
+
+import dataclasses
+
+
+@dataclasses.dataclass(frozen=True)
+class Function:
+    """One PCI function as a fresh boot shows it, placed relative to the device it belongs to."""
+
+    id: str
+    """vendor:product, four hexadecimal digits each, lower case."""
+    driver: str | None
+    """What the kernel binds to it when nobody interferes."""
+    place: str = "00.0"
+    """slot.function on the bus."""
+    bus_offset: int = 0
+    """0: on the device's bus. 1: on the bus behind it, when the device is a bridge."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A kind of hardware: its functions, and the QEMU arguments that make it.
+
+    The arguments know {bus} and {slot} (where to plug it), {name} (unique in the machine), {mac}
+    and {disk} (a file of `disk_mib` mebibytes).
+    """
+
+    functions: tuple[Function, ...]
+    arguments: tuple[str, ...]
+    disk_mib: int = 0
+
+
+# The standard VGA adapter without its VGA part is a display function (class 0380) with a native
+# driver; the HD audio controller beside it is what a graphics card's HDMI output looks like.
+GPU = Model(
+    functions=(
+        Function("1234:1111", "bochs-drm", place="00.0"),
+        Function("8086:293e", "snd_hda_intel", place="00.1"),
+    ),
+    arguments=(
+        "-device secondary-vga,bus={bus},addr={slot}.0,multifunction=on,romfile=",
+        "-audiodev none,id={name}-sound",
+        "-device ich9-intel-hda,bus={bus},addr={slot}.1,id={name}-audio",
+        "-device hda-output,bus={name}-audio.0,audiodev={name}-sound",
+    ),
+)
+# The machine's own display chip, with its VGA part: what the firmware and the kernel show text on.
+BOOT_VGA = Model(
+    functions=(Function("1234:1111", "bochs-drm"),),
+    arguments=("-device VGA,bus={bus},addr={slot}.0",),
+)
+NIC = Model(
+    functions=(Function("8086:10d3", "e1000e"),),
+    arguments=("-device e1000e,bus={bus},addr={slot}.0,mac={mac},romfile=",),
+)
+NVME = Model(
+    functions=(Function("1b36:0010", "nvme"),),
+    arguments=(
+        "-drive file={disk},if=none,format=raw,id={name}-disk",
+        "-device nvme,bus={bus},addr={slot}.0,serial={name},drive={name}-disk",
+    ),
+    disk_mib=64,
+)
+# Two cards behind a PCIe-to-PCI bridge, which cannot tell their requests apart: one group.
+OLD_PCI_PAIR = Model(
+    functions=(
+        Function("1b36:000e", None),
+        Function("8086:100e", "e1000", place="01.0", bus_offset=1),
+        Function("8086:100e", "e1000", place="02.0", bus_offset=1),
+    ),
+    arguments=(
+        "-device pcie-pci-bridge,id={name},bus={bus},addr={slot}.0",
+        "-device e1000,bus={name},addr=0x1,romfile=",
+        "-device e1000,bus={name},addr=0x2,romfile=",
+    ),
+)
+NO_DRIVER = Model(
+    functions=(Function("1234:11e8", None),),
+    arguments=("-device edu,bus={bus},addr={slot}.0",),
+)
+MANAGEMENT_NIC = Model(
+    functions=(Function("1af4:1000", "virtio-pci"),),
+    arguments=("-device virtio-net-pci,bus={bus},addr={slot}.0,netdev=management,romfile=",),
+)
+ROOT_DISK = Model(
+    functions=(Function("1af4:1001", "virtio-pci"),),
+    arguments=("-device virtio-blk-pci,bus={bus},addr={slot}.0,drive=root,bootindex=1",),
+)
+ENTROPY = Model(
+    functions=(Function("1af4:1005", "virtio-pci"),),
+    arguments=("-device virtio-rng-pci,bus={bus},addr={slot}.0",),
+)

@@ -1,0 +1,144 @@
+"""The matrix: every kind of host that the lab shows the charm on, and what it showed of each.
+
+A row is proved by the tests that are marked with its name. `conftest.py` runs the rows that are
+asked for and hands over how their tests ended; the tables are made here.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from lab import machine as machines
+
+ALWAYS = "always"
+ALL = "all"
+PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A kind of host: the machine it is shown on, what is peculiar to it, and what was proved.
+
+    Rows of one machine share its boots. `always` rows run with every `make lab`, the others each
+    night.
+    """
+
+    name: str
+    machine: machines.Machine
+    host: str
+    proves: str
+    always: bool = False
+
+
+# The table. docs/reference/supported-hosts.md has the same.
+ROWS = (
+    Row(
+        "initramfs-tools",
+        machines.INTEL,
+        host="Intel VT-d, GRUB, initramfs-tools",
+        proves="two of three identical cards are claimed before any native driver sees them, one"
+        " is given back, removal leaves nothing",
+        always=True,
+    ),
+    Row(
+        "no-match",
+        machines.INTEL,
+        host="no matching device",
+        proves="active, and nothing is written",
+        always=True,
+    ),
+    Row(
+        "dracut",
+        machines.DRACUT,
+        host="dracut in place of initramfs-tools",
+        proves="claimed before any native driver sees them, verified in the image, removed from it",
+        always=True,
+    ),
+    Row(
+        "no-iommu",
+        machines.NO_IOMMU,
+        host="no IOMMU: off in the firmware, or none",
+        proves="blocked with the reason, and nothing is written",
+        always=True,
+    ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How one test ended, after how many seconds, its share of boots and deployment included.
+
+    `reason` says why a test was skipped.
+    """
+
+    row: str
+    result: str
+    seconds: float
+    reason: str = ""
+
+
+def choose(asked: str) -> tuple[Row, ...]:
+    """Return the rows that are asked for, in the order of the table.
+
+    Args:
+        asked: `always`, `all`, or names of rows or of machines, separated by commas.
+
+    Raises:
+        ValueError: one of the names is neither.
+    """
+    if asked in (ALL, ALWAYS):
+        return tuple(row for row in ROWS if row.always or asked == ALL)
+    names = set(asked.split(","))
+    known = {name for row in ROWS for name in (row.name, row.machine.name)}
+    if names - known:
+        raise ValueError(
+            f"no row or machine {', '.join(sorted(names - known))}: there are"
+            f" {ALWAYS}, {ALL}, {', '.join(row.name for row in ROWS)}"
+        )
+    return tuple(row for row in ROWS if names & {row.name, row.machine.name})
+
+
+def describe(rows: Iterable[Row], outcomes: Sequence[Outcome]) -> list[dict[str, object]]:
+    """Return each row with what its tests came to, for a program to read.
+
+    Returns:
+        One mapping per row: name, machine, host, proves, result (`passed`, `failed`, `skipped` or,
+        where no test of it ran, `not run`), tests (how many), seconds and reasons.
+    """
+    described = []
+    for row in rows:
+        mine = [outcome for outcome in outcomes if outcome.row == row.name]
+        described.append(
+            {
+                "name": row.name,
+                "machine": row.machine.name,
+                "host": row.host,
+                "proves": row.proves,
+                "result": _sum_up({outcome.result for outcome in mine}),
+                "tests": len(mine),
+                "seconds": round(sum(outcome.seconds for outcome in mine)),
+                "reasons": sorted({outcome.reason for outcome in mine} - {""}),
+            }
+        )
+    return described
+
+
+def format_table(described: Iterable[dict[str, object]]) -> str:
+    """Return what `describe` gave as a table for people; a row's reasons stand below it."""
+    lines = [f"{'ROW':<16} {'MACHINE':<9} {'RESULT':<8} {'TESTS':>5} {'TIME':>7}  PROVED"]
+    for each in described:
+        proved = each["proves"] if each["result"] == PASSED else f"({each['proves']})"
+        lines.append(
+            f"{each['name']:<16} {each['machine']:<9} {each['result']:<8} {each['tests']:>5}"
+            f" {each['seconds']:>5} s  {proved}"
+        )
+        reasons = each["reasons"]
+        if isinstance(reasons, list):
+            lines += [f"{'':<16} {reason}" for reason in reasons]
+    return "\n".join(lines)
+
+
+def _sum_up(results: set[str]) -> str:
+    for result in (FAILED, SKIPPED, PASSED):
+        if result in results:
+            return result
+    return "not run"
