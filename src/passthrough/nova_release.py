@@ -65,10 +65,10 @@ def installed(root: Path) -> Release | None:
         OSError: when dpkg's status file is there but cannot be read.
     """
     try:
-        text = (root / STATUS).read_text(encoding="utf-8", errors="replace")
+        content = (root / STATUS).read_bytes()
     except FileNotFoundError:
         return None
-    for paragraph in _paragraphs_of(text, PACKAGE):
+    for paragraph in _paragraphs_of(content, PACKAGE):
         found = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line)
         version = _VERSION.match(found.get("Version", ""))
         if version and found.get("Status", "").endswith(" installed"):
@@ -76,10 +76,15 @@ def installed(root: Path) -> Release | None:
     return None
 
 
-def _paragraphs_of(text: str, package: str) -> Iterator[str]:
-    """Find a package's paragraphs without splitting the whole file, which is megabytes long."""
-    for match in re.finditer(rf"^Package: {re.escape(package)}$", text, re.MULTILINE):
-        yield text[match.start() :].partition("\n\n")[0]
+def _paragraphs_of(content: bytes, package: str) -> Iterator[str]:
+    """Find a package's paragraphs; the whole file is megabytes long, and is not even decoded."""
+    head = f"\nPackage: {package}\n".encode()
+    content = b"\n" + content
+    start = content.find(head)
+    while start >= 0:
+        end = content.find(b"\n\n", start + len(head))
+        yield content[start + 1 : end if end >= 0 else None].decode("utf-8", "replace")
+        start = content.find(head, start + 1)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -203,15 +203,26 @@ def test_an_attribute_that_vanishes_is_not_set(tree: hosttree.HostTree, name: st
     assert missing[name] is None
 
 
-def test_a_file_that_answers_an_error_is_taken_as_absent(tmp_path: pathlib.Path, monkeypatch):
+@pytest.mark.parametrize("call", ["open", "read"])
+def test_a_file_that_answers_an_error_is_taken_as_absent(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, call: str
+):
     (tmp_path / "x").write_text("1\n")
     assert pci.read_text(tmp_path / "x") == "1"
 
     def fail(*_: object, **__: object):
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
 
-    monkeypatch.setattr("builtins.open", fail)
-    assert pci.read_text(tmp_path / "x") is None
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, fail)
+        found = pci.read_text(tmp_path / "x")
+    assert found is None
+
+
+def test_a_directory_and_a_file_longer_than_a_chunk(tmp_path: pathlib.Path):
+    assert pci.read_text(tmp_path) is None
+    (tmp_path / "long").write_text("x" * 200_000)
+    assert pci.read_text(tmp_path / "long") == "x" * 200_000
 
 
 def test_sort_key_orders_domains_as_numbers():
