@@ -8,12 +8,13 @@ Nova takes seconds, a request milliseconds. A request is an object with
 ==============  ====================================================================================
 key             value
 ==============  ====================================================================================
-``program``     read the files that this Nova program reads by itself, such as nova-compute …
-``files``       … or these files, in this order, as its --config-file
+``program``     read the files that this program of Nova reads, such as nova-compute …
+``arguments``   … when it is started with these arguments; none by default
+``files``       in place of a program: these files, in this order, as --config-file
 ``devices``     the functions that the hypervisor lists: objects with address, vendor_id,
-                product_id, dev_type, and optionally parent_addr and numa_node; without the key they
-                are those of ``sysfs``
-``sysfs``       where to read them; /sys by default
+                product_id, dev_type, and optionally parent_addr and numa_node …
+``driver``      … or, when true, let Nova's libvirt driver list them, which gives ``hostdevs``, too
+``sysfs``       … or, without either key, where to read them; /sys by default
 ``flavors``     what flavors ask for in pci_passthrough:alias, such as ``gpu:2``; "" for nothing
 ==============  ====================================================================================
 
@@ -21,7 +22,9 @@ and an answer ``{"error": TEXT}`` where Nova refuses the configuration, otherwis
 
 ===========================  =======================================================================
 ``aliases``                  alias name → ``[numa_policy, [spec, …]]``, from get_alias_from_config
+``listed``                   addresses of all the devices, sorted
 ``assignable``               addresses of the devices that the device_specs match, sorted
+``hostdevs``                 address → the element of a guest's XML that gives it one of these
 ``tags``                     address → the tags of the device_spec that matched it first
 ``passes``                   flavor → whether PciPassthroughFilter.host_passes with these devices
 ``report_in_placement``      the option
@@ -38,10 +41,11 @@ import logging
 import os
 import pathlib
 import sys
+import traceback
 import types
 
 import nova.conf
-from nova import exception, objects
+from nova import config, exception, objects
 from nova.compute import pci_placement_translator as placement
 from nova.pci import request, stats, utils, whitelist
 from nova.scheduler.filters import pci_passthrough_filter
@@ -65,21 +69,28 @@ def main():
 
 def answer(case):
     """Load a case's configuration as Nova's services do, and look at it with their code."""
-    devices = case["devices"] if "devices" in case else read_devices(case.get("sysfs", "/sys"))
-    # They need not be in this machine's /sys, where Nova looks whether a function is a PF.
-    pfs = {each["address"] for each in devices if each["dev_type"] == "type-PF"}
-    utils.is_physical_function = lambda *parts: "{}:{}:{}.{}".format(*parts) in pfs
     load(case)
+    driver = start_driver() if case.get("driver") else None
+    if driver:
+        devices = json.loads(driver._get_pci_passthrough_devices())
+    else:
+        devices = case["devices"] if "devices" in case else read_devices(case.get("sysfs", "/sys"))
+        # They need not be in this machine's /sys, where Nova looks whether a function is a PF.
+        pfs = {each["address"] for each in devices if each["dev_type"] == "type-PF"}
+        utils.is_physical_function = lambda *parts: "{}:{}:{}.{}".format(*parts) in pfs
     get_aliases = getattr(request, "get_alias_from_config", None) or request._get_alias_from_config
     getattr(get_aliases, "cache_clear", lambda: None)()
     aliases = get_aliases()
     accepted = whitelist.Whitelist(CONF.pci.device_spec)
     matches = {each["address"]: match(accepted, each) for each in devices}
-    pools = make_pools(accepted, [each for each in devices if matches[each["address"]]])
-    check_placement(accepted, [each for each in devices if matches[each["address"]]])
+    assignable = [each for each in devices if matches[each["address"]]]
+    pools = make_pools(accepted, assignable)
+    check_placement(accepted, assignable)
     return {
         "aliases": aliases,
+        "listed": sorted(matches),
         "assignable": sorted(address for address, spec in matches.items() if spec),
+        "hostdevs": make_hostdevs(driver, assignable) if driver else {},
         "tags": {address: spec.get_tags() for address, spec in matches.items() if spec},
         "passes": {flavor: passes(pools, flavor) for flavor in case.get("flavors", ())},
         "report_in_placement": CONF.pci.report_in_placement,
@@ -95,7 +106,25 @@ def load(case):
         arguments = [word for name in case["files"] for word in ("--config-file", name)]
         CONF(arguments, project="nova", prog="none", default_config_dirs=[])
     else:
-        CONF([], project="nova", prog=case["program"])
+        # The name it was started by tells oslo.config which files are a program's own.
+        sys.argv[0] = case["program"]
+        arguments = [case["program"], *case.get("arguments", ())]
+        config.parse_args(arguments, configure_db=False, init_rpc=False)
+
+
+def start_driver():
+    """Nova's libvirt driver, connected to the libvirtd of this machine when it is first used."""
+    from nova.virt.libvirt import driver
+
+    return driver.LibvirtDriver(None, read_only=True)
+
+
+def make_hostdevs(driver, devices):
+    """Write the XML with which Nova's libvirt driver gives each device to a guest, by address."""
+    return {
+        each["address"]: driver._get_guest_pci_device(make_device(each)).to_xml()
+        for each in devices
+    }
 
 
 def read_devices(sysfs):
@@ -129,9 +158,11 @@ def match(accepted, device):
     Source: PciDevTracker.update_devices_from_hypervisor_resources in nova/pci/manager.py.
     """
     try:
-        return accepted.device_assignable(device)
+        found = accepted.device_assignable(device)
     except exception.PciConfigInvalidSpec:
         return None
+    # Nova 26 says here only whether there is one.
+    return accepted.get_devspec(make_device(device)) if found is True else found or None
 
 
 def make_pools(accepted, devices):
@@ -169,4 +200,12 @@ def check_placement(accepted, devices):
 
 
 if __name__ == "__main__":
-    main()
+    status = 1
+    try:
+        main()
+        status = 0
+    except Exception:
+        traceback.print_exc()
+    # The driver's connection to libvirt keeps the interpreter from ending in an orderly way.
+    sys.stdout.flush()
+    os._exit(status)

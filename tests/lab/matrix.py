@@ -60,6 +60,14 @@ ROWS = (
         proves="blocked with the reason, and nothing is written",
         always=True,
     ),
+    Row(
+        "guest",
+        machines.NOVA,
+        host="Nova and libvirt with guests",
+        proves="Nova assigns the claimed cards and no others, a guest sees its card, and keeps it"
+        " while it runs",
+        always=True,
+    ),
 )
 
 

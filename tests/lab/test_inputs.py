@@ -1,6 +1,7 @@
 """The lab's pure parts: what it reads of the host, and what it makes of its tables."""
 
 import io
+import lzma
 import pathlib
 import re
 
@@ -21,6 +22,7 @@ from lab import (
     qemu,
     requirements,
 )
+from lab.inside import make_guest
 
 TARGETS = """\
 http://mirror.example/debian/|bookworm|main|Debian
@@ -275,3 +277,14 @@ def test_the_matrix_sums_up_the_tests_of_each_row() -> None:
     # What was not proved stands in brackets, and why it was not tried stands below it.
     assert ["(" in line for line in lines] == [True, False, True, True, False]
     assert lines[-1].strip() == "no QEMU"
+
+
+def test_a_guests_kernel_is_unpacked_out_of_what_the_boot_loader_starts() -> None:
+    kernel = make_guest.ELF + b"the kernel itself"
+    packed = b"a loader " + lzma.compress(kernel) + b" and what follows"
+    assert make_guest.unpack_kernel(packed) == kernel
+
+
+def test_a_kernel_packed_in_another_way_is_refused() -> None:
+    with pytest.raises(SystemExit, match="neither with xz nor with zstd"):
+        make_guest.unpack_kernel(b"a loader and nothing that is known")

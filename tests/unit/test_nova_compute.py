@@ -217,6 +217,19 @@ class TestRestart:
         unit.hook()
         assert unit.restarts() == 1
 
+    def test_a_new_run_that_is_not_ready_has_read_the_file(self, unit: Unit, monkeypatch):
+        def start_without_a_broker(service: str) -> bool:
+            unit.tools.calls.append(f"restart {service}")
+            unit.tools.services[service] = "a run that waits for its message broker"
+            said = ("Job for nova-compute.service failed because a timeout was exceeded.",)
+            raise host.CommandError(("invoke-rc.d",), "failed with exit code 1", said)
+
+        monkeypatch.setattr(unit.tools, "restart", start_without_a_broker)
+        assert unit.hook(GPUS).message.startswith("reboot required")
+        assert any("not ready yet: invoke-rc.d failed" in each for each in unit.said)
+        unit.hook()
+        assert unit.restarts() == 1
+
     def test_a_crash_between_the_file_and_the_restart(self, unit: Unit, monkeypatch):
         class CrashError(BaseException):
             pass
