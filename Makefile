@@ -13,6 +13,7 @@ export PCI_PASSTHROUGH_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pci-passt
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
 CHARM := build/pci-passthrough.charm
+BENCH_RUN = PYTHONPATH=tests:src:lib:. $(PYTHON) -m bench
 SHELL_SCRIPTS = $(shell grep --files-with-matches --extended-regexp \
 	'^#!/bin/bash|^\# shellcheck shell' scripts/* .ci/run)
 
@@ -38,6 +39,15 @@ lab: pack env deps ## Run the charm on a virtual machine with PCI devices
 
 matrix: pack env deps ## Show the charm on every kind of host, or on MACHINE=NAME: one table
 	@scripts/tier "matrix" $(PYTEST) tests/lab --rows=$(or $(MACHINE),all) --matrix-json=build/matrix.json
+
+bench: pack env bench-packages ## Compare with lspci and an empty charm; BENCH=--quick or --keep (docs)
+	@$(BENCH_RUN) $(BENCH)
+
+bench-lab: pack env deps ## Compare binding with driverctl in a virtual machine; BENCH=--keep (docs)
+	@$(BENCH_RUN).lab $(BENCH)
+
+fleet: env ## Simulate what a fleet costs; writes docs/explanation/fleet-cost anew
+	@$(BENCH_RUN).fleet --write
 
 integration: pack ## Run the charm on a real Juju controller
 	@command -v juju >/dev/null && command -v charmcraft >/dev/null || { \
@@ -97,6 +107,9 @@ distclean: clean ## Remove the caches too: tools, Nova, the lab's disk images
 
 env: ## Install the Python packages for development into .venv
 	@scripts/sync-env .venv requirements/dev.txt
+
+bench-packages:
+	@scripts/install-packages "the benchmarks" bench/requirements-apt.txt
 
 test-packages:
 	@scripts/install-packages "the unit tests" tests/unit/requirements-apt.txt

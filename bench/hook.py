@@ -1,0 +1,156 @@
+"""An update-status with nothing new, against that of an empty ops charm.
+
+Both run as the packed `dispatch`, in the same made-up host, with the same packages and the same
+hook tools (tests/standin, tests/hostbox).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import pathlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+
+import hostbox
+import hosttree
+import standin
+
+from bench import pairs
+
+GOAL = 1.25
+FUNCTIONS, CLAIMS = 64, 8
+# What an OpenStack host has of each; more than a megabyte of dpkg's status, and a boot menu.
+PACKAGES, KERNELS = 1500, 6
+
+_PRINCIPAL = "nova-compute/0"
+_EMPTY_CHARM = """\
+#!/usr/bin/env python3
+import ops
+
+
+class EmptyCharm(ops.CharmBase):
+    pass
+
+
+if __name__ == "__main__":
+    ops.main(EmptyCharm)
+"""
+
+
+def measure(
+    charm: pathlib.Path, rounds: int, progress: Callable[[str], object]
+) -> pairs.Comparison:
+    """Compare the two hooks.
+
+    Args:
+        charm: the packed charm.
+        rounds: pairs.
+        progress: told what is under way.
+
+    Raises:
+        BenchError: when this machine cannot make a host box, or the hook is no no-op.
+    """
+    progress(f"hook: a host with {FUNCTIONS} functions, {CLAIMS} of them claimed")
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as name,
+        _agents(pathlib.Path(name), charm) as (ours, empty, report),
+    ):
+        progress("hook: update-status against an empty charm's")
+
+        def run(agent: standin.Agent) -> pairs.Run:
+            agent.hook("update-status")
+            return pairs.read(report)
+
+        found = pairs.compare(
+            f"update-status, {FUNCTIONS} functions and {CLAIMS} claims / an empty charm's",
+            lambda: run(ours),
+            lambda: run(empty),
+            rounds,
+            GOAL,
+        )
+        if str(ours.status()) != f"active: gpu: {CLAIMS} ready":
+            raise pairs.BenchError(f"the unit is not ready: {ours.status()}")
+        return found
+
+
+@contextlib.contextmanager
+def _agents(
+    place: pathlib.Path, charm: pathlib.Path
+) -> Iterator[tuple[standin.Agent, standin.Agent, pathlib.Path]]:
+    """Agents of a unit that is ready and of an empty charm, and where their hooks report."""
+    tree = make_host(place / "host")
+    report = place / "run.json"
+    # The charm's packages are for this Python, which need not be the first on the system's PATH.
+    python = place / "python" / "python3"
+    python.parent.mkdir()
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    python.symlink_to(pathlib.Path(sys.base_prefix, "bin", version))
+    path = [str(python.parent)]
+    try:
+        with hostbox.Box(tree, place / "box", writable=[place]) as box:
+            agent = standin.Agent(
+                place / "ours", command_prefix=box.command_prefix, path_prefix=path
+            )
+            agent.deploy(charm, principal=_PRINCIPAL, config={"devices": "gpu=10de:1bb0"})
+            box.reboot()
+            agent.rebooted()
+        with hostbox.Box(tree, place / "still", writable=[place], still=True) as box:
+            prefix = [*pairs.measuring(report), *box.command_prefix]
+            ours = standin.Agent(place / "ours", command_prefix=prefix, path_prefix=path)
+            empty = standin.Agent(place / "empty", command_prefix=prefix, path_prefix=path)
+            empty.deploy(_make_empty(ours, place / "empty-charm"), principal=_PRINCIPAL)
+            yield ours, empty, report
+    except hostbox.BoxError as error:
+        raise pairs.BenchError(str(error)) from error
+
+
+def _make_empty(agent: standin.Agent, target: pathlib.Path) -> pathlib.Path:
+    """Copy the unit's charm, packages and declarations and all, and put an empty one into it."""
+    shutil.copytree(agent.unit_directory() / "charm", target, symlinks=True)
+    (target / "src/charm.py").write_text(_EMPTY_CHARM, encoding="utf-8")
+    (target / ".unit-state.db").unlink()
+    return target
+
+
+def make_host(root: pathlib.Path) -> hosttree.HostTree:
+    """A compute host with GPUs to claim and NICs to leave alone, and Nova."""
+    tree = hosttree.HostTree(root, ubuntu="24.04")
+    tree.function("0000:00:00.0", "8086:29c0", 0x060000)
+    tree.function("0000:00:02.0", "1234:1111", 0x030000, driver="bochs-drm", boot_vga=True)
+    for number in range((FUNCTIONS - 2) // 2):
+        bus, node = f"{0x10 + number:02x}", number % 2
+        port, address = f"0000:00:{number // 8 + 3:02x}.{number % 8}", f"0000:{bus}:00.0"
+        tree.bridge(port)
+        if number < CLAIMS:
+            tree.function(address, "10de:1bb0", 0x030000, parent=port, driver="nouveau", numa=node)
+        else:
+            tree.function(address, "8086:10d3", 0x020000, parent=port, driver="e1000e", numa=node)
+            tree.nic(address, f"ens{number}", mac=f"52:54:00:00:00:{bus}", up=number == CLAIMS)
+    tree.write("var/lib/dpkg/status", "".join(map(_stanza, range(PACKAGES))))
+    tree.install_nova()
+    _add_kernels(tree)
+    return tree
+
+
+def _stanza(number: int) -> str:
+    """One package as dpkg's status file has it, as long as its entries are on average."""
+    description = "\n".join(f" {'made up for a benchmark ' * 3}" for _ in range(9))
+    return (
+        f"Package: package-{number}\nStatus: install ok installed\nPriority: optional\n"
+        f"Section: net\nInstalled-Size: 1024\nArchitecture: all\nVersion: 1.{number}-1ubuntu2\n"
+        f"Description: a package\n{description}\n\n"
+    )
+
+
+def _add_kernels(tree: hosttree.HostTree) -> None:
+    """Lengthen the boot menu by older kernels, as update-grub lists every one that is installed."""
+    entries = "".join(
+        f"menuentry 'Ubuntu, with Linux 6.8.0-{number}-generic' --id older-{number} {{\n"
+        "\trecordfail\n\tload_video\n\tinsmod gzio\n\tinsmod part_gpt\n\tinsmod ext2\n"
+        f"\tlinux /boot/vmlinuz-6.8.0-{number}-generic root=/dev/sda1 ro quiet\n"
+        f"\tinitrd /boot/initrd.img-6.8.0-{number}-generic\n}}\n"
+        for number in range(KERNELS)
+    )
+    tree.write("boot/grub/grub.cfg", tree.read("boot/grub/grub.cfg") + entries)

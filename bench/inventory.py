@@ -1,0 +1,55 @@
+"""`pci-passthrough --json list` against lspci, as whole processes on trees of any size."""
+
+from __future__ import annotations
+
+import pathlib
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+
+from bench import pairs, trees
+
+SIZES = (64, 1024, 4096, 16384)
+# The size and the listing that the goal is about.
+GOAL_SIZE, GOAL = 4096, 0.5
+_ROUNDS_OF_LARGE = 3  # a run takes seconds there, and varies less
+LISTINGS = ("-Dnnk", "-Dn")
+
+
+def measure(
+    command: pathlib.Path, sizes: Sequence[int], rounds: int, progress: Callable[[str], object]
+) -> list[pairs.Comparison]:
+    """Compare on a tree of each size.
+
+    Args:
+        command: the program ``pci-passthrough``.
+        sizes: numbers of functions.
+        rounds: pairs for each comparison.
+        progress: told what is under way.
+
+    Raises:
+        BenchError: when there is no lspci, or a program fails.
+    """
+    if not shutil.which("lspci"):
+        raise pairs.BenchError("there is no lspci to compare with: apt-get install pciutils")
+    found = []
+    for size in sizes:
+        with pairs.scratch() as root:
+            progress(f"inventory: a tree of {size:,} functions")
+            trees.write(pathlib.Path(root), trees.functions(size))
+            ours = [sys.executable, "-I", str(command), "--root", root, "--json", "list"]
+            for listing in LISTINGS:
+                theirs = ["lspci", "-O", f"sysfs.path={root}/sys/bus/pci", listing]
+                goal = GOAL if (size, listing) == (GOAL_SIZE, LISTINGS[0]) else None
+                found.append(
+                    _compare(
+                        f"list, {size:,} functions / lspci {listing}", ours, theirs, rounds, goal
+                    )
+                )
+    return found
+
+
+def _compare(
+    name: str, ours: list[str], theirs: list[str], rounds: int, goal: float | None
+) -> pairs.Comparison:
+    return pairs.compare(name, lambda: pairs.run(ours), lambda: pairs.run(theirs), rounds, goal)
