@@ -61,8 +61,9 @@ class PciPassthroughCharm(ops.CharmBase):
         self._nova_pci = nova_pci.NovaPciProvider(self)
         self._monitoring = monitoring.Monitoring(self, ROOT)
         # said are the notes that are in the log already; settled is the state that the last hook
-        # left the unit in, by `status.settled`, and rendered what it learned of its files.
-        self._stored.set_default(controller=False, said=[], settled="", rendered={})
+        # left the unit in, by `status.settled`, options what it went by, and rendered what it
+        # learned of its files.
+        self._stored.set_default(controller=False, said=[], settled="", options={}, rendered={})
         for event in (
             self.on.install,
             self.on.upgrade_charm,
@@ -135,7 +136,8 @@ class PciPassthroughCharm(ops.CharmBase):
 
         Juju tells of options, relations and leaders in hooks of their own, and nobody else writes
         our databags and our status: what is new can only be on the host. Each hook tool saved is a
-        process less on the host and, for status-set, a write less on Juju's controller.
+        process less on the host and, for status-set, a write less on Juju's controller. Looking
+        changes nothing: an option whose config-changed is still to come is met in that hook.
         """
         found = self._look_again() if self._stored.settled else None
         if found and self._monitoring.refresh(found):
@@ -147,8 +149,9 @@ class PciPassthroughCharm(ops.CharmBase):
         """Survey the host; None unless it is as it was when the last hook was through."""
         known = {str(key): str(value) for key, value in dict(self._stored.rendered).items()}
         try:
+            wanted = options.parse(dict(self._stored.options))
             with render.trusting(known):
-                found = self.survey()
+                found = reconcile.survey(ROOT, self.app.name, wanted)
                 return found if status.settled(found) == self._stored.settled else None
         except (PassthroughError, OSError):
             return None  # whoever looks next meets it too, and reports it
@@ -158,6 +161,9 @@ class PciPassthroughCharm(ops.CharmBase):
         settled = status.settled(result.survey) if result else ""
         if self._stored.settled != settled:
             self._stored.settled = settled
+        given = dict(self.config) if settled else {}
+        if dict(self._stored.options) != given:
+            self._stored.options = given
         rendered = render.learned() if settled else {}
         if dict(self._stored.rendered) != rendered:
             self._stored.rendered = rendered

@@ -110,13 +110,22 @@ def test_what_changed_on_the_host_is_mended(
     assert runs == ["reconcile"], "it has settled again"
 
 
-def test_a_changed_option_without_its_hook_is_found(settled: Unit, runs: list[str]):
-    """Juju runs config-changed first; the option is read all the same."""
-    assert settled.run("update_status", devices="gpu=10de:1bb0@0000:83:00.0").name == "active"
-    assert runs == ["reconcile"]
+def test_a_changed_option_is_the_business_of_its_own_hook(
+    settled: Unit, tree: hosttree.HostTree, runs: list[str]
+):
+    """Juju runs config-changed for it; an update-status before that looks, and changes nothing."""
+    one = "gpu=10de:1bb0@0000:83:00.0"
+    before = tree.snapshot(*OWNED)
+    assert settled.run("update_status", devices=one) == READY
+    assert (runs, tree.snapshot(*OWNED)) == ([], before)
+    assert settled.run("config_changed") == ops.ActiveStatus("gpu: 1 ready")
+    runs.clear()
+    assert settled.run("update_status") == ops.ActiveStatus("gpu: 1 ready")
+    assert runs == []
 
 
-def test_a_bad_option_is_told(settled: Unit):
+def test_with_anything_to_mend_the_options_are_read_anew(settled: Unit, tree: hosttree.HostTree):
+    edit(tree)
     assert settled.run("update_status", devices="gpu=10de:zzzz").name == "blocked"
     assert settled.run("update_status", devices=GPUS) == READY
 
@@ -154,6 +163,9 @@ def stored(unit: Unit, **values: Any) -> None:
         {"rendered": {}},
         {"rendered": {"modules-load.conf.j2": "0" * 64, "x": "y"}},
         {"settled": "0" * 64, "rendered": {"grub.cfg.j2": ""}},
+        {"options": {}},
+        {"options": {"devices": "gpu=10de:zzzz"}},
+        {"options": {"devices": 7, "x": None}},
     ],
 )
 def test_a_damaged_memory_changes_nothing_on_the_host(
