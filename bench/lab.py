@@ -86,12 +86,14 @@ def measure(host: guest.Guest, rounds: int) -> dict[str, Any]:
         LabError: a step failed in the guest.
         BenchError: driverctl cannot be had, or the machine is not as it was to be.
     """
-    package = fetch_driverctl()
+    with tempfile.TemporaryDirectory(prefix="bench-") as place:
+        package = fetch_driverctl(pathlib.Path(place))
+        host.put(package, f"{_PLACE}/{package.name}")
     charm = unit.Unit(host)
     charm.deploy(devices="nic=10de:1bb0")
     first = _first_hook(host, charm)
     charm.reboot("reboot with one card claimed")
-    _install(host, package)
+    _install(host, f"{_PLACE}/{package.name}")
     rows = [_compare(host, count, rounds) for count in COUNTS]
     return {
         "bindings": rows,
@@ -100,13 +102,12 @@ def measure(host: guest.Guest, rounds: int) -> dict[str, Any]:
     }
 
 
-def fetch_driverctl() -> pathlib.Path:
-    """Have the package driverctl from the host's apt, unpacked nowhere.
+def fetch_driverctl(place: pathlib.Path) -> pathlib.Path:
+    """Have the host's apt fetch the package driverctl into a directory; installs nothing there.
 
     Raises:
         BenchError: apt has none.
     """
-    place = pathlib.Path(tempfile.mkdtemp(prefix="bench-"))
     done = subprocess.run(
         ["apt-get", "download", DRIVERCTL], cwd=place, capture_output=True, text=True, check=False
     )
@@ -145,10 +146,9 @@ def split_hook(seconds: float, log: str) -> dict[str, Any]:
     }
 
 
-def _install(host: guest.Guest, package: pathlib.Path) -> None:
+def _install(host: guest.Guest, package: str) -> None:
     with host.progress.step("install driverctl"):
-        host.put(package, f"{_PLACE}/{package.name}")
-        host.run(["dpkg", "--install", f"{_PLACE}/{package.name}"])
+        host.run(["dpkg", "--install", package])
     host.put(pathlib.Path(pairs.HERE, "measure.py"), f"{_PLACE}/measure.py")
     host.write(f"{_PLACE}/ours.py", _OURS)
     host.run(["modprobe", "vfio-pci"])
