@@ -27,6 +27,14 @@ for path in sorted(pathlib.Path("/sys/bus/pci/devices").iterdir()):
 print(json.dumps(found))
 """
 
+READ_INTERFACES = """
+import json, os, re
+address = re.compile("[0-9a-f]{4}:[0-9a-f]{2}:[01][0-9a-f][.][0-7](?=/)")
+names = os.listdir("/sys/class/net")
+places = {name: address.findall(os.path.realpath(f"/sys/class/net/{name}")) for name in names}
+print(json.dumps({found[-1]: name for name, found in places.items() if found}))
+"""
+
 
 @dataclasses.dataclass(frozen=True)
 class Function:
@@ -44,6 +52,16 @@ def read_functions(host: guest.Guest) -> dict[str, Function]:
     """Return every PCI function of the guest by address, sorted."""
     printed = host.run(["python3", "-c", READ_FUNCTIONS]).stdout
     return {address: Function(**fields) for address, fields in json.loads(printed).items()}
+
+
+def read_interfaces(host: guest.Guest) -> dict[str, str]:
+    """Return the name of each network interface by its function's address."""
+    return json.loads(host.run(["python3", "-c", READ_INTERFACES]).stdout)
+
+
+def read_group_node(host: guest.Guest, address: str) -> str:
+    """Return the device node of a function's IOMMU group."""
+    return f"/dev/vfio/{read_functions(host)[address].group}"
 
 
 def list_groups(functions: dict[str, Function]) -> list[set[str]]:

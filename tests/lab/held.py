@@ -1,0 +1,31 @@
+"""A process that has a device of a guest as a guest's QEMU has it: started, looked at, ended."""
+
+import pathlib
+
+from lab import guest, kernel, unit
+
+NAME = "lab-guest"
+READY = f"/run/{NAME}-ready"
+PROGRAM = pathlib.Path(__file__).with_name("holder.py")
+WAIT = f"until [ -e {READY} ]; do systemctl --quiet is-active {NAME} || exit 1; sleep 0.2; done"
+
+
+def start(host: guest.Guest, address: str) -> int:
+    """Let a process have a function that is on vfio-pci; return the process's id."""
+    program = f"{unit.LIBRARY}/{PROGRAM.name}"
+    host.put(PROGRAM, program)
+    host.run(["rm", "-f", READY])
+    command = ["python3", program, kernel.read_group_node(host, address), address, READY]
+    host.run(["systemd-run", "--quiet", f"--unit={NAME}", "--property=Type=exec", *command])
+    host.run(WAIT)
+    return read_process(host)
+
+
+def read_process(host: guest.Guest) -> int:
+    """Return the process's id; 0 when it has ended."""
+    return int(host.run(["systemctl", "show", "-P", "MainPID", NAME]).stdout)
+
+
+def stop(host: guest.Guest) -> None:
+    """End the process and wait until it is gone."""
+    host.run(["systemctl", "stop", NAME])

@@ -1,0 +1,318 @@
+"""The host keeps what it uses, and a guest what it has: on a real kernel, with real devices.
+
+The stages are fixtures that follow one another on one machine, as in test_main_job.py: first every
+guard against its device, then a process that has a device as a guest's QEMU has it.
+"""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lab import booting, files, guest, held, kernel, machine, unit, uses
+
+FIRST, SECOND = (list(machine.GUARDED[name].functions) for name in ("gpu0", "gpu1"))
+HELD, KEPT = FIRST[0], SECOND[0]
+TWO_CARDS = f"gpu=1234:1111@{HELD}, gpu=1234:1111@{KEPT}"
+# The first card is taken out, and a port of the host's bridge is to be had in spite of that.
+OVERRIDE = f"""\
+- {{alias: gpu, id: '1234:1111', address: '{KEPT}'}}
+- {{alias: nic, id: '8086:10d3', address: '{uses.NIC0}', allow-in-use: true}}
+"""
+SIBLING = "0000:05:02.0"
+WATCHED = ("/etc", "/boot", "/var/lib/pci-passthrough", "/usr/lib/modules-load.d")
+USED_AT_LAST = {use.address: use for use in (*uses.ALWAYS, *uses.ROUNDS[-1])}
+# Everything that some round uses, and what is always in use, each as an item by itself.
+ASKED = sorted({use.address for round in uses.ROUNDS for use in round} | set(USED_AT_LAST))
+EVERYTHING = ", ".join(f"{machine.GUARDED.functions[each].id}@{each}" for each in ASKED)
+WATCHER = pathlib.Path(__file__).with_name("watch_unbind.py")
+
+
+@dataclasses.dataclass
+class Story:
+    """The machine, the charm on it, and what the stages saw on their way, by their names."""
+
+    host: guest.Guest
+    charm: unit.Unit
+    seen: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def plan(self, devices: str) -> dict[str, Any]:
+        """Return the plan for this option, as the command on the host prints it."""
+        return json.loads(self.charm.run_cli("--json", "plan", "--devices", devices).stdout)
+
+    def read_drivers(self) -> dict[str, str | None]:
+        found = kernel.read_functions(self.host)
+        return {address: found[address].driver for address in machine.GUARDED.functions}
+
+    def shell(self, *commands: str) -> None:
+        """Run these, and end at the first that fails."""
+        self.host.run("\n".join(["set -e", *commands]))
+
+
+def natively() -> dict[str, str | None]:
+    return {address: each.driver for address, each in machine.GUARDED.functions.items()}
+
+
+def on_vfio(*addresses: str) -> dict[str, str | None]:
+    """Return every function's driver with these on vfio-pci."""
+    return {**natively(), **dict.fromkeys(addresses, kernel.VFIO)}
+
+
+def reasons_by_address(plan: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    """Return the rule and the reason of every refusal, by the address that it begins with."""
+    found = {}
+    for refusal in plan["refusals"]:
+        address, _, reason = refusal["reason"].split(": ", 2)[2].partition(" ")
+        found[address] = (refusal["rule"], reason)
+    return found
+
+
+@pytest.fixture(scope="module")
+def story(boot: booting.Boot) -> Iterator[Story]:
+    """The charm is deployed, nothing is asked of it yet."""
+    with boot(machine.GUARDED) as host:
+        charm = unit.Unit(host)
+        with host.progress.step("deploy"):
+            charm.deploy()
+        yield Story(host, charm)
+
+
+@pytest.fixture(scope="module")
+def refused(story: Story) -> Story:
+    """Every round of uses was made, and a plan asked for meanwhile; the last round stays made."""
+    story.seen["nic"] = kernel.read_interfaces(story.host)
+    story.seen["refused"] = []
+    for number, made in enumerate(uses.ROUNDS):
+        with story.host.progress.step(f"use devices, round {number + 1}"):
+            story.shell(*(fill(story, use, use.make) for use in made))
+            story.seen["refused"].append(reasons_by_address(story.plan(EVERYTHING)))
+            if made is not uses.ROUNDS[-1]:
+                story.shell(*(fill(story, use, use.undo) for use in reversed(made)))
+    return story
+
+
+def fill(story: Story, use: uses.Use, text: str) -> str:
+    """Put the name of the function's interface into a use's text."""
+    return text.replace("{nic}", story.seen["nic"].get(use.address, ""))
+
+
+@pytest.fixture(scope="module")
+def configured(refused: Story) -> Story:
+    """All of it was configured, while everything is in use."""
+    before = files.read_tree(refused.host, *WATCHED)
+    refused.charm.configure(devices=EVERYTHING)
+    after = files.read_tree(refused.host, *WATCHED)
+    refused.seen["rewritten"] = files.list_rewritten(before, after)
+    return refused
+
+
+@pytest.fixture(scope="module")
+def bound(configured: Story) -> Story:
+    """Two cards were claimed and the machine rebooted; a bridge has a port again."""
+    with configured.host.progress.step("claim two cards"):
+        configured.charm.configure(devices=TWO_CARDS)
+    configured.charm.reboot("reboot with two cards claimed")
+    configured.shell(fill(configured, uses.BRIDGE_PORT, uses.BRIDGE_PORT.make))
+    return configured
+
+
+@pytest.fixture(scope="module")
+def occupied(bound: Story) -> Story:
+    """A process has the first card, and rebind was asked for."""
+    bound.seen["process"] = held.start(bound.host, HELD)
+    with bound.host.progress.step("rebind"):
+        bound.seen["rebind"] = bound.charm.run_action("rebind", check=False)
+    return bound
+
+
+@pytest.fixture(scope="module")
+def pending(occupied: Story) -> Story:
+    """The held card was taken out of the configuration; the bridge's port was put in."""
+    occupied.seen["override"] = occupied.plan(OVERRIDE)
+    with occupied.host.progress.step("take out the held card, override a guard"):
+        occupied.charm.configure(devices=OVERRIDE)
+    return occupied
+
+
+@pytest.fixture(scope="module")
+def freed(pending: Story) -> Story:
+    """The process has ended, and the next update-status has run."""
+    held.stop(pending.host)
+    with pending.host.progress.step("update-status after the process has ended"):
+        pending.charm.run_hook("update-status")
+    return pending
+
+
+@pytest.fixture(scope="module")
+def removed(freed: Story) -> Story:
+    """The application was removed while a process had the second card."""
+    held.start(freed.host, KEPT)
+    with freed.host.progress.step("remove the application"):
+        freed.charm.remove()
+    return freed
+
+
+@pytest.fixture(scope="module")
+def removed_rebooted(removed: Story) -> Story:
+    """The machine was rebooted after that."""
+    removed.host.reboot("reboot without the charm")
+    return removed
+
+
+ROUNDS = [
+    pytest.param(number, use, id=f"{use.address} {use.fact}")
+    for number, made in enumerate(uses.ROUNDS)
+    for use in (*made, *(uses.ALWAYS if number == 0 else ()))
+]
+
+
+@pytest.mark.parametrize(("number", "use"), ROUNDS)
+def test_a_guard_refuses_what_the_host_uses_and_says_why(
+    refused: Story, number: int, use: uses.Use
+) -> None:
+    reason = fill(refused, use, use.fact) + uses.WAY_OUT
+    assert refused.seen["refused"][number].get(use.address) == (use.rule, reason)
+
+
+@pytest.mark.parametrize("number", range(len(uses.ROUNDS)))
+def test_a_guard_refuses_nothing_else(refused: Story, number: int) -> None:
+    used = {use.address for use in (*uses.ROUNDS[number], *uses.ALWAYS)}
+    assert set(refused.seen["refused"][number]) == used
+
+
+def test_the_status_of_refused_devices_names_the_first_and_how_many_more(
+    configured: Story,
+) -> None:
+    status = configured.charm.read_status()
+    first = USED_AT_LAST[ASKED[0]]
+    fact = fill(configured, first, first.fact)
+    assert status.startswith(f"blocked: devices: item 1 {EVERYTHING.split(', ')[0]}: ")
+    assert f"{first.address} {fact}{uses.WAY_OUT}" in status
+    assert status.endswith(f"({len(ASKED) - 1} more: run the plan action)")
+
+
+def test_for_refused_devices_nothing_is_written_and_nothing_is_unbound(configured: Story) -> None:
+    assert configured.seen["rewritten"] == set()
+    functions = kernel.read_functions(configured.host)
+    assert {functions[each].override for each in ASKED} == {"(null)"}
+    assert configured.read_drivers() == natively()
+
+
+def test_after_the_reboot_the_claimed_cards_alone_are_on_vfio(bound: Story) -> None:
+    assert bound.read_drivers() == on_vfio(*FIRST, *SECOND)
+
+
+def test_one_of_two_cards_behind_a_bridge_is_refused_for_the_other_ones_driver(
+    bound: Story,
+) -> None:
+    plan = bound.plan(f"{TWO_CARDS}, 8086:100e@{uses.OLD_NIC}")
+    rule, reason = reasons_by_address(plan)[uses.OLD_NIC]
+    assert rule == "group-not-viable"
+    assert f"with {SIBLING} (8086:100e, e1000); claim them too" in reason
+
+
+def test_one_of_two_cards_behind_a_bridge_is_refused_for_what_the_host_does_with_the_other(
+    bound: Story,
+) -> None:
+    use = dataclasses.replace(uses.IPV4, address=SIBLING)
+    bound.shell(fill(bound, use, use.make))
+    try:
+        plan = bound.plan(f"{TWO_CARDS}, 8086:100e@{uses.OLD_NIC}")
+    finally:
+        bound.shell(fill(bound, use, use.undo))
+    rule, reason = reasons_by_address(plan)[uses.OLD_NIC]
+    assert rule == "group-in-use"
+    assert f"with {SIBLING}, which {fill(bound, use, use.fact)}; " in reason
+
+
+def test_both_cards_behind_a_bridge_can_be_claimed_together_and_the_bridge_cannot(
+    bound: Story,
+) -> None:
+    plan = bound.plan(f"{TWO_CARDS}, 8086:100e, 1b36:000e")
+    assert {uses.OLD_NIC, SIBLING} <= {claim["address"] for claim in plan["claims"]}
+    assert reasons_by_address(plan)["0000:04:00.0"][0] == "pci-bridge"
+
+
+def test_rebind_leaves_a_held_card_alone_and_does_the_other(occupied: Story) -> None:
+    answer, node = occupied.seen["rebind"], kernel.read_group_node(occupied.host, HELD)
+    who = f"a guest holds it ({node} is open in process {occupied.seen['process']})"
+    done = {row["address"]: row for row in json.loads(answer["results"]["functions"])}
+    assert all(who in done[address]["error"] for address in FIRST)
+    assert [each for each in done if done[each]["bound"]] == SECOND
+    assert answer["failed"]
+    assert who in answer["message"]
+
+
+def test_a_held_card_stays_with_its_process_whatever_is_configured(pending: Story) -> None:
+    assert held.read_process(pending.host) == pending.seen["process"]
+    bound = {*FIRST, *SECOND, uses.NIC0}
+    assert pending.read_drivers() == on_vfio(*bound)
+
+
+def test_the_status_tells_who_holds_a_card_and_what_becomes_of_it(pending: Story) -> None:
+    process = pending.seen["process"]
+    assert pending.charm.read_status() == (
+        f"blocked: {HELD}: a guest holds it (process {process}), and it is given back when that"
+        " guest is gone; stop or migrate the guest (1 more: run the plan action)"
+    )
+    waiting = {row["address"]: row["processes"] for row in pending.plan(OVERRIDE)["pending"]}
+    assert waiting == {address: [process] for address in FIRST}
+
+
+def test_allow_in_use_is_in_the_plan_before_it_is_done(pending: Story) -> None:
+    claims = {claim["address"]: claim for claim in pending.seen["override"]["claims"]}
+    fact = fill(pending, uses.BRIDGE_PORT, uses.BRIDGE_PORT.fact)
+    assert claims[uses.NIC0]["overridden"] == [fact]
+    assert claims[KEPT]["overridden"] == []
+
+
+def test_after_the_process_has_ended_the_next_hook_gives_the_card_back(freed: Story) -> None:
+    assert freed.read_drivers() == on_vfio(*SECOND, uses.NIC0)
+
+
+def test_allow_in_use_stays_in_status_and_verify(freed: Story) -> None:
+    assert freed.charm.read_status() == (
+        f"active: gpu: 1 ready, nic: 1 ready; allow-in-use: {uses.NIC0}"
+    )
+    verified = freed.charm.run_action("verify", check=False)
+    checks = {row["name"]: row["status"] for row in json.loads(verified["results"]["checks"])}
+    assert checks[f"allow-in-use {uses.NIC0}"] == "ok"
+    assert not verified["failed"], verified["results"]["table"]
+
+
+@pytest.mark.parametrize(
+    ("address", "afterwards"),
+    [
+        pytest.param(KEPT, "EBUSY", id="another member keeps the group's node there"),
+        pytest.param(uses.NIC0, "ENOENT", id="the node goes with the only member"),
+    ],
+)
+def test_nobody_can_open_a_group_while_the_charm_unbinds_a_member(
+    freed: Story, address: str, afterwards: str
+) -> None:
+    script, node = f"{unit.LIBRARY}/{WATCHER.name}", kernel.read_group_node(freed.host, address)
+    freed.host.put(WATCHER, script)
+    command = ["env", f"PYTHONPATH={unit.CHARM_FOLDER}/src", "python3", script, node, address]
+    assert json.loads(freed.host.run(command).stdout) == {
+        "at first": "opened",
+        "before the unbind": "EBUSY",
+        "after the unbind": afterwards,
+        "at last": "opened",
+    }
+
+
+def test_removal_leaves_a_held_card_and_its_process_alone(removed: Story) -> None:
+    assert held.read_process(removed.host) != 0
+    assert removed.read_drivers() == on_vfio(*SECOND)
+
+
+def test_removal_deletes_every_file_in_spite_of_that(removed: Story) -> None:
+    found = removed.host.run(["find", *WATCHED[:2], "-name", "*pci-passthrough*"]).stdout
+    assert found == ""
+
+
+def test_the_boot_after_such_a_removal_gives_the_card_back(removed_rebooted: Story) -> None:
+    assert removed_rebooted.read_drivers() == natively()
