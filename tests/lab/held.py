@@ -6,7 +6,7 @@ from lab import guest, kernel, unit
 
 NAME = "lab-guest"
 READY = f"/run/{NAME}-ready"
-PROGRAM = pathlib.Path(__file__).with_name("holder.py")
+PROGRAM = pathlib.Path(__file__).with_name("inside") / "holder.py"
 WAIT = f"until [ -e {READY} ]; do systemctl --quiet is-active {NAME} || exit 1; sleep 0.2; done"
 
 

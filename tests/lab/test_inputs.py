@@ -2,6 +2,7 @@
 
 import io
 import lzma
+import os
 import pathlib
 import re
 
@@ -22,7 +23,7 @@ from lab import (
     qemu,
     requirements,
 )
-from lab.inside import make_guest
+from lab.inside import crashing, make_guest
 
 TARGETS = """\
 http://mirror.example/debian/|bookworm|main|Debian
@@ -288,3 +289,32 @@ def test_a_guests_kernel_is_unpacked_out_of_what_the_boot_loader_starts() -> Non
 def test_a_kernel_packed_in_another_way_is_refused() -> None:
     with pytest.raises(SystemExit, match="neither with xz nor with zstd"):
         make_guest.unpack_kernel(b"a loader and nothing that is known")
+
+
+@pytest.mark.parametrize(
+    ("event", "values", "step"),
+    [
+        ("os.rename", ("/etc/.x.new", "/etc/x", -1, -1), "replace /etc/x"),
+        ("os.remove", ("/boot/no-such-file", -1), ""),
+        (
+            "open",
+            ("/sys/bus/pci/drivers_probe", "w", os.O_WRONLY),
+            "write /sys/bus/pci/drivers_probe",
+        ),
+        ("open", ("/sys/bus/pci/rescan", "r", os.O_RDONLY), ""),
+        ("open", ("/etc/.x.new", None, os.O_WRONLY | os.O_CREAT), ""),
+        (
+            "subprocess.Popen",
+            ("modprobe", ["/sbin/modprobe", "vfio-pci"], None, None),
+            "run modprobe",
+        ),
+        ("subprocess.Popen", ("dpkg-query", ["dpkg-query", "-W"], None, None), ""),
+    ],
+)
+def test_a_kill_comes_before_what_others_can_see(event: str, values: tuple, step: str) -> None:
+    assert crashing.describe(event, values) == step
+
+
+def test_what_plays_with_a_machines_files_runs_nowhere_but_in_the_lab() -> None:
+    with pytest.raises(SystemExit, match="for machines of the lab"):
+        crashing.main("/charm", "{}", "{}")

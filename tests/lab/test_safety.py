@@ -28,7 +28,7 @@ USED_AT_LAST = {use.address: use for use in (*uses.ALWAYS, *uses.ROUNDS[-1])}
 # Everything that some round uses, and what is always in use, each as an item by itself.
 ASKED = sorted({use.address for round in uses.ROUNDS for use in round} | set(USED_AT_LAST))
 EVERYTHING = ", ".join(f"{machine.GUARDED.functions[each].id}@{each}" for each in ASKED)
-WATCHER = pathlib.Path(__file__).with_name("watch_unbind.py")
+WATCHER = pathlib.Path(__file__).with_name("inside") / "watch_unbind.py"
 
 
 @dataclasses.dataclass

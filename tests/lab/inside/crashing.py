@@ -1,0 +1,303 @@
+"""Run in a guest: kill the charm's reconcile before every step that anybody else can see.
+
+usage: crashing.py CHARM BEFORE AFTER [STEP], the last three as JSON: the options that the host is
+configured with, those that are to come, and part of a step's name. Without a step, one run is left
+undisturbed; then a run is killed before its first step, its second and so on, each time from the
+same beginning, and what it left is looked at before and after the next run. Prints a line of JSON
+for each kill: the step, and what was wrong. With a step, one run is killed there, and all stays as
+it is.
+
+The kill is a real SIGKILL of a process that really writes, rebuilds and binds. The hook by which it
+is found is Python's own (sys.addaudithook); the charm's code has none. Only the two long commands
+are run once for the same input, and what they made is put there again afterwards.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from typing import Any
+
+APPLICATION = "pci-passthrough"
+LAB = pathlib.Path("/opt/lab")
+ROOT = pathlib.Path("/")
+MEMORY = pathlib.Path("/var/lib/lab-memory")
+GRUB = ROOT / "boot/grub/grub.cfg"
+LEFTOVERS = (".new", ".pci-passthrough")
+# Where a run writes down its steps, to be read when it is dead.
+STEPS = pathlib.Path("/run/lab-steps")
+# Where a step leaves something: what else the process writes is Python's own.
+PLACES = ("/boot/", "/etc/", "/run/pci-passthrough", "/sys/", "/var/lib/pci-passthrough")
+# Of the short commands, those that do not only ask.
+CHANGING = ("modprobe",)
+# The long commands, and what of the charm's files goes into them: the values of File.feeds.
+MEMORABLE = {"update-grub": "grub", "update-initramfs": "initramfs"}
+
+
+class Killer:
+    """Counts the steps of this process, and kills it before one of them."""
+
+    def __init__(self, wanted: Callable[[int, str], bool]) -> None:
+        self.paused = False
+        self._wanted = wanted
+        self._number = 0
+        self._steps = os.open(STEPS, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        sys.addaudithook(self._hear)
+
+    def step(self, name: str) -> None:
+        """Tell of a step that is about to be done."""
+        self._number += 1
+        os.write(self._steps, f"{name}\n".encode())
+        if self._wanted(self._number, name):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _hear(self, event: str, values: tuple[Any, ...]) -> None:
+        name = "" if self.paused else describe(event, values)
+        if name:
+            self.step(name)
+
+
+def describe(event: str, values: tuple[Any, ...]) -> str:
+    """Name the step that an audit event stands for; "" for none that another process can see."""
+    if event == "subprocess.Popen":
+        command = os.path.basename(values[1][0])
+        return f"run {command}" if command in CHANGING else ""
+    if event == "open" and isinstance(values[2], int) and values[2] & (os.O_WRONLY | os.O_RDWR):
+        path = str(values[0])
+        return f"write {path}" if path.startswith("/sys/") else ""
+    if event in ("os.rename", "os.remove"):
+        path = str(values[1] if event == "os.rename" else values[0])
+        if path.startswith(PLACES) and (event == "os.rename" or os.path.lexists(path)):
+            return f"{'replace' if event == 'os.rename' else 'remove'} {path}"
+    return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class State:
+    """What has to be the same in the end: files by content, images by inode, and the devices."""
+
+    files: dict[str, str | None]
+    images: dict[str, int]
+    devices: dict[str, tuple[str | None, str | None]]
+    leftovers: list[str]
+
+    def differences(self, other: "State") -> list[str]:
+        """Name what another state has otherwise."""
+        return [
+            f"{field.name} {key}"
+            for field in dataclasses.fields(self)[:3]
+            for key in sorted({**getattr(self, field.name), **getattr(other, field.name)})
+            if getattr(self, field.name).get(key) != getattr(other, field.name).get(key)
+        ] + [f"left over: {each}" for each in other.leftovers if each not in self.leftovers]
+
+
+class Host:
+    """This machine, and the charm's runs on it."""
+
+    def __init__(self, charm: pathlib.Path) -> None:
+        packages = sorted((charm / "venv/lib").glob("python3*/site-packages"))
+        sys.path[:0] = [str(charm / "src"), str(charm / "lib"), *map(str, packages)]
+        from charmhelpers.core import kernel  # noqa: F401 - slow: once, not in every run
+
+        from passthrough import boot, bounded, host, options, pci, reconcile, record, vfio
+
+        self._boot, self._options, self._pci = boot, options, pci
+        self._host: Any = host
+        self._reconcile, self._record, self._vfio = reconcile, record, vfio
+        self._run_command = host.run
+        # A child of the process that is killed would go on without it.
+        bounded.write = lambda path, text, seconds, do: do(path, text)
+
+    def run(self, config: dict[str, str], wanted: Callable[[int, str], bool]) -> bool:
+        """Reconcile in a child process; return whether it was killed.
+
+        Raises:
+            RuntimeError: the run failed by itself.
+        """
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                killer = Killer(wanted)
+                self._host.run = functools.partial(self._remember, killer)
+                options = self._options.parse(config)
+                tools = self._host.HostTools()
+                self._reconcile.reconcile(ROOT, APPLICATION, options, tools, lambda said: None)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status not in (0, -signal.SIGKILL):
+            raise RuntimeError(f"the run ended with {status}")
+        return status != 0
+
+    def read(self) -> State:
+        """Look at everything that a run changes."""
+        owned = [file.path for file in self._boot.owned_files(APPLICATION)]
+        record = f"{self._record.DIRECTORY}/{APPLICATION}.json"
+        paths = [*owned, record, str(GRUB.relative_to(ROOT))]
+        folders = {(ROOT / path).parent for path in paths} | {ROOT / "boot"}
+        functions = self._pci.read(ROOT).functions
+        return State(
+            {path: self._content(ROOT / path) for path in paths},
+            {path.name: path.stat().st_ino for path in images()},
+            {each: (functions[each].driver, functions[each].override) for each in functions},
+            sorted(
+                str(path)
+                for folder in folders
+                for path in folder.glob("*")
+                if path.name.endswith(LEFTOVERS)
+            ),
+        )
+
+    def check_record(self) -> None:
+        """Make sure that the application's record can be read, whatever it holds."""
+        self._record.read(ROOT, APPLICATION)
+
+    def put_back(self, state: State) -> None:
+        """Make the host what it was."""
+        for path in self.read().leftovers:
+            os.unlink(path)
+        for path, content in state.files.items():
+            if content is None:
+                (ROOT / path).unlink(missing_ok=True)
+            elif self._content(ROOT / path) != content:
+                (ROOT / path).write_text(content)
+        for name, inode in state.images.items():
+            place_link(MEMORY / str(inode), ROOT / "boot" / name)
+        now = self.read().devices
+        for address in sorted(state.devices):
+            if now[address] != state.devices[address]:
+                self._vfio.release(ROOT, address, lambda name: None)
+
+    @staticmethod
+    def _content(path: pathlib.Path) -> str | None:
+        return path.read_text() if path.exists() else None
+
+    def _remember(self, killer: Killer, command: tuple[str, ...], *rest: Any) -> tuple[str, ...]:
+        """Stand in for `host.run`: what a long command made of the same input is made again."""
+        if command[0] not in MEMORABLE:
+            return self._run_command(command, *rest)
+        killer.step(f"run {command[0]}")
+        killer.paused = True
+        try:
+            return self._make(command, *rest)
+        finally:
+            killer.paused = False
+
+    def _make(self, command: tuple[str, ...], *rest: Any) -> tuple[str, ...]:
+        if not self._folder(command[0]).exists():
+            said = self._run_command(command, *rest)
+            self.remember(command)
+            return said
+        for made in sorted(self._folder(command[0]).iterdir()):
+            if made.name == GRUB.name:
+                shutil.copy(made, command[-1].partition("=")[2])
+            else:
+                place_link(made, ROOT / "boot" / made.name)
+        return ()
+
+    def remember(self, command: tuple[str, ...]) -> None:
+        """Remember what a long command has made of the files that are there now."""
+        folder = self._folder(command[0])
+        folder.mkdir(parents=True, exist_ok=True)
+        if command[0] == "update-grub":
+            shutil.copy(command[-1].partition("=")[2] or GRUB, folder / GRUB.name)
+        else:
+            for image in images():
+                place_link(image, folder / image.name)
+
+    def _folder(self, name: str) -> pathlib.Path:
+        """Where the outcome of a command is kept, by the charm's files that go into it."""
+        digest, feeds = hashlib.sha256(), MEMORABLE[name]
+        for file in self._boot.owned_files(APPLICATION):
+            if file.feeds == feeds:
+                digest.update(f"{file.path} {self._content(ROOT / file.path)}\n".encode())
+        return MEMORY / f"{name}-{digest.hexdigest()[:16]}"
+
+
+def images() -> list[pathlib.Path]:
+    """The initramfs of every kernel."""
+    found = sorted((ROOT / "boot").glob("initrd.img-*"))
+    return [path for path in found if path.suffix not in (".new", ".dpkg-bak", ".lab")]
+
+
+def place_link(made: pathlib.Path, path: pathlib.Path) -> None:
+    """Put a file that is remembered in its place, in one move.
+
+    A link, since the image itself is what is compared: nobody writes into one, they are replaced.
+    """
+    beside = path.with_name(f"{path.name}.lab")
+    if path.exists() and path.samefile(made):
+        return
+    os.link(made, beside)
+    os.rename(beside, path)
+
+
+def visit_kills(host: Host, after: dict[str, str]) -> Iterator[dict]:
+    """Kill a run before every step; yield, for each, what was wrong."""
+    start = host.read()
+    for path in images():
+        place_link(path, MEMORY / str(path.stat().st_ino))
+    for command in MEMORABLE:
+        host.remember((command,))
+    host.run(after, lambda number, name: False)
+    end = host.read()
+    number = 0
+    while True:
+        number += 1
+        host.put_back(start)
+        away = start.differences(host.read())
+        if not host.run(after, lambda count, name, last=number: count == last):
+            return
+        step, left = STEPS.read_text().splitlines()[-1], host.read()
+        host.check_record()
+        torn = [
+            path
+            for path, content in left.files.items()
+            if not path.endswith(".json") and content not in (start.files[path], end.files[path])
+        ]
+        torn += [
+            name
+            for name, inode in left.images.items()
+            if inode not in (start.images[name], end.images[name])
+        ]
+        host.run(after, lambda number, name: False)
+        yield {
+            "step": step,
+            "not put back": away,
+            "torn": torn,
+            "not mended": end.differences(host.read()),
+        }
+
+
+def main(charm: str, before: str, after: str, step: str = "") -> None:
+    """Do what the command line asks.
+
+    Raises:
+        SystemExit: this is no machine of the lab, whose files and drivers may be played with.
+    """
+    if pathlib.Path(__file__).parent != LAB:
+        sys.exit(f"{__file__} is for machines of the lab, and runs in {LAB} alone")
+    MEMORY.mkdir(parents=True, exist_ok=True)
+    host = Host(pathlib.Path(charm))
+    if step:
+        host.run(json.loads(before), lambda number, name: False)
+        killed = host.run(json.loads(after), lambda number, name: step in name)
+        print(json.dumps({"killed": killed}))
+        return
+    for row in visit_kills(host, json.loads(after)):
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
