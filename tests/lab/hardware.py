@@ -74,6 +74,19 @@ OLD_PCI_PAIR = Model(
         "-device e1000,bus={name},addr=0x2,romfile=",
     ),
 )
+# Its driver, 8250_pci, is built into Debian's kernel and Ubuntu's: it binds before any script.
+SERIAL_CARD = Model(
+    functions=(Function("1b36:0002", "serial"),),
+    arguments=(
+        "-chardev null,id={name}-line",
+        "-device pci-serial,bus={bus},addr={slot}.0,chardev={name}-line",
+    ),
+)
+# A NIC that can have seven virtual functions (8086:10ca), each in a group of its own.
+SRIOV_NIC = Model(
+    functions=(Function("8086:10c9", "igb"),),
+    arguments=("-device igb,bus={bus},addr={slot}.0,mac={mac},romfile=",),
+)
 NO_DRIVER = Model(
     functions=(Function("1234:11e8", None),),
     arguments=("-device edu,bus={bus},addr={slot}.0",),

@@ -51,5 +51,10 @@ NOVA = Image(
     size_mib=6144,
 )
 DRACUT = Image("dracut", (*COMMON_PACKAGES, "dracut"), trees=("common", "dracut"))
+# A newer kernel than Debian 12's own, which stands in its security archive, to upgrade to; and what
+# makes containers.
+UPGRADE = Image(
+    "upgrade", (*BASE.packages, "linux-image-6.12-amd64", "systemd-container"), trees=BASE.trees
+)
 # The table. Another kind of host is another row.
-IMAGES = {image.name: image for image in (BASE, NOVA, DRACUT)}
+IMAGES = {image.name: image for image in (BASE, NOVA, DRACUT, UPGRADE)}

@@ -130,7 +130,22 @@ NO_IOMMU = Machine(
     purpose="an IOMMU that is off in the firmware's settings, or none",
     devices=(*CHASSIS, Device("gpu0", hardware.GPU, bus=0x01)),
 )
-MACHINES = {machine.name: machine for machine in (BARE, INTEL, GUARDED, NOVA, DRACUT, NO_IOMMU)}
+MIXED = Machine(
+    "mixed",
+    purpose="devices with peculiarities, a second kernel, and room for a container",
+    iommu="intel",
+    image="upgrade",
+    devices=(
+        *CHASSIS,
+        Device("serial", hardware.SERIAL_CARD, bus=0x00, slot=0x08),
+        Device("gpu0", hardware.GPU, bus=0x01),
+        Device("oldpci", hardware.OLD_PCI_PAIR, bus=0x02),
+        Device("sriov", hardware.SRIOV_NIC, bus=0x04),
+    ),
+)
+MACHINES = {
+    machine.name: machine for machine in (BARE, INTEL, GUARDED, NOVA, DRACUT, NO_IOMMU, MIXED)
+}
 
 IOMMUS = {
     "": (),

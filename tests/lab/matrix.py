@@ -68,6 +68,42 @@ ROWS = (
         " while it runs",
         always=True,
     ),
+    Row(
+        "maas",
+        machines.MIXED,
+        host="kernel options set by MAAS in /etc/default/grub",
+        proves="they stay, the charm's own come last and once, and no reboot is asked for",
+    ),
+    Row(
+        "built-in",
+        machines.MIXED,
+        host="a device whose driver is built into the kernel",
+        proves="taken from it at once, and again at every boot",
+    ),
+    Row(
+        "pci-bridge",
+        machines.MIXED,
+        host="two cards behind a PCIe-to-PCI bridge, in one IOMMU group",
+        proves="one alone is refused with the other's address; both are claimed, the bridge is not",
+    ),
+    Row(
+        "sr-iov",
+        machines.MIXED,
+        host="an SR-IOV capable NIC",
+        proves="refused while it has VFs; they go to vfio-pci, after a boot with the first hook",
+    ),
+    Row(
+        "container",
+        machines.MIXED,
+        host="a container (systemd-nspawn, as LXD a user of the host's kernel)",
+        proves="blocked with the reason, and nothing is written",
+    ),
+    Row(
+        "kernel-upgrade",
+        machines.MIXED,
+        host="a newer kernel, installed after the devices were claimed",
+        proves="its first boot claims them: its package has built an initramfs with our files",
+    ),
 )
 
 

@@ -47,11 +47,15 @@ class Story:
         return {**native, **dict.fromkeys(claimed, kernel.VFIO)}
 
     def find_touches(self, name: str) -> list[str]:
-        """Return the lines of the kernel's log by which a driver but vfio-pci had the device."""
+        """Return the lines of the kernel's log by which a driver but vfio-pci had the device.
+
+        A bridge is left out: it is not claimed, and its hotplug driver may say something.
+        """
         log = self.host.read_kernel_log()
         return [
             line
-            for address in self.host.machine[name].functions
+            for address, function in self.host.machine[name].functions.items()
+            if function.driver
             for line in kernel.find_mentions(log, address)
             if not line.startswith((AT_BOOT, kernel.VFIO))
         ]
