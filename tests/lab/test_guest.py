@@ -147,6 +147,15 @@ def freed(waiting: Story) -> Story:
     return waiting
 
 
+@pytest.fixture(scope="module")
+def removed(freed: Story) -> Story:
+    """The application was removed while a guest has the second card."""
+    freed.host.run(["systemctl", "stop", SERVICE])
+    with freed.host.progress.step("remove the application while a guest runs"):
+        freed.charm.remove()
+    return freed
+
+
 def test_the_unit_is_ready(bound: Story) -> None:
     assert bound.charm.read_status() == "active: gpu: 2 ready"
 
@@ -238,3 +247,14 @@ def test_the_next_hook_after_the_guest_gives_the_card_back(freed: Story) -> None
 def test_nova_compute_that_is_not_ready_holds_up_no_hook(freed: Story) -> None:
     said = f"{SERVICE}: started anew, but not ready yet: invoke-rc.d"
     assert freed.charm.read_log().count(said) == 1
+
+
+def test_removal_leaves_a_card_to_its_guest_and_says_so(removed: Story) -> None:
+    assert removed.guests.is_running(WITH_SECOND)
+    assert removed.read_drivers() == with_claimed("gpu1")
+    said = f"{SECOND}: left on vfio-pci until the next boot for a guest"
+    assert said in removed.charm.read_log()
+
+
+def test_after_removal_nova_is_offered_nothing(removed: Story) -> None:
+    assert removed.host.run(["test", "-e", DROP_IN], check=False).status == 1
