@@ -255,10 +255,10 @@ TEN_THOUSAND = {
 
 @pytest.mark.parametrize("text", TEN_THOUSAND.values(), ids=TEN_THOUSAND)
 def test_ten_thousand_items_are_refused_at_once(text: str):
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(fields.OptionError) as caught:
         spec.parse(text)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
     assert str(caught.value) == (
         'devices: item 257 "gpu=10de:1bb0@0000:83:00.0": there are 10000, and at most 256 are'
         " accepted. One item by id alone, or with an address glob such as 0000:8[34]:00.0, covers"
@@ -278,10 +278,10 @@ def test_endless_text_is_refused_by_its_length():
 
 def test_a_mapping_of_many_keys_is_refused_in_linear_time():
     keys = ", ".join(f"k{number}: x" for number in range(5_000))
-    started = time.monotonic()
+    started = time.process_time()
     with pytest.raises(fields.OptionError, match='unknown key "k0"'):
         spec.parse(f"- {{{keys}}}")
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize(
