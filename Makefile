@@ -12,6 +12,8 @@ export PCI_PASSTHROUGH_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pci-passt
 
 PYTHON := .venv/bin/python
 PYTEST := $(PYTHON) -m pytest
+# A file's tests stay together: many share a host, a box or a story.
+PARALLEL := --numprocesses=auto --dist=loadfile
 CHARM := build/pci-passthrough.charm
 BENCH_RUN = PYTHONPATH=tests:src:lib:. $(PYTHON) -m bench
 SHELL_SCRIPTS = $(shell grep --files-with-matches --extended-regexp \
@@ -26,13 +28,13 @@ demo: pack env deps ## Show the main job on a virtual machine with PCI devices
 test: unit faults functional lab ## Run every test that needs no Juju controller
 
 unit: env test-packages ## Run the unit tests and hold the coverage above its floor
-	@scripts/tier "unit tests" $(PYTEST) tests/unit -m "not faults" --cov --cov-report=term
+	@scripts/tier "unit tests" $(PYTEST) $(PARALLEL) tests/unit -m "not faults" --cov --cov-report=term
 
 faults: env test-packages ## Kills at every effect, random lives of a host, 100,000 hostile inputs
-	@scripts/tier "fault tests" $(PYTEST) tests/unit tests/fuzz -m faults
+	@scripts/tier "fault tests" $(PYTEST) $(PARALLEL) tests/unit tests/fuzz -m faults
 
 functional: pack env nova-env functional-packages ## Run the packed charm against a stand-in unit agent and the real Nova
-	@scripts/tier "functional tests" $(PYTEST) tests/functional
+	@scripts/tier "functional tests" $(PYTEST) $(PARALLEL) tests/functional
 
 lab: pack env deps ## Run the charm on a virtual machine with PCI devices
 	@scripts/tier "lab tests" $(PYTEST) tests/lab
