@@ -25,10 +25,7 @@ FLAVORS = ("", "gpu:1", "gpu:2", "gpu:3")
 DROP_IN = "/etc/nova/nova.conf.d/pci-passthrough.conf"
 SERVICE = "nova-compute"
 # Seconds that systemd gives nova-compute to become ready: less than the lab's and than its own.
-SHORT_START = "[Service]\nTimeoutStartSec=30\n"
-# After the only reboot of this story nobody boots from what these would make; test_main_job.py
-# shows what they make. They stand before the real commands on root's PATH.
-NOT_NEEDED = ("update-grub", "update-initramfs")
+SHORT_START = "[Service]\nTimeoutStartSec=45\n"
 PROBE = pathlib.Path(__file__).parents[1] / "functional" / "nova_probe.py"
 PROBE_INSIDE = f"{unit.LIBRARY}/nova_probe.py"
 # The guests, named for what they are given.
@@ -82,9 +79,6 @@ def bound(boot: booting.Boot) -> Iterator[Story]:
         with host.progress.step("deploy with two cards claimed"):
             charm.deploy(devices=GIVEN)
         charm.reboot("reboot with two cards claimed")
-        for name in NOT_NEEDED:
-            host.write(f"/usr/local/sbin/{name}", "#!/bin/sh\necho not in this story\n")
-            host.run(["chmod", "755", f"/usr/local/sbin/{name}"])
         yield Story(host, charm, nested.Nested(host))
 
 
