@@ -45,9 +45,25 @@ def find() -> Emulator:
     return Emulator(binary, _read_version(binary, {}))
 
 
-def choose(steps: progress.Progress) -> Emulator:
-    """Return the fastest QEMU that can be had here, fetched into the cache when it is not there."""
+def choose(steps: progress.Progress, before: int | None = None) -> Emulator:
+    """Return the fastest QEMU that can be had here, fetched into the cache when it is not there.
+
+    Args:
+        steps: told what is fetched.
+        before: the first major version that will not do, None where all do.
+
+    Raises:
+        UnableError: the QEMU that is installed is too new.
+        LabError: none is installed.
+    """
     found = find()
+    if before and _major(found) >= before:
+        raise errors.UnableError(
+            f"this machine needs a QEMU before {before}, and {found.binary} is {found.version}:"
+            f" name another one with {BINARY_VARIABLE}"
+        )
+    if before and before <= FAST_SINCE:
+        return found
     if BINARY_VARIABLE in os.environ or _major(found) >= FAST_SINCE:
         return found
     suite = apt.choose_suite(apt.read_os_release())

@@ -70,11 +70,15 @@ class Guest:
         ]
         self._qemu: qemu.Process | None = None
 
-    def power_on(self, title: str = "boot") -> None:
-        """Start QEMU and wait until the guest is ready: logged in, its services and devices up."""
+    def power_on(self, title: str = "boot", arguments: Sequence[str] = ()) -> None:
+        """Start QEMU and wait until the guest is ready: logged in, its services and devices up.
+
+        `arguments` are QEMU's for this time alone.
+        """
         console = self._folder / "console.log"
         with self.progress.step(title):
-            self._qemu = qemu.Process(self._emulator, self._arguments, console)
+            command = [*self._arguments, *arguments]
+            self._qemu = qemu.Process(self._emulator, command, console)
             self._wait_ready()
 
     def reboot(self, title: str = "reboot") -> None:
@@ -139,6 +143,10 @@ class Guest:
     def put(self, local: pathlib.Path, remote: str) -> None:
         """Copy a file or a folder of the host to that path in the guest."""
         self._ssh.put(local, remote)
+
+    def fetch(self, remote: str, local: pathlib.Path) -> None:
+        """Copy a file of the guest to the host."""
+        self._ssh.fetch(remote, local)
 
     def write(self, remote: str, content: str) -> None:
         """Write a text file in the guest, its folder made when missing."""
@@ -256,8 +264,10 @@ def boot(
     root = cache.root()
     cache.need_space(root, NEEDED_BYTES)
     with _one_at_a_time(steps), cache.scratch(root / "runs", machine.name) as folder:
-        emulator = emulators.choose(steps)
-        accelerator = accelerators.choose(emulator, disk, steps)
+        emulator = emulators.choose(steps, machine.qemu_before)
+        # An emulated IOMMU that only some versions carry is not tried under KVM.
+        careful = machine.qemu_before is not None
+        accelerator = accelerators.TCG if careful else accelerators.choose(emulator, disk, steps)
         steps.say(f"QEMU {emulator.version}, {accelerator.name}")
         overlay = folder / "root.qcow2"
         subprocess.run(

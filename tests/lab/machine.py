@@ -43,7 +43,10 @@ class Device:
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """A machine: what stands in its slots, and which IOMMU it has ("" for none)."""
+    """A machine: what stands in its slots, and which IOMMU it has ("" for none).
+
+    `qemu_before` is the first major version of QEMU that does not carry it, None where all do.
+    """
 
     name: str
     purpose: str
@@ -52,6 +55,7 @@ class Machine:
     image: str = "base"
     memory_mib: int = 2048
     cpu: str = "qemu64,+npt"
+    qemu_before: int | None = None
 
     def __getitem__(self, name: str) -> Device:
         """Return the device of that name."""
@@ -143,13 +147,37 @@ MIXED = Machine(
         Device("sriov", hardware.SRIOV_NIC, bus=0x04),
     ),
 )
+AMD = Machine(
+    "amd",
+    purpose="AMD-Vi; its emulation carries devices right on the root complex, and no DMA behind it",
+    iommu="amd",
+    qemu_before=10,  # under software emulation the kernel panics in that one's amd-iommu
+    devices=(
+        *CHASSIS,
+        Device("gpu0", hardware.GPU, bus=0x00, slot=0x08),
+        Device("gpu1", hardware.GPU, bus=0x00, slot=0x09),
+        Device("nic0", hardware.NIC, bus=0x00, slot=0x0A),
+    ),
+)
+NO_GRUB = Machine(
+    "no-grub",
+    purpose="a boot loader other than GRUB",
+    iommu="intel",
+    devices=(
+        *CHASSIS,
+        Device("gpu0", hardware.GPU, bus=0x01),
+        Device("gpu1", hardware.GPU, bus=0x02),
+    ),
+)
 MACHINES = {
-    machine.name: machine for machine in (BARE, INTEL, GUARDED, NOVA, DRACUT, NO_IOMMU, MIXED)
+    machine.name: machine
+    for machine in (BARE, INTEL, GUARDED, NOVA, DRACUT, NO_IOMMU, MIXED, AMD, NO_GRUB)
 }
 
 IOMMUS = {
     "": (),
     "intel": ("-device intel-iommu,caching-mode=on,intremap=on",),
+    "amd": ("-device amd-iommu",),
 }
 
 

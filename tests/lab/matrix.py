@@ -104,6 +104,18 @@ ROWS = (
         host="a newer kernel, installed after the devices were claimed",
         proves="its first boot claims them: its package has built an initramfs with our files",
     ),
+    Row(
+        "amd",
+        machines.AMD,
+        host="AMD-Vi",
+        proves="bound at once and again at boot, with no kernel option",
+    ),
+    Row(
+        "no-grub",
+        machines.NO_GRUB,
+        host="a boot loader other than GRUB",
+        proves="blocked with the option to set while the IOMMU is off; claimed at boot with it on",
+    ),
 )
 
 

@@ -170,6 +170,26 @@ class Connection:
         folder = shlex.quote(str(target.parent))
         self.run(f"mkdir -p {folder} && tar -C {folder} -xf -", stdin=packed.getvalue())
 
+    def fetch(self, remote: str, local: pathlib.Path) -> None:
+        """Copy a file of the guest, whatever its bytes, to that path here.
+
+        Raises:
+            LabError: it cannot be read.
+        """
+        command = ["ssh", *self._options, "root@127.0.0.1", shlex.join(["cat", remote])]
+        with local.open("wb") as file:
+            done = subprocess.run(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.PIPE,
+                text=True,
+                timeout=COMMAND_SECONDS,
+                check=False,  # its own words go into the error
+            )
+        if done.returncode:
+            raise errors.LabError(f"{remote} of the guest: {errors.tail(done.stderr)}")
+
     def write(self, remote: str, content: str) -> None:
         """Write a text file in the guest, its folder made when missing."""
         folder = shlex.quote(str(pathlib.PurePosixPath(remote).parent))

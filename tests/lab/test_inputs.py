@@ -318,3 +318,16 @@ def test_a_kill_comes_before_what_others_can_see(event: str, values: tuple, step
 def test_what_plays_with_a_machines_files_runs_nowhere_but_in_the_lab() -> None:
     with pytest.raises(SystemExit, match="for machines of the lab"):
         crashing.main("/charm", "{}", "{}")
+
+
+def test_a_qemu_that_is_too_new_for_a_machine_is_refused_with_the_way_out(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = tmp_path / "qemu"
+    fake.write_text("#!/bin/sh\necho QEMU emulator version 10.0.2\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv(emulator.BINARY_VARIABLE, str(fake))
+    said = progress.Progress(io.StringIO())
+    assert emulator.choose(said).version == "10.0.2"
+    with pytest.raises(errors.UnableError, match=f"before 10, .* {emulator.BINARY_VARIABLE}"):
+        emulator.choose(said, before=10)
