@@ -23,6 +23,7 @@ from passthrough import (
     host,
     nova,
     options,
+    pci,
     reboot,
     reconcile,
     render,
@@ -57,6 +58,7 @@ class PciPassthroughCharm(ops.CharmBase):
         self._verdict: reboot.Verdict | None = None
         self._problem: Exception | None = None
         self._removed = False
+        self._left: tuple[str, ...] = ()
         self._is_settled = False
         self._nova_pci = nova_pci.NovaPciProvider(self)
         self._monitoring = monitoring.Monitoring(self, ROOT)
@@ -179,8 +181,10 @@ class PciPassthroughCharm(ops.CharmBase):
         )
         for error in result.outcome.failed.values():
             logger.warning("left on vfio-pci until the next boot: %s", error)
-        for binding in result.survey.plan.pending:
-            logger.warning("%s: left on vfio-pci until the next boot for a guest", binding.address)
+        pending = [binding.address for binding in result.survey.plan.pending]
+        for address in pending:
+            logger.warning("%s: left on vfio-pci until the next boot for a guest", address)
+        self._left = tuple(sorted({*result.outcome.failed, *pending}, key=pci.sort_key))
 
     def _on_action(self, event: ops.ActionEvent) -> None:
         import actions
@@ -189,7 +193,7 @@ class PciPassthroughCharm(ops.CharmBase):
 
     def _on_collect_status(self, event: ops.CollectStatusEvent) -> None:
         if self._removed:
-            event.add_status(ops.MaintenanceStatus("everything given back"))
+            event.add_status(ops.MaintenanceStatus(status.describe_removal(self._left)))
             return
         if self._is_settled:
             return  # the status that is set is still right

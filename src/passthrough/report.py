@@ -152,11 +152,13 @@ def describe_rebind(done: Mapping[str, vfio.BindError | None]) -> list[dict[str,
 
 
 def rebind_table(done: Mapping[str, vfio.BindError | None]) -> str:
-    """Lay out for a person what the rebind action did."""
-    return tables.format_table(
+    """Lay out for a person what the rebind action did; the errors stand whole below the table."""
+    table = tables.format_table(
         ("ADDRESS", "RESULT"),
-        ((address, str(error or "bound to vfio-pci")) for address, error in done.items()),
+        ((each, "failed" if error else "bound to vfio-pci") for each, error in done.items()),
     )
+    errors = [tables.wrap(str(error)) for error in done.values() if error]
+    return "\n".join([table, *([""] if errors else []), *errors])
 
 
 def _check_row(check: verify.Check) -> tuple[str, str, str]:

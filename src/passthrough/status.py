@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from passthrough import nova_offer, options, pci, reboot
@@ -72,6 +72,13 @@ def summarize(
     ready = _count_ready(survey) if survey.decision.claims else "no matching device"
     said = [*_describe_overrides(survey), *_describe_nova(survey.nova)]
     return Status(ACTIVE, "; ".join([ready, *said]))
+
+
+def describe_removal(left: Sequence[str]) -> str:
+    """Say how a unit leaves its host; ``left`` are the addresses that stay on vfio-pci for now."""
+    if not left:
+        return "everything given back"
+    return f"left on vfio-pci until the next boot: {' '.join(left)}"
 
 
 def settled(survey: Survey) -> str:

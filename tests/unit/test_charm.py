@@ -288,7 +288,9 @@ class TestRemoval:
 
     def test_leaves_what_a_guest_holds_and_says_so(self, ready: Unit, kernel):
         kernel.hold("0000:83:00.0")
-        ready.run("stop")
+        left = "left on vfio-pci until the next boot: 0000:83:00.0 0000:83:00.1"
+        for event in ("stop", "remove"):
+            assert ready.run(event) == ops.MaintenanceStatus(left)
         assert kernel.drivers()["0000:83:00.0"] == "vfio-pci"
         assert kernel.drivers()["0000:84:00.0"] == "nouveau"
         warnings = [line.message for line in ready.context.juju_log if line.level == "WARNING"]
@@ -296,7 +298,8 @@ class TestRemoval:
 
     def test_leaves_what_a_driver_does_not_let_go_of_and_says_so(self, ready: Unit, kernel):
         kernel.refuse("0000:83:00.0/driver/unbind")
-        ready.run("stop")
+        left = "left on vfio-pci until the next boot: 0000:83:00.0"
+        assert ready.run("stop") == ops.MaintenanceStatus(left)
         assert kernel.drivers()["0000:83:00.0"] == "vfio-pci"
         assert kernel.drivers()["0000:84:00.0"] == "nouveau"
         warnings = [line.message for line in ready.context.juju_log if line.level == "WARNING"]

@@ -203,14 +203,20 @@ class TestChecksTable:
 def test_rebind_is_reported_function_by_function():
     done = {
         "0000:83:00.0": None,
-        "0000:84:00.0": vfio.InUseError("0000:84:00.0", "a guest holds it"),
+        "0000:84:00.0": vfio.InUseError(
+            "0000:84:00.0", "a guest holds it (/dev/vfio/17 is open in process 3141592); stop it"
+        ),
     }
     assert report.rebind_table(done).splitlines() == [
         "ADDRESS       RESULT",
         "0000:83:00.0  bound to vfio-pci",
-        "0000:84:00.0  0000:84:00.0: a guest holds it",
+        "0000:84:00.0  failed",
+        "",
+        "0000:84:00.0: a guest holds it (/dev/vfio/17 is open in process 3141592); stop",
+        "  it",
     ]
+    message = "0000:84:00.0: a guest holds it (/dev/vfio/17 is open in process 3141592); stop it"
     assert report.describe_rebind(done) == [
         {"address": "0000:83:00.0", "bound": True, "error": None},
-        {"address": "0000:84:00.0", "bound": False, "error": "0000:84:00.0: a guest holds it"},
+        {"address": "0000:84:00.0", "bound": False, "error": message},
     ]
