@@ -9,8 +9,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
+
+K = TypeVar("K", bound=Hashable)
 
 DEVICES = "sys/bus/pci/devices"
 VFIO_PCI = "vfio-pci"
@@ -85,11 +88,8 @@ class Host:
     @functools.cached_property
     def groups(self) -> Mapping[int, tuple[Function, ...]]:
         """The functions of every IOMMU group; empty while no IOMMU is active."""
-        found: dict[int, list[Function]] = {}
-        for function in self.functions.values():
-            if function.group is not None:
-                found.setdefault(function.group, []).append(function)
-        return {group: tuple(found[group]) for group in sorted(found)}
+        found = _group_by(self.functions.values(), lambda function: function.group)
+        return {number: found[number] for number in sorted(key for key in found if key is not None)}
 
     @property
     def has_groups(self) -> bool:
@@ -113,17 +113,20 @@ class Host:
 
     @functools.cached_property
     def _ids(self) -> Mapping[str, tuple[Function, ...]]:
-        found: dict[str, list[Function]] = {}
-        for function in self.functions.values():
-            found.setdefault(function.id, []).append(function)
-        return {identity: tuple(functions) for identity, functions in found.items()}
+        return _group_by(self.functions.values(), lambda function: function.id)
 
     @functools.cached_property
     def _slots(self) -> Mapping[str, tuple[Function, ...]]:
-        found: dict[str, list[Function]] = {}
-        for function in self.functions.values():
-            found.setdefault(function.slot, []).append(function)
-        return {slot: tuple(functions) for slot, functions in found.items()}
+        return _group_by(self.functions.values(), lambda function: function.slot)
+
+
+def _group_by(
+    functions: Iterable[Function], key: Callable[[Function], K]
+) -> dict[K, tuple[Function, ...]]:
+    found: dict[K, list[Function]] = {}
+    for function in functions:
+        found.setdefault(key(function), []).append(function)
+    return {each: tuple(found[each]) for each in found}
 
 
 def sort_key(address: str) -> tuple[int, str]:
