@@ -21,6 +21,7 @@ import monitoring
 from passthrough import (
     PassthroughError,
     host,
+    memory,
     nova,
     options,
     pci,
@@ -62,10 +63,8 @@ class PciPassthroughCharm(ops.CharmBase):
         self._is_settled = False
         self._nova_pci = nova_pci.NovaPciProvider(self)
         self._monitoring = monitoring.Monitoring(self, ROOT)
-        # said are the notes that are in the log already; settled is the state that the last hook
-        # left the unit in, by `status.settled`, options what it went by, and rendered what it
-        # learned of its files.
-        self._stored.set_default(controller=False, said=[], settled="", options={}, rendered={})
+        # said are the notes that are in the log already.
+        self._stored.set_default(controller=False, said=[])
         for event in (
             self.on.install,
             self.on.upgrade_charm,
@@ -109,13 +108,15 @@ class PciPassthroughCharm(ops.CharmBase):
         return self._controller.survey(relation, self.wanted())
 
     def publish_devices(self, offer: nova_offer.Offer) -> None:
-        """Publish what an action has made of the offer; the next hook begins from there."""
-        self._stored.settled = ""
-        self._publish_devices(offer)
+        """Publish the device_specs of an offer."""
+        self._nova_pci.publish_device_specs(
+            nova_pci.DeviceSpec(**each) for each in (*offer.device_specs, *offer.held)
+        )
 
     def _on_change(self, _: ops.EventBase) -> None:
         role = self._role()
         try:
+            memory.forget(ROOT, self.unit.name)  # this hook may fail at any point
             wanted = self.wanted()
             if self.unit.is_leader():
                 aliases = nova.aliases(wanted.devices)
@@ -131,17 +132,16 @@ class PciPassthroughCharm(ops.CharmBase):
             self._monitoring.report(self._result, self._problem)
         if role:
             self._stored.controller = role is Role.CONTROLLER
-        self._remember()
 
     def _on_update_status(self, event: ops.EventBase) -> None:
         """Look whether all is as the last hook left it, and only otherwise do what any hook does.
 
         Juju tells of options, relations and leaders in hooks of their own, and nobody else writes
-        our databags and our status: what is new can only be on the host. Each hook tool saved is a
-        process less on the host and, for status-set, a write less on Juju's controller. Looking
-        changes nothing: an option whose config-changed is still to come is met in that hook.
+        our databags: what is new can only be on the host. Each hook tool saved is a process less
+        on the host and, for status-set, a write less on Juju's controller. Looking changes
+        nothing: an option whose config-changed is still to come is met in that hook.
         """
-        found = self._look_again() if self._stored.settled else None
+        found = self._look_again()
         if found and self._monitoring.refresh(found):
             self._is_settled = True
         else:
@@ -149,30 +149,37 @@ class PciPassthroughCharm(ops.CharmBase):
 
     def _look_again(self) -> reconcile.Survey | None:
         """Survey the host; None unless it is as it was when the last hook was through."""
-        known = {str(key): str(value) for key, value in dict(self._stored.rendered).items()}
         try:
-            wanted = options.parse(dict(self._stored.options))
-            with render.trusting(known):
+            known = memory.recall(ROOT, self.unit.name)
+            if not known:
+                return None
+            wanted = options.parse(known.options)
+            with render.trusting(known.rendered):
                 found = reconcile.survey(ROOT, self.app.name, wanted)
-                return found if status.settled(found) == self._stored.settled else None
+                return found if status.settled(found) == known.settled else None
         except (PassthroughError, OSError):
             return None  # whoever looks next meets it too, and reports it
 
     def _remember(self) -> None:
-        result = None if self._problem else self._result
-        settled = status.settled(result.survey) if result else ""
-        if self._stored.settled != settled:
-            self._stored.settled = settled
-        given = dict(self.config) if settled else {}
-        if dict(self._stored.options) != given:
-            self._stored.options = given
-        rendered = render.learned() if settled else {}
-        if dict(self._stored.rendered) != rendered:
-            self._stored.rendered = rendered
+        """Spare the next update-status its work, where this hook has left nothing to do.
+
+        A dispatch that did not reconcile, such as an action, sets the status too, by what it has
+        seen; whether that stays right nobody knows but the next hook.
+        """
+        try:
+            result = None if self._problem else self._result
+            settled = status.settled(result.survey) if result else ""
+            if not settled:
+                memory.forget(ROOT, self.unit.name)
+                return
+            found = memory.Memory(settled, dict(self.config), render.learned())
+            memory.keep(ROOT, self.unit.name, found)
+        except OSError as error:
+            logger.warning("the next update-status has to do all again: %s", error)
 
     def _on_removal(self, _: ops.EventBase) -> None:
         self._removed = True
-        self._stored.settled = ""
+        memory.forget(ROOT, self.unit.name)
         if self._stored.controller:
             return  # a unit beside a compute service may have the same host
         nothing = options.Options()
@@ -197,6 +204,7 @@ class PciPassthroughCharm(ops.CharmBase):
             return
         if self._is_settled:
             return  # the status that is set is still right
+        self._remember()
         role = self._role()
         if role is None:
             event.add_status(ops.WaitingStatus("waiting for a principal: integrate nova-compute"))
@@ -221,7 +229,7 @@ class PciPassthroughCharm(ops.CharmBase):
         self._result = reconcile.reconcile(
             ROOT, self.app.name, wanted, host.HostTools(), logger.info
         )
-        self._publish_devices(self._result.survey.nova)
+        self.publish_devices(self._result.survey.nova)
         self._log_once(self._result.survey.nova.notes)
         for each in self._result.outcome.repaired:
             logger.warning("repaired: %s", each)
@@ -229,11 +237,6 @@ class PciPassthroughCharm(ops.CharmBase):
         if self._verdict.action is reboot.Action.NOW:
             logger.warning("%s", self._verdict.message)
             self.unit.reboot()
-
-    def _publish_devices(self, offer: nova_offer.Offer) -> None:
-        self._nova_pci.publish_device_specs(
-            nova_pci.DeviceSpec(**each) for each in (*offer.device_specs, *offer.held)
-        )
 
     @functools.cached_property
     def _controller(self) -> controller.Controller:

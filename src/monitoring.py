@@ -93,6 +93,8 @@ class Monitoring(ops.Object):
     def _on_broken(self, _: ops.RelationBrokenEvent) -> None:
         from passthrough import nrpe
 
+        if any(each.active for each in self.model.relations[ENDPOINT]):
+            return  # another nrpe is related, and it has the same check
         nrpe.remove(self._root, self._application)
         self._remember(related=False, published=False)
 

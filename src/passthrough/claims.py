@@ -109,7 +109,7 @@ def decide(
                     f"item {item.position} {item}",
                 )
             by_address[function.address] = Claim(function, item)
-    _add_companions(by_address, host)
+    _add_companions(list(by_address.values()), by_address, host)
     usage = usage or Usage()
     refusals += _drop_refused(by_address, host, taken or {}, usage)
     return Decision(
@@ -175,14 +175,22 @@ def _refuse_mismatches(item: spec.Item, host: pci.Host) -> Iterable[Refusal]:
             )
 
 
-def _add_companions(by_address: dict[str, Claim], host: pci.Host) -> None:
-    """Add what accompanies the functions in ``by_address``; a shared one goes to the first."""
-    primaries = [claim for claim in by_address.values() if claim.companion_of is None]
+def _add_companions(
+    primaries: Iterable[Claim],
+    by_address: dict[str, Claim],
+    host: pci.Host,
+    barred: Container[str] = (),
+) -> None:
+    """Add to ``by_address`` what accompanies ``primaries``; a shared one goes to the first.
+
+    What is ``barred`` was refused to its own item, and no other item brings it back.
+    """
     for claim in primaries:
         for companion in _companions(claim, host):
-            by_address.setdefault(
-                companion.address, Claim(companion, claim.item, companion_of=claim.address)
-            )
+            if companion.address not in barred:
+                by_address.setdefault(
+                    companion.address, Claim(companion, claim.item, companion_of=claim.address)
+                )
 
 
 def _companions(claim: Claim, host: pci.Host) -> list[pci.Function]:
@@ -205,6 +213,7 @@ def _drop_refused(
 ) -> list[Refusal]:
     """Remove from ``by_address`` whatever cannot be claimed, until what is left can stand."""
     refusals = []
+    barred: set[str] = set()
     dropped = True
     while dropped:
         dropped = False
@@ -214,18 +223,25 @@ def _drop_refused(
             refusal = _refuse(claim, by_address, host, taken, usage)
             if refusal:
                 refusals.append(refusal)
-                _drop(claim, by_address)
-                _add_companions(by_address, host)  # another item may share what went along
+                barred.add(claim.companion_of or claim.address)
+                _drop(claim, by_address, host, barred)
                 dropped = True
     return refusals
 
 
-def _drop(claim: Claim, by_address: dict[str, Claim]) -> None:
-    primary = claim.companion_of or claim.address
-    for address in [
-        each.address for each in by_address.values() if primary in (each.address, each.companion_of)
-    ]:
-        del by_address[address]
+def _drop(
+    claim: Claim, by_address: dict[str, Claim], host: pci.Host, barred: Container[str]
+) -> None:
+    """Remove a claim and all that goes with it; what another item of the card shares stays."""
+    gone = claim.companion_of or claim.address
+    card = [each.address for each in host.slot_members(claim.function)]
+    there = [by_address[address] for address in card if address in by_address]
+    for each in there:
+        if gone in (each.address, each.companion_of):
+            del by_address[each.address]
+    rest = [each for each in there if each.companion_of is None and each.address in by_address]
+    in_order = sorted(rest, key=lambda each: each.item.position)
+    _add_companions(in_order, by_address, host, barred)
 
 
 def _with_overridden(

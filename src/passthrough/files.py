@@ -77,6 +77,8 @@ def drop_empty(folder: Path) -> None:
     Raises:
         OSError: when it is empty and cannot be removed.
     """
+    if not folder.is_dir():
+        return  # on a read-only file system rmdir fails also for what is not there
     try:
         folder.rmdir()
     except OSError as error:

@@ -125,8 +125,8 @@ def find_problem(grub: Grub, drop_in: str, tokens: Iterable[str]) -> str | None:
             else "run update-grub, and see which entry GRUB_DEFAULT names in /etc/default/grub"
         )
         return f"/{CONFIG} boots {grub.entry.title!r} without {' '.join(missing)}: {cause}"
-    for token in tokens:
-        key = token.partition("=")[0]
+    # Of several of ours, such as an operator's own after the charm's, the last one is meant.
+    for key, token in {token.partition("=")[0]: token for token in tokens}.items():
         last = [each for each in grub.entry.arguments if each.partition("=")[0] == key][-1]
         if key in _LAST_WINS and last != token:
             return (

@@ -41,6 +41,8 @@ _NAMES = {
 _VERSION = re.compile(r"(?:\d+:)?(\d+)[.~+-]")
 _NAMES_LIST = re.compile(r"[A-Za-z0-9_,]+")
 _YES_OR_NO = re.compile(r"yes|no")
+# The states in which dpkg has no files of a package: dpkg(1), "Package states".
+_ABSENT = ("", "not-installed", "config-files")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +63,8 @@ def name_of(major: int) -> str:
 def installed(root: Path) -> Release | None:
     """Read which release of nova-common dpkg has installed; None where it has none.
 
+    A package that is being upgraded is there: its service runs, and starts again right after.
+
     Raises:
         OSError: when dpkg's status file is there but cannot be read.
     """
@@ -71,7 +75,8 @@ def installed(root: Path) -> Release | None:
     for paragraph in _paragraphs_of(content, PACKAGE):
         found = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line)
         version = _VERSION.match(found.get("Version", ""))
-        if version and found.get("Status", "").endswith(" installed"):
+        state = found.get("Status", "").rpartition(" ")[2]
+        if version and state not in _ABSENT:
             return Release(int(version[1]))
     return None
 

@@ -32,9 +32,7 @@ class Deployment:
         monkeypatch.setattr(charm, "ROOT", tree.root)
         monkeypatch.setattr(charm.host, "HostTools", lambda: tools)
         self.tree, self.tools = tree, tools
-        self.context = testing.Context(
-            charm.PciPassthroughCharm, charm_root=ROOT, principal_unit=f"{principal}/0"
-        )
+        self.context = testing.Context(charm.PciPassthroughCharm, principal_unit=f"{principal}/0")
         endpoint = "juju-info" if principal == "nova-compute" else principal
         self.principal = testing.SubordinateRelation(
             endpoint, remote_app_name=principal, remote_unit_data=KEYSTONE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from unit import made
 
-from passthrough import claims, fields
+from passthrough import claims, fields, usage, use
 
 NIC_ID = "8086:1572"
 GPUS = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"
@@ -254,6 +254,17 @@ class TestGuards:
         )
         assert companions(decision) == {"0000:83:00.1": None, "0000:83:00.2": "0000:83:00.1"}
         assert [each.rule for each in decision.refusals] == ["taken"]
+
+    @pytest.mark.parametrize("group", [None, 10], ids=["own-groups", "one-group"])
+    def test_what_is_refused_comes_back_as_nobodys_companion(self, group: int | None):
+        """Least of all through another item's allow-in-use."""
+        disk = made.function("0000:05:00.0", "8086:aaaa", made.STORAGE, driver="ahci", group=group)
+        sound = made.audio("0000:05:00.1", driver="snd_hda_intel", group=group)
+        used = usage.Usage({disk.address: (use.Use(use.MOUNT, "/ on sda"),)})
+        items = "[{id: 8086:aaaa}, {id: 10de:10f0, allow-in-use: true}]"
+        decision = made.decide(items, disk, sound, usage=used)
+        assert disk.address not in decision.addresses
+        assert next(each.rule for each in decision.refusals) == "mounted"
 
     def test_a_companion_that_cannot_be_had_refuses_every_item_it_accompanies(self):
         card = [*made.gpus("83"), made.function("0000:83:00.2", "10de:1ad8", 0x0C0330)]

@@ -26,6 +26,7 @@ from passthrough import (
     initramfs,
     inventory,
     lock,
+    memory,
     migration,
     nova,
     nrpe,
@@ -244,7 +245,8 @@ def owned_paths() -> list[str]:
     paths += [nova.path_of("x"), *nrpe.owned_files("x"), nrpe._report_path("x")]
     named = [path.replace("pci-passthrough-x", "NAME") for path in paths]
     named = [path.replace("pci_passthrough_x", "NAME") for path in named]
-    return [*named, f"{record.DIRECTORY}/{app}.json", lock.PATH, initramfs.CACHE, vfio.STUCK]
+    paths = [f"{record.DIRECTORY}/{app}.json", lock.PATH, initramfs.CACHE, vfio.STUCK]
+    return [*named, *paths, memory._path("UNIT")]
 
 
 def test_every_owned_file_is_documented_and_no_other():

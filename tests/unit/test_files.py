@@ -169,6 +169,7 @@ class TestDropEmpty:
         monkeypatch.setattr(pathlib.Path, "rmdir", refuse)
         with pytest.raises(PermissionError):
             files.drop_empty(tmp_path)
+        files.drop_empty(tmp_path / "absent")
 
 
 class TestAfterACrash:

@@ -173,6 +173,11 @@ class TestFindProblem:
     def test_an_earlier_value_loses(self):
         assert self.find("intel_iommu=off intel_iommu=on iommu=pt") is None
 
+    def test_an_operators_own_value_after_ours_wins(self):
+        tokens = ("intel_iommu=on", "iommu=pt", "intel_iommu=on,sm_on")
+        found = grub.Grub(grub.default_entry(config(options=" ".join(tokens))))
+        assert grub.find_problem(found, DROP_IN, tokens) is None
+
     def test_values_that_add_up_are_no_contradiction(self):
         found = grub.Grub(
             grub.default_entry(config(options="modprobe.blacklist=a modprobe.blacklist=b"))

@@ -48,11 +48,17 @@ class TestInstalled:
         assert nova_release.installed(tmp_path) == Release(major)
 
     @pytest.mark.parametrize(
-        "status", ["deinstall ok config-files", "install ok half-configured", "purge ok unpacked"]
+        "status",
+        ["deinstall ok config-files", "purge ok not-installed"],
     )
     def test_a_package_that_is_not_installed_does_not_count(self, tmp_path, status: str):
         write(tmp_path, STATUS.format(status=status, version="3:29.2.0-0ubuntu1"))
         assert nova_release.installed(tmp_path) is None
+
+    @pytest.mark.parametrize("state", ["unpacked", "half-configured", "triggers-pending"])
+    def test_a_package_that_is_being_upgraded_counts(self, tmp_path, state: str):
+        write(tmp_path, STATUS.format(status=f"install ok {state}", version="3:29.2.0-0ubuntu1"))
+        assert nova_release.installed(tmp_path) == Release(29)
 
     def test_no_package_and_no_dpkg(self, tmp_path):
         assert nova_release.installed(tmp_path) is None

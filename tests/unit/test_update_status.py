@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hosttree
@@ -144,15 +146,16 @@ def test_a_removed_unit_has_forgotten(settled: Unit, runs: list[str]):
     assert runs == ["reconcile"]
 
 
-def stored(unit: Unit, **values: Any) -> None:
-    """Overwrite what the charm keeps in Juju's unit state."""
-    states = {
-        dataclasses.replace(each, content={**each.content, **values})
-        if each.owner_path == "PciPassthroughCharm"
-        else each
-        for each in unit.state.stored_states
-    }
-    unit.state = dataclasses.replace(unit.state, stored_states=states)
+def remembered(unit: Unit, tree: hosttree.HostTree) -> Path:
+    """Where the last hook wrote down how it left the unit."""
+    (found,) = (tree.root / "run").glob("pci-passthrough.settled-*")
+    assert found.stat().st_mode & 0o777 == 0o600
+    return found
+
+
+def spoil(path: Path, **values: Any) -> None:
+    """Overwrite parts of what a hook wrote down."""
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
 @pytest.mark.parametrize(
@@ -160,27 +163,78 @@ def stored(unit: Unit, **values: Any) -> None:
     [
         {"settled": "0" * 64},
         {"settled": ""},
+        {"settled": None},
+        {"options": []},
+        {"options": {"devices": 7}},
+        {"options": {"devices": "gpu=10de:zzzz"}},
         {"rendered": {}},
+        {"rendered": 1},
         {"rendered": {"modules-load.conf.j2": "0" * 64, "x": "y"}},
         {"settled": "0" * 64, "rendered": {"grub.cfg.j2": ""}},
-        {"options": {}},
-        {"options": {"devices": "gpu=10de:zzzz"}},
-        {"options": {"devices": 7, "x": None}},
+        {"more": 1},
     ],
 )
 def test_a_damaged_memory_changes_nothing_on_the_host(
     settled: Unit, tree: hosttree.HostTree, values: dict[str, Any]
 ):
     before = tree.snapshot(*OWNED)
-    stored(settled, **values)
+    spoil(remembered(settled, tree), **values)
     assert settled.run("update_status") == READY
     assert tree.snapshot(*OWNED) == before
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "\udcff"])
+def test_a_memory_that_is_none_is_written_anew(
+    settled: Unit, tree: hosttree.HostTree, runs: list[str], content: str
+):
+    path = remembered(settled, tree)
+    good = path.read_text()
+    path.write_bytes(content.encode("utf-8", "surrogateescape"))
+    assert settled.run("update_status") == READY
+    assert runs == ["reconcile"]
+    assert path.read_text() == good
+
+
+def test_a_memory_that_others_could_write_is_not_believed(
+    settled: Unit, tree: hosttree.HostTree, runs: list[str]
+):
+    remembered(settled, tree).chmod(0o666)
+    assert settled.run("update_status") == READY
+    assert runs == ["reconcile"]
+    remembered(settled, tree)
+
+
+def test_a_status_that_an_action_set_does_not_stay(settled: Unit, tree: hosttree.HostTree):
+    """As an operator mends by hand what verify has shown."""
+    good = tree.read("boot/grub/grub.cfg")
+    tree.write("boot/grub/grub.cfg", good.replace("intel_iommu=on", "quiet"))
+    settled.act("list-devices")
+    assert settled.state.unit_status.name == "blocked"
+    tree.write("boot/grub/grub.cfg", good)
+    assert settled.run("update_status") == READY
+
+
+def test_a_hook_that_failed_and_is_not_run_again_is_made_up_for(
+    settled: Unit, monkeypatch: pytest.MonkeyPatch
+):
+    """`juju resolved --no-retry` after an error that is not ours, such as of a hook tool."""
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("connection is shut down")
+
+    one = "gpu=10de:1bb0@0000:83:00.0"
+    with monkeypatch.context() as patch:
+        patch.setattr(reconcile, "reconcile", fail)
+        with pytest.raises(testing.errors.UncaughtCharmError):
+            settled.run("config_changed", devices=one)
+    settled.state = dataclasses.replace(settled.state, config={"devices": one})
+    assert settled.run("update_status") == ops.ActiveStatus("gpu: 1 ready")
 
 
 def test_a_forged_memory_can_hide_a_change_but_writes_none(
     settled: Unit, tree: hosttree.HostTree, monkeypatch: pytest.MonkeyPatch
 ):
-    """Whoever can write Juju's unit state is root; still no byte of theirs gets into a file."""
+    """Whoever can write it is root; still no byte of theirs gets into a file."""
     from passthrough import render
 
     right = tree.read(DROP_IN)
@@ -196,7 +250,7 @@ def test_a_forged_memory_can_hide_a_change_but_writes_none(
     context = next(each["context"] for each in seen if each["template"] == "modules-load.conf.j2")
     known = render.learned()
     known["modules-load.conf.j2"] = real("modules-load.conf.j2", context, "# forged\n")
-    stored(settled, rendered=known)
+    spoil(remembered(settled, tree), rendered=known)
     tree.write(DROP_IN, "# forged\n")
     settled.run("update_status")
     assert tree.read(DROP_IN) == "# forged\n", "that much it can do"
@@ -221,3 +275,19 @@ def test_a_related_nrpe_still_gets_its_report(
     assert settled.run("update_status") == READY
     assert report.read_text().startswith(("0\n", "2\n"))
     assert runs == []
+
+
+def test_one_nrpe_of_two_leaves_the_check(settled: Unit, tree: hosttree.HostTree):
+    two = [
+        testing.SubordinateRelation("nrpe-external-master", remote_app_name=name)
+        for name in ("nrpe", "nrpe-new")
+    ]
+    (tree.root / "etc/nagios/nrpe.d").mkdir(parents=True)
+    settled.state = dataclasses.replace(settled.state, relations=[PRINCIPAL, *two])
+    settled.run("config_changed")
+    old, new = (settled.state.get_relation(each.id) for each in two)
+    settled.state = settled.context.run(settled.context.on.relation_broken(old), settled.state)
+    settled.state = dataclasses.replace(settled.state, relations=[PRINCIPAL, new])
+    settled.run("update_status")
+    assert (tree.root / "run/pci-passthrough/pci_passthrough.nrpe").exists()
+    assert list((tree.root / "etc/nagios/nrpe.d").iterdir())
