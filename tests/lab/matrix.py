@@ -69,6 +69,18 @@ ROWS = (
         always=True,
     ),
     Row(
+        "in-use",
+        machines.GUARDED,
+        host="devices that the host or a process uses",
+        proves="each is refused with the reason, and none is taken from a process that has it",
+    ),
+    Row(
+        "crash",
+        machines.INTEL,
+        host="a power cut or a kill in the middle of a hook",
+        proves="it boots with what was there before or with the new, and the next hook ends alike",
+    ),
+    Row(
         "maas",
         machines.MIXED,
         host="kernel options set by MAAS in /etc/default/grub",

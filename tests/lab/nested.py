@@ -1,6 +1,10 @@
 """Guests inside a machine of the lab, under its own libvirt.
 
-The emulated processor has AMD's virtualization, so a guest runs with /dev/kvm of the machine.
+The emulated processor has AMD's virtualization, so a guest runs with /dev/kvm of the machine. Now
+and then the emulator loses such a processor while a guest runs: it never leaves the guest again,
+and the machine's kernel reports that it stalls. Then the machine is switched off and on, and its
+guests are started once more, a few times at the most. A guest that stopped, or that is not ready
+on a machine that answers, is a failure at once.
 """
 
 import pathlib
@@ -16,6 +20,10 @@ SIGN = "guest:"
 READY = f"{SIGN} ready"
 BOOT_SECONDS = 600.0
 POLL_SECONDS = 1.0
+# A machine that does not answer within this time has lost a processor.
+ANSWER_SECONDS = 90.0
+STALL = "rcu_preempt detected stalls"
+ATTEMPTS = 3
 LOG_LINES = 25
 DOMAIN = """\
 <domain type='kvm'>
@@ -43,11 +51,14 @@ DOMAIN = """\
 class Nested:
     """Guests of one machine; the kernel that they run is its own.
 
-    Every failed step raises `LabError` with what libvirt logged and the guest's own console.
+    The machine's disk has to survive a power cut (`guest.boot`'s disk_cache). Every failed step
+    raises `LabError` with what libvirt logged and the guest's own console.
     """
 
     def __init__(self, host: guest.Guest) -> None:
         self.host = host
+        self._wanted: list[str] = []
+        self._stalls = 0
         with host.progress.step("make a kernel and an initramfs for guests"):
             host.put(SCRIPT, f"{FOLDER}/make_guest.py")
             host.run(["python3", f"{FOLDER}/make_guest.py", FOLDER])
@@ -62,15 +73,29 @@ class Nested:
 
     def start(self, *names: str) -> None:
         """Start guests at once, and wait until the last of them says that it is ready."""
+        self._wanted += names
         with self.host.progress.step(f"start {', '.join(names)}"):
-            for name in names:
-                self._virsh(name, "start", name)
-            deadline = time.monotonic() + BOOT_SECONDS
-            for name in names:
-                self._wait_ready(name, deadline)
+            self._start(names)
+            for _ in range(ATTEMPTS - 1):
+                if self._wait_ready(names):
+                    return
+                self.recover()
+                names = tuple(self._wanted)
+            if not self._wait_ready(names):
+                raise errors.LabError(
+                    f"the emulator lost a processor {ATTEMPTS} times\n{self.host.report()}"
+                )
+
+    def recover(self) -> None:
+        """Switch a machine that lost a processor off and on, and start what ran on it again."""
+        self.host.progress.say("the emulated machine lost a processor: switched off and on again")
+        self.host.cut_power()
+        self.host.power_on("boot after the emulator's failure")
+        self._start(self._wanted)
 
     def stop(self, name: str) -> None:
         """Take a guest's power away, as Nova does when a guest does not shut down by itself."""
+        self._wanted.remove(name)
         self._virsh(name, "destroy", name)
 
     def is_running(self, name: str) -> bool:
@@ -97,9 +122,30 @@ class Nested:
             raise errors.LabError(f"{result.output.strip()}\n{self.report(guest_name)}")
         return result.stdout.strip()
 
-    def _wait_ready(self, name: str, deadline: float) -> None:
-        while READY not in self.host.run(["cat", _console(name)], check=False).stdout:
+    def _start(self, names: Sequence[str]) -> None:
+        self.host.run("sync")  # what libvirt and the charm wrote shall survive a power cut
+        self._stalls = self.host.read_console().count(STALL)
+        for name in names:
+            self.host.run(["rm", "-f", _console(name)])
+            self._virsh(name, "start", name)
+
+    def _wait_ready(self, names: Sequence[str]) -> bool:
+        """Wait for guests; False when the machine has lost a processor meanwhile."""
+        deadline = time.monotonic() + BOOT_SECONDS
+        waiting = list(names)
+        while waiting:
+            name = waiting[0]
             self.host.progress.waiting(f"the guest '{name}'")
+            if self.host.read_console().count(STALL) > self._stalls:
+                return False
+            try:
+                command = ["cat", _console(name)]
+                said = self.host.run(command, check=False, timeout=ANSWER_SECONDS).stdout
+            except errors.LabError:
+                return False  # it did not even answer
+            if READY in said:
+                waiting.remove(name)
+                continue
             if not self.is_running(name):
                 raise errors.LabError(f"the guest '{name}' is gone\n{self.report(name)}")
             if time.monotonic() > deadline:
@@ -108,6 +154,7 @@ class Nested:
                     f"{self.report(name)}"
                 )
             time.sleep(POLL_SECONDS)
+        return True
 
 
 def _console(name: str) -> str:

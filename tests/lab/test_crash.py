@@ -16,6 +16,8 @@ import pytest
 
 from lab import booting, errors, files, guest, kernel, machine, unit
 
+pytestmark = pytest.mark.row("crash")
+
 GPU = list(machine.INTEL["gpu0"].functions)
 NIC = machine.INTEL["nic1"].address
 BEFORE = {"devices": f"gpu=1234:1111@{GPU[0]}"}

@@ -73,7 +73,7 @@ def cards_in(lines: list[str]) -> list[str]:
 @pytest.fixture(scope="module")
 def bound(boot: booting.Boot) -> Iterator[Story]:
     """The charm is deployed, two cards are claimed, and the machine has been rebooted."""
-    with boot(machine.NOVA) as host:
+    with boot(machine.NOVA, disk_cache="writeback") as host:
         host.put(PROBE, PROBE_INSIDE)
         charm = unit.Unit(host)
         with host.progress.step("deploy with two cards claimed"):

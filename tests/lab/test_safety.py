@@ -14,6 +14,8 @@ import pytest
 
 from lab import booting, files, guest, held, kernel, machine, unit, uses
 
+pytestmark = pytest.mark.row("in-use")
+
 FIRST, SECOND = (list(machine.GUARDED[name].functions) for name in ("gpu0", "gpu1"))
 HELD, KEPT = FIRST[0], SECOND[0]
 TWO_CARDS = f"gpu=1234:1111@{HELD}, gpu=1234:1111@{KEPT}"
