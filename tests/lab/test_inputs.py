@@ -148,16 +148,21 @@ def test_the_tail_of_nothing_says_so() -> None:
 BROKEN = emulator.Emulator("/bin/false", "0.0")
 
 
-def test_a_machine_that_ends_at_once_fails_at_once_with_its_output(tmp_path: pathlib.Path) -> None:
-    broken = guest.Guest(
+def make_broken(folder: pathlib.Path) -> guest.Guest:
+    """A machine whose QEMU ends at once."""
+    return guest.Guest(
         machine.BARE,
-        tmp_path / "disk",
-        tmp_path / "key",
-        tmp_path,
+        folder / "disk",
+        folder / "key",
+        folder,
         progress.Progress(io.StringIO()),
         emulator=BROKEN,
         accelerator=accelerator.TCG,
     )
+
+
+def test_a_machine_that_ends_at_once_fails_at_once_with_its_output(tmp_path: pathlib.Path) -> None:
+    broken = make_broken(tmp_path)
     with pytest.raises(errors.LabError, match="went off while booting") as caught:
         broken.power_on()
     broken.close()
@@ -222,15 +227,7 @@ def test_the_table_of_times_adds_up_and_has_the_failed_step() -> None:
 
 
 def test_a_power_cut_on_a_forgetful_disk_is_refused(tmp_path: pathlib.Path) -> None:
-    forgetful = guest.Guest(
-        machine.BARE,
-        tmp_path / "disk",
-        tmp_path / "key",
-        tmp_path,
-        progress.Progress(io.StringIO()),
-        emulator=BROKEN,
-        accelerator=accelerator.TCG,
-    )
+    forgetful = make_broken(tmp_path)
     with pytest.raises(errors.LabError, match="cache=unsafe"):
         forgetful.cut_power()
     forgetful.close()
