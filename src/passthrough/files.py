@@ -8,9 +8,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import fcntl
 import os
+import struct
 from collections.abc import Iterable
 from pathlib import Path
+
+# EXT4_IOC_CHECKPOINT of fs/ext4/ext4.h (Linux 5.14): _IOW('f', 43, __u32), the value being flags.
+_CHECKPOINT, _NO_FLAGS = 0x4004662B, struct.pack("I", 0)
+# Another file system or an older kernel, one without a journal, one that is not ours to flush.
+NO_CHECKPOINT = (errno.ENOTTY, errno.EOPNOTSUPP, errno.ENODEV, errno.EINVAL, errno.EPERM)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,11 +96,17 @@ def drop_empty(folder: Path) -> None:
 
 
 def move_into_place(new: Path, path: Path) -> None:
-    """Put a whole file that another program wrote in the place of ``path``, with its mode.
+    """Put a whole file that a boot loader reads in the place of ``path``, with its mode.
+
+    The former file keeps a second name until the disk has the new one under ``path``: a boot loader
+    that does not replay the journal finds either of them then, whenever the power fails. Were the
+    former one free before, its place could hold something else by then.
 
     Raises:
         OSError: when that fails; the old content is then still there.
     """
+    former = former_of(path)
+    former.unlink(missing_ok=True)
     handle = os.open(new, os.O_RDWR)
     try:
         with contextlib.suppress(FileNotFoundError):  # the first one keeps the mode it has
@@ -103,8 +116,18 @@ def move_into_place(new: Path, path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+    checkpoint(path.parent)
+    with contextlib.suppress(OSError):  # there is none yet, or the file system has no such links
+        os.link(path, former)
     os.replace(new, path)
     _sync_directory(path.parent)
+    checkpoint(path.parent)
+    former.unlink(missing_ok=True)
+
+
+def former_of(path: Path) -> Path:
+    """The second name that `move_into_place` gives a former file; a kill may leave it behind."""
+    return path.with_name(f"{path.name}.pci-passthrough.former")
 
 
 def settle(path: Path) -> None:
@@ -119,6 +142,30 @@ def settle(path: Path) -> None:
     finally:
         os.close(handle)
     _sync_directory(path.parent)
+
+
+def checkpoint(directory: Path) -> bool:
+    """Have a file system move what only its journal holds to where it belongs.
+
+    Everything that is on the disk is found there by a kernel, which replays the journal first. GRUB
+    does not: it may find names that lead to files of before, or to what has taken their place.
+
+    Returns:
+        Whether it was done. Only ext4 can, from Linux 5.14 on.
+
+    Raises:
+        OSError: when the disk does not take it.
+    """
+    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.ioctl(handle, _CHECKPOINT, _NO_FLAGS)
+    except OSError as error:
+        if error.errno in NO_CHECKPOINT:
+            return False
+        raise
+    finally:
+        os.close(handle)
+    return True
 
 
 def _replace(path: Path, content: str, mode: int, group: int | None) -> None:

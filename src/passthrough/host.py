@@ -198,15 +198,20 @@ def _update_grub(command: tuple[str, ...]) -> None:
         if made.exists():
             files.move_into_place(made, target)
     finally:
-        for left in (made, made.with_name(f"{made.name}.new")):
+        for left in (made, made.with_name(f"{made.name}.new"), files.former_of(target)):
             left.unlink(missing_ok=True)
 
 
 def _settle_initramfs() -> None:
-    """Wait until every initramfs is on the disk: the caller is about to record that it is."""
-    for path in {each.resolve() for each in BOOT.glob("initr*")}:
-        if path.is_file():
-            files.settle(path)
+    """Wait until every initramfs is on the disk, where GRUB finds it, too.
+
+    The caller is about to record that it is.
+    """
+    images = {each.resolve() for each in BOOT.glob("initr*") if each.is_file()}
+    for path in images:
+        files.settle(path)
+    for directory in {path.parent for path in images}:
+        files.checkpoint(directory)
 
 
 def _tail(output: bytes | None) -> tuple[str, ...]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import pathlib
 import stat
+from collections.abc import Callable
 
 import pytest
 
@@ -218,6 +220,68 @@ class TestFilesOfOtherPrograms:
         made.chmod(0o640)
         files.move_into_place(made, path)
         assert files.read(path) == Present("new", 0o640)
+
+    def test_move_into_place_keeps_the_former_file_until_the_disk_has_the_new_name(
+        self, path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """What a boot loader finds at each of the two moments at which the journal is emptied."""
+        path.parent.mkdir(parents=True)
+        path.write_text("old")
+        made = path.with_name("made")
+        made.write_text("new")
+        seen: list[dict[str, str]] = []
+
+        def look(directory: pathlib.Path) -> bool:
+            seen.append({each.name: each.read_text() for each in directory.iterdir()})
+            return True
+
+        monkeypatch.setattr(files, "checkpoint", look)
+        files.move_into_place(made, path)
+        assert seen == [
+            {"owned.conf": "old", "made": "new"},
+            {"owned.conf": "new", "owned.conf.pci-passthrough.former": "old"},
+        ]
+        assert [each.name for each in path.parent.iterdir()] == ["owned.conf"]
+
+    def test_move_into_place_is_not_stopped_by_what_a_kill_left(self, path: pathlib.Path):
+        path.parent.mkdir(parents=True)
+        files.former_of(path).write_text("older")
+        path.write_text("old")
+        made = path.with_name("made")
+        made.write_text("new")
+        files.move_into_place(made, path)
+        assert path.read_text() == "new"
+        assert not files.former_of(path).exists()
+
+    @pytest.mark.parametrize("number", files.NO_CHECKPOINT, ids=errno.errorcode.get)
+    def test_checkpoint_where_there_is_none(
+        self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, number: int
+    ):
+        monkeypatch.setattr(fcntl, "ioctl", self.failing_with(number))
+        assert files.checkpoint(tmp_path) is False
+
+    def test_checkpoint_that_the_disk_does_not_take(
+        self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(fcntl, "ioctl", self.failing_with(errno.EIO))
+        with pytest.raises(OSError, match="Input/output error"):
+            files.checkpoint(tmp_path)
+
+    def test_checkpoint_asks_ext4_for_one(
+        self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """The number is the kernel's _IOW('f', 43, __u32); no flag: the journal is not wiped."""
+        asked: list[tuple[int, bytes]] = []
+        monkeypatch.setattr(fcntl, "ioctl", lambda handle, *what: asked.append(what))
+        assert files.checkpoint(tmp_path) is True
+        assert asked == [(1 << 30 | 4 << 16 | ord("f") << 8 | 43, bytes(4))]
+
+    @staticmethod
+    def failing_with(number: int) -> Callable[..., None]:
+        def fail(*_: object) -> None:
+            raise OSError(number, os.strerror(number))
+
+        return fail
 
     def test_settle_waits_for_the_file_and_for_its_name(
         self, path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
