@@ -61,6 +61,18 @@ def add_backports(suite: str, sources: str) -> str:
     return sources + "".join(f"{line}\n" for line in lines[:1]) if lines else ""
 
 
+def change_suite(sources: str, former: str, suite: str) -> str:
+    """Return the lines of a sources.list(5) for another release in the same archives.
+
+    Lines of a release that has nothing to do with the former one stay as they are.
+    """
+    releases = {f"{former}{part}": f"{suite}{part}" for part in ("", "-updates", "-security")}
+    return "".join(
+        f"{' '.join(releases.get(word, word) for word in line.split(' '))}\n"
+        for line in sources.splitlines()
+    )
+
+
 def read_sources(suite: str) -> str:
     """Return the sources for that suite: the file the operator names, else the host's own.
 

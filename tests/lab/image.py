@@ -61,8 +61,9 @@ def ensure(image: images.Image, steps: progress.Progress) -> Built:
         LabError: a tool is missing or failed; the message has the end of the build's log.
     """
     requirements.check()
-    suite = apt.choose_suite(apt.read_os_release())
-    sources = apt.read_sources(suite)
+    own = apt.choose_suite(apt.read_os_release())
+    suite = image.suite or own
+    sources = apt.change_suite(apt.read_sources(own), own, suite)
     folder = cache.root() / "images"
     entry = folder / f"{image.name}-{compute_key(image, suite, sources)}"
     waiting = f"another run builds the image '{image.name}': waiting for it"

@@ -29,7 +29,7 @@ class Image:
 
     `trees` are the folders of rootfs/ that are laid over its root. Of what the packages bring,
     systemd starts neither `disabled_units`, unless a test does, nor ever `masked_units`, nor
-    `image.MASKED_UNITS`.
+    `image.MASKED_UNITS`. `suite` is a release of Debian; without one it is the host's own.
     """
 
     name: str
@@ -38,6 +38,7 @@ class Image:
     disabled_units: tuple[str, ...] = ()
     masked_units: tuple[str, ...] = ()
     size_mib: int = 4096
+    suite: str = ""
 
 
 BASE = Image("base", (*COMMON_PACKAGES, "initramfs-tools"), trees=("common", "initramfs-tools"))
@@ -51,10 +52,12 @@ NOVA = Image(
     size_mib=6144,
 )
 DRACUT = Image("dracut", (*COMMON_PACKAGES, "dracut"), trees=("common", "dracut"))
+# A dracut of the generation that Ubuntu 26.04 has, with a newer kernel, systemd and Python.
+NEWER_DRACUT = dataclasses.replace(DRACUT, name="newer-dracut", suite="trixie")
 # A newer kernel than Debian 12's own, which stands in its security archive, to upgrade to; and what
 # makes containers.
 UPGRADE = Image(
     "upgrade", (*BASE.packages, "linux-image-6.12-amd64", "systemd-container"), trees=BASE.trees
 )
 # The table. Another kind of host is another row.
-IMAGES = {image.name: image for image in (BASE, NOVA, DRACUT, UPGRADE)}
+IMAGES = {image.name: image for image in (BASE, NOVA, DRACUT, NEWER_DRACUT, UPGRADE)}

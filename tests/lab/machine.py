@@ -129,6 +129,12 @@ DRACUT = Machine(
         Device("gpu2", hardware.GPU, bus=0x85),
     ),
 )
+NEWER_DRACUT = dataclasses.replace(
+    DRACUT,
+    name="newer-dracut",
+    purpose="the dracut of Debian 13, of Ubuntu 26.04's generation, and a kernel of its time",
+    image="newer-dracut",
+)
 NO_IOMMU = Machine(
     "no-iommu",
     purpose="an IOMMU that is off in the firmware's settings, or none",
@@ -145,6 +151,7 @@ MIXED = Machine(
         Device("gpu0", hardware.GPU, bus=0x01),
         Device("oldpci", hardware.OLD_PCI_PAIR, bus=0x02),
         Device("sriov", hardware.SRIOV_NIC, bus=0x04),
+        Device("whole", hardware.SRIOV_NIC, bus=0x05),
     ),
 )
 AMD = Machine(
@@ -171,7 +178,7 @@ NO_GRUB = Machine(
 )
 MACHINES = {
     machine.name: machine
-    for machine in (BARE, INTEL, GUARDED, NOVA, DRACUT, NO_IOMMU, MIXED, AMD, NO_GRUB)
+    for machine in (BARE, INTEL, GUARDED, NOVA, DRACUT, NEWER_DRACUT, NO_IOMMU, MIXED, AMD, NO_GRUB)
 }
 
 IOMMUS = {

@@ -54,6 +54,12 @@ ROWS = (
         always=True,
     ),
     Row(
+        "newer-dracut",
+        machines.NEWER_DRACUT,
+        host="the dracut, kernel, systemd and Python of Debian 13",
+        proves="claimed before any native driver sees them, verified in the image, removed from it",
+    ),
+    Row(
         "no-iommu",
         machines.NO_IOMMU,
         host="no IOMMU: off in the firmware, or none",
@@ -77,8 +83,14 @@ ROWS = (
     Row(
         "crash",
         machines.INTEL,
-        host="a power cut or a kill in the middle of a hook",
+        host="a power cut in the middle of a hook",
         proves="it boots with what was there before or with the new, and the next hook ends alike",
+    ),
+    Row(
+        "kill",
+        machines.INTEL,
+        host="a kill before any step of a hook, and a reboot after each",
+        proves="every file is old or new, it boots as they say, and the next hook ends alike",
     ),
     Row(
         "maas",

@@ -1,6 +1,10 @@
-"""A charm on a machine and what has changed since it came: what tests of a kind of host ask."""
+"""A charm on a machine, and what has changed since it came: what the tests of a row ask.
+
+A row's stages follow one another on one machine; each stage hands on the story that it got.
+"""
 
 import dataclasses
+from typing import Any
 
 from lab import files, guest, kernel, unit
 
@@ -12,19 +16,11 @@ AT_BOOT = "pci-passthrough:"
 
 @dataclasses.dataclass(frozen=True)
 class Story:
-    """The machine, the charm that is copied to it, and its files as they were before."""
+    """The machine, the charm that is copied to it, and what the stages saw, by their names."""
 
     host: guest.Guest
     charm: unit.Unit
-    first: files.Tree
-
-    def list_changed(self) -> set[str]:
-        """Return the watched paths that came, went or hold something else since the beginning."""
-        return files.list_changed(self.first, files.read_tree(self.host, *WATCHED))
-
-    def list_rewritten(self) -> set[str]:
-        """Return the watched paths that were touched at all since the beginning."""
-        return files.list_rewritten(self.first, files.read_tree(self.host, *WATCHED))
+    seen: dict[str, Any] = dataclasses.field(default_factory=dict, kw_only=True)
 
     def read_drivers(self) -> dict[str, str | None]:
         """Return the driver of every declared function by address, as the kernel shows it."""
@@ -66,6 +62,25 @@ class Story:
         return verified["results"]["table"] if verified["failed"] else ""
 
 
-def begin(host: guest.Guest) -> Story:
+@dataclasses.dataclass(frozen=True)
+class Watched(Story):
+    """A story that knows the machine's files as they were before the charm came."""
+
+    first: files.Tree
+
+    def read_tree(self) -> files.Tree:
+        """Return the watched files as they are."""
+        return files.read_tree(self.host, *WATCHED)
+
+    def list_changed(self) -> set[str]:
+        """Return the watched paths that came, went or hold something else since the beginning."""
+        return files.list_changed(self.first, self.read_tree())
+
+    def list_rewritten(self) -> set[str]:
+        """Return the watched paths that were touched at all since the beginning."""
+        return files.list_rewritten(self.first, self.read_tree())
+
+
+def begin(host: guest.Guest) -> Watched:
     """Copy the packed charm to the machine and remember the machine's files."""
-    return Story(host, unit.Unit(host), files.read_tree(host, *WATCHED))
+    return Watched(host, unit.Unit(host), files.read_tree(host, *WATCHED))

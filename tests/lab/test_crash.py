@@ -1,4 +1,4 @@
-"""A kill or a power cut at any moment: the host boots, and the next hook mends what is half done.
+"""A power cut in the middle of a hook: the host boots, and the next hook mends what is half done.
 
 The stages are fixtures that follow one another on one machine, as in test_main_job.py. Its disk
 keeps what the guest has flushed and nothing else, so a power cut is one.
@@ -7,14 +7,12 @@ keeps what the guest has flushed and nothing else, so a power cut is one.
 import contextlib
 import dataclasses
 import json
-import pathlib
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
-from lab import booting, errors, files, guest, kernel, machine, unit
+from lab import booting, errors, files, kernel, kills, machine, story, unit
 
 pytestmark = pytest.mark.row("crash")
 
@@ -43,43 +41,16 @@ while not glob.glob(sys.argv[1]):
 """
 # Beside an image while update-initramfs is at work: the new one, and the old one for its return.
 UNFINISHED = (".new", ".dpkg-bak")
-KILLS_SECONDS = 3600.0
-CRASHING = pathlib.Path(__file__).with_name("inside") / "crashing.py"
-# Every step of a run whose kill leaves something else behind, in their order.
-STEPS = (
-    f"replace {RECORD}",
-    f"replace {RULES}",
-    f"replace {INIT_TOP}",
-    "run update-initramfs",
-    f"replace {RECORD}",
-    f"replace {DROP_IN}",
-    "run update-grub",
-    f"replace {GRUB}",
-    f"replace {RECORD}",
-    "run modprobe",
-    f"write /sys/bus/pci/devices/{NIC}/driver_override",
-    f"write /sys/bus/pci/devices/{NIC}/driver/unbind",
-    "write /sys/bus/pci/drivers_probe",
-    "remove /run/pci-passthrough.lock",
-)
 
 
-@dataclasses.dataclass
-class Story:
-    """The machine, the charm on it, and what the stages saw on their way, by their names."""
-
-    host: guest.Guest
-    charm: unit.Unit
-    seen: dict[str, Any] = dataclasses.field(default_factory=dict)
+@dataclasses.dataclass(frozen=True)
+class Story(story.Story):
+    """A story with power cuts."""
 
     def look(self, name: str) -> None:
         """Remember the files and drivers of this moment by that name."""
         self.seen[name] = files.read_tree(self.host, *WATCHED)
         self.seen[f"drivers {name}"] = self.read_drivers()
-
-    def read_drivers(self) -> dict[str, str | None]:
-        found = kernel.read_functions(self.host)
-        return {address: found[address].driver for address in machine.INTEL.functions}
 
     def cut_power_when(self, pattern: str, job: Callable[[], object]) -> None:
         """Do a job that ends with the power: cut as soon as there is a file of that pattern.
@@ -103,28 +74,6 @@ class Story:
         if ended:
             raise errors.LabError(ended[0])
 
-    def configure(self, options: dict[str, str]) -> None:
-        """Set options and run config-changed."""
-        self.charm.juju("config", *map("=".join, options.items()), show=True)
-
-    def crash(self, *words: str) -> list[dict[str, Any]]:
-        """Run crashing.py for the change from BEFORE to AFTER; return its lines."""
-        script = f"{unit.LIBRARY}/{CRASHING.name}"
-        self.host.put(CRASHING, script)
-        options = (json.dumps(BEFORE), json.dumps(AFTER))
-        command = ["python3", script, unit.CHARM_FOLDER, *options, *words]
-        printed = self.host.run(command, timeout=KILLS_SECONDS, on_line=self.host.progress.waiting)
-        return [json.loads(line) for line in printed.stdout.splitlines()]
-
-
-def natively() -> dict[str, str | None]:
-    return {address: each.driver for address, each in machine.INTEL.functions.items()}
-
-
-def on_vfio(*addresses: str) -> dict[str, str | None]:
-    """Return every function's driver with these on vfio-pci."""
-    return {**natively(), **dict.fromkeys(addresses, kernel.VFIO)}
-
 
 def content_of(tree: files.Tree, path: str) -> str | None:
     return tree[path].content if path in tree else None
@@ -140,7 +89,7 @@ def image_of(tree: files.Tree) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def story(boot: booting.Boot) -> Iterator[Story]:
+def deployed(boot: booting.Boot) -> Iterator[Story]:
     """The charm is deployed, nothing is asked of it yet."""
     with boot(machine.INTEL, disk_cache="writeback") as host:
         charm = unit.Unit(host)
@@ -153,14 +102,15 @@ def story(boot: booting.Boot) -> Iterator[Story]:
 
 
 @pytest.fixture(scope="module")
-def cut_in_initramfs(story: Story) -> Story:
+def cut_in_initramfs(deployed: Story) -> Story:
     """A card was claimed; the power was cut while the new initramfs was made."""
-    with story.host.progress.step("claim a card until update-initramfs is at work"):
-        story.cut_power_when(HALF_IMAGE, lambda: story.configure(BEFORE))
-    story.host.power_on("boot after a power cut in update-initramfs")
-    story.look("cut in initramfs")
-    story.seen["record"] = json.loads(story.host.read(RECORD))
-    return story
+    found = deployed
+    with found.host.progress.step("claim a card until update-initramfs is at work"):
+        found.cut_power_when(HALF_IMAGE, lambda: found.charm.configure(BEFORE))
+    found.host.power_on("boot after a power cut in update-initramfs")
+    found.look("cut in initramfs")
+    found.seen["record"] = json.loads(found.host.read(RECORD))
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -187,28 +137,23 @@ def mended(cut_in_grub: Story) -> Story:
 
 
 @pytest.fixture(scope="module")
-def killed(mended: Story) -> Story:
-    """A run that claims a second device was killed before each of its steps."""
-    with mended.host.progress.step("kill a run before each of its steps"):
-        mended.seen["kills"] = mended.crash()
+def cut_in_bind(mended: Story) -> Story:
+    """A run was killed while it bound a device, and the power was cut; a hook has run since."""
+    killing = kills.Kills(mended.host, AFTER)
+    with mended.host.progress.step("an undisturbed run"):
+        killing.learn()
     mended.look("undisturbed")
+    with mended.host.progress.step("kill a run while it binds"):
+        mended.seen["killed"] = killing.kill("drivers_probe")
+    mended.seen["drivers halfway"] = mended.read_drivers()
+    mended.host.cut_power()
+    mended.host.power_on("boot after a power cut while a device was bound")
+    mended.look("cut in bind")
+    mended.seen["line"] = kernel.read_command_line(mended.host)
+    with mended.host.progress.step("the next hook"):
+        mended.charm.configure(AFTER)
+    mended.look("after bind")
     return mended
-
-
-@pytest.fixture(scope="module")
-def cut_in_bind(killed: Story) -> Story:
-    """A run was killed while it bound the device, and the power was cut; a hook has run since."""
-    with killed.host.progress.step("kill a run while it binds"):
-        killed.seen["killed"] = killed.crash("drivers_probe")
-    killed.seen["drivers halfway"] = killed.read_drivers()
-    killed.host.cut_power()
-    killed.host.power_on("boot after a power cut while a device was bound")
-    killed.look("cut in bind")
-    killed.seen["line"] = kernel.read_command_line(killed.host)
-    with killed.host.progress.step("the next hook"):
-        killed.configure(AFTER)
-    killed.look("after bind")
-    return killed
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +169,7 @@ def drifted(cut_in_bind: Story) -> Story:
 
 def test_after_a_cut_in_update_initramfs_the_host_boots_as_before(cut_in_initramfs: Story) -> None:
     seen = cut_in_initramfs.seen
-    assert seen["drivers cut in initramfs"] == natively()
+    assert seen["drivers cut in initramfs"] == cut_in_initramfs.with_claimed()
     assert image_of(seen["cut in initramfs"]) == image_of(seen["at first"])
     assert content_of(seen["cut in initramfs"], GRUB) == content_of(seen["at first"], GRUB)
 
@@ -241,7 +186,7 @@ def test_after_a_cut_in_update_grub_the_host_boots_with_the_old_configuration(
     cut_in_grub: Story,
 ) -> None:
     seen = cut_in_grub.seen
-    assert seen["drivers cut in grub"] == natively()
+    assert seen["drivers cut in grub"] == cut_in_grub.with_claimed()
     assert content_of(seen["cut in grub"], GRUB) == content_of(seen["at first"], GRUB)
     assert image_of(seen["cut in grub"]) != image_of(seen["at first"])
 
@@ -259,64 +204,38 @@ def test_the_hook_that_comes_to_its_end_asks_for_the_reboot(mended: Story) -> No
 
 
 def test_after_the_reboot_the_card_is_bound(mended: Story) -> None:
-    assert mended.read_drivers() == on_vfio(*GPU)
+    assert mended.read_drivers() == mended.with_claimed("gpu0")
     assert mended.charm.read_status() == "active: gpu: 1 ready"
 
 
 def test_nothing_half_written_is_left(mended: Story) -> None:
-    assert [
-        path for path in mended.seen["mended"] if path.endswith((".new", "passthrough.new"))
-    ] == []
+    assert [path for path in mended.seen["mended"] if path.endswith((".new", ".former"))] == []
 
 
-def test_a_run_was_killed_before_every_step(killed: Story) -> None:
-    names = iter(kill["step"] for kill in killed.seen["kills"])
-    assert [step for step in STEPS if step not in names] == []
-
-
-def test_a_kill_before_any_step_leaves_whole_files_and_the_next_run_ends_alike(
-    killed: Story,
-) -> None:
-    """Alike: the same bytes, the same images, the same drivers as after an undisturbed run."""
-    wrong = [
-        kill
-        for kill in killed.seen["kills"]
-        if kill["torn"] or kill["not mended"] or kill["not put back"]
-    ]
-    assert wrong == []
-
-
-def test_after_a_cut_while_a_device_is_bound_the_host_boots_with_old_or_new(
+def test_after_a_cut_while_a_device_is_bound_grub_finds_what_the_run_had_made(
     cut_in_bind: Story,
 ) -> None:
-    """GRUB does not replay a journal: it may load the image that was there before the last one."""
+    """Half a second before the cut, that is, though GRUB does not replay the journal."""
     seen = cut_in_bind.seen
-    assert seen["killed"] == [{"killed": True}]
-    assert seen["drivers halfway"] == {**on_vfio(*GPU), NIC: None}
-    assert seen["drivers cut in bind"] in (on_vfio(*GPU), on_vfio(*GPU, NIC))
+    assert seen["killed"]["step"] == "write /sys/bus/pci/drivers_probe"
+    assert seen["drivers halfway"] == {**cut_in_bind.with_claimed("gpu0"), NIC: None}
+    assert OPTION in seen["line"]
+    assert seen["drivers cut in bind"] == cut_in_bind.with_claimed("gpu0", "nic1")
 
 
 def test_after_a_cut_while_a_device_is_bound_the_next_hook_ends_alike(cut_in_bind: Story) -> None:
     seen = cut_in_bind.seen
     assert files.list_changed(seen["undisturbed"], seen["after bind"]) == set()
-    assert seen["drivers after bind"] == on_vfio(*GPU, NIC)
+    assert seen["drivers after bind"] == cut_in_bind.with_claimed("gpu0", "nic1")
 
 
-def test_after_a_cut_while_a_device_is_bound_the_unit_says_what_this_boot_lacks(
-    cut_in_bind: Story,
-) -> None:
-    """As with the image, GRUB may have read the grub.cfg that was there before the last one."""
-    status = cut_in_bind.charm.read_status()
-    if OPTION in cut_in_bind.seen["line"]:
-        assert status == "active: gpu: 1 ready, nic: 1 ready"
-        verified = cut_in_bind.charm.run_action("verify", check=False)
-        assert not verified["failed"], verified["results"]["table"]
-    else:
-        assert status == f"blocked: reboot required: the running kernel lacks {OPTION}"
+def test_after_a_cut_while_a_device_is_bound_the_unit_is_ready(cut_in_bind: Story) -> None:
+    assert cut_in_bind.charm.read_status() == "active: gpu: 1 ready, nic: 1 ready"
+    assert cut_in_bind.list_failed_checks() == ""
 
 
 def test_what_somebody_took_away_is_repaired_and_reported(drifted: Story) -> None:
     assert f"repaired: {RULES} was missing" in drifted.seen["log"]
-    assert drifted.seen["drivers repaired"] == on_vfio(*GPU, NIC)
+    assert drifted.seen["drivers repaired"] == drifted.with_claimed("gpu0", "nic1")
     before, after = drifted.seen["after bind"], drifted.seen["repaired"]
     assert {path for path in files.list_changed(before, after) if "initrd" not in path} == set()

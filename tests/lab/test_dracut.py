@@ -10,8 +10,10 @@ import pytest
 
 from lab import booting, kernel, machine, story
 
-pytestmark = pytest.mark.row("dracut")
-
+MACHINES = [
+    pytest.param(machine.DRACUT, id="dracut", marks=pytest.mark.row("dracut")),
+    pytest.param(machine.NEWER_DRACUT, id="newer-dracut", marks=pytest.mark.row("newer-dracut")),
+]
 GIVEN = "gpu=1234:1111@0000:83:00.0, gpu=1234:1111@0000:84:00.0"
 MODULE = "/usr/lib/dracut/modules.d/91pci-passthrough"
 OWNED = {
@@ -27,15 +29,15 @@ OWNED = {
 HOOK = "hooks/pre-udev/00-claim.sh"
 
 
-@pytest.fixture(scope="module")
-def fresh(boot: booting.Boot) -> Iterator[story.Story]:
+@pytest.fixture(scope="module", params=MACHINES)
+def fresh(boot: booting.Boot, request: pytest.FixtureRequest) -> Iterator[story.Watched]:
     """The machine has booted, and the charm is not deployed."""
-    with boot(machine.DRACUT) as host:
+    with boot(request.param) as host:
         yield story.begin(host)
 
 
 @pytest.fixture(scope="module")
-def claimed(fresh: story.Story) -> story.Story:
+def claimed(fresh: story.Watched) -> story.Watched:
     """Two cards are claimed; the machine has not been rebooted yet."""
     with fresh.host.progress.step("deploy, claim two cards"):
         fresh.charm.deploy(devices=GIVEN)
@@ -43,21 +45,21 @@ def claimed(fresh: story.Story) -> story.Story:
 
 
 @pytest.fixture(scope="module")
-def bound(claimed: story.Story) -> story.Story:
+def bound(claimed: story.Watched) -> story.Watched:
     """The machine has been rebooted with two cards claimed."""
     claimed.charm.reboot("reboot with two cards claimed")
     return claimed
 
 
 @pytest.fixture(scope="module")
-def removed(bound: story.Story) -> story.Story:
+def removed(bound: story.Watched) -> story.Watched:
     """The application was removed."""
     with bound.host.progress.step("remove the application"):
         bound.charm.remove()
     return bound
 
 
-def list_image(host: story.Story) -> set[str]:
+def list_image(host: story.Watched) -> set[str]:
     """Return the paths in the running kernel's initramfs."""
     release = host.host.run(["uname", "-r"]).stdout.strip()
     listing = host.host.run(["lsinitrd", f"/boot/initrd.img-{release}"]).stdout
@@ -66,14 +68,14 @@ def list_image(host: story.Story) -> set[str]:
     return {words[-1] for words in lines if len(words) > 5}
 
 
-def test_the_host_has_dracut_and_no_initramfs_tools(fresh: story.Story) -> None:
+def test_the_host_has_dracut_and_no_initramfs_tools(fresh: story.Watched) -> None:
     assert fresh.host.run(["test", "-x", "/usr/bin/dracut"], check=False).status == 0
     hooks = "/usr/share/initramfs-tools/hook-functions"
     assert fresh.host.run(["test", "-e", hooks], check=False).status == 1
 
 
 def test_a_claim_writes_what_dracut_reads_and_rebuilds_the_image_that_boots(
-    claimed: story.Story,
+    claimed: story.Watched,
 ) -> None:
     release = claimed.host.run(["uname", "-r"]).stdout.strip()
     made = {"/boot/grub/grub.cfg", f"/boot/initrd.img-{release}"}
@@ -81,46 +83,47 @@ def test_a_claim_writes_what_dracut_reads_and_rebuilds_the_image_that_boots(
     assert claimed.charm.read_status().startswith("blocked: reboot required: ")
 
 
-def test_the_image_holds_our_hook_vfio_and_the_native_drivers(claimed: story.Story) -> None:
+def test_the_image_holds_our_hook_vfio_and_the_native_drivers(claimed: story.Watched) -> None:
     """Without the native drivers in it there would be no race to win."""
     found = list_image(claimed)
-    modules = {path.rpartition("/")[2] for path in found if path.endswith(".ko")}
+    # Debian 13 compresses them.
+    modules = {path.rpartition("/")[2].removesuffix(".xz") for path in found}
     assert [path for path in found if path.endswith(HOOK)]
     assert {"vfio-pci.ko", "vfio_iommu_type1.ko", "bochs.ko", "snd-hda-intel.ko"} <= modules
 
 
 def test_after_the_reboot_two_cards_are_on_vfio_and_all_else_is_as_it_was(
-    bound: story.Story,
+    bound: story.Watched,
 ) -> None:
     assert bound.read_drivers() == bound.with_claimed("gpu0", "gpu1")
 
 
 @pytest.mark.parametrize("name", ["gpu0", "gpu1"])
-def test_no_native_driver_ever_touched_a_claimed_card(bound: story.Story, name: str) -> None:
+def test_no_native_driver_ever_touched_a_claimed_card(bound: story.Watched, name: str) -> None:
     assert bound.find_touches(name) == []
 
 
 def test_the_kept_card_met_its_native_drivers_after_the_claims_were_made(
-    bound: story.Story,
+    bound: story.Watched,
 ) -> None:
     log = bound.host.read_kernel_log()
     last_claim = max(number for number, line in enumerate(log) if line.startswith(story.AT_BOOT))
-    for address, function in machine.DRACUT["gpu2"].functions.items():
+    for address, function in bound.host.machine["gpu2"].functions.items():
         mentions = kernel.find_mentions(log, address)
         assert [line for line in mentions if str(function.driver) not in line] == []
         assert log.index(mentions[0]) > last_claim
 
 
-def test_after_the_reboot_the_unit_is_ready_and_verify_passes(bound: story.Story) -> None:
+def test_after_the_reboot_the_unit_is_ready_and_verify_passes(bound: story.Watched) -> None:
     assert bound.charm.read_status() == "active: gpu: 2 ready"
     assert bound.list_failed_checks() == ""
 
 
-def test_removal_leaves_no_file_and_gives_the_cards_back(removed: story.Story) -> None:
+def test_removal_leaves_no_file_and_gives_the_cards_back(removed: story.Watched) -> None:
     changed = removed.list_changed()
     assert {path for path in changed if not path.startswith("/boot/initrd.img-")} == set()
     assert removed.read_drivers() == removed.with_claimed()
 
 
-def test_removal_takes_the_hook_out_of_the_image(removed: story.Story) -> None:
+def test_removal_takes_the_hook_out_of_the_image(removed: story.Watched) -> None:
     assert [path for path in list_image(removed) if path.endswith(HOOK)] == []

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lab import booting, guest, kernel, machine, nested, unit
+from lab import booting, kernel, machine, nested, story, unit
 
 pytestmark = pytest.mark.row("guest")
 
@@ -32,17 +32,11 @@ PROBE_INSIDE = f"{unit.LIBRARY}/nova_probe.py"
 WITHOUT, WITH_FIRST, WITH_SECOND = "without", "with-first", "with-second"
 
 
-@dataclasses.dataclass
-class Story:
-    """The machine, the charm on it, and the guests in it."""
+@dataclasses.dataclass(frozen=True)
+class Story(story.Story):
+    """A story with guests in the machine."""
 
-    host: guest.Guest
-    charm: unit.Unit
     guests: nested.Nested
-
-    def read_drivers(self) -> dict[str, str | None]:
-        found = kernel.read_functions(self.host)
-        return {address: found[address].driver for address in machine.NOVA.functions}
 
     def find_process(self, name: str) -> str:
         """Return the process that runs a guest, by libvirt's own note of it."""
@@ -55,13 +49,6 @@ class Story:
         self.host.write("/run/question", json.dumps(case))
         command = f"runuser -u nova -- python3 {PROBE_INSIDE} </run/question"
         return json.loads(self.host.run(command).stdout)
-
-
-def with_claimed(*names: str) -> dict[str, str | None]:
-    """Return every function's driver with these cards on vfio-pci."""
-    claimed = {address for name in names for address in CARDS[name].functions}
-    native = {address: each.driver for address, each in machine.NOVA.functions.items()}
-    return {**native, **dict.fromkeys(claimed, kernel.VFIO)}
 
 
 def cards_in(lines: list[str]) -> list[str]:
@@ -199,11 +186,11 @@ def test_rebind_refuses_a_card_that_a_guest_holds(running: Story) -> None:
     assert "a guest holds it" in answer["message"]
     assert running.find_process(WITH_FIRST) in answer["message"]
     assert running.guests.is_running(WITH_FIRST)
-    assert running.read_drivers() == with_claimed("gpu0", "gpu1")
+    assert running.read_drivers() == running.with_claimed("gpu0", "gpu1")
 
 
 def test_after_its_guest_a_card_is_still_on_vfio(stopped: Story) -> None:
-    assert stopped.read_drivers() == with_claimed("gpu0", "gpu1")
+    assert stopped.read_drivers() == stopped.with_claimed("gpu0", "gpu1")
 
 
 def test_no_native_driver_touched_it_in_between(stopped: Story) -> None:
@@ -220,7 +207,7 @@ def test_the_card_goes_into_a_guest_a_second_time(again: Story) -> None:
 
 def test_a_card_taken_out_stays_with_its_guest(fewer: Story) -> None:
     assert fewer.guests.is_running(WITH_FIRST)
-    assert fewer.read_drivers() == with_claimed("gpu0", "gpu1")
+    assert fewer.read_drivers() == fewer.with_claimed("gpu0", "gpu1")
     assert FIRST in fewer.host.read(DROP_IN)
 
 
@@ -232,7 +219,7 @@ def test_the_status_says_what_is_pending_and_who_holds_it(fewer: Story) -> None:
 
 
 def test_the_next_hook_after_the_guest_gives_the_card_back(freed: Story) -> None:
-    assert freed.read_drivers() == with_claimed("gpu1")
+    assert freed.read_drivers() == freed.with_claimed("gpu1")
     assert freed.charm.read_status() == "active: gpu: 1 ready"
     assert FIRST not in freed.host.read(DROP_IN)
     assert freed.guests.is_running(WITH_SECOND)
@@ -245,7 +232,7 @@ def test_nova_compute_that_is_not_ready_holds_up_no_hook(freed: Story) -> None:
 
 def test_removal_leaves_a_card_to_its_guest_and_says_so(removed: Story) -> None:
     assert removed.guests.is_running(WITH_SECOND)
-    assert removed.read_drivers() == with_claimed("gpu1")
+    assert removed.read_drivers() == removed.with_claimed("gpu1")
     said = f"{SECOND}: left on vfio-pci until the next boot for a guest"
     assert said in removed.charm.read_log()
 

@@ -67,6 +67,19 @@ def test_backports_come_from_the_archive_of_the_suite() -> None:
     )
 
 
+def test_another_release_comes_from_the_same_archives() -> None:
+    key = f"deb [signed-by={apt.KEYRING}]"
+    sources = f"{apt.choose_sources('bookworm', TARGETS)}{key} http://lab.example/ mine main\n"
+    assert apt.change_suite(sources, "bookworm", "trixie").splitlines() == [
+        f"{key} http://mirror.example/debian/ trixie main",
+        f"{key} http://mirror.example/debian/ trixie-updates main",
+        f"{key} http://mirror.example/security/ trixie-security main",
+        f"{key} http://lab.example/ mine main",
+    ]
+    assert apt.change_suite(sources, "bookworm", "bookworm") == sources
+    assert apt.change_suite("", "bookworm", "trixie") == ""
+
+
 def test_no_sources_no_backports() -> None:
     assert apt.add_backports("bookworm", "") == ""
 
@@ -314,7 +327,7 @@ def test_a_kill_comes_before_what_others_can_see(event: str, values: tuple, step
 
 def test_what_plays_with_a_machines_files_runs_nowhere_but_in_the_lab() -> None:
     with pytest.raises(SystemExit, match="for machines of the lab"):
-        crashing.main("/charm", "{}", "{}")
+        crashing.main("/charm", "{}", "learn")
 
 
 def test_a_qemu_that_is_too_new_for_a_machine_is_refused_with_the_way_out(

@@ -9,7 +9,7 @@ import dataclasses
 
 import pytest
 
-from lab import files, guest, kernel, machine, unit
+from lab import files, guest, kernel, machine, story
 
 pytestmark = pytest.mark.row("initramfs-tools")
 
@@ -20,8 +20,6 @@ ABSENT = "gpu=10de:1bb0"
 HOSTILE = "gpu=1234:1111@$(touch /etc/pwned)"
 OFF = "intel_iommu=off"
 ON = "intel_iommu=on"
-# Where the charm may write, and where the distribution's tools write for it.
-WATCHED = ("/etc", "/boot", "/usr/lib/dracut", "/lib/modprobe.d", "/lib/udev/rules.d")
 OWNED = {
     "/etc/default/grub.d/95-pci-passthrough.cfg",
     "/etc/initramfs-tools/hooks/pci-passthrough",
@@ -29,8 +27,6 @@ OWNED = {
     "/etc/modules-load.d/pci-passthrough.conf",
     "/etc/udev/rules.d/60-pci-passthrough.rules",
 }
-# How the charm's script in the initramfs begins its lines in the kernel's log.
-AT_BOOT = "pci-passthrough:"
 STATE = "/var/lib/pci-passthrough"
 # Stand before the real commands on root's PATH and write down that they were called.
 COUNTED = ("update-grub", "update-initramfs")
@@ -38,16 +34,9 @@ CALLS = "/var/log/calls"
 COUNTER = '#!/bin/sh\necho {name} >>{calls}\nexec /usr/sbin/{name} "$@"\n'
 
 
-@dataclasses.dataclass
-class Story:
-    """The machine, the charm on it, and its files as they were before the charm came."""
-
-    host: guest.Guest
-    charm: unit.Unit
-    first: files.Tree
-
-    def read_tree(self) -> files.Tree:
-        return files.read_tree(self.host, *WATCHED)
+@dataclasses.dataclass(frozen=True)
+class Story(story.Watched):
+    """A story on a machine that counts some of its commands."""
 
     def take_calls(self) -> list[str]:
         """Return which counted commands ran since the last time this was asked, sorted."""
@@ -55,36 +44,23 @@ class Story:
         self.host.write(CALLS, "")
         return sorted(calls)
 
-    def read_drivers(self) -> dict[str, str | None]:
-        found = kernel.read_functions(self.host)
-        return {address: found[address].driver for address in machine.INTEL.functions}
-
-
-def natively() -> dict[str, str | None]:
-    return {address: each.driver for address, each in machine.INTEL.functions.items()}
-
-
-def with_claimed(*names: str) -> dict[str, str | None]:
-    """Return every function's driver with these cards on vfio-pci."""
-    claimed = {address for name in names for address in CARDS[name].functions}
-    return {**natively(), **dict.fromkeys(claimed, kernel.VFIO)}
-
 
 @pytest.fixture(scope="module")
-def story(intel: guest.Guest) -> Story:
+def fresh(intel: guest.Guest) -> Story:
+    """The charm is copied to the machine, whose commands are counted; it is not deployed."""
     for name in COUNTED:
         intel.write(f"/usr/local/sbin/{name}", COUNTER.format(name=name, calls=CALLS))
         intel.run(["chmod", "755", f"/usr/local/sbin/{name}"])
     intel.write(CALLS, "")
-    return Story(intel, unit.Unit(intel), files.read_tree(intel, *WATCHED))
+    return Story(**vars(story.begin(intel)))
 
 
 @pytest.fixture(scope="module")
-def unmatched(story: Story) -> Story:
+def unmatched(fresh: Story) -> Story:
     """The charm is deployed and told of a device that this machine does not have."""
-    with story.host.progress.step("deploy, no device matches"):
-        story.charm.deploy(devices=ABSENT)
-    return story
+    with fresh.host.progress.step("deploy, no device matches"):
+        fresh.charm.deploy(devices=ABSENT)
+    return fresh
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +124,7 @@ def test_without_a_matching_device_the_unit_is_active_and_asks_no_reboot(unmatch
 
 @pytest.mark.row("no-match")
 def test_without_a_matching_device_nothing_is_written(unmatched: Story) -> None:
-    assert files.list_rewritten(unmatched.first, unmatched.read_tree()) == set()
+    assert unmatched.list_rewritten() == set()
     assert unmatched.take_calls() == []
 
 
@@ -157,7 +133,7 @@ def test_a_hostile_address_is_refused_and_nothing_is_written(attacked: Story) ->
     assert status.startswith("blocked: ")
     assert "devices" in status
     assert "$(touch" in status
-    assert files.list_rewritten(attacked.first, attacked.read_tree()) == set()
+    assert attacked.list_rewritten() == set()
 
 
 def test_a_claim_asks_for_a_reboot_and_says_why(claimed: Story) -> None:
@@ -169,7 +145,7 @@ def test_a_claim_asks_for_a_reboot_and_says_why(claimed: Story) -> None:
 def test_a_claim_writes_the_owned_files_and_what_grub_and_the_initramfs_make_of_them(
     claimed: Story,
 ) -> None:
-    changed = files.list_changed(claimed.first, claimed.read_tree())
+    changed = claimed.list_changed()
     release = claimed.host.run(["uname", "-r"]).stdout.strip()
     folder = "/etc/initramfs-tools/scripts/init-top"
     made = {"/boot/grub/grub.cfg", f"/boot/initrd.img-{release}"}
@@ -181,7 +157,7 @@ def test_a_claim_rebuilds_the_initramfs_and_grub_once(claimed: Story) -> None:
 
 
 def test_before_the_reboot_no_driver_has_changed(claimed: Story) -> None:
-    assert claimed.read_drivers() == natively()
+    assert claimed.read_drivers() == claimed.with_claimed()
 
 
 @pytest.mark.parametrize("hook", ["update-status", "config-changed"])
@@ -193,7 +169,7 @@ def test_a_second_hook_rewrites_nothing(claimed: Story, hook: str) -> None:
 
 
 def test_after_the_reboot_two_cards_are_on_vfio_and_all_else_is_as_it_was(bound: Story) -> None:
-    assert bound.read_drivers() == with_claimed("gpu0", "gpu1")
+    assert bound.read_drivers() == bound.with_claimed("gpu0", "gpu1")
 
 
 def test_after_the_reboot_the_kernel_was_started_with_the_options(bound: Story) -> None:
@@ -204,13 +180,13 @@ def test_after_the_reboot_the_kernel_was_started_with_the_options(bound: Story) 
 @pytest.mark.parametrize("address", [*CARDS["gpu0"].functions, *CARDS["gpu1"].functions])
 def test_no_native_driver_ever_touched_a_claimed_function(bound: Story, address: str) -> None:
     mentions = kernel.find_mentions(bound.host.read_kernel_log(), address)
-    assert f"{AT_BOOT} {address} is on vfio-pci" in mentions
-    assert [line for line in mentions if not line.startswith((AT_BOOT, kernel.VFIO))] == []
+    assert f"{story.AT_BOOT} {address} is on vfio-pci" in mentions
+    assert [line for line in mentions if not line.startswith((story.AT_BOOT, kernel.VFIO))] == []
 
 
 def test_the_kept_card_met_its_native_drivers_after_the_claims_were_made(bound: Story) -> None:
     log = bound.host.read_kernel_log()
-    last_claim = max(number for number, line in enumerate(log) if line.startswith(AT_BOOT))
+    last_claim = max(number for number, line in enumerate(log) if line.startswith(story.AT_BOOT))
     for address, driver in drivers_of("gpu2").items():
         mentions = kernel.find_mentions(log, address)
         assert [line for line in mentions if str(driver) not in line] == []
@@ -231,7 +207,7 @@ def test_after_the_reboot_a_hook_rewrites_nothing(bound: Story) -> None:
 
 
 def test_a_card_taken_out_goes_back_to_its_native_drivers_at_once(fewer: Story) -> None:
-    assert fewer.read_drivers() == with_claimed("gpu0")
+    assert fewer.read_drivers() == fewer.with_claimed("gpu0")
     assert fewer.charm.read_status() == "active: gpu: 1 ready"
 
 
@@ -242,22 +218,22 @@ def test_a_card_taken_out_rebuilds_no_more_than_the_initramfs(fewer: Story) -> N
 def test_a_card_taken_out_stays_with_its_native_drivers_after_a_reboot(
     fewer_rebooted: Story,
 ) -> None:
-    assert fewer_rebooted.read_drivers() == with_claimed("gpu0")
+    assert fewer_rebooted.read_drivers() == fewer_rebooted.with_claimed("gpu0")
     assert fewer_rebooted.charm.read_status() == "active: gpu: 1 ready"
 
 
 def test_removal_gives_the_last_card_back(removed: Story) -> None:
-    assert removed.read_drivers() == natively()
+    assert removed.read_drivers() == removed.with_claimed()
 
 
 def test_removal_leaves_no_trace_in_etc(removed: Story) -> None:
     """Of the distribution's tools none rewrites a file of /etc: the comparison has no exception."""
-    changed = files.list_changed(removed.first, removed.read_tree())
+    changed = removed.list_changed()
     assert {path for path in changed if not path.startswith("/boot/")} == set()
 
 
 def test_removal_leaves_grub_as_it_was_and_no_state(removed: Story) -> None:
-    changed = files.list_changed(removed.first, removed.read_tree())
+    changed = removed.list_changed()
     assert "/boot/grub/grub.cfg" not in changed
     assert removed.host.run(["test", "-e", STATE], check=False).status == 1
 
@@ -265,7 +241,7 @@ def test_removal_leaves_grub_as_it_was_and_no_state(removed: Story) -> None:
 def test_after_removal_and_a_reboot_the_machine_is_as_it_was(removed_rebooted: Story) -> None:
     found = kernel.read_functions(removed_rebooted.host)
     assert [each for each, function in found.items() if function.driver == kernel.VFIO] == []
-    assert removed_rebooted.read_drivers() == natively()
+    assert removed_rebooted.read_drivers() == removed_rebooted.with_claimed()
     assert ON not in kernel.read_command_line(removed_rebooted.host)
     assert kernel.list_groups(found) == []
 

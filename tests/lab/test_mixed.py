@@ -20,9 +20,14 @@ PF = machine.MIXED["sriov"].address
 VF_ID = "8086:10ca"
 VFS = 2
 HALF_A_PAIR = f"old=8086:100e@{PAIR[0]}"
-CARD_WITH_VFS = "nic=8086:10c9"
-GIVEN = f'["serial=1b36:0002", "old=8086:100e", {{alias: vf, id: "{VF_ID}", device-type: type-VF}}]'
-READY = "active: old: 2 ready, serial: 1 ready, vf: 2 ready"
+CARD_WITH_VFS = f"nic=8086:10c9@{PF}"
+# Such a card without VFs, to give away whole: Nova calls it type-PF all the same.
+WHOLE = machine.MIXED["whole"].address
+UNTYPED = f"whole=8086:10c9@{WHOLE}"
+TYPED = f'{{"alias": "whole", "id": "8086:10c9", "address": "{WHOLE}", "device-type": "type-PF"}}'
+GIVEN = f'"serial=1b36:0002", "old=8086:100e", {{alias: vf, id: "{VF_ID}", device-type: type-VF}}'
+CLAIMED = ("serial", "oldpci", "whole")
+READY = "active: old: 2 ready, serial: 1 ready, vf: 2 ready, whole: 1 ready"
 ON = "intel_iommu=on"
 
 # As curtin writes the options of a tag; and what sets them again behind it, in the lab, is gone.
@@ -54,20 +59,11 @@ DEBIAN_FRONTEND=noninteractive dpkg-reconfigure linux-image-"$release"
 
 
 @dataclasses.dataclass(frozen=True)
-class Machine:
-    """The machine with the charm, and its two kernels."""
+class Machine(story.Watched):
+    """A story on a machine with two kernels."""
 
-    told: story.Story
     newer: str
     older: str
-
-    @property
-    def host(self) -> guest.Guest:
-        return self.told.host
-
-    @property
-    def charm(self) -> unit.Unit:
-        return self.told.charm
 
     def read_vf_drivers(self) -> list[str | None]:
         found = kernel.read_functions(self.host).values()
@@ -86,7 +82,7 @@ def prepared(boot: booting.Boot) -> Iterator[Machine]:
             host.write("/etc/udev/rules.d/50-virtual-functions.rules", VF_RULE)
             host.run("update-grub")
         host.reboot("reboot as MAAS has set it up")
-        yield Machine(story.begin(host), newer, _read_release(host))
+        yield Machine(**vars(story.begin(host)), newer=newer, older=_read_release(host))
 
 
 @pytest.fixture(scope="module")
@@ -115,17 +111,25 @@ def inside(prepared: Machine) -> Iterator[container.Container]:
 
 
 @pytest.fixture(scope="module")
-def claimed(over_vfs: Machine) -> Machine:
-    """The serial card, both cards behind the bridge and the VFs are claimed."""
-    with over_vfs.host.progress.step("claim five functions"):
-        over_vfs.charm.configure(devices=GIVEN)
+def untyped(over_vfs: Machine) -> Machine:
+    """All is asked for that can be had, the whole card without the type that Nova gives it."""
+    with over_vfs.host.progress.step("claim six functions"):
+        over_vfs.charm.configure(devices=f"[{GIVEN}, {UNTYPED}]")
+    over_vfs.seen["untyped"] = over_vfs.charm.read_status()
     return over_vfs
+
+
+@pytest.fixture(scope="module")
+def claimed(untyped: Machine) -> Machine:
+    """The serial card, both cards behind the bridge, a whole card and another's VFs are claimed."""
+    untyped.charm.configure(devices=f"[{GIVEN}, {TYPED}]")
+    return untyped
 
 
 @pytest.fixture(scope="module")
 def bound(claimed: Machine) -> Machine:
     """The machine has been rebooted."""
-    claimed.charm.reboot("reboot with five functions claimed")
+    claimed.charm.reboot("reboot with six functions claimed")
     return claimed
 
 
@@ -159,7 +163,7 @@ def _is_ours(path: str) -> bool:
 def test_the_serial_cards_driver_is_built_into_the_kernel(prepared: Machine) -> None:
     built_in = prepared.host.read(f"/lib/modules/{prepared.older}/modules.builtin")
     assert "/8250_pci.ko" in built_in
-    assert prepared.told.read_drivers()[SERIAL] == "serial"
+    assert prepared.read_drivers()[SERIAL] == "serial"
 
 
 @pytest.mark.row("pci-bridge")
@@ -180,8 +184,8 @@ def test_a_card_that_has_vfs_is_refused(over_vfs: Machine) -> None:
 
 @pytest.mark.row("sr-iov")
 def test_what_is_refused_leaves_nothing_behind(over_vfs: Machine) -> None:
-    assert over_vfs.told.list_rewritten() == set()
-    assert over_vfs.told.read_drivers() == over_vfs.told.with_claimed()
+    assert over_vfs.list_rewritten() == set()
+    assert over_vfs.read_drivers() == over_vfs.with_claimed()
 
 
 @pytest.mark.row("container")
@@ -206,8 +210,8 @@ def test_in_a_container_nothing_is_written_there_or_on_its_host(prepared: Machin
     written = files.read_tree(prepared.host, container.WRITTEN)
     places = tuple(f"{container.WRITTEN}{path}" for path in story.WATCHED)
     assert [path for path in written if path.startswith(places) and _is_ours(path)] == []
-    assert prepared.told.list_rewritten() == set()
-    assert prepared.told.read_drivers() == prepared.told.with_claimed()
+    assert prepared.list_rewritten() == set()
+    assert prepared.read_drivers() == prepared.with_claimed()
 
 
 # Claimed
@@ -218,7 +222,7 @@ def test_with_the_iommu_on_all_is_claimed_at_once_and_no_reboot_is_asked_for(
     claimed: Machine,
 ) -> None:
     assert claimed.charm.read_status() == READY
-    assert claimed.told.read_drivers() == claimed.told.with_claimed("serial", "oldpci")
+    assert claimed.read_drivers() == claimed.with_claimed(*CLAIMED)
 
 
 @pytest.mark.row("maas")
@@ -250,7 +254,7 @@ def test_at_boot_the_built_in_driver_lets_go(bound: Machine) -> None:
     mentions = kernel.find_mentions(bound.host.read_kernel_log(), SERIAL)
     (asked,) = [line for line in mentions if "asking it to let go" in line]
     assert mentions.index(asked) < mentions.index(f"{story.AT_BOOT} {SERIAL} is on vfio-pci")
-    assert bound.told.read_drivers()[SERIAL] == kernel.VFIO
+    assert bound.read_drivers()[SERIAL] == kernel.VFIO
 
 
 @pytest.mark.row("pci-bridge")
@@ -261,20 +265,30 @@ def test_both_cards_of_the_group_are_claimed_and_the_bridge_is_not(bound: Machin
         BRIDGE: None,
         **dict.fromkeys(PAIR, kernel.VFIO),
     }
-    assert bound.told.find_touches("oldpci") == []
+    assert bound.find_touches("oldpci") == []
+
+
+@pytest.mark.row("sr-iov")
+def test_a_whole_card_is_blocked_until_its_item_has_the_type_that_nova_gives_it(
+    untyped: Machine,
+) -> None:
+    assert untyped.seen["untyped"] == (
+        f"blocked: devices: item 4 {UNTYPED}: {WHOLE} is SR-IOV capable, so Nova calls it type-PF"
+        f" and alias whole (type-PCI) never matches it; write the item as {TYPED}"
+    )
 
 
 @pytest.mark.row("sr-iov")
 def test_vfs_that_appear_during_the_boot_go_to_vfio_and_the_card_stays(bound: Machine) -> None:
     """They are not there when the initramfs runs: the first hook after the boot binds them."""
     assert bound.read_vf_drivers() == [kernel.VFIO] * VFS
-    assert bound.told.read_drivers()[PF] == "igb"
+    assert bound.read_drivers()[PF] == "igb"
 
 
 @pytest.mark.row("sr-iov")
 def test_after_the_reboot_the_unit_is_ready_and_verify_passes(bound: Machine) -> None:
     assert bound.charm.read_status() == READY
-    assert bound.told.list_failed_checks() == ""
+    assert bound.list_failed_checks() == ""
 
 
 @pytest.mark.row("kernel-upgrade")
@@ -286,12 +300,12 @@ def test_the_newer_kernel_runs(upgraded: Machine) -> None:
 @pytest.mark.row("kernel-upgrade")
 def test_its_first_boot_made_the_claims(upgraded: Machine) -> None:
     log = upgraded.host.read_kernel_log()
-    for address in (SERIAL, *PAIR):
+    for address in (SERIAL, *PAIR, WHOLE):
         assert f"{story.AT_BOOT} {address} is on vfio-pci" in log
-    assert upgraded.told.read_drivers() == upgraded.told.with_claimed("serial", "oldpci")
+    assert upgraded.read_drivers() == upgraded.with_claimed(*CLAIMED)
 
 
 @pytest.mark.row("kernel-upgrade")
 def test_with_it_the_unit_is_ready_and_verify_passes(upgraded: Machine) -> None:
     assert upgraded.charm.read_status() == READY
-    assert upgraded.told.list_failed_checks() == ""
+    assert upgraded.list_failed_checks() == ""

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from lab import booting, files, guest, held, kernel, machine, unit, uses
+from lab import booting, files, held, kernel, machine, story, unit, uses
 
 pytestmark = pytest.mark.row("in-use")
 
@@ -33,34 +33,16 @@ EVERYTHING = ", ".join(f"{machine.GUARDED.functions[each].id}@{each}" for each i
 WATCHER = pathlib.Path(__file__).with_name("inside") / "watch_unbind.py"
 
 
-@dataclasses.dataclass
-class Story:
-    """The machine, the charm on it, and what the stages saw on their way, by their names."""
-
-    host: guest.Guest
-    charm: unit.Unit
-    seen: dict[str, Any] = dataclasses.field(default_factory=dict)
+class Story(story.Story):
+    """A story that asks for plans, and uses the machine's devices."""
 
     def plan(self, devices: str) -> dict[str, Any]:
         """Return the plan for this option, as the command on the host prints it."""
         return json.loads(self.charm.run_cli("--json", "plan", "--devices", devices).stdout)
 
-    def read_drivers(self) -> dict[str, str | None]:
-        found = kernel.read_functions(self.host)
-        return {address: found[address].driver for address in machine.GUARDED.functions}
-
     def shell(self, *commands: str) -> None:
         """Run these, and end at the first that fails."""
         self.host.run("\n".join(["set -e", *commands]))
-
-
-def natively() -> dict[str, str | None]:
-    return {address: each.driver for address, each in machine.GUARDED.functions.items()}
-
-
-def on_vfio(*addresses: str) -> dict[str, str | None]:
-    """Return every function's driver with these on vfio-pci."""
-    return {**natively(), **dict.fromkeys(addresses, kernel.VFIO)}
 
 
 def reasons_by_address(plan: dict[str, Any]) -> dict[str, tuple[str, str]]:
@@ -73,7 +55,7 @@ def reasons_by_address(plan: dict[str, Any]) -> dict[str, tuple[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def story(boot: booting.Boot) -> Iterator[Story]:
+def deployed(boot: booting.Boot) -> Iterator[Story]:
     """The charm is deployed, nothing is asked of it yet."""
     with boot(machine.GUARDED) as host:
         charm = unit.Unit(host)
@@ -83,22 +65,22 @@ def story(boot: booting.Boot) -> Iterator[Story]:
 
 
 @pytest.fixture(scope="module")
-def refused(story: Story) -> Story:
+def refused(deployed: Story) -> Story:
     """Every round of uses was made, and a plan asked for meanwhile; the last round stays made."""
-    story.seen["nic"] = kernel.read_interfaces(story.host)
-    story.seen["refused"] = []
+    deployed.seen["nic"] = kernel.read_interfaces(deployed.host)
+    deployed.seen["refused"] = []
     for number, made in enumerate(uses.ROUNDS):
-        with story.host.progress.step(f"use devices, round {number + 1}"):
-            story.shell(*(fill(story, use, use.make) for use in made))
-            story.seen["refused"].append(reasons_by_address(story.plan(EVERYTHING)))
+        with deployed.host.progress.step(f"use devices, round {number + 1}"):
+            deployed.shell(*(fill(deployed, use, use.make) for use in made))
+            deployed.seen["refused"].append(reasons_by_address(deployed.plan(EVERYTHING)))
             if made is not uses.ROUNDS[-1]:
-                story.shell(*(fill(story, use, use.undo) for use in reversed(made)))
-    return story
+                deployed.shell(*(fill(deployed, use, use.undo) for use in reversed(made)))
+    return deployed
 
 
-def fill(story: Story, use: uses.Use, text: str) -> str:
+def fill(told: Story, use: uses.Use, text: str) -> str:
     """Put the name of the function's interface into a use's text."""
-    return text.replace("{nic}", story.seen["nic"].get(use.address, ""))
+    return text.replace("{nic}", told.seen["nic"].get(use.address, ""))
 
 
 @pytest.fixture(scope="module")
@@ -200,11 +182,11 @@ def test_for_refused_devices_nothing_is_written_and_nothing_is_unbound(configure
     assert configured.seen["rewritten"] == set()
     functions = kernel.read_functions(configured.host)
     assert {functions[each].override for each in ASKED} == {"(null)"}
-    assert configured.read_drivers() == natively()
+    assert configured.read_drivers() == configured.with_claimed()
 
 
 def test_after_the_reboot_the_claimed_cards_alone_are_on_vfio(bound: Story) -> None:
-    assert bound.read_drivers() == on_vfio(*FIRST, *SECOND)
+    assert bound.read_drivers() == bound.with_claimed("gpu0", "gpu1")
 
 
 def test_one_of_two_cards_behind_a_bridge_is_refused_for_the_other_ones_driver(
@@ -250,8 +232,7 @@ def test_rebind_leaves_a_held_card_alone_and_does_the_other(occupied: Story) -> 
 
 def test_a_held_card_stays_with_its_process_whatever_is_configured(pending: Story) -> None:
     assert held.read_process(pending.host) == pending.seen["process"]
-    bound = {*FIRST, *SECOND, uses.NIC0}
-    assert pending.read_drivers() == on_vfio(*bound)
+    assert pending.read_drivers() == pending.with_claimed("gpu0", "gpu1", "nic0")
 
 
 def test_the_status_tells_who_holds_a_card_and_what_becomes_of_it(pending: Story) -> None:
@@ -272,7 +253,7 @@ def test_allow_in_use_is_in_the_plan_before_it_is_done(pending: Story) -> None:
 
 
 def test_after_the_process_has_ended_the_next_hook_gives_the_card_back(freed: Story) -> None:
-    assert freed.read_drivers() == on_vfio(*SECOND, uses.NIC0)
+    assert freed.read_drivers() == freed.with_claimed("gpu1", "nic0")
 
 
 def test_allow_in_use_stays_in_status_and_verify(freed: Story) -> None:
@@ -308,7 +289,7 @@ def test_nobody_can_open_a_group_while_the_charm_unbinds_a_member(
 
 def test_removal_leaves_a_held_card_and_its_process_alone(removed: Story) -> None:
     assert held.read_process(removed.host) != 0
-    assert removed.read_drivers() == on_vfio(*SECOND)
+    assert removed.read_drivers() == removed.with_claimed("gpu1")
 
 
 def test_removal_deletes_every_file_in_spite_of_that(removed: Story) -> None:
@@ -317,4 +298,4 @@ def test_removal_deletes_every_file_in_spite_of_that(removed: Story) -> None:
 
 
 def test_the_boot_after_such_a_removal_gives_the_card_back(removed_rebooted: Story) -> None:
-    assert removed_rebooted.read_drivers() == natively()
+    assert removed_rebooted.read_drivers() == removed_rebooted.with_claimed()

@@ -56,9 +56,12 @@ class Unit:
         options = _pairs(config, "--config")
         return self.juju("deploy", CHARM, "--principal", PRINCIPAL, *options, show=True)
 
-    def configure(self, *, check: bool = True, **config: str) -> ssh.Result:
-        """Set options and run config-changed."""
-        return self.juju("config", *_pairs(config), check=check, show=True)
+    def configure(
+        self, options: Mapping[str, str] | None = None, *, check: bool = True, **config: str
+    ) -> ssh.Result:
+        """Set options, given as a mapping or by keyword, and run config-changed."""
+        pairs = _pairs({**(options or {}), **config})
+        return self.juju("config", *pairs, check=check, show=True)
 
     def run_hook(self, name: str) -> ssh.Result:
         """Run one hook."""

@@ -1,11 +1,13 @@
-"""Run in a guest: kill the charm's reconcile before every step that anybody else can see.
+"""Run in a guest: kill the charm's reconcile before a step that anybody else can see.
 
-usage: crashing.py CHARM BEFORE AFTER [STEP], the last three as JSON: the options that the host is
-configured with, those that are to come, and part of a step's name. Without a step, one run is left
-undisturbed; then a run is killed before its first step, its second and so on, each time from the
-same beginning, and what it left is looked at before and after the next run. Prints a line of JSON
-for each kill: the step, and what was wrong. With a step, one run is killed there, and all stays as
-it is.
+usage: crashing.py CHARM OPTIONS learn        remember this host, and how a run to OPTIONS ends
+       crashing.py CHARM OPTIONS kill WHERE   put the host back, kill a run before a step: WHERE is
+                                              its number, or part of its name
+       crashing.py CHARM OPTIONS mend         let a run come to its end, compare with the first
+       crashing.py CHARM OPTIONS visit        kill and mend, for every step one after the other
+
+OPTIONS is JSON. Prints a line of JSON for each kill and each mending: the step, and what was wrong.
+What is remembered outlives a reboot.
 
 The kill is a real SIGKILL of a process that really writes, rebuilds and binds. The hook by which it
 is found is Python's own (sys.addaudithook); the charm's code has none. Only the two long commands
@@ -15,6 +17,7 @@ are run once for the same input, and what they made is put there again afterward
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import os
 import pathlib
@@ -29,8 +32,9 @@ APPLICATION = "pci-passthrough"
 LAB = pathlib.Path("/opt/lab")
 ROOT = pathlib.Path("/")
 MEMORY = pathlib.Path("/var/lib/lab-memory")
+START, END = MEMORY / "start.json", MEMORY / "end.json"
 GRUB = ROOT / "boot/grub/grub.cfg"
-LEFTOVERS = (".new", ".pci-passthrough")
+LEFTOVERS = (".new", ".pci-passthrough", ".former")
 # Where a run writes down its steps, to be read when it is dead.
 STEPS = pathlib.Path("/run/lab-steps")
 # Where a step leaves something: what else the process writes is Python's own.
@@ -97,6 +101,17 @@ class State:
             if getattr(self, field.name).get(key) != getattr(other, field.name).get(key)
         ] + [f"left over: {each}" for each in other.leftovers if each not in self.leftovers]
 
+    def save(self, path: pathlib.Path) -> None:
+        """Write it down, for `load`."""
+        path.write_text(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def load(cls, path: pathlib.Path) -> "State":
+        """Read what `save` wrote."""
+        kept = json.loads(path.read_text())
+        kept["devices"] = {each: tuple(pair) for each, pair in kept["devices"].items()}
+        return cls(**kept)
+
 
 class Host:
     """This machine, and the charm's runs on it."""
@@ -106,9 +121,9 @@ class Host:
         sys.path[:0] = [str(charm / "src"), str(charm / "lib"), *map(str, packages)]
         from charmhelpers.core import kernel  # noqa: F401 - slow: once, not in every run
 
-        from passthrough import boot, bounded, host, options, pci, reconcile, record, vfio
+        from passthrough import boot, bounded, files, host, options, pci, reconcile, record, vfio
 
-        self._boot, self._options, self._pci = boot, options, pci
+        self._boot, self._files, self._options, self._pci = boot, files, options, pci
         self._host: Any = host
         self._reconcile, self._record, self._vfio = reconcile, record, vfio
         self._run_command = host.run
@@ -174,6 +189,9 @@ class Host:
                 (ROOT / path).write_text(content)
         for name, inode in state.images.items():
             place_link(MEMORY / str(inode), ROOT / "boot" / name)
+        # As after a while, also for a boot loader.
+        os.sync()
+        self._files.checkpoint(ROOT / "boot/grub")
         now = self.read().devices
         for address in sorted(state.devices):
             if now[address] != state.devices[address]:
@@ -243,24 +261,40 @@ def place_link(made: pathlib.Path, path: pathlib.Path) -> None:
     os.rename(beside, path)
 
 
-def visit_kills(host: Host, after: dict[str, str]) -> Iterator[dict]:
-    """Kill a run before every step; yield, for each, what was wrong."""
-    start = host.read()
-    for path in images():
-        place_link(path, MEMORY / str(path.stat().st_ino))
-    for command in MEMORABLE:
-        host.remember((command,))
-    host.run(after, lambda number, name: False)
-    end = host.read()
-    number = 0
-    while True:
-        number += 1
-        host.put_back(start)
-        away = start.differences(host.read())
-        if not host.run(after, lambda count, name, last=number: count == last):
-            return
-        step, left = STEPS.read_text().splitlines()[-1], host.read()
-        host.check_record()
+class Kills:
+    """Kills of runs from one remembered beginning to one remembered end."""
+
+    def __init__(self, host: Host, options: dict[str, str]) -> None:
+        self._host, self._options = host, options
+
+    def learn(self) -> dict[str, Any]:
+        """Remember how the host is and how an undisturbed run leaves it; return its steps."""
+        for path in images():
+            place_link(path, MEMORY / str(path.stat().st_ino))
+        for command in MEMORABLE:
+            self._host.remember((command,))
+        self._host.read().save(START)
+        self._run()
+        self._host.read().save(END)
+        return {"steps": STEPS.read_text().splitlines()}
+
+    def kill(self, where: str) -> dict[str, Any]:
+        """Put the beginning back and kill a run; without such a step, it comes to its end.
+
+        Returns:
+            The step, "" where there is none of that number or name; what could not be put back;
+            what is neither old nor new; and whether the images are the new ones.
+        """
+        start, end = State.load(START), State.load(END)
+        self._host.put_back(start)
+        away = start.differences(self._host.read())
+        by_number = where.isdecimal()
+        killed = self._host.run(
+            self._options,
+            lambda number, name: number == int(where) if by_number else where in name,
+        )
+        left = self._host.read()
+        self._host.check_record()
         torn = [
             path
             for path, content in left.files.items()
@@ -271,16 +305,31 @@ def visit_kills(host: Host, after: dict[str, str]) -> Iterator[dict]:
             for name, inode in left.images.items()
             if inode not in (start.images[name], end.images[name])
         ]
-        host.run(after, lambda number, name: False)
-        yield {
-            "step": step,
+        return {
+            "step": STEPS.read_text().splitlines()[-1] if killed else "",
             "not put back": away,
             "torn": torn,
-            "not mended": end.differences(host.read()),
+            "new images": left.images == end.images,
         }
 
+    def mend(self) -> dict[str, Any]:
+        """Let a run come to its end; return how that differs from the undisturbed one's."""
+        self._run()
+        return {"not mended": State.load(END).differences(self._host.read())}
 
-def main(charm: str, before: str, after: str, step: str = "") -> None:
+    def visit(self) -> Iterator[dict[str, Any]]:
+        """Kill before every step, and mend; yield what was wrong, step by step."""
+        for number in itertools.count(1):
+            killed = self.kill(str(number))
+            if not killed["step"]:
+                return
+            yield {**killed, **self.mend()}
+
+    def _run(self) -> None:
+        self._host.run(self._options, lambda number, name: False)
+
+
+def main(charm: str, options: str, command: str, *where: str) -> None:
     """Do what the command line asks.
 
     Raises:
@@ -289,13 +338,19 @@ def main(charm: str, before: str, after: str, step: str = "") -> None:
     if pathlib.Path(__file__).parent != LAB:
         sys.exit(f"{__file__} is for machines of the lab, and runs in {LAB} alone")
     MEMORY.mkdir(parents=True, exist_ok=True)
-    host = Host(pathlib.Path(charm))
-    if step:
-        host.run(json.loads(before), lambda number, name: False)
-        killed = host.run(json.loads(after), lambda number, name: step in name)
-        print(json.dumps({"killed": killed}))
-        return
-    for row in visit_kills(host, json.loads(after)):
+    kills = Kills(Host(pathlib.Path(charm)), json.loads(options))
+    match command:
+        case "learn":
+            rows = [kills.learn()]
+        case "kill":
+            rows = [kills.kill(*where)]
+        case "mend":
+            rows = [kills.mend()]
+        case "visit":
+            rows = kills.visit()
+        case _:
+            sys.exit(f"no command {command}: see the head of {__file__}")
+    for row in rows:
         print(json.dumps(row), flush=True)
 
 
