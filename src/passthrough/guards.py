@@ -94,6 +94,8 @@ GUARDS = (
     Guard("network-address", _used_for(use.ADDRESS, "carries the host's traffic: {}")),
     Guard("network-namespace", _used_for(use.NAMESPACE, "is in use: {}")),
     Guard("console", _used_for(use.CONSOLE, "is the boot VGA, and {}")),
+    Guard("mediated", _used_for(use.MEDIATED, "is cut up into mediated devices (vGPUs): {}")),
+    Guard("program", _used_for(use.PROGRAM, "is driven by a program of the host: {}")),
     Guard("vfs-in-use", _vfs_in_use),
 )
 

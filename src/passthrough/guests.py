@@ -32,15 +32,22 @@ def running(root: Path) -> tuple[Guest, ...]:
 
     A process with a VFIO group open counts as one: it has a device.
     """
-    found = {
+    found = certain(root) | {
         process
         for process, target in processes.open_files(root)
-        if target == _KVM_GUEST or (target.startswith("/dev/vfio/") and target != _VFIO_CONTAINER)
+        if target.startswith("/dev/vfio/") and target != _VFIO_CONTAINER
     }
-    alive = processes.numbers(root)
-    found |= {each for each in alive if _PROGRAM.fullmatch(processes.program(root, each))}
-    found |= set(alive) & _known_to_libvirt(root)
     return tuple(Guest(process, _name(root, process)) for process in sorted(found))
+
+
+def certain(root: Path) -> frozenset[int]:
+    """The processes that run a guest for certain: under KVM, QEMU by its name, or libvirt's."""
+    alive = frozenset(processes.numbers(root))
+    return frozenset(
+        {process for process, target in processes.open_files(root) if target == _KVM_GUEST}
+        | {each for each in alive if _PROGRAM.fullmatch(processes.program(root, each))}
+        | (alive & _known_to_libvirt(root))
+    )
 
 
 def _known_to_libvirt(root: Path) -> set[int]:

@@ -80,7 +80,8 @@ def survey(
     facts = platform.read(root)
     mine = record.read(root, application)
     others = record.taken_by_others(root, application)
-    decision = claims.decide(wanted.devices, host, others, usage.read(root, host))
+    used = usage.read(root, host, {**others, **mine.taken})
+    decision = claims.decide(wanted.devices, host, others, used)
     held = _find_held(root, host, plan.unclaimed(decision, mine, others))
     present = {file.path: files.read(root / file.path) for file in boot.owned_files(application)}
     now, planned = nova_compute.survey(

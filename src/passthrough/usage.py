@@ -1,17 +1,18 @@
-"""What the host itself uses of its PCI functions: disks, interfaces, the console. Reads only.
+"""What the host itself uses of its PCI functions: disks, interfaces, the console, and programs.
 
-One pass over the host. Every use is found from the top, and followed down to the function: a
-mounted file system to its block device, that one to the disks it stands on, and a disk or an
-interface to the functions on its path below /sys/devices.
+Reads only, in one pass over the host. Every use is found from the top, and followed down to the
+function: a mounted file system to its block device, that one to the disks it stands on, and a disk
+or an interface to the functions on its path below /sys/devices.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
-from passthrough import console, network, pci, storage
+from passthrough import console, network, pci, programs, storage, use
 from passthrough.use import Use
 
 
@@ -23,25 +24,34 @@ class Usage:
 
     def of(self, address: str, kind: str) -> tuple[str, ...]:
         """What a function is used for, in words; only uses of one kind."""
-        return tuple(use.what for use in self.uses.get(address, ()) if use.kind == kind)
+        return tuple(each.what for each in self.uses.get(address, ()) if each.kind == kind)
 
 
-def read(root: Path, host: pci.Host) -> Usage:
+def read(root: Path, host: pci.Host, ours: Container[str] = ()) -> Usage:
     """Find every use of the functions of ``host``.
+
+    Args:
+        root: the host's root.
+        host: the functions that are there.
+        ours: addresses of functions that applications of this charm have taken.
 
     Raises:
         OSError: when /proc or /sys cannot be read; a use that cannot be seen is not the same as
             none.
     """
     found: dict[str, set[Use]] = {}
-    for source in (storage, network, console):
-        for address, use in source.find(root, host):
-            function = host.functions.get(address)
-            # What is on vfio-pci the host has given up already.
-            if function and function.driver != pci.VFIO_PCI:
-                found.setdefault(address, set()).add(use)
+    for address, each in itertools.chain(
+        storage.find(root, host),
+        network.find(root, host),
+        console.find(root, host),
+        programs.find(root, host, ours),
+    ):
+        function = host.functions.get(address)
+        # What is on vfio-pci the host has given up already, but for a program of its own.
+        if function and (function.driver != pci.VFIO_PCI or each.kind == use.PROGRAM):
+            found.setdefault(address, set()).add(each)
     return Usage({address: _in_order(found[address]) for address in sorted(found)})
 
 
 def _in_order(uses: Iterable[Use]) -> tuple[Use, ...]:
-    return tuple(sorted(uses, key=lambda use: (use.kind, use.what)))
+    return tuple(sorted(uses, key=lambda each: (each.kind, each.what)))

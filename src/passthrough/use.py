@@ -17,6 +17,8 @@ ROUTE = "route"
 PORT = "port"
 NAMESPACE = "namespace"
 CONSOLE = "console"
+MEDIATED = "mediated"
+PROGRAM = "program"
 
 _ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 _PLAIN = re.compile(r"[A-Za-z0-9/._:@+-]{1,60}")

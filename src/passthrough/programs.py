@@ -1,0 +1,52 @@
+"""Functions that programs of the host's have, past the kernel's own drivers. Reads only.
+
+Open vSwitch with DPDK drives NICs through uio or vfio, and a card that is cut up into mediated
+devices (vGPUs) is its guests'. Sources: the kernel's Documentation/driver-api/uio-howto.rst,
+vfio.rst and vfio-mediated-device.rst.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Container, Iterator
+from pathlib import Path
+
+from passthrough import fields, guests, pci, processes, use, vfio
+
+_MEDIATED = "sys/bus/mdev/devices"
+_UIO = "sys/class/uio"
+
+
+def find(root: Path, host: pci.Host, ours: Container[str]) -> Iterator[tuple[str, use.Use]]:
+    """Find the uses of functions by programs, as pairs of address and use.
+
+    Args:
+        root: the host's root.
+        host: the functions that are there.
+        ours: addresses of functions that the charm has put on vfio-pci: who has those open is
+            the charm's own business.
+    """
+    for name, path in use.read_links(root / _MEDIATED).items():
+        for address in sorted(use.functions_on(path)):
+            yield address, use.Use(use.MEDIATED, use.plain(name))
+    nodes = _nodes(root, host, ours)
+    if not nodes:
+        return
+    certain = guests.certain(root)
+    for node, found in vfio.holders(root, frozenset(nodes)).items():
+        for process in sorted(set(found) - certain):
+            who = fields.show(processes.program(root, process))[1:-1] or "a program"
+            for address in nodes[node]:
+                yield address, use.Use(use.PROGRAM, f"{who} (process {process}) has {node} open")
+
+
+def _nodes(root: Path, host: pci.Host, ours: Container[str]) -> dict[str, list[str]]:
+    """The device nodes through which a program may have functions, and which ones."""
+    found: dict[str, list[str]] = {}
+    for name, path in use.read_links(root / _UIO).items():
+        found[f"/dev/{os.path.basename(name)}"] = sorted(use.functions_on(path))
+    for address, function in host.functions.items():
+        if function.driver == pci.VFIO_PCI and address not in ours:
+            for node in vfio.nodes_of(root, address):
+                found.setdefault(node, []).append(address)
+    return found
