@@ -21,9 +21,9 @@ def start(host: guest.Guest, address: str) -> int:
     return read_process(host)
 
 
-def read_process(host: guest.Guest) -> int:
-    """Return the process's id; 0 when it has ended."""
-    return int(host.run(["systemctl", "show", "-P", "MainPID", NAME]).stdout)
+def read_process(host: guest.Guest, name: str = NAME) -> int:
+    """Return the id of the process that systemd runs by that name; 0 when it has ended."""
+    return int(host.run(["systemctl", "show", "-P", "MainPID", name]).stdout)
 
 
 def stop(host: guest.Guest) -> None:

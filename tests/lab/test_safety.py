@@ -72,6 +72,9 @@ def refused(deployed: Story) -> Story:
     for number, made in enumerate(uses.ROUNDS):
         with deployed.host.progress.step(f"use devices, round {number + 1}"):
             deployed.shell(*(fill(deployed, use, use.make) for use in made))
+            for use in made:
+                if use.unit:
+                    deployed.seen[use.unit] = held.read_process(deployed.host, use.unit)
             deployed.seen["refused"].append(reasons_by_address(deployed.plan(EVERYTHING)))
             if made is not uses.ROUNDS[-1]:
                 deployed.shell(*(fill(deployed, use, use.undo) for use in reversed(made)))
@@ -79,8 +82,9 @@ def refused(deployed: Story) -> Story:
 
 
 def fill(told: Story, use: uses.Use, text: str) -> str:
-    """Put the name of the function's interface into a use's text."""
-    return text.replace("{nic}", told.seen["nic"].get(use.address, ""))
+    """Put the name of the function's interface, and of its program's process, into a use's text."""
+    interface, process = told.seen["nic"].get(use.address, ""), told.seen.get(use.unit, "")
+    return text.replace("{nic}", interface).replace("{process}", str(process))
 
 
 @pytest.fixture(scope="module")
@@ -182,7 +186,8 @@ def test_for_refused_devices_nothing_is_written_and_nothing_is_unbound(configure
     assert configured.seen["rewritten"] == set()
     functions = kernel.read_functions(configured.host)
     assert {functions[each].override for each in ASKED} == {"(null)"}
-    assert configured.read_drivers() == configured.with_claimed()
+    drivers = {**configured.with_claimed(), uses.NO_DRIVER: "uio_pci_generic"}
+    assert configured.read_drivers() == drivers
 
 
 def test_after_the_reboot_the_claimed_cards_alone_are_on_vfio(bound: Story) -> None:

@@ -10,6 +10,7 @@ NVME = machine.GUARDED["nvme"].address
 NIC0 = machine.GUARDED["nic0"].address
 NIC1 = machine.GUARDED["nic1"].address
 OLD_NIC = "0000:05:01.0"
+NO_DRIVER = machine.GUARDED["nodriver"].address
 
 # What mdadm puts on a member of an array with metadata 1.2, as far as blkid looks: the magic
 # number, the major version, and at which sector it stands (linux/raid/md_p.h).
@@ -28,8 +29,9 @@ udevadm settle"""
 class Use:
     """One use of one function.
 
-    `make` and `undo` are for the guest's shell; {nic} stands for the function's interface. `rule`
-    and `fact` are what the charm has to refuse the function with.
+    `make` and `undo` are for the guest's shell; {nic} stands for the function's interface, and
+    {process} for the process that systemd runs as `unit`. `rule` and `fact` are what the charm has
+    to refuse the function with.
     """
 
     address: str
@@ -37,6 +39,7 @@ class Use:
     fact: str
     make: str = ""
     undo: str = ""
+    unit: str = ""
 
 
 MOUNTED = Use(
@@ -123,6 +126,16 @@ IPV6 = Use(
     make="ip address add 2001:db8::1/64 dev {nic} && ip link set {nic} up",
     undo="ip address flush dev {nic} && ip link set {nic} down",
 )
+UIO = Use(
+    NO_DRIVER,
+    "program",
+    "is driven by a program of the host: sleep (process {process}) has /dev/uio0 open",
+    make="modprobe uio_pci_generic && echo 1234 11e8 >/sys/bus/pci/drivers/uio_pci_generic/new_id"
+    " && systemd-run --quiet --unit=lab-uio --property=Type=notify --property=NotifyAccess=all"
+    " sh -c 'exec 3<>/dev/uio0; systemd-notify --ready; exec sleep infinity'",
+    undo="systemctl stop lab-uio && rmmod uio_pci_generic",
+    unit="lab-uio",
+)
 
 # Made together, one round after the other: each function has one use at a time.
 ROUNDS = (
@@ -130,7 +143,7 @@ ROUNDS = (
     (MAPPED, VLAN),
     (SWAP, MACVLAN, BOND_PORT),
     (MOUNTED_ELSEWHERE, IPV6),
-    (MOUNTED, BRIDGE_PORT, NAMESPACE, IPV4),
+    (MOUNTED, BRIDGE_PORT, NAMESPACE, IPV4, UIO),
 )
 # The host itself uses these, whatever is done.
 ALWAYS = (
