@@ -85,7 +85,7 @@ def _list_devices(unit: Unit, root: Path, event: ops.ActionEvent) -> None:
     pattern = event.params["match"]
     described = [
         row
-        for row in inventory.describe(root, pci.read(root))
+        for row in inventory.describe(root, pci.read(root, overrides=False))
         if fnmatch.fnmatch(row["address"], pattern) or fnmatch.fnmatch(row["id"], pattern)
     ]
     _answer(event, inventory.format_tree(described), {"devices": described})

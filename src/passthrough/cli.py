@@ -96,7 +96,7 @@ def _style() -> tables.Style:
 def _list(given: argparse.Namespace) -> tuple[Callable[[], str], Any, int]:
     from passthrough import inventory, pci
 
-    described = inventory.describe(given.root, pci.read(given.root))
+    described = inventory.describe(given.root, pci.read(given.root, overrides=False))
     return lambda: inventory.format_tree(described, _style()), described, 0
 
 

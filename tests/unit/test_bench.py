@@ -69,7 +69,8 @@ class TestTrees:
             assert (function.id, function.driver) == (each.identity, each.driver)
             assert (function.group, function.numa_node) == (each.group, each.node)
             assert (function.physfn, function.total_vfs) == (each.physfn, each.total_vfs)
-            assert function.bridges == ((each.parent,) if each.parent else ())
+            path = (tmp_path / trees.DEVICES / each.address).resolve()
+            assert each.parent in (None, path.parent.name)
 
     def test_have_functions_to_claim_and_such_that_cannot_be(self, tmp_path: pathlib.Path):
         trees.write(tmp_path, trees.functions(64))
