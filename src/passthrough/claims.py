@@ -5,16 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Container, Iterable, Mapping
 
-from passthrough import guards, pci, spec
+from passthrough import claimable, guards, pci, spec
 from passthrough.fields import OptionError
 from passthrough.usage import Usage
 
 # The rules that need to know the IOMMU groups, which are there only while the IOMMU is on.
-GROUP_RULES = ("group-not-viable", guards.GROUP_IN_USE)
-
-# Drivers that leave a group's DMA to whoever owns the group: the kernel lets them share it with
-# vfio (pci-stub: vfio_driver_allowed[]; the others are VFIO drivers themselves).
-_HARMLESS_DRIVERS = ("pci-stub", "vfio-pci", "vfio_pci")
+GROUP_RULES = (claimable.NOT_VIABLE, guards.GROUP_IN_USE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,35 +119,6 @@ def decide(
     )
 
 
-def explain_unclaimable(
-    function: pci.Function, host: pci.Host, usage: Usage | None = None
-) -> str | None:
-    """Say why ``function`` could not be claimed if an item named it; None when it could."""
-    item = spec.Item(1, function.vendor, function.product, (function.address,))
-    refused = decide(spec.Spec((item,)), host, usage=usage).blocking
-    return refused[0].reason if refused else None
-
-
-def strangers(
-    function: pci.Function, host: pci.Host, friends: Container[str] = ()
-) -> tuple[pci.Function, ...]:
-    """The functions whose drivers keep the IOMMU group of ``function`` from being viable.
-
-    Args:
-        function: one member of the group.
-        host: the functions that are there.
-        friends: addresses of members that are or will be on vfio-pci.
-    """
-    return tuple(
-        each
-        for each in host.group_members(function)
-        if each.address not in friends
-        and each.driver
-        and not each.is_pci_bridge
-        and not each.driver.endswith(_HARMLESS_DRIVERS)
-    )
-
-
 def _match(item: spec.Item, host: pci.Host) -> list[pci.Function]:
     exact = item.exact_addresses
     if exact and len(exact) == len(item.addresses):
@@ -186,26 +153,13 @@ def _add_companions(
     What is ``barred`` was refused to its own item, and no other item brings it back.
     """
     for claim in primaries:
-        for companion in _companions(claim, host):
+        for companion in (
+            claimable.companions(claim.function, host) if claim.item.companions else ()
+        ):
             if companion.address not in barred:
                 by_address.setdefault(
                     companion.address, Claim(companion, claim.item, companion_of=claim.address)
                 )
-
-
-def _companions(claim: Claim, host: pci.Host) -> list[pci.Function]:
-    """The other functions of the card, but for those of the same id.
-
-    A function of the same id was either claimed by the item itself or left out on purpose by
-    its address: the second port of a NIC stays with the host.
-    """
-    if not claim.item.companions:
-        return []
-    return [
-        each
-        for each in host.slot_members(claim.function)
-        if each.id != claim.function.id and not each.is_pci_bridge
-    ]
 
 
 def _drop_refused(
@@ -259,27 +213,14 @@ def _refuse(
     taken: Mapping[str, str],
     usage: Usage,
 ) -> Refusal | None:
-    who = f"with its companion {claim.address}: it " if claim.companion_of else ""
-    way_out = "; set companions: false to leave it out" if claim.companion_of else ""
-
     def refuse(rule: str, reason: str) -> Refusal:
-        address = claim.companion_of or claim.address
-        return Refusal(claim.item, rule, f"{who}{reason}{way_out}", address)
+        if claim.companion_of:
+            reason = claimable.as_companion(claim.address, reason)
+        return Refusal(claim.item, rule, reason, claim.companion_of or claim.address)
 
     if claim.address in taken:
         return refuse("taken", f"is claimed by the application {taken[claim.address]} already")
-    for objection in (
-        guards.object_to(claim.function, host, usage),
-        guards.object_to_group(claim.function, host, usage, by_address),
-    ):
-        if objection and not (objection.overridable and claim.item.allow_in_use):
-            return refuse(objection.guard, objection.reason)
-    others = strangers(claim.function, host, by_address)
-    if others:
-        names = ", ".join(f"{each.address} ({each.id}, {each.driver})" for each in others)
-        return refuse(
-            "group-not-viable",
-            f"shares IOMMU group {claim.function.group} with {names}; claim them too, or move the"
-            " card to a slot with a group of its own",
-        )
-    return None
+    objection = claimable.object_to(
+        claim.function, host, usage, by_address, allow_in_use=claim.item.allow_in_use
+    )
+    return refuse(objection.guard, objection.reason) if objection else None

@@ -25,13 +25,15 @@ class Guard:
     """One rule: ``reason`` maps a function and its uses to why it must not be claimed, or None.
 
     ``overridable`` tells whether allow-in-use sets it aside, ``for_group`` whether it also keeps
-    the other functions of the IOMMU group from being claimed.
+    the other functions of the IOMMU group from being claimed, and ``of_use`` whether it never
+    objects to a function without uses.
     """
 
     name: str
     reason: Rule
     overridable: bool = True
     for_group: bool = True
+    of_use: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +70,8 @@ def _vfs_in_use(function: pci.Function, usage: Usage) -> str | None:
     return None
 
 
-def _used_for(kind: str, phrase: str) -> Rule:
-    """A rule that refuses what the host uses in one way; ``phrase`` has a place for what it is."""
+def _used_for(name: str, kind: str, phrase: str) -> Guard:
+    """A guard of what the host uses in one way; ``phrase`` has a place for what it is."""
 
     def reason(function: pci.Function, usage: Usage) -> str | None:
         uses = usage.of(function.address, kind)
@@ -79,25 +81,26 @@ def _used_for(kind: str, phrase: str) -> Rule:
         what = f"{uses[0]} and {more} more" if more else uses[0]
         return f"{phrase.format(what)}{_WAY_OUT}"
 
-    return reason
+    return Guard(name, reason, of_use=True)
 
 
 GUARDS = (
     # The kernel lets bridges share a group with what a guest has.
     Guard("pci-bridge", _pci_bridge, overridable=False, for_group=False),
     Guard("host-controller", _host_controller, for_group=False),
-    Guard("mounted", _used_for(use.MOUNT, "holds a mounted file system: {}")),
-    Guard("swap", _used_for(use.SWAP, "holds swap space: {}")),
-    Guard("storage-member", _used_for(use.MEMBER, "holds a part of the host's storage: {}")),
-    Guard("default-route", _used_for(use.ROUTE, "carries the host's traffic: {}")),
-    Guard("network-port", _used_for(use.PORT, "carries the host's traffic: {}")),
-    Guard("network-address", _used_for(use.ADDRESS, "carries the host's traffic: {}")),
-    Guard("network-namespace", _used_for(use.NAMESPACE, "is in use: {}")),
-    Guard("console", _used_for(use.CONSOLE, "is the boot VGA, and {}")),
-    Guard("mediated", _used_for(use.MEDIATED, "is cut up into mediated devices (vGPUs): {}")),
-    Guard("program", _used_for(use.PROGRAM, "is driven by a program of the host: {}")),
+    _used_for("mounted", use.MOUNT, "holds a mounted file system: {}"),
+    _used_for("swap", use.SWAP, "holds swap space: {}"),
+    _used_for("storage-member", use.MEMBER, "holds a part of the host's storage: {}"),
+    _used_for("default-route", use.ROUTE, "carries the host's traffic: {}"),
+    _used_for("network-port", use.PORT, "carries the host's traffic: {}"),
+    _used_for("network-address", use.ADDRESS, "carries the host's traffic: {}"),
+    _used_for("network-namespace", use.NAMESPACE, "is in use: {}"),
+    _used_for("console", use.CONSOLE, "is the boot VGA, and {}"),
+    _used_for("mediated", use.MEDIATED, "is cut up into mediated devices (vGPUs): {}"),
+    _used_for("program", use.PROGRAM, "is driven by a program of the host: {}"),
     Guard("vfs-in-use", _vfs_in_use),
 )
+_OF_THE_FUNCTION = tuple(guard for guard in GUARDS if not guard.of_use)
 
 
 def object_to(
@@ -113,9 +116,9 @@ def all_objections(
 ) -> tuple[Objection, ...]:
     """Give every objection to claiming ``function`` for itself, in the order of the table."""
     del host
-    found = [(guard, guard.reason(function, usage or Usage())) for guard in GUARDS]
     return tuple(
-        Objection(guard.name, reason, guard.overridable) for guard, reason in found if reason
+        Objection(guard.name, reason, guard.overridable)
+        for guard, reason in _ask(function, usage or Usage())
     )
 
 
@@ -132,9 +135,8 @@ def object_to_group(
     for sibling in host.group_members(function):
         if sibling.address in claimed or sibling.is_pci_bridge:
             continue
-        for guard in GUARDS:
-            reason = guard.reason(sibling, usage) if guard.for_group else None
-            if reason:
+        for guard, reason in _ask(sibling, usage):
+            if guard.for_group:
                 return Objection(
                     GROUP_IN_USE,
                     f"shares IOMMU group {function.group} with {sibling.address}, which"
@@ -143,3 +145,11 @@ def object_to_group(
                     overridable=True,
                 )
     return None
+
+
+def _ask(function: pci.Function, usage: Usage) -> list[tuple[Guard, str]]:
+    """The guards that object, with their reasons."""
+    # Nearly all functions of a host have no use, and most guards are about uses.
+    guards = GUARDS if usage.uses.get(function.address) else _OF_THE_FUNCTION
+    found = [(guard, guard.reason(function, usage)) for guard in guards]
+    return [(guard, reason) for guard, reason in found if reason]

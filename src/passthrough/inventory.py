@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from passthrough import claims, names, pci, tables, usage
+from passthrough import claimable, names, pci, tables, usage
 
 # The longest driver names that are common, such as snd_hda_intel.
 _DRIVER_WIDTH = 13
@@ -25,7 +25,7 @@ def describe(root: Path, host: pci.Host) -> list[dict[str, Any]]:
     used = usage.read(root, host)
     described = []
     for address, function in host.functions.items():
-        reason = claims.explain_unclaimable(function, host, used)
+        reason = claimable.explain_unclaimable(function, host, used)
         described.append(
             {
                 "address": address,

@@ -9,6 +9,7 @@ from typing import Any
 
 from passthrough import (
     boot,
+    claimable,
     claims,
     fields,
     files,
@@ -161,7 +162,7 @@ def find_verified(decision: claims.Decision, host: pci.Host) -> tuple[claims.Cla
         for claim in find_primary(decision)
         if claim.function.driver == pci.VFIO_PCI
         and claim.function.group is not None
-        and not claims.strangers(claim.function, host)
+        and not claimable.strangers(claim.function, host)
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from passthrough import boot, claims, host_checks, inspection, nova_verify, pci
+from passthrough import boot, claimable, host_checks, inspection, nova_verify, pci
 from passthrough.check import FAIL, OK, UNKNOWN, Check
 from passthrough.reconcile import Survey
 
@@ -95,7 +95,7 @@ def _groups(survey: Survey) -> Iterator[Check]:
     numbers = {each.function.group for each in survey.decision.claims}
     for group in sorted(number for number in numbers if number is not None):
         members = survey.host.groups[group]
-        others = [each.address for each in claims.strangers(members[0], survey.host, claimed)]
+        others = [each.address for each in claimable.strangers(members[0], survey.host, claimed)]
         seen = " ".join(each.address for each in members)
         if others:
             yield Check(f"group {group}", FAIL, seen, f"also claim {' '.join(others)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from unit import made
 
-from passthrough import claims, fields, usage, use
+from passthrough import claimable, claims, fields, usage, use
 
 NIC_ID = "8086:1572"
 GPUS = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"
@@ -410,4 +410,4 @@ def test_explain_unclaimable(address: str, reason: str | None):
         *made.gpus("83", group=15),
         *nics("0000:3b:00.0", "0000:3c:00.0", group=20),
     )
-    assert claims.explain_unclaimable(host.functions[address], host) == reason
+    assert claimable.explain_unclaimable(host.functions[address], host) == reason

@@ -22,6 +22,7 @@ from lab import matrix
 
 from passthrough import (
     boot,
+    claimable,
     guards,
     initramfs,
     inventory,
@@ -126,6 +127,7 @@ def parse(path: pathlib.Path) -> ast.Module:
 
 # All of their sentences can become a status, or of these their errors' alone.
 SPEAKING = (
+    "claimable",
     "claims",
     "grub",
     "nova_alias",
@@ -229,7 +231,7 @@ def test_refusals_are_documented():
         if isinstance(argument, ast.Constant)
     }
     documented = first_column("reference/devices.md", "refusals")
-    assert set(documented[:-1]) == rules
+    assert set(documented[:-1]) == {*rules, claimable.NOT_VIABLE}
     assert "guards.md" in documented[-1]
 
 

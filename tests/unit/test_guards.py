@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from unit import made
 
-from passthrough import claims, guards, pci, spec, use
+from passthrough import claimable, claims, guards, pci, spec, use
 from passthrough.usage import Usage
 
 NIC_ID, NVME_ID = "8086:1572", "144d:a808"
@@ -79,7 +79,7 @@ def test_a_use_refuses_with_its_reason(guard: str, kind: str, what: str, reason:
     assert reasons(decision) == [f"{guard}: devices: item 1 {NIC_ID}: {NIC} {reason}{WAY_OUT}"]
     assert decision.blocking
     function = made.host(nic())
-    assert claims.explain_unclaimable(nic(), function, usage) == f"{reason}{WAY_OUT}"
+    assert claimable.explain_unclaimable(nic(), function, usage) == f"{reason}{WAY_OUT}"
 
 
 def test_every_kind_of_use_has_its_guard():
