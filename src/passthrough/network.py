@@ -21,6 +21,7 @@ _LINK_LOCAL = "20"  # IPV6_ADDR_LINKLOCAL of net/ipv6.h, as if_inet6 prints it
 _ESTABLISHED = "01"
 _SIOCGIFADDR = 0x8915
 _OPEN_VSWITCH = "ovs-system"
+_VIRTIO = "virtio-pci"
 
 
 def find(root: Path, host: pci.Host) -> Iterator[tuple[str, use.Use]]:
@@ -31,8 +32,9 @@ def find(root: Path, host: pci.Host) -> Iterator[tuple[str, use.Use]]:
         if functions:
             uses = [*_uses(root, name), *_routes(name, defaults)]
             yield from ((address, each) for address in functions for each in uses)
+    devices = os.path.join(root, pci.DEVICES)
     for function in host.functions.values():
-        if function.class_code >> 16 == 0x02 and _is_elsewhere(root, function.address):
+        if function.class_code >> 16 == 0x02 and _is_elsewhere(devices, function):
             yield (
                 function.address,
                 use.Use(use.NAMESPACE, "its interface is in another network namespace"),
@@ -137,18 +139,27 @@ def _default_routes(root: Path) -> frozenset[str]:
     return frozenset(found)
 
 
-def _is_elsewhere(root: Path, address: str) -> bool:
+def _is_elsewhere(devices: str, function: pci.Function) -> bool:
     """A function whose interface is not to be seen here, though sysfs has the place for it."""
-    device = root / pci.DEVICES / address
-    try:
-        below = ["", *(name for name in os.listdir(device) if name.startswith("virtio"))]
-        return any(_is_empty(device / name / "net") for name in below)
-    except FileNotFoundError:
-        return False  # unplugged since it was listed
+    device = f"{devices}/{function.address}"  # no Path: there may be thousands of VFs
+    if _is_empty(f"{device}/net"):
+        return True
+    # The interface of a virtio device stands below that one, which its driver makes.
+    return function.driver == _VIRTIO and any(
+        _is_empty(f"{device}/{name}/net") for name in _listdir(device) if name.startswith("virtio")
+    )
 
 
-def _is_empty(place: Path) -> bool:
+def _is_empty(place: str) -> bool:
+    """Whether a directory is there and holds nothing."""
     try:
         return not os.listdir(place)
     except FileNotFoundError:
         return False
+
+
+def _listdir(place: str) -> list[str]:
+    try:
+        return os.listdir(place)
+    except FileNotFoundError:
+        return []  # unplugged since it was listed
