@@ -17,6 +17,10 @@ _FILES = ("usr/share/misc/pci.ids", "usr/share/hwdata/pci.ids")
 _BOX_NAME = re.compile(r"\[([^\[\]]{4,})\]$")
 _CARD_CLASSES = (0x02, 0x03, 0x12)
 
+# Below the first line of a section stand its entries, comments and empty lines.
+_NEXT_SECTION = re.compile(rb"\n(?=[^\t#\n])")
+_ENTRY = re.compile(rb"\n\t(\S+)  (.*)")
+
 
 @dataclasses.dataclass(frozen=True)
 class Names:
@@ -53,34 +57,34 @@ def look_up(root: Path, functions: Iterable[pci.Function]) -> Names:
     for function in functions:
         products.setdefault(function.vendor, set()).add(function.product)
     path = next((root / name for name in _FILES if (root / name).exists()), None)
-    found = Names({}, {}, {})
-    if path is None:
-        return found
-    with path.open(encoding="utf-8", errors="replace") as file:
-        return _scan(file, products)
+    return _scan(path.read_bytes(), products) if path else Names({}, {}, {})
 
 
-def _scan(lines: Iterable[str], wanted: Mapping[str, set[str]]) -> Names:
+def _scan(content: bytes, wanted: Mapping[str, set[str]]) -> Names:
     """Read the format that the head of pci.ids describes: one tab a level, ``C`` for classes."""
     vendors: dict[str, str] = {}
     products: dict[tuple[str, str], str] = {}
     classes: dict[str, str] = {}
-    section, code = "", ""
-    for line in lines:
-        if line.startswith(("#", "\t\t", "\n")):
-            continue
-        key, _, name = line.strip().partition("  ")
-        if line.startswith("C "):
-            section, code = "class", key.partition(" ")[2]
-            classes[code] = name
-        elif line.startswith("\t"):
-            if section == "class":
-                classes[code + key] = name
-            elif section == "vendor" and key in wanted[code]:
-                products[code, key] = name
-        elif key in wanted:
-            section, code = "vendor", key
+    content = b"\n" + content
+    heads = [rb"C \S+", *(re.escape(vendor.encode()) for vendor in wanted)]
+    # No loop over the lines: there are 40,000, of which few are asked for.
+    for section in re.finditer(rb"\n(%b)  (.*)" % b"|".join(heads), content):
+        code, name = map(_text, section.groups())
+        following = _NEXT_SECTION.search(content, section.end())
+        end = following.start() if following else len(content)
+        entries = dict(_ENTRY.findall(content, section.end(), end))
+        if code in wanted:
             vendors[code] = name
+            for product in wanted[code]:
+                found = entries.get(product.encode())
+                if found is not None:
+                    products[code, product] = _text(found)
         else:
-            section = ""
+            base = code.partition(" ")[2]
+            classes[base] = name
+            classes.update({base + _text(key): _text(entries[key]) for key in entries})
     return Names(vendors, products, classes)
+
+
+def _text(found: bytes) -> str:
+    return found.decode("utf-8", "replace").strip()
