@@ -16,6 +16,7 @@ from passthrough import (
     check,
     host,
     inventory,
+    listing,
     lock,
     migration,
     nova,
@@ -88,7 +89,7 @@ def _list_devices(unit: Unit, root: Path, event: ops.ActionEvent) -> None:
         for row in inventory.describe(root, pci.read(root, overrides=False))
         if fnmatch.fnmatch(row["address"], pattern) or fnmatch.fnmatch(row["id"], pattern)
     ]
-    _answer(event, inventory.format_tree(described), {"devices": described})
+    _answer(event, listing.format_tree(described), {"devices": described})
 
 
 def _plan(unit: Unit, root: Path, event: ops.ActionEvent) -> None:

@@ -6,19 +6,17 @@ Each command imports what it needs: scripts call `list` often, and it needs litt
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import io
-import json
 import os
-import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from passthrough import PassthroughError
+from passthrough import TYPE_CHECKING, PassthroughError
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from passthrough import reconcile, tables
 
 EXIT_FAILED_CHECK = 1
@@ -30,20 +28,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
     try:
         text, data, code = given.command(given)
+        shown = _to_json(data) if given.json else text()
     except (PassthroughError, OSError) as error:
         print(f"pci-passthrough: {error}", file=sys.stderr)
         return EXIT_REFUSED
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show the tree's lines
-    print(_to_json(data) if given.json else text())
+    print(shown)
     return code
 
 
 def _to_json(data: Any) -> str:
-    if not isinstance(data, list):
+    import json
+
+    if isinstance(data, dict):
         return json.dumps(data, indent=2, sort_keys=True)
     # A line for each row: Python lays out nested JSON many times slower than it writes it plainly.
-    rows = ",\n".join(json.dumps(row, sort_keys=True) for row in data)
+    rows = ",\n".join(map(json.JSONEncoder(sort_keys=True).encode, data))
     return f"[\n{rows}\n]" if rows else "[]"
 
 
@@ -83,6 +84,8 @@ def _application(name: str) -> str:
 
 def _style() -> tables.Style:
     """As wide as the terminal and in colour (https://no-color.org says when not); else plain."""
+    import shutil
+
     from passthrough import tables
 
     if not sys.stdout.isatty():
@@ -97,7 +100,13 @@ def _list(given: argparse.Namespace) -> tuple[Callable[[], str], Any, int]:
     from passthrough import inventory, pci
 
     described = inventory.describe(given.root, pci.read(given.root, overrides=False))
-    return lambda: inventory.format_tree(described, _style()), described, 0
+
+    def text() -> str:
+        from passthrough import listing
+
+        return listing.format_tree(described, _style())
+
+    return text, described, 0
 
 
 def _survey(given: argparse.Namespace) -> reconcile.Survey:
@@ -120,6 +129,8 @@ def _plan(given: argparse.Namespace) -> tuple[Callable[[], str], Any, int]:
 
 
 def _verify(given: argparse.Namespace) -> tuple[Callable[[], str], Any, int]:
+    import dataclasses
+
     from passthrough import report, verify
 
     checks = verify.verify(_survey(given))

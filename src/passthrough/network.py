@@ -6,10 +6,7 @@ Sources: the kernel's Documentation/ABI/testing/sysfs-class-net, and proc(5) for
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
-import socket
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -101,6 +98,10 @@ def _has_ipv4(root: Path, name: str) -> bool:
             return True
     if root != Path("/"):
         return False
+    import fcntl
+    import socket  # takes as long to import as all that `list` needs of this package
+    import struct
+
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
         try:
             fcntl.ioctl(asking, _SIOCGIFADDR, struct.pack("256s", os.fsencode(name)[:15]))

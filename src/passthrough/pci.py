@@ -11,9 +11,13 @@ import functools
 import os
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
-from typing import TypeVar
 
-K = TypeVar("K", bound=Hashable)
+from passthrough import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    K = TypeVar("K", bound=Hashable)
 
 DEVICES = "sys/bus/pci/devices"
 VFIO_PCI = "vfio-pci"

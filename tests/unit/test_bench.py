@@ -74,7 +74,7 @@ class TestTrees:
 
     def test_have_functions_to_claim_and_such_that_cannot_be(self, tmp_path: pathlib.Path):
         trees.write(tmp_path, trees.functions(64))
-        described = inventory.describe(tmp_path, pci.read(tmp_path))
+        described = list(inventory.describe(tmp_path, pci.read(tmp_path)))
         assert {row["claimable"] for row in described} == {True, False}
         assert {row["device-type"] for row in described} == {"type-PCI", "type-PF", "type-VF"}
         assert {row["numa-node"] for row in described} == {0}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from unit import made
 
-from passthrough import claimable, claims, fields, usage, use
+from passthrough import claimable, claims, fields, spec, usage, use
 
 NIC_ID = "8086:1572"
 GPUS = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"
@@ -411,3 +411,34 @@ def test_explain_unclaimable(address: str, reason: str | None):
         *nics("0000:3b:00.0", "0000:3c:00.0", group=20),
     )
     assert claimable.explain_unclaimable(host.functions[address], host) == reason
+
+
+def test_explain_unclaimable_says_what_an_item_would_be_told():
+    """One function alone, its companion, its group, its VFs: as `decide` refuses `ID@ADDRESS`."""
+    host = made.host(
+        made.function("0000:00:00.0", "8086:2020", made.HOST_BRIDGE),
+        made.function("0000:00:01.0", "8086:1901", made.PCI_BRIDGE, group=15),
+        *made.gpus("83", "84", "85", group=15),
+        *nics("0000:3b:00.0", "0000:3b:00.1", group=20),
+        *nics("0000:3c:00.0", total_vfs=8, num_vfs=1, group=21),
+        *nics("0000:3c:00.1", physfn="0000:3c:00.0", driver="vfio-pci", group=22),
+    )
+    used = usage.Usage(
+        {
+            "0000:84:00.1": (use.Use(use.MOUNT, "/ on sda"),),
+            "0000:3b:00.1": (use.Use(use.ROUTE, "ens1 has the default route"),),
+        }
+    )
+    told = {}
+    for address, function in host.functions.items():
+        decision = claims.decide(spec.parse(f"{function.id}@{address}"), host, usage=used)
+        told[address] = decision.refusals[0].reason if decision.refusals else None
+        assert claimable.explain_unclaimable(function, host, used) == told[address]
+    assert [address for address, reason in told.items() if reason is None] == [
+        "0000:3c:00.1",
+        "0000:83:00.0",
+        "0000:83:00.1",
+        "0000:85:00.0",
+        "0000:85:00.1",
+    ]
+    assert told["0000:84:00.0"].startswith("with its companion 0000:84:00.1: it holds a mounted")

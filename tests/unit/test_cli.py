@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import subprocess
+import sys
 from collections.abc import Callable
 
 import hosttree
@@ -62,6 +64,22 @@ class TestList:
                 text = row["devices"]
                 survey = reconcile.survey(tree.root, "pci-passthrough", made.wanted(text))
                 assert row["address"] in survey.decision.addresses
+
+    def test_imports_little(self, tree):
+        """Scripts call it often, and on a small host imports are most of what it takes."""
+        program = (
+            "import sys; sys.path.insert(0, sys.argv.pop(1))\n"
+            "from passthrough import cli; cli.main()\n"
+            "print(*sys.modules, file=sys.stderr)"
+        )
+        source = pathlib.Path(cli.__file__).parent.parent
+        command = [sys.executable, "-ISc", program, source, "--root", tree.root, "--json", "list"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        loaded = set(done.stderr.split())
+        assert "passthrough.inventory" in loaded
+        not_needed = {"claims", "listing", "plan", "reconcile", "spec", "tables"}
+        heavy = {"socket", "textwrap", "yaml", "jinja2", "ops", "charmhelpers"}
+        assert loaded & {*heavy, *(f"passthrough.{name}" for name in not_needed)} == set()
 
 
 class TestPlan:

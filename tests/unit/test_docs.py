@@ -26,6 +26,7 @@ from passthrough import (
     guards,
     initramfs,
     inventory,
+    listing,
     lock,
     memory,
     migration,
@@ -314,7 +315,7 @@ def survey(tree: hosttree.HostTree, devices: str) -> reconcile.Survey:
 
 
 def test_fields_of_list_devices_are_documented(seed_host: hosttree.HostTree):
-    described = inventory.describe(seed_host.root, pci.read(seed_host.root))
+    described = list(inventory.describe(seed_host.root, pci.read(seed_host.root)))
     assert first_column("reference/action-results.md", "list-devices") == list(described[0])
 
 
@@ -326,7 +327,7 @@ def test_fields_of_plan_are_documented(seed_host: hosttree.HostTree):
 def list_cards(tree: hosttree.HostTree) -> list[str]:
     described = inventory.describe(tree.root, pci.read(tree.root))
     shown = [row for row in described if row["id"].startswith("10de:")]
-    return inventory.format_tree(shown).splitlines()
+    return listing.format_tree(shown).splitlines()
 
 
 def test_tutorial_shows_the_real_lists(seed_host: hosttree.HostTree):

@@ -11,7 +11,7 @@ import sys
 import hosttree
 import pytest
 
-from passthrough import inventory, pci, tables
+from passthrough import inventory, listing, pci, tables
 
 PCI_IDS = """\
 10de  NVIDIA Corporation
@@ -26,7 +26,7 @@ C 03  Display controller
 
 
 def describe(tree: hosttree.HostTree) -> list[dict]:
-    return inventory.describe(tree.root, pci.read(tree.root))
+    return list(inventory.describe(tree.root, pci.read(tree.root)))
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def table_of(text: str) -> list[str]:
 
 def test_groups_are_joined_and_in_the_order_of_their_numbers(host: hosttree.HostTree):
     host.iommu_on(GROUPS)
-    assert [line[:23] for line in table_of(inventory.format_tree(describe(host)))] == [
+    assert [line[:23] for line in table_of(listing.format_tree(describe(host)))] == [
         "GROUP   ADDRESS       I",
         "    3 ┬ 0000:00:1c.0  8",
         "      ├ 0000:03:00.0  8",
@@ -75,7 +75,7 @@ def test_groups_are_joined_and_in_the_order_of_their_numbers(host: hosttree.Host
 
 
 def test_without_an_iommu_nothing_is_joined(host: hosttree.HostTree):
-    lines = table_of(inventory.format_tree(describe(host)))[1:]
+    lines = table_of(listing.format_tree(describe(host)))[1:]
     assert [line[:8] for line in lines] == ["    -   "] * 8
     addresses = [line.split()[1] for line in lines]
     assert addresses == sorted(addresses)
@@ -84,7 +84,7 @@ def test_without_an_iommu_nothing_is_joined(host: hosttree.HostTree):
 def test_a_group_of_which_a_part_is_shown_is_closed(host: hosttree.HostTree):
     host.iommu_on(GROUPS)
     shown = [row for row in describe(host) if row["address"].startswith("0000:03")]
-    assert [line[:20] for line in table_of(inventory.format_tree(shown))[1:]] == [
+    assert [line[:20] for line in table_of(listing.format_tree(shown))[1:]] == [
         "    3 ┬ 0000:03:00.0",
         "      └ 0000:03:01.0",
     ]
@@ -111,7 +111,7 @@ def test_every_line_fits_80_columns_and_the_whole_name_is_in_the_data(host: host
     for row in described:
         row["numa-node"] = int(row["address"][5], 16)
         row["driver"] = "a-driver-with-a-very-long-name"
-    text = inventory.format_tree(described)
+    text = listing.format_tree(described)
     assert "NUMA" in text
     assert max(map(len, text.splitlines())) <= 80
     assert "…" in text
@@ -121,34 +121,34 @@ def test_every_line_fits_80_columns_and_the_whole_name_is_in_the_data(host: host
 
 def test_numa_is_shown_only_where_there_are_several_nodes(host: hosttree.HostTree):
     described = describe(host)
-    assert "NUMA" not in inventory.format_tree(described)
+    assert "NUMA" not in listing.format_tree(described)
     described[0]["numa-node"] = 1
-    assert "NUMA" in inventory.format_tree(described)
+    assert "NUMA" in listing.format_tree(described)
 
 
 def test_reasons_stand_below_once_with_their_addresses(host: hosttree.HostTree):
     described = describe(host)
     for row in described:
         row["reason"], row["claimable"] = "is a spare", False
-    notes = inventory.format_tree(described).partition("\n\n")[2]
+    notes = listing.format_tree(described).partition("\n\n")[2]
     assert " ".join(notes.split()) == (
         "not claimable: 0000:00:1c.0 0000:00:1f.2 0000:03:00.0 0000:03:01.0 and 4 more: is a spare"
     )
 
 
 def test_example_is_a_display_and_can_be_pasted(host: hosttree.HostTree):
-    notes = " ".join(inventory.format_tree(describe(host)).partition("\n\n")[2].split())
+    notes = " ".join(listing.format_tree(describe(host)).partition("\n\n")[2].split())
     assert "such as 10de:1bb0@0000:83:00.0; ID alone" in notes
 
 
 def test_nothing_to_show_is_said():
-    assert inventory.format_tree([]) == "no such PCI function on this host"
+    assert listing.format_tree([]) == "no such PCI function on this host"
 
 
 def test_colour_changes_no_column(host: hosttree.HostTree):
     host.bind("0000:83:00.0", "vfio-pci")
-    painted = inventory.format_tree(describe(host), tables.Style(colour=True))
-    plain = inventory.format_tree(describe(host))
+    painted = listing.format_tree(describe(host), tables.Style(colour=True))
+    plain = listing.format_tree(describe(host))
     for code in ("\x1b[32m", "\x1b[2m", "\x1b[36m", "\x1b[0m"):
         assert code in painted
         painted = painted.replace(code, "")
