@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from passthrough import boot, files, guests, initramfs, pci, vfio
+from passthrough import boot, files, guests, holders, initramfs, pci
 from passthrough.reconcile import Survey
 
 
@@ -50,7 +50,7 @@ def read(survey: Survey) -> Seen:
     module = root / "sys/module"
     built_in = _is_built_in(root)
     claimed = survey.decision.addresses
-    holders = vfio.holders_of(root, claimed) if claimed else {}
+    held = holders.of_functions(root, claimed) if claimed else {}
     return Seen(
         remaps_interrupts=_remaps_interrupts(root),
         unsafe_interrupts=_is_set(module / "vfio_iommu_type1/parameters/allow_unsafe_interrupts"),
@@ -59,8 +59,8 @@ def read(survey: Survey) -> Seen:
         vfio_is_built_in=built_in,
         lockdown=_lockdown(root),
         images=_images(survey) if claimed else (),
-        holders=holders,
-        guests={each.process: each.name for each in guests.running(root)} if holders else {},
+        holders=held,
+        guests={each.process: each.name for each in guests.running(root)} if held else {},
     )
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from passthrough import (
     claims,
     files,
+    holders,
     nova,
     nova_conf,
     nova_offer,
@@ -17,7 +18,6 @@ from passthrough import (
     options,
     pci,
     record,
-    vfio,
 )
 from passthrough.host import CommandError, Tools
 
@@ -61,7 +61,7 @@ def survey(
     # Looking for holders reads all of /proc: only what would be withdrawn is worth it.
     stay = {each["address"] for each in now.device_specs}
     doubtful = [each for each in nova_offer.listed(f"/{path}", facts.config) if each not in stay]
-    held = vfio.holders_of(root, doubtful)
+    held = holders.of_functions(root, doubtful)
     if held:
         facts = dataclasses.replace(facts, held=frozenset(held))
         now = decide(verified)

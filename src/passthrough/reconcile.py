@@ -12,6 +12,7 @@ from passthrough import (
     boot,
     claims,
     files,
+    holders,
     lock,
     nova_compute,
     nova_offer,
@@ -182,4 +183,4 @@ def _find_held(
         for address in addresses
         if address in host.functions and host.functions[address].driver == pci.VFIO_PCI
     ]
-    return vfio.holders_of(root, bound) if bound else {}
+    return holders.of_functions(root, bound) if bound else {}

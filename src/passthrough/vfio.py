@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from passthrough import PassthroughError, bounded, files, pci, processes
+from passthrough import PassthroughError, bounded, files, holders, pci, processes
 
 # A driver lets go within a second or two, or, where the device is busy, perhaps never.
 UNBIND_DEADLINE = 60.0
@@ -76,7 +76,7 @@ def bind(root: Path, address: str) -> bool:
     problem = "vfio-pci did not take it"
     try:
         # Without its driver a function loses its VFs, and a guest may hold one of those.
-        with _kept_from_guests(root, address, _vfs(root, address)):
+        with _kept_from_guests(root, address, holders.vfs_of(root, address)):
             _write(device / "driver_override", pci.VFIO_PCI)
             if former == pci.VFIO_PCI:
                 return False
@@ -101,7 +101,7 @@ def rebind(root: Path, address: str) -> None:
     """
     if pci.driver_of(root, address) == pci.VFIO_PCI:
         try:
-            with _kept_from_guests(root, address, [address, *_vfs(root, address)]):
+            with _kept_from_guests(root, address, [address, *holders.vfs_of(root, address)]):
                 _unbind(root, address)
         except OSError as error:
             raise BindError(address, f"{_below(root, error.filename)}: {error.strerror}") from error
@@ -131,7 +131,9 @@ def release(
     before = pci.driver_of(root, address)
     bound = before == pci.VFIO_PCI
     try:
-        with _kept_from_guests(root, address, [address, *_vfs(root, address)] if bound else []):
+        with _kept_from_guests(
+            root, address, [address, *holders.vfs_of(root, address)] if bound else []
+        ):
             if pci.read_text(device / "driver_override") == pci.VFIO_PCI:
                 # A lone newline clears it; an empty write is not seen by the kernel at all.
                 _write(device / "driver_override", "\n")
@@ -150,78 +152,35 @@ def release(
     return pci.driver_of(root, address) != before
 
 
-def holders(root: Path, nodes: frozenset[str]) -> dict[str, tuple[int, ...]]:
-    """Find the processes that have a VFIO device node open.
-
-    Args:
-        root: the host's root.
-        nodes: paths such as ``/dev/vfio/17`` or ``/dev/vfio/devices/vfio0``.
-
-    Returns:
-        For each of the nodes that is open, the sorted process ids. A process that ends while it
-        is looked at is passed over.
-    """
-    found: dict[str, set[int]] = {}
-    if nodes:
-        for process, target in processes.open_files(root):
-            if target in nodes:
-                found.setdefault(target, set()).add(process)
-    return {node: tuple(sorted(found[node])) for node in sorted(found)}
-
-
-def holders_of(root: Path, addresses: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """Find the processes that hold functions, or VFs of theirs, in one pass over /proc.
-
-    Returns:
-        For each function that is held, the sorted process ids.
-    """
-    nodes = {
-        address: nodes_of(root, address).union(
-            *(nodes_of(root, each) for each in _vfs(root, address))
-        )
-        for address in addresses
-    }
-    held = holders(root, frozenset().union(*nodes.values()))
-    found = {
-        address: {process for node in mine if node in held for process in held[node]}
-        for address, mine in nodes.items()
-    }
-    return {address: tuple(sorted(found[address])) for address in found if found[address]}
-
-
-def nodes_of(root: Path, address: str) -> frozenset[str]:
-    """The device nodes through which a process holds a function: its group's, and its own.
-
-    The second kind is iommufd's (``vfio-dev`` in sysfs, from kernel 6.2 on).
-    """
-    device = _device(root, address)
-    nodes = {f"/dev/vfio/devices/{name}" for name in _listdir(device / "vfio-dev")}
-    with contextlib.suppress(FileNotFoundError):  # no IOMMU, hence no group
-        nodes.add(f"/dev/vfio/{os.path.basename(os.readlink(device / 'iommu_group'))}")
-    return frozenset(nodes)
-
-
 @contextlib.contextmanager
 def _kept_from_guests(root: Path, address: str, functions: Iterable[str]) -> Iterator[None]:
     """Make sure that no guest has ``functions`` and that none gets them while the block runs.
 
-    The kernel lets one process at a time open a VFIO group, and none while a member of it is open
-    through iommufd (vfio_group_fops_open() in drivers/vfio/group.c). So we open the groups: once
-    that has worked, nobody else can. Looking at /proc tells who has them.
+    The kernel lets one process at a time open a VFIO group, and none while a member of it is bound
+    to an iommufd (vfio_group_fops_open() in drivers/vfio/group.c). So we open the groups: that
+    tells that nobody has them, and nobody else can until we are done. Looking at all processes
+    takes longer than the rest of a release; only what opening cannot tell is left to it, such as a
+    function's own node that a process has opened and not bound yet, and who it is that has one.
     """
-    nodes = frozenset[str]().union(*(nodes_of(root, each) for each in functions))
-    for node, found in holders(root, nodes).items():
-        raise _in_use(address, f"{node} is open in process {', '.join(map(str, found))}")
+    nodes = frozenset[str]().union(*(holders.nodes_of(root, each) for each in functions))
+    unsure = frozenset(node for node in nodes if not holders.opens_once(root, node))
+    _refuse_held(root, address, unsure)
     with contextlib.ExitStack() as opened:
         for node in sorted(nodes):
-            if not node.startswith("/dev/vfio/devices/"):
-                handle = _open_group(root, address, node)
+            if not node.startswith(holders.OWN_NODES):
+                handle = _open_group(root, address, node, nodes)
                 if handle is not None:
                     opened.callback(os.close, handle)
         yield
 
 
-def _open_group(root: Path, address: str, node: str) -> int | None:
+def _open_group(root: Path, address: str, node: str, nodes: frozenset[str]) -> int | None:
+    """Open a group that may be one of several ``nodes`` of ``address``; None where there is none.
+
+    Raises:
+        InUseError: when somebody has it, naming whoever has one of the nodes.
+        OSError: when that cannot be told.
+    """
     try:
         return os.open(root / node[1:], os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
@@ -229,18 +188,23 @@ def _open_group(root: Path, address: str, node: str) -> int | None:
         if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
             return None
         if error.errno == errno.EBUSY:
+            _refuse_held(root, address, nodes)
             raise _in_use(address, f"{node} is busy") from error
         raise
 
 
+def _refuse_held(root: Path, address: str, nodes: frozenset[str]) -> None:
+    """Look at all processes, and name those that have one of ``nodes`` open.
+
+    Raises:
+        InUseError: when there is one.
+    """
+    for node, found in holders.of_nodes(root, nodes).items():
+        raise _in_use(address, f"{node} is open in process {', '.join(map(str, found))}")
+
+
 def _in_use(address: str, how: str) -> InUseError:
     return InUseError(address, f"a guest holds it ({how}); stop or migrate the guest first")
-
-
-def _vfs(root: Path, address: str) -> list[str]:
-    device = _device(root, address)
-    links = [name for name in _listdir(device) if name.startswith("virtfn")]
-    return sorted(os.path.basename(os.readlink(device / name)) for name in links)
 
 
 def _unbind(root: Path, address: str) -> None:
@@ -287,10 +251,3 @@ def _device(root: Path, address: str) -> Path:
 
 def _below(root: Path, path: str | bytes | None) -> str:
     return "/" + os.path.relpath(os.fsdecode(path or ""), root)
-
-
-def _listdir(path: Path) -> list[str]:
-    try:
-        return os.listdir(path)
-    except OSError:
-        return []  # gone, or not a directory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -409,6 +410,15 @@ def console_that_was_unbound(tree: hosttree.HostTree) -> None:
 def test_no_use_is_made_up(host: hosttree.HostTree, find: Callable, arrange: Callable):
     arrange(host)
     assert find() == {}
+
+
+def test_a_virtio_function_that_is_unplugged_meanwhile_has_no_interface(
+    host: hosttree.HostTree,
+):
+    host.function("0000:00:04.0", "1af4:1041", 0x020000, driver="virtio-pci")
+    listed = pci.read(host.root)
+    shutil.rmtree(host.directory("0000:00:04.0"))
+    assert list(network.find(host.root, listed)) == []
 
 
 def test_a_display_that_is_not_the_boot_vga_is_no_console(host: hosttree.HostTree, find: Callable):

@@ -15,7 +15,7 @@ import pytest
 from hosttree import kernel as model
 from unit.fakekernel import FakeKernel
 
-from passthrough import bounded, pci, processes, vfio
+from passthrough import bounded, holders, pci, processes, vfio
 
 GPU, AUDIO, NIC = "0000:83:00.0", "0000:83:00.1", "0000:3b:00.0"
 VF = "0000:3b:02.0"
@@ -39,6 +39,18 @@ def group_node(tree: hosttree.HostTree, address: str) -> str:
 
 def open_files(process: int) -> set[str]:
     return {os.path.realpath(each) for each in Path(f"/proc/{process}/fd").iterdir()}
+
+
+def refuse_to_open(monkeypatch: pytest.MonkeyPatch, node: Path, number: int) -> None:
+    """Let opening a node fail, as the kernel does that of a group which somebody has."""
+    real = os.open
+
+    def refuse(path, *values, **named):
+        if os.fspath(path) == os.fspath(node):
+            raise OSError(number, os.strerror(number), path)
+        return real(path, *values, **named)
+
+    monkeypatch.setattr(os, "open", refuse)
 
 
 class Native:
@@ -163,7 +175,7 @@ class TestHeld:
         self.assert_untouched(host, kernel, AUDIO)
 
     def test_through_iommufd(self, host, kernel, operation):
-        (host.directory(GPU) / "vfio-dev/vfio3").mkdir(parents=True)
+        self.offer_iommufd(host)
         descriptors = host.root / "proc/99/fd"
         descriptors.mkdir(parents=True)
         (descriptors / "7").symlink_to("/dev/vfio/devices/vfio3")
@@ -171,31 +183,57 @@ class TestHeld:
             operation(host, GPU)
         self.assert_untouched(host, kernel)
 
+    def test_not_through_iommufd_where_the_kernel_lacks_that(self, host, operation):
+        """Kernels from 6.1 on have the directory, with a number only where there is a node."""
+        self.offer_iommufd(host)
+        assert "/dev/vfio/devices/vfio3" in holders.nodes_of(host.root, GPU)
+        (host.directory(GPU) / "vfio-dev/vfio3/dev").unlink()
+        assert holders.nodes_of(host.root, GPU) == {group_node(host, GPU)}
+
+    @staticmethod
+    def offer_iommufd(host):
+        node = host.directory(GPU) / "vfio-dev/vfio3"
+        node.mkdir(parents=True)
+        (node / "dev").write_text("511:3\n")
+
     def test_by_somebody_whom_proc_does_not_show(self, host, kernel, operation, monkeypatch):
         """The kernel refuses a second open of a group; that counts, whoever has the first."""
-        real = os.open
-
-        def refuse(path, *values, **named):
-            if os.fspath(path).endswith(group_node(host, GPU)):
-                raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), path)
-            return real(path, *values, **named)
-
-        monkeypatch.setattr(os, "open", refuse)
+        refuse_to_open(monkeypatch, host.root / group_node(host, GPU)[1:], errno.EBUSY)
         with pytest.raises(vfio.InUseError, match=r"/dev/vfio/\d+ is busy"):
             operation(host, GPU)
         self.assert_untouched(host, kernel)
 
+    @pytest.fixture
+    def device(self, host) -> Path:
+        """A device node where the group's is: here that is what any process can open."""
+        node = host.root / group_node(host, GPU)[1:]
+        node.unlink()
+        node.symlink_to("/dev/null")
+        return node
+
+    def test_is_told_by_the_kernel_and_named_from_proc(
+        self, host, kernel, operation, monkeypatch, device
+    ):
+        kernel.hold(GPU, process=4711)
+        refuse_to_open(monkeypatch, device, errno.EBUSY)
+        with pytest.raises(vfio.InUseError, match=r"/dev/vfio/\d+ is open in process 4711"):
+            operation(host, GPU)
+        self.assert_untouched(host, kernel)
+
+    def test_by_nobody_is_told_without_a_look_at_all_processes(
+        self, host, operation, monkeypatch, device
+    ):
+        monkeypatch.setattr(processes, "open_files", lambda root: pytest.fail("looked"))
+        operation(host, GPU)
+
+    def test_through_an_iommufd_that_does_not_have_it_yet(self, host, kernel, operation, device):
+        """The group opens as long as the process has not bound its node of the function."""
+        self.test_through_iommufd(host, kernel, operation)
+
     def test_where_nobody_can_tell_is_an_error_and_not_a_no(
         self, host, kernel, operation, monkeypatch
     ):
-        real = os.open
-
-        def refuse(path, *values, **named):
-            if "/dev/vfio/" in os.fspath(path):
-                raise OSError(errno.EPERM, os.strerror(errno.EPERM), path)
-            return real(path, *values, **named)
-
-        monkeypatch.setattr(os, "open", refuse)
+        refuse_to_open(monkeypatch, host.root / group_node(host, GPU)[1:], errno.EPERM)
         with pytest.raises(vfio.BindError, match=r"/dev/vfio/\d+: Operation not permitted"):
             operation(host, GPU)
         self.assert_untouched(host, kernel)
@@ -245,7 +283,7 @@ class TestVfs:
     def test_count_as_a_hold_of_their_parent(self, host, kernel):
         host.bind(NIC, "vfio-pci")
         kernel.hold(VF, process=77)
-        assert vfio.holders_of(host.root, [NIC, GPU]) == {NIC: (77,)}
+        assert holders.of_functions(host.root, [NIC, GPU]) == {NIC: (77,)}
 
 
 def test_holders_are_found_by_node_and_by_function(host, kernel):
@@ -254,12 +292,25 @@ def test_holders_are_found_by_node_and_by_function(host, kernel):
     kernel.hold(GPU, process=12)
     kernel.hold(GPU, process=3)
     node = group_node(host, GPU)
-    assert vfio.holders(host.root, frozenset({node, "/dev/vfio/99"})) == {node: (3, 12)}
-    assert vfio.holders(host.root, frozenset()) == {}
-    assert vfio.holders_of(host.root, [GPU, AUDIO, "0000:84:00.0"]) == {
+    assert holders.of_nodes(host.root, frozenset({node, "/dev/vfio/99"})) == {node: (3, 12)}
+    assert holders.of_nodes(host.root, frozenset()) == {}
+    assert holders.of_functions(host.root, [GPU, AUDIO, "0000:84:00.0"]) == {
         GPU: (3, 12),
         AUDIO: (3, 12),
     }
+
+
+def test_only_a_groups_device_tells_by_opening_who_has_it(tmp_path):
+    nodes = tmp_path / "dev/vfio"
+    (nodes / "devices").mkdir(parents=True)
+    (nodes / "1").symlink_to("/dev/null")
+    (nodes / "2").touch()
+    (nodes / "devices/vfio0").symlink_to("/dev/null")
+    told = {
+        name: holders.opens_once(tmp_path, f"/dev/vfio/{name}")
+        for name in ("1", "2", "3", "devices/vfio0")
+    }
+    assert told == {"1": True, "2": False, "3": False, "devices/vfio0": False}
 
 
 class TestStuck:
