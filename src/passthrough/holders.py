@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from passthrough import pci, processes
@@ -53,20 +53,19 @@ def of_functions(root: Path, addresses: Iterable[str]) -> dict[str, tuple[int, .
 
 
 def nodes_of(root: Path, address: str) -> frozenset[str]:
-    """The device nodes through which a process holds a function: its group's, and its own.
+    """The device nodes through which a process holds a function, or a part of it.
 
-    The second kind is iommufd's. A kernel that offers it shows its number as ``dev``; others from
-    6.1 on have the directory ``vfio-dev`` alone, and no node.
+    Its group's and its own, and those of the mediated devices that it is cut up into.
     """
     device = root / pci.DEVICES / address
-    nodes = {
-        f"{OWN_NODES}{name}"
-        for name in _listdir(device / "vfio-dev")
-        if (device / "vfio-dev" / name / "dev").exists()
-    }
-    with contextlib.suppress(FileNotFoundError):  # no IOMMU, hence no group
-        nodes.add(f"/dev/vfio/{os.path.basename(os.readlink(device / 'iommu_group'))}")
-    return frozenset(nodes)
+    return frozenset[str]().union(
+        *(_nodes(root, each) for each in (device, *_mediated_devices(device)))
+    )
+
+
+def is_cut_up(root: Path, address: str) -> bool:
+    """Whether a function has mediated devices, such as vGPUs, which are guests' own."""
+    return bool(_mediated_devices(root / pci.DEVICES / address))
 
 
 def opens_once(root: Path, node: str) -> bool:
@@ -87,6 +86,29 @@ def vfs_of(root: Path, address: str) -> list[str]:
     device = root / pci.DEVICES / address
     links = [name for name in _listdir(device) if name.startswith("virtfn")]
     return sorted(os.path.basename(os.readlink(device / name)) for name in links)
+
+
+def _nodes(root: Path, device: Path) -> Iterator[str]:
+    """A device's own node, which is iommufd's, and its group's.
+
+    A kernel that offers the first shows its number as ``dev``; others from 6.1 on have the
+    directory ``vfio-dev`` alone, and no node.
+    """
+    for name in _listdir(device / "vfio-dev"):
+        if (device / "vfio-dev" / name / "dev").exists():
+            yield f"{OWN_NODES}{name}"
+    with contextlib.suppress(FileNotFoundError):  # no IOMMU, hence no group
+        group = os.path.basename(os.readlink(device / "iommu_group"))
+        yield f"/dev/vfio/{group}"
+        # What somebody has who runs the kernel's "unsafe noiommu mode".
+        if (root / f"dev/vfio/noiommu-{group}").exists():
+            yield f"/dev/vfio/noiommu-{group}"
+
+
+def _mediated_devices(device: Path) -> list[Path]:
+    if not (device / "mdev_supported_types").is_dir():
+        return []
+    return [device / name for name in _listdir(device) if (device / name / "mdev_type").exists()]
 
 
 def _listdir(path: Path) -> list[str]:

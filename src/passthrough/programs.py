@@ -11,7 +11,7 @@ import os
 from collections.abc import Container, Iterator
 from pathlib import Path
 
-from passthrough import fields, guests, pci, processes, use, vfio
+from passthrough import holders, pci, use
 
 _MEDIATED = "sys/bus/mdev/devices"
 _UIO = "sys/class/uio"
@@ -30,14 +30,16 @@ def find(root: Path, host: pci.Host, ours: Container[str]) -> Iterator[tuple[str
         for address in sorted(use.functions_on(path)):
             yield address, use.Use(use.MEDIATED, use.plain(name))
     nodes = _nodes(root, host, ours)
-    if not nodes:
-        return
-    certain = guests.certain(root)
-    for node, found in vfio.holders(root, frozenset(nodes)).items():
-        for process in sorted(set(found) - certain):
-            who = fields.show(processes.program(root, process))[1:-1] or "a program"
-            for address in nodes[node]:
-                yield address, use.Use(use.PROGRAM, f"{who} (process {process}) has {node} open")
+    held = holders.of_nodes(root, frozenset(nodes))
+    if held:
+        from passthrough import fields, guests, processes  # not for `list` on most hosts
+
+        certain = guests.certain(root)
+        for node, found in held.items():
+            for process in sorted(set(found) - certain):
+                who = fields.show(processes.program(root, process))[1:-1] or "a program"
+                what = f"{who} (process {process}) has {node} open"
+                yield from ((address, use.Use(use.PROGRAM, what)) for address in nodes[node])
 
 
 def _nodes(root: Path, host: pci.Host, ours: Container[str]) -> dict[str, list[str]]:
@@ -47,6 +49,6 @@ def _nodes(root: Path, host: pci.Host, ours: Container[str]) -> dict[str, list[s
         found[f"/dev/{os.path.basename(name)}"] = sorted(use.functions_on(path))
     for address, function in host.functions.items():
         if function.driver == pci.VFIO_PCI and address not in ours:
-            for node in vfio.nodes_of(root, address):
+            for node in holders.nodes_of(root, address):
                 found.setdefault(node, []).append(address)
     return found

@@ -67,7 +67,7 @@ def bind(root: Path, address: str) -> bool:
         True if its driver changed, False if it was on vfio-pci already.
 
     Raises:
-        InUseError: when a guest holds a VF of it; nothing was touched.
+        InUseError: when a guest holds it, a part or a VF of it; nothing was touched.
         BindError: when the kernel shows another driver afterwards; the former one is back then.
     """
     device = _device(root, address)
@@ -76,7 +76,10 @@ def bind(root: Path, address: str) -> bool:
     problem = "vfio-pci did not take it"
     try:
         # Without its driver a function loses its VFs, and a guest may hold one of those.
-        with _kept_from_guests(root, address, holders.vfs_of(root, address)):
+        lost = holders.vfs_of(root, address)
+        if former not in (None, pci.VFIO_PCI) and _is_lent(root, address, former):
+            lost.append(address)
+        with _kept_from_guests(root, address, lost):
             _write(device / "driver_override", pci.VFIO_PCI)
             if former == pci.VFIO_PCI:
                 return False
@@ -172,6 +175,16 @@ def _kept_from_guests(root: Path, address: str, functions: Iterable[str]) -> Ite
                 if handle is not None:
                     opened.callback(os.close, handle)
         yield
+
+
+def _is_lent(root: Path, address: str, driver: str) -> bool:
+    """Whether guests can have a function on that driver: whole, or in parts.
+
+    The variants of vfio-pci have its name in theirs (mlx5_vfio_pci); from Linux 6.1 on the kernel
+    shows each device that VFIO has, whichever driver gave it (NVIDIA's does, for vGPUs on VFs).
+    """
+    shown = (_device(root, address) / "vfio-dev").is_dir()
+    return shown or "vfio" in driver or holders.is_cut_up(root, address)
 
 
 def _open_group(root: Path, address: str, node: str, nodes: frozenset[str]) -> int | None:

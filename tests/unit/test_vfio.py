@@ -37,6 +37,13 @@ def group_node(tree: hosttree.HostTree, address: str) -> str:
     return f"/dev/vfio/{(tree.directory(address) / 'iommu_group').resolve().name}"
 
 
+def open_in(tree: hosttree.HostTree, node: str) -> None:
+    """Process 99 has a device node open."""
+    descriptors = tree.root / "proc/99/fd"
+    descriptors.mkdir(parents=True)
+    (descriptors / "7").symlink_to(node)
+
+
 def open_files(process: int) -> set[str]:
     return {os.path.realpath(each) for each in Path(f"/proc/{process}/fd").iterdir()}
 
@@ -176,9 +183,7 @@ class TestHeld:
 
     def test_through_iommufd(self, host, kernel, operation):
         self.offer_iommufd(host)
-        descriptors = host.root / "proc/99/fd"
-        descriptors.mkdir(parents=True)
-        (descriptors / "7").symlink_to("/dev/vfio/devices/vfio3")
+        open_in(host, "/dev/vfio/devices/vfio3")
         with pytest.raises(vfio.InUseError, match="vfio3 is open in process 99"):
             operation(host, GPU)
         self.assert_untouched(host, kernel)
@@ -195,6 +200,14 @@ class TestHeld:
         node = host.directory(GPU) / "vfio-dev/vfio3"
         node.mkdir(parents=True)
         (node / "dev").write_text("511:3\n")
+
+    def test_in_the_kernels_unsafe_mode(self, host, kernel, operation):
+        node = group_node(host, GPU).replace("/vfio/", "/vfio/noiommu-")
+        host.write(node[1:], "")
+        open_in(host, node)
+        with pytest.raises(vfio.InUseError, match=r"/dev/vfio/noiommu-\d+ is open in process 99"):
+            operation(host, GPU)
+        self.assert_untouched(host, kernel)
 
     def test_by_somebody_whom_proc_does_not_show(self, host, kernel, operation, monkeypatch):
         """The kernel refuses a second open of a group; that counts, whoever has the first."""
@@ -254,6 +267,46 @@ class TestHeld:
     def test_does_not_hinder_what_nobody_holds(self, host, kernel, operation):
         kernel.hold("0000:84:00.0")
         operation(host, GPU)
+
+
+class TestLent:
+    """Guests may have a function that is not on vfio-pci: through a driver like it, or in parts."""
+
+    @pytest.fixture(params=[vfio.bind, vfio.rebind])
+    def operation(self, host, request):
+        return lambda: request.param(host.root, GPU)
+
+    @pytest.mark.parametrize("driver", ["nvgrace_gpu_vfio_pci", "nvidia"])
+    def test_through_another_driver_of_vfios(self, host, kernel, operation, driver):
+        host.bind(GPU, driver)
+        if driver == "nvidia":
+            (host.directory(GPU) / "vfio-dev/vfio3").mkdir(parents=True)
+        open_in(host, group_node(host, GPU))
+        with pytest.raises(vfio.InUseError, match="is open in process 99"):
+            operation()
+        assert kernel.writes() == []
+        assert host.driver_of(GPU) == driver
+
+    def test_in_parts(self, host, kernel, operation):
+        self.cut_up(host, "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", group=90)
+        open_in(host, "/dev/vfio/90")
+        with pytest.raises(vfio.InUseError, match="/dev/vfio/90 is open in process 99"):
+            operation()
+        assert kernel.writes() == []
+        assert host.driver_of(GPU) == "nouveau"
+
+    def test_in_parts_that_nobody_has(self, host, operation):
+        self.cut_up(host, "83b8f4f2-509f-382f-3c1e-e6bfe0fa1001", group=90)
+        operation()
+        assert host.driver_of(GPU) == "vfio-pci"
+
+    @staticmethod
+    def cut_up(host, name: str, group: int):
+        part = host.directory(GPU) / name
+        (host.directory(GPU) / "mdev_supported_types/nvidia-35").mkdir(parents=True)
+        part.mkdir()
+        (part / "mdev_type").symlink_to("../mdev_supported_types/nvidia-35")
+        model.link(part / "iommu_group", host.root / f"sys/kernel/iommu_groups/{group}")
 
 
 class TestVfs:
