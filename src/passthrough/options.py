@@ -9,11 +9,33 @@ from collections.abc import Mapping
 from passthrough import spec
 from passthrough.fields import OptionError, show
 
-# A grub.d file is shell that root sources: nothing here can end a word or a double-quoted string.
-_KERNEL_TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}(=[A-Za-z0-9_.,:;/@+%-]{1,128})?")
+# A grub.d file is shell that root sources, and grub-mkconfig writes what it gives into grub.cfg
+# without quotes: nothing here can end a word, a command or a string of either language.
+_KERNEL_TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}(=[A-Za-z0-9_.,:/@+%-]{1,128})?")
 _DRIVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-# Options that decide what boots at all; a slip here is not mended by another reboot.
-_BOOT_CRITICAL = ("init", "initrd", "rdinit", "root", "rootflags", "rootfstype")
+
+_CLOUD_INIT = "tells cloud-init what to do as root; leave it out"
+# Names of kernel options that are refused, and why. A name stands here as the kernel and systemd
+# compare it, with "_" for "-", and without the "rd." that addresses the initramfs's programs.
+_NAMES_REFUSED = {
+    # A slip here is not mended by another reboot. The words are run levels and the like.
+    "decides what the host boots; leave it out": (
+        "init", "rdinit", "initrd", "noinitrd", "root", "rootflags", "rootfstype", "boot",
+        "nfsroot", "netroot", "overlayroot", "initcall_blacklist", "emergency", "rescue", "single",
+        "recovery", "s", "S", "1", "2", "3", "4", "5", "break", "rdbreak",
+    ),
+    "keeps drivers off; name them in the option blacklist-drivers, which looks first whether the"
+    " host needs them": (
+        "modprobe.blacklist", "module_blacklist", "driver.blacklist", "rdblacklist",
+    ),
+    "is this charm's own switch, for GRUB's menu; to claim nothing, take the devices out of the"
+    " option devices": ("pci_passthrough",),
+    _CLOUD_INIT: ("cloud_config_url", "cloud_init", "ds", "network_config", "url"),
+}  # fmt: skip
+_NOIOMMU = "lets guests write to all of the host's memory, and is never to be used; leave it out"
+# systemd has many that start, mask or mount something, and more with each release; not these.
+_SYSTEMD_HARMLESS = ("systemd.log_", "systemd.show_status", "systemd.unified_cgroup_hierarchy")
+_SYSTEMD = "tells systemd what to do, which decides what the host boots; leave it out"
 
 MAX_TOKENS = 64
 
@@ -100,15 +122,26 @@ def _kernel_options(text: str) -> tuple[str, ...]:
         if not _KERNEL_TOKEN.fullmatch(token):
             raise OptionError(
                 "kernel-options",
-                "not NAME or NAME=VALUE of letters, digits and . _ - , : ; / @ + % (quotes, spaces"
-                " and $ cannot be passed on)",
+                "not NAME or NAME=VALUE of letters, digits and . _ - , : / @ + % (quotes, spaces,"
+                " ; and $ cannot be passed on)",
                 label,
             )
-        if token.partition("=")[0] in _BOOT_CRITICAL:
-            raise OptionError(
-                "kernel-options",
-                "decides what the host boots; this charm does not set it",
-                label,
-            )
+        reason = _why_refused(token)
+        if reason:
+            raise OptionError("kernel-options", reason, label)
         tokens[token] = None
     return tuple(tokens)
+
+
+def _why_refused(token: str) -> str | None:
+    """Why a kernel option would keep the host from booting, or take away what guards it."""
+    name = token.partition("=")[0].replace("-", "_").removeprefix("rd.")
+    for reason, names in _NAMES_REFUSED.items():
+        if name in names:
+            return reason
+    if name.startswith("systemd.") and not name.startswith(_SYSTEMD_HARMLESS):
+        return _SYSTEMD
+    if "noiommu" in name:
+        return _NOIOMMU
+    # What follows is a configuration; cloud-init looks for it anywhere on the command line.
+    return _CLOUD_INIT if "cc:" in token else None

@@ -234,7 +234,7 @@ class TestLife:
             "iommu-passthrough": "true",
             "allow-unsafe-interrupts": "true",
             "blacklist-drivers": "nvidiafb,nouveau",
-            "kernel-options": "pci=realloc,noaer isolcpus=2-31 a=b;c x=%p",
+            "kernel-options": "pci=realloc,noaer isolcpus=2-31 a=b:c x=%p",
         }
         deploy(agent, packed_charm, config=config)
         assert host.read("etc/modprobe.d/pci-passthrough.conf").splitlines()[2:] == [
@@ -245,7 +245,7 @@ class TestLife:
         reboot(box, agent)
         assert host.read("proc/cmdline").endswith(
             " quiet splash intel_iommu=on iommu=pt modprobe.blacklist=nouveau,nvidiafb"
-            " vfio_iommu_type1.allow_unsafe_interrupts=1 pci=realloc,noaer isolcpus=2-31 a=b;c"
+            " vfio_iommu_type1.allow_unsafe_interrupts=1 pci=realloc,noaer isolcpus=2-31 a=b:c"
             " x=%p\n"
         )
         assert str(agent.status()) == "active: gpu: 2 ready"

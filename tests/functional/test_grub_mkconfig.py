@@ -1,6 +1,8 @@
 """The real grub-mkconfig sources generated drop-ins: its shell gets our tokens and runs nothing.
 
-The program is this machine's own, in a host box, so what it reads is the box's /etc. Only
+Nor does GRUB: the grub.cfg that its 10_linux writes with them, without quotes, is a program too.
+
+grub-mkconfig is this machine's own, in a host box, so what it reads is the box's /etc. Only
 grub-probe is a stand-in there, since a box has no disk to find.
 """
 
@@ -10,7 +12,8 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 
 import hostbox
 import hosttree
@@ -21,6 +24,9 @@ from passthrough import fields, options
 
 PROGRAM = "/usr/sbin/grub-mkconfig"
 LIBRARY = "/usr/share/grub/grub-mkconfig_lib"
+# The script that writes the entries of the menu, and GRUB's own checker of what comes out.
+LINUX = "/etc/grub.d/10_linux"
+CHECKER = "/usr/bin/grub-script-check"
 # Where the box has the program: under its own name the box puts a recorder in its place.
 IN_BOX = "usr/lib/grub/mkconfig"
 PROBE = """\
@@ -50,7 +56,7 @@ EVERYWHERE = ("boot", "dev", "etc", "run", "usr", "var")
 @pytest.fixture(scope="module")
 def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hostbox.Box]:
     """A made-up host with this machine's grub-mkconfig."""
-    missing = [path for path in (PROGRAM, LIBRARY) if not os.path.exists(path)]
+    missing = [path for path in (PROGRAM, LIBRARY, LINUX, CHECKER) if not os.path.exists(path)]
     if missing:
         message = f"{missing[0]} is not there: install the package grub-common"
         if os.environ.get("CI") == "true":
@@ -63,6 +69,24 @@ def box(tmp_path_factory: pytest.TempPathFactory) -> Iterator[hostbox.Box]:
     tree.write("etc/grub.d/10_show", SHOW, mode=0o755)
     with hostbox.Box(tree, place / "box") as started:
         yield started
+
+
+@pytest.fixture
+def menu(box: hostbox.Box) -> Iterator[Callable[[], str]]:
+    """Runs grub-mkconfig with its own 10_linux; gives what that writes into grub.cfg."""
+    script = box.tree.write(
+        LINUX.removeprefix("/"), pathlib.Path(LINUX).read_text(encoding="utf-8"), mode=0o755
+    )
+
+    def generate() -> str:
+        done = box.run([f"/{IN_BOX}"])
+        assert done.returncode == 0, done.stderr
+        found = re.search(rf"### BEGIN {LINUX} ###\n(.*)### END {LINUX}", done.stdout, re.DOTALL)
+        assert found, done.stdout
+        return found[1]
+
+    yield generate
+    script.unlink()
 
 
 @pytest.fixture
@@ -119,6 +143,50 @@ def test_the_shell_gets_what_was_there_and_our_tokens_and_nothing_else(
         assert box.calls() == []
         for file in drop_ins.iterdir():
             file.unlink()
+
+
+def meanings(config: str) -> list[list[str]]:
+    """What GRUB would not take for a plain word, in each line that starts a kernel."""
+    return [re.findall(r"[;{}|&<>$]", line) for line in config.splitlines() if "\tlinux\t" in line]
+
+
+def is_a_script(config: str) -> bool:
+    """Ask GRUB's own checker."""
+    found = subprocess.run([CHECKER], input=config, text=True, capture_output=True, check=False)
+    return found.returncode == 0
+
+
+def test_grub_gets_the_same_program_with_our_tokens_as_without(
+    menu: Callable[[], str], drop_ins: pathlib.Path
+):
+    before = menu()
+    assert len(meanings(before)) > 1
+    assert is_a_script(before)
+    made = list(generate("kernel-options", "kernel-options").items())
+    for begin in range(0, len(made), AT_ONCE):
+        batch = made[begin : begin + AT_ONCE]
+        for number, (content, _) in enumerate(batch):
+            (drop_ins / f"95-{number:04}.cfg").write_text(content, encoding="utf-8")
+        after = menu()
+        added = "".join(f" {token}" for _, each in batch for token in each)
+        assert meanings(after) == meanings(before)
+        # A recovery entry has none of ours.
+        assert 0 < after.count(added) < len(meanings(after))
+        assert after.replace(added, "") == before
+        assert is_a_script(after)
+        for file in drop_ins.iterdir():
+            file.unlink()
+
+
+@pytest.mark.parametrize("token", ["x=1;halt", "x=${cmd}", "x=a}", "x=a|b"])
+def test_a_token_that_grub_gives_a_meaning_to_would_be_noticed(
+    menu: Callable[[], str], drop_ins: pathlib.Path, token: str
+):
+    before = menu()
+    (drop_ins / "95-hostile.cfg").write_text(
+        f"GRUB_CMDLINE_LINUX_DEFAULT='quiet {token}'\n", encoding="utf-8"
+    )
+    assert meanings(menu()) != meanings(before)
 
 
 HOSTILE = {

@@ -22,7 +22,7 @@ ALL_KEYS = (
     " managed, companions, allow-in-use"
 )
 BAD_KERNEL_OPTION = (
-    "not NAME or NAME=VALUE of letters, digits and . _ - , : ; / @ + % (quotes, spaces and $"
+    "not NAME or NAME=VALUE of letters, digits and . _ - , : / @ + % (quotes, spaces, ; and $"
     " cannot be passed on)"
 )
 BAD_ALIAS = (
@@ -92,10 +92,18 @@ CASES: dict[str, tuple[dict[str, str], str]] = {
         {"kernel-options": 'x="; reboot; "'},
         f'kernel-options: item 1 "x=";": {BAD_KERNEL_OPTION}',
     ),
+    "grub-command-in-kernel-options": (
+        {"kernel-options": "x=1;halt"},
+        f'kernel-options: item 1 "x=1;halt": {BAD_KERNEL_OPTION}',
+    ),
+    "systemd-in-kernel-options": (
+        {"kernel-options": "systemd.run=/sbin/poweroff"},
+        'kernel-options: item 1 "systemd.run=/sbin/poweroff": tells systemd what to do, which'
+        " decides what the host boots; leave it out",
+    ),
     "root-in-kernel-options": (
         {"kernel-options": "root=/dev/sdb1"},
-        'kernel-options: item 1 "root=/dev/sdb1": decides what the host boots; this charm does not'
-        " set it",
+        'kernel-options: item 1 "root=/dev/sdb1": decides what the host boots; leave it out',
     ),
     "newline-in-drivers": (
         {"blacklist-drivers": "nouveau\ninstall;x"},

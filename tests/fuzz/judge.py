@@ -1,7 +1,7 @@
 """Judges every byte that would be written: what no template wrote must match a pattern of its own.
 
 The patterns are not those of the code under test. They are what the reader of each file (a shell,
-udev, modprobe, Nova) takes as one harmless word.
+GRUB, udev, modprobe, Nova) takes as one harmless word.
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ from passthrough import boot, claims, nova, nova_release, options, pci, plan, pl
 
 HEX = "[0-9a-f]"
 ADDRESS = rf"{HEX}{{4,8}}:{HEX}{{2}}:[01]{HEX}\.[0-7]"
-OPTION = r"[A-Za-z0-9][A-Za-z0-9_.-]*(=[A-Za-z0-9_.,:;/@+%-]+)?"
+OPTION = r"[A-Za-z0-9][A-Za-z0-9_.-]*(=[A-Za-z0-9_.,:/@+%-]+)?"
+# What would boot something else, hand the host to cloud-init, or take a guard away.
+FATAL_OPTION = re.compile(
+    r"(rd\.)?(init|rdinit|root|emergency|rescue|single|[sS1-5]|break|systemd\.(?!log_|show_|unified_)"
+    r"[^ ]*|pci[-_]passthrough|module[-_]blacklist|driver\.blacklist|ds|url|cloud-config-url)(=.*)?"
+    r"|.*(noiommu|cc:).*"
+)
 MODULE = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 WORD = re.compile(r"[A-Za-z0-9_.,:-]{1,8192}")
 
@@ -92,6 +98,8 @@ def check_boot_files(wanted: options.Options, generator: str) -> list[str]:
             known = line in _skeleton(generator) or any(each.fullmatch(line) for each in LINES)
             assert known, f"{change.file.path}: {line!r}"
         if change.file.path == boot.grub_path(APPLICATION):
+            fatal = [each for each in planned.kernel_options if FATAL_OPTION.fullmatch(each)]
+            assert not fatal, fatal
             drop_ins.append(content)
     return drop_ins
 

@@ -212,7 +212,7 @@ HOSTILE = {
     "substitution": (
         {"devices": GPUS, "kernel_options": "x=$(reboot)"},
         'kernel-options: item 1 "x=$(reboot)": not NAME or NAME=VALUE of letters, digits and'
-        " . _ - , : ; / @ + % (quotes, spaces and $ cannot be passed on)",
+        " . _ - , : / @ + % (quotes, spaces, ; and $ cannot be passed on)",
     ),
     "newline": (
         {"devices": '- {id: 10de:1bb0, alias: "a\\nb"}'},

@@ -61,16 +61,19 @@ def test_blacklist_drivers(text: str, drivers: tuple[str, ...] | None):
 @pytest.mark.parametrize(
     "token",
     ["quiet", "pci=realloc,noaer", "isolcpus=2-31", "hugepages=64", "console=ttyS0,115200n8",
-     "vfio-pci.ids=10de:1bb0", "a=b;c", "crashkernel=1G@64M", "pcie_acs_override=a+b", "x=%p"],
+     "vfio-pci.ids=10de:1bb0", "a=b:c", "crashkernel=1G@64M", "pcie_acs_override=a+b", "x=%p",
+     "systemd.log_level=debug", "systemd.unified_cgroup_hierarchy=1", "rd.driver.pre=vfio-pci",
+     "iommu.strict=0", "debug", "rootdelay=5", "S3=1"],
 )  # fmt: skip
 def test_kernel_option_is_taken_as_it_is(token: str):
     assert made.wanted(kernel_options=token).kernel_options == (token,)
 
 
 BAD_KERNEL_OPTION = (
-    "not NAME or NAME=VALUE of letters, digits and . _ - , : ; / @ + % (quotes, spaces and $"
+    "not NAME or NAME=VALUE of letters, digits and . _ - , : / @ + % (quotes, spaces, ; and $"
     " cannot be passed on)"
 )
+DECIDES_THE_BOOT = "decides what the host boots; leave it out"
 BAD_DRIVER = (
     "not a module name (letters, digits, '_' and '-'); write auto, or names such as"
     " nouveau,nvidiafb"
@@ -104,13 +107,40 @@ REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "kernel-root": (
         {"kernel_options": "quiet root=/dev/sdb1"},
-        'kernel-options: item 2 "root=/dev/sdb1": decides what the host boots; this charm does'
-        " not set it",
+        f'kernel-options: item 2 "root=/dev/sdb1": {DECIDES_THE_BOOT}',
     ),
     "kernel-init": (
         {"kernel_options": "init=/bin/sh"},
-        'kernel-options: item 1 "init=/bin/sh": decides what the host boots; this charm does not'
-        " set it",
+        f'kernel-options: item 1 "init=/bin/sh": {DECIDES_THE_BOOT}',
+    ),
+    "kernel-run-level": (
+        {"kernel_options": "quiet 1"},
+        f'kernel-options: item 2 "1": {DECIDES_THE_BOOT}',
+    ),
+    "kernel-systemd": (
+        {"kernel_options": "systemd.unit=emergency.target"},
+        'kernel-options: item 1 "systemd.unit=emergency.target": tells systemd what to do, which'
+        " decides what the host boots; leave it out",
+    ),
+    "kernel-noiommu": (
+        {"kernel_options": "vfio.enable_unsafe_noiommu_mode=1"},
+        'kernel-options: item 1 "vfio.enable_unsafe_noiommu_mode=1": lets guests write to all of'
+        " the host's memory, and is never to be used; leave it out",
+    ),
+    "kernel-blacklist": (
+        {"kernel_options": "modprobe.blacklist=nvme"},
+        'kernel-options: item 1 "modprobe.blacklist=nvme": keeps drivers off; name them in the'
+        " option blacklist-drivers, which looks first whether the host needs them",
+    ),
+    "kernel-off-switch": (
+        {"kernel_options": "pci-passthrough=off"},
+        "kernel-options: item 1 \"pci-passthrough=off\": is this charm's own switch, for GRUB's"
+        " menu; to claim nothing, take the devices out of the option devices",
+    ),
+    "kernel-cloud-config": (
+        {"kernel_options": "x=cc:bootcmd%3A%5Breboot%5D"},
+        'kernel-options: item 1 "x=cc:bootcmd%3A%5Breboot%5D": tells cloud-init what to do as root;'
+        " leave it out",
     ),
     "kernel-too-many": (
         {"kernel_options": " ".join(f"a{number}" for number in range(65))},
@@ -148,6 +178,38 @@ def test_refusal_names_option_item_and_reason(config: dict[str, Any], message: s
     assert str(caught.value) == message
 
 
+@pytest.mark.parametrize(
+    "token",
+    ["a=b;reboot", "x=1;halt", "a=b;", "a;b", "x=a{b", "x=a}", "x=a|b", "x=a&b", "x=a<b", "x=a>b"],
+)
+def test_what_ends_a_command_of_grub_is_refused(token: str):
+    """grub-mkconfig writes the arguments without quotes into grub.cfg, which is a program."""
+    _, error = made.attempt(made.wanted, kernel_options=token)
+    assert error
+    assert error.reason == BAD_KERNEL_OPTION
+
+
+@pytest.mark.parametrize(
+    "token",
+    ["emergency", "rescue", "single", "recovery", "s", "S", "1", "5", "break", "break=top",
+     "rd.break", "rd.break=pre-mount", "rd.rescue", "rdinit=/bin/sh", "noinitrd", "boot=nfs",
+     "overlayroot=tmpfs", "initcall_blacklist=nvme_init",
+     "systemd.run=/sbin/poweroff", "systemd.mask=ssh.service", "systemd.wants=x.service",
+     "rd.systemd.unit=rescue.target", "systemd.debug-shell", "systemd.debug_shell",
+     "systemd.volatile=yes", "systemd.set_credential=a:b",
+     "vfio.enable-unsafe-noiommu-mode=1", "vfio_iommu_type1.noiommu=1",
+     "module_blacklist=vfio-pci", "module-blacklist=nvme", "rd.driver.blacklist=nvme",
+     "pci-passthrough", "pci_passthrough=off",
+     "cloud-config-url=http://x/y", "url=http://x/y", "ds=nocloud", "network-config=e30",
+     "cloud-init=disabled"],
+)  # fmt: skip
+def test_what_keeps_a_host_from_booting_or_takes_a_guard_away_is_refused(token: str):
+    _, error = made.attempt(made.wanted, kernel_options=f"quiet {token}")
+    assert error
+    assert str(error).startswith(f'kernel-options: item 2 "{token}": ')
+    assert "; " in error.reason  # the way out
+
+
 @pytest.mark.parametrize("separator", ["\u00a0", "\u2028", "\x85", "\x1c"], ids=ascii)
 @pytest.mark.parametrize("option", ["kernel_options", "blacklist_drivers"])
 def test_what_python_calls_a_blank_never_reaches_a_file(option: str, separator: str):
@@ -161,7 +223,7 @@ def test_an_accepted_kernel_option_is_one_plain_shell_word(text: str):
     parsed, error = made.attempt(made.wanted, kernel_options=text)
     assert error is None or error.option == "kernel-options"
     for token in parsed.kernel_options if parsed else ():
-        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.,:;/@+%=-]*", token)
+        assert re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.,:/@+%=-]*", token)
 
 
 @hypothesis.given(strategies.text() | strategies.text("ab,- \n$'\"_", max_size=30))
