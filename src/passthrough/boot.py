@@ -7,7 +7,7 @@ templates.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 
 from passthrough import claims, files, options, pci, platform, render
 
@@ -21,6 +21,8 @@ DISPLAY_DRIVERS = {
     "1234": ("bochs",),
     "8086": ("i915", "xe"),
 }
+# Drivers whose module has another name. With all others "-" for "_" is the only difference.
+_MODULES = {"bochs-drm": "bochs", "xhci_hcd": "xhci_pci"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -227,10 +229,23 @@ def blacklisted_drivers(
         for address, function in host.functions.items()
         if function.is_display and address not in claimed_addresses
     }
-    drivers_in_use = {
-        function.driver
-        for address, function in host.functions.items()
-        if address not in claimed_addresses and function.driver
-    }
     names = {name for vendor in claimed_vendors - kept for name in DISPLAY_DRIVERS.get(vendor, ())}
-    return tuple(sorted(names - drivers_in_use))
+    return tuple(sorted(names - modules_in_use(host, claimed_addresses).keys()))
+
+
+def modules_in_use(host: pci.Host, given_away: Container[str]) -> dict[str, pci.Function]:
+    """The modules that drive what stays with the host, each with the first function of it.
+
+    Names are spelled with ``_``, as modprobe compares them.
+
+    Args:
+        host: the PCI functions.
+        given_away: addresses of the functions that do not count.
+    """
+    found: dict[str, pci.Function] = {}
+    for address, function in host.functions.items():
+        driver = function.driver
+        if driver and address not in given_away:
+            for name in (driver, _MODULES.get(driver, driver)):
+                found.setdefault(name.replace("-", "_"), function)
+    return found

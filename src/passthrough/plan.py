@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping
 
 from passthrough import boot, claims, files, grub, options, pci, platform, support
 from passthrough.record import Record
@@ -83,7 +83,7 @@ def make(
     present: Mapping[str, files.Present | None],
     *,
     held: Container[str] = (),
-    others: Container[str] = (),
+    others: Collection[str] = (),
 ) -> Plan:
     """Compare what is wanted with what is there.
 
@@ -100,12 +100,14 @@ def make(
 
     Raises:
         support.UnsupportedHostError: when the host cannot do it. Nothing may be changed then.
+        OptionError: when blacklist-drivers names what the host needs. The same.
     """
     claimed = decision.claims
     blacklist = boot.blacklisted_drivers(wanted, claimed, host)
     tokens = boot.kernel_options(wanted, blacklist, facts)
     if claimed:
         support.check(wanted, tokens, host, facts)
+        support.check_blacklist(blacklist, host, {*decision.addresses, *others})
     # A group is only known while the IOMMU is on. Were its option dropped as soon as a group turns
     # out not to be viable, the next boot would know nothing and claim again.
     unviable = any(refusal.rule in claims.GROUP_RULES for refusal in decision.refusals)

@@ -69,8 +69,8 @@ def survey(
         leaving: whether the charm is being removed.
 
     Raises:
-        OptionError: when two items ask for the same function, or Nova does not know what an
-            option asks for.
+        OptionError: when two items ask for the same function, blacklist-drivers names what the
+            host needs, or Nova does not know what an option asks for.
         UnsupportedHostError: when this host cannot do what is asked.
         RecordError: when an application's record is damaged.
         StuckError: when looking would never end.

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
+
 from passthrough import PassthroughError, boot, options, pci, platform
+from passthrough.fields import OptionError, show
 
 
 class UnsupportedHostError(PassthroughError):
@@ -68,6 +71,30 @@ def check(
         )
     if not host.has_groups:
         _check_iommu_can_start(wanted, tokens, facts)
+
+
+def check_blacklist(blacklist: Iterable[str], host: pci.Host, given_away: Container[str]) -> None:
+    """Refuse to keep off a driver that the host needs: its disks and NICs would lose it at boot.
+
+    Args:
+        blacklist: the drivers to keep off.
+        host: the PCI functions.
+        given_away: addresses of the functions that are to be on vfio-pci, this application's and
+            others'.
+
+    Raises:
+        OptionError: naming the driver, a function that has it, and the way out.
+    """
+    in_use = boot.modules_in_use(host, given_away)
+    for name in blacklist:
+        function = in_use.get(name.replace("-", "_"))
+        if function:
+            raise OptionError(
+                "blacklist-drivers",
+                f"{function.address} ({function.id}) is on {function.driver} and not claimed, and"
+                " would lose it at the next boot; leave the name out, or claim that function too",
+                f"item {show(name)}",
+            )
 
 
 def _check_iommu_can_start(

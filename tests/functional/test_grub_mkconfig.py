@@ -20,7 +20,7 @@ import hosttree
 import pytest
 from fuzz import judge, mutation
 
-from passthrough import fields, options
+from passthrough import boot, fields, options
 
 PROGRAM = "/usr/sbin/grub-mkconfig"
 LIBRARY = "/usr/share/grub/grub-mkconfig_lib"
@@ -42,7 +42,7 @@ SHOW = "#!/bin/sh\nprintf '<%s>' \"$GRUB_CMDLINE_LINUX_DEFAULT\"\n"
 SHOWN = re.compile(r"### BEGIN /etc/grub.d/10_show ###\n<(.*)>### END", re.DOTALL)
 DROP_INS = "etc/default/grub.d"
 BEFORE = "quiet splash"  # hosttree's /etc/default/grub
-GPU = "10de:1bb0@0000:83:00.0"
+GPUS = "10de:1bb0"  # all of them, so that any display driver may be kept off
 ON = "intel_iommu=on"
 
 # So many changed texts an option; the accepted ones are sourced, so many in one run.
@@ -114,10 +114,11 @@ def generate(option: str, corpus: str) -> dict[str, tuple[str, ...]]:
     found: dict[str, tuple[str, ...]] = {}
     for text in mutation.variants(f"grub-{option}", mutation.seeds(corpus), TEXTS):
         try:
-            wanted = options.parse({"devices": GPU, option: text})
+            wanted = options.parse({"devices": GPUS, option: text})
         except fields.OptionError:
             continue
-        drivers = ",".join(wanted.blacklist_drivers or ())
+        named = wanted.blacklist_drivers
+        drivers = ",".join(boot.DISPLAY_DRIVERS["10de"] if named is None else named)
         tokens = (ON, *([f"modprobe.blacklist={drivers}"] if drivers else []))
         for content in judge.check_boot_files(wanted, judge.GENERATORS[0]):
             found[content] = (*tokens, *wanted.kernel_options)

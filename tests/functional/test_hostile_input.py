@@ -114,6 +114,11 @@ CASES: dict[str, tuple[dict[str, str], str]] = {
         {"blacklist-drivers": "vfio_pci"},
         'blacklist-drivers: item 1 "vfio_pci": the claimed devices need this driver; leave it out',
     ),
+    "driver-of-the-disk": (
+        {"blacklist-drivers": "nvidiafb,nvme"},
+        'blacklist-drivers: item "nvme": 0000:05:00.0 (144d:a808) is on nvme and not claimed, and'
+        " would lose it at the next boot; leave the name out, or claim that function too",
+    ),
     "iommu": ({"iommu": "off\n"}, 'iommu: "off\\n" is not one of auto, off'),
 }
 

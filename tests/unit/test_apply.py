@@ -121,7 +121,7 @@ class TestRebuildThatFails:
 
     @pytest.mark.parametrize("what", ["initramfs", "grub"])
     def test_restores_what_an_earlier_plan_had_written(self, tree, kernel, tools, what: str):
-        run(tree, tools, kernel_options="a=b", blacklist_drivers="nouveau")
+        run(tree, tools, kernel_options="a=b", blacklist_drivers="nvidia")
         feeds = {"initramfs": ("etc/modprobe.d", "etc/initramfs-tools"), "grub": ("etc/default",)}
         before = tree.snapshot(*feeds[what])
         tools.failing[what] = "no"

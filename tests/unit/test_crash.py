@@ -45,7 +45,9 @@ CASES = {
     "install-without-iommu": Case(None, {"devices": GPUS}, iommu=False),
     "install-with-iommu": Case(None, {"devices": GPUS}),
     "change": Case({"devices": GPUS}, OTHERS, iommu=False, reboots=1),
-    "removal": Case({"devices": GPUS, "blacklist_drivers": "nouveau"}, {}, iommu=False, reboots=1),
+    "removal": Case(
+        {"devices": "gpu=10de:1bb0", "blacklist_drivers": "nouveau"}, {}, iommu=False, reboots=1
+    ),
 }
 
 

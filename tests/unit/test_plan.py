@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from unit import made
 
-from passthrough import boot, files, grub, plan, platform, support
+from passthrough import boot, fields, files, grub, pci, plan, platform, support
 from passthrough.plan import Binding
 from passthrough.record import Record
 
@@ -426,6 +426,61 @@ def test_without_grub_an_option_that_is_there_already_will_do():
     assert [binding.address for binding in found.bind] == list(CLAIMED)
 
 
+class TestBlacklist:
+    NVME = made.function("0000:02:00.0", "144d:a808", made.STORAGE, driver="nvme")
+
+    def find(self, names: str, *functions: pci.Function, devices: str = GPUS, **values) -> str:
+        """What is refused, or nothing."""
+        wanted = made.wanted(devices, blacklist_drivers=names)
+        try:
+            made.survey(wanted, *CARDS_ON, *functions, facts=made.IOMMU_ON, **values)
+        except fields.OptionError as error:
+            return str(error)
+        return ""
+
+    def test_names_the_driver_the_function_and_the_way_out(self):
+        assert self.find("nvidiafb nvme", self.NVME) == (
+            'blacklist-drivers: item "nvme": 0000:02:00.0 (144d:a808) is on nvme and not claimed,'
+            " and would lose it at the next boot; leave the name out, or claim that function too"
+        )
+
+    @pytest.mark.parametrize(
+        ("name", "driver"),
+        [
+            ("snd-hda_intel", "snd_hda_intel"),
+            ("virtio_pci", "virtio-pci"),
+            ("bochs", "bochs-drm"),
+            ("bochs_drm", "bochs-drm"),
+            ("xhci-pci", "xhci_hcd"),
+            ("xhci_hcd", "xhci_hcd"),
+        ],
+    )
+    def test_knows_a_module_by_its_drivers_name(self, name: str, driver: str):
+        function = dataclasses.replace(self.NVME, driver=driver)
+        found = self.find(name, function, devices="10de:1bb0")
+        assert f"0000:02:00.0 (144d:a808) is on {driver}" in found
+
+    def test_the_third_card_of_a_kind_counts(self):
+        assert "0000:85:00.0 (10de:1bb0) is on nouveau" in self.find("nouveau")
+        assert self.find("nouveau", devices="10de:1bb0") == ""
+
+    def test_a_refused_function_keeps_its_driver(self):
+        """Asked for, but the host holds on to it."""
+        found = self.find("nvme", self.NVME, devices=f"{GPUS}, 144d:a809@0000:02:00.0")
+        assert "is on nvme and not claimed" in found
+
+    def test_what_another_application_has_taken_does_not_count(self):
+        taken = dict.fromkeys(("0000:85:00.0", "0000:85:00.1"), "other")
+        assert self.find("nouveau", taken=taken) == ""
+
+    @pytest.mark.parametrize("driver", ["vfio-pci", None])
+    def test_what_has_no_native_driver_does_not_count(self, driver: str | None):
+        assert self.find("nvme", dataclasses.replace(self.NVME, driver=driver)) == ""
+
+    def test_without_a_claim_nothing_is_kept_off(self):
+        assert self.find("nvme", self.NVME, devices="x=1234:5678") == ""
+
+
 NO_GRUB = dataclasses.replace(made.IOMMU_OFF, has_grub=False)
 
 
@@ -448,7 +503,7 @@ class TestWithoutGrub:
             made.survey(wanted, *CARDS_ON, facts=NO_GRUB)
 
     def test_a_blacklist_needs_no_command_line(self):
-        wanted = made.wanted(GPUS, blacklist_drivers="nouveau")
+        wanted = made.wanted("10de:1bb0", blacklist_drivers="nouveau")
         found = made.survey(wanted, *CARDS_ON, facts=NO_GRUB).plan
         (modprobe,) = [each for each in found.files if "/modprobe.d/" in each.file.path]
         assert "blacklist nouveau" in str(modprobe.file.content)

@@ -175,6 +175,16 @@ class TestNothingToDo:
         assert identities(tree) == times
         assert unit.tools.calls == []
 
+    def test_the_driver_of_the_root_disk_is_not_kept_off_and_nothing_is_written(
+        self, unit: Unit, tree
+    ):
+        tree.function("0000:05:00.0", "144d:a808", 0x010802, driver="nvme")
+        before = tree.snapshot("etc", "var")
+        with pytest.raises(fields.OptionError, match="is on nvme and not claimed"):
+            unit.hook(GPUS, blacklist_drivers="nvidiafb, nvme")
+        assert tree.snapshot("etc", "var") == before
+        assert unit.tools.calls == []
+
     def test_a_wrong_item_blocks_and_writes_nothing(self, unit: Unit, tree):
         before = tree.snapshot("etc", "var")
         assert unit.hook("gpu=10de:1bb0@0000:3b:00.0") == Status(
