@@ -1,7 +1,7 @@
 """Disks of the host: what is mounted, swapped to, or part of something larger. Reads only.
 
-Sources: the kernel's Documentation/ABI for /sys/class/block, proc(5) for mountinfo and swaps, and
-udev's database of the signatures that it found.
+Sources: the kernel's Documentation/ABI for /sys/class/block and /sys/fs, proc(5) for mountinfo and
+swaps, and udev's database of the signatures that it found.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
+import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -25,6 +26,16 @@ _SIGNATURES = {
     "drbd": "a DRBD resource",
     "zfs_member": "a ZFS pool",
 }
+# Where udev names them. The second is for a disk with several signatures, such as a pool's over an
+# older file system's: USAGE:TYPE:VERSION of each, and then there is no first.
+_SIGNATURE_KEYS = ("E:ID_FS_TYPE", "E:ID_FS_AMBIVALENT")
+# A partition says by its type whose it is, whatever its content looks like.
+_PARTITION_KEY = "E:ID_PART_ENTRY_TYPE"
+_PARTITION_TYPES = {"6a898cc3-1dd2-11b2-99a6-080020736631": "a ZFS pool"}
+
+# The file systems that the kernel has at work, by their devices, below /sys/fs. Some are mounted
+# where no process is: in a namespace that a file keeps, or detached while a file was open.
+_LIVE = ("btrfs/*/devices/*", "erofs/*", "ext4/*", "f2fs/*", "nilfs2/*", "xfs/*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +113,8 @@ def _read_disks(root: Path) -> Disks:
         parent = path.split("/")[-2]
         if parent in paths:  # of a partition
             lower[name].add(parent)
-        backing = pci.read_text(device / "loop/backing_file") or ""
-        if backing.startswith("/dev/"):
+        for place in ("loop/backing_file", "backing_dev"):  # the second is zram's
+            backing = pci.read_text(device / place) or ""
             lower[name].update(_named(backing, paths, labels, root))
         ways = [path, *_controllers(root, path)]
         own[name] = frozenset[str]().union(*(use.functions_on(way) for way in ways))
@@ -133,9 +144,12 @@ def _mounts(root: Path, disks: Disks) -> dict[str, set[str]]:
         # btrfs and the like give a file system a number of its own, and name its devices.
         for each in [name] if name else _named(source, disks.own, disks.labels, root):
             found.setdefault(each, set()).add(_unescape(words[4]))
-    for place in sorted((root / "sys/fs/btrfs").glob("*/devices/*")):
-        if place.name in disks.own:
-            found.setdefault(place.name, {"a btrfs volume"})
+    for pattern in _LIVE:
+        for place in sorted((root / "sys/fs").glob(pattern)):
+            # Beside the devices stand others, such as ext4's features.
+            if place.name in disks.own:
+                kind = pattern.partition("/")[0]
+                found.setdefault(place.name, {f"a live {kind} file system"})
     return dict(sorted(found.items()))
 
 
@@ -185,8 +199,13 @@ def _named(
 def _signature(root: Path, number: str) -> str | None:
     for line in use.read_lines(root / f"run/udev/data/b{number}"):
         key, _, value = line.partition("=")
-        if key == "E:ID_FS_TYPE":
-            return "a RAID array" if value.endswith("_raid_member") else _SIGNATURES.get(value)
+        if key == _PARTITION_KEY and value.lower() in _PARTITION_TYPES:
+            return _PARTITION_TYPES[value.lower()]
+        for word in re.findall(r"\w+", value) if key in _SIGNATURE_KEYS else ():
+            if word.endswith("_raid_member"):
+                return "a RAID array"
+            if word in _SIGNATURES:
+                return _SIGNATURES[word]
     return None
 
 

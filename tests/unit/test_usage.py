@@ -88,7 +88,7 @@ def btrfs_on_two_disks(tree: hosttree.HostTree) -> Iterator[tuple[str, str]]:
     (devices / "nvme0n1").mkdir()
     (devices / "nvme1n1").mkdir()
     yield NVME, "mount: /data on nvme0n1"
-    yield OTHER_NVME, 'mount: "a btrfs volume" on nvme1n1'
+    yield OTHER_NVME, 'mount: "a live btrfs file system" on nvme1n1'
 
 
 def bcachefs_on_two_disks(tree: hosttree.HostTree) -> Iterator[tuple[str, str]]:
@@ -157,6 +157,30 @@ def zfs(tree: hosttree.HostTree) -> Iterator[tuple[str, str]]:
     yield NVME, "member: nvme0n1p1 is part of a ZFS pool"
 
 
+def zfs_over_an_older_file_system(tree: hosttree.HostTree) -> Iterator[tuple[str, str]]:
+    uses.disk(tree, NVME, "nvme0n1", "259:0")
+    uses.udev(
+        tree,
+        "259:0",
+        ID_FS_AMBIVALENT="filesystem:ext4:1.0 filesystem:zfs_member:5000",
+    )
+    uses.mount(tree, "0:40", "/", "rpool/ROOT/ubuntu", "zfs")
+    yield NVME, "member: nvme0n1 is part of a ZFS pool"
+
+
+def zfs_by_its_partitions_type(tree: hosttree.HostTree) -> Iterator[tuple[str, str]]:
+    uses.disk(tree, NVME, "nvme0n1", "259:0")
+    uses.partition(tree, "nvme0n1", "nvme0n1p1", "259:1")
+    uses.udev(tree, "259:1", ID_PART_ENTRY_TYPE="6A898CC3-1DD2-11B2-99A6-080020736631")
+    yield NVME, "member: nvme0n1p1 is part of a ZFS pool"
+
+
+def raid_over_an_older_file_system(tree: hosttree.HostTree) -> Iterator[tuple[str, str]]:
+    uses.disk(tree, HBA, "sda", "8:0")
+    uses.udev(tree, "8:0", ID_FS_AMBIVALENT="filesystem:xfs: raid:linux_raid_member:1.2")
+    yield HBA, "member: sda is part of a RAID array"
+
+
 def raid_that_is_not_assembled(tree: hosttree.HostTree) -> Iterator[tuple[str, str]]:
     uses.disk(tree, HBA, "sda", "8:0")
     uses.signature(tree, "8:0", "isw_raid_member")
@@ -205,6 +229,34 @@ def loop_device_on_a_disk(tree: hosttree.HostTree) -> Iterator[tuple[str, str]]:
     (loop / "loop/backing_file").write_text("/dev/nvme0n1\n")
     uses.mount(tree, "7:0", "/mnt", "/dev/loop0")
     yield NVME, "mount: /mnt on loop0"
+
+
+def compressed_swap_with_a_disk_behind_it(tree: hosttree.HostTree) -> Iterator[tuple[str, str]]:
+    uses.disk(tree, NVME, "nvme0n1", "259:0")
+    zram = uses.assembled(tree, "zram0", "252:0")
+    (zram / "backing_dev").write_text("/dev/nvme0n1\n")
+    uses.swap(tree, "/dev/zram0")
+    yield NVME, "swap: zram0"
+
+
+def mounted_where_no_process_is(tree: hosttree.HostTree) -> Iterator[tuple[str, str]]:
+    """In a namespace that only a bind mount keeps, or after `umount -l` with a file open."""
+    uses.disk(tree, NVME, "nvme0n1", "259:0")
+    uses.disk(tree, HBA, "sda", "8:0")
+    uses.assembled(tree, "dm-0", "253:0", "sda", label="vg0-srv")
+    for place in ("ext4/nvme0n1", "ext4/features", "xfs/dm-0", "xfs/stats", "f2fs/features"):
+        (tree.root / "sys/fs" / place).mkdir(parents=True)
+    yield NVME, 'mount: "a live ext4 file system" on nvme0n1'
+    yield HBA, "member: sda is part of vg0-srv"
+    yield HBA, 'mount: "a live xfs file system" on vg0-srv'
+
+
+def mounted_where_a_process_is(tree: hosttree.HostTree) -> Iterator[tuple[str, str]]:
+    """The place says more than the kernel's own list."""
+    uses.disk(tree, NVME, "nvme0n1", "259:0")
+    uses.mount(tree, "259:0", "/srv", "/dev/nvme0n1")
+    (tree.root / "sys/fs/ext4/nvme0n1").mkdir(parents=True)
+    yield NVME, "mount: /srv on nvme0n1"
 
 
 def interface_with_an_address(tree: hosttree.HostTree) -> Iterator[tuple[str, str]]:
@@ -323,6 +375,9 @@ def text_console(tree: hosttree.HostTree) -> Iterator[tuple[str, str]]:
         swap_partition,
         swap_on_a_logical_volume,
         zfs,
+        zfs_over_an_older_file_system,
+        zfs_by_its_partitions_type,
+        raid_over_an_older_file_system,
         raid_that_is_not_assembled,
         volume_group_that_is_not_active,
         nvme_with_two_controllers,
@@ -330,6 +385,9 @@ def text_console(tree: hosttree.HostTree) -> Iterator[tuple[str, str]]:
         usb_disk,
         disk_behind_a_controller_with_its_own_bus,
         loop_device_on_a_disk,
+        compressed_swap_with_a_disk_behind_it,
+        mounted_where_no_process_is,
+        mounted_where_a_process_is,
         interface_with_an_address,
         interface_with_an_ipv6_address,
         interface_with_a_session,
@@ -359,6 +417,24 @@ def test_use_is_found(host: hosttree.HostTree, find: Callable, arrange: Callable
 def disks_that_nobody_uses(tree: hosttree.HostTree) -> None:
     uses.disk(tree, NVME, "nvme0n1", "259:0")
     uses.signature(tree, "259:0", "ext4")
+
+
+def compressed_swap_alone(tree: hosttree.HostTree) -> None:
+    uses.disk(tree, NVME, "nvme0n1", "259:0")
+    zram = uses.assembled(tree, "zram0", "252:0")
+    (zram / "backing_dev").write_text("none\n")
+    uses.swap(tree, "/dev/zram0")
+
+
+def signatures_that_nothing_assembles(tree: hosttree.HostTree) -> None:
+    uses.disk(tree, NVME, "nvme0n1", "259:0")
+    uses.udev(
+        tree,
+        "259:0",
+        ID_FS_AMBIVALENT="filesystem:ext4:1.0 filesystem:xfs:",
+        ID_FS_LABEL="zfs_member",
+        ID_PART_ENTRY_TYPE="0fc63daf-8483-4772-8e79-3d69d8477de4",
+    )
 
 
 def swap_file(tree: hosttree.HostTree) -> None:
@@ -399,6 +475,8 @@ def console_that_was_unbound(tree: hosttree.HostTree) -> None:
     [
         lambda tree: None,
         disks_that_nobody_uses,
+        signatures_that_nothing_assembles,
+        compressed_swap_alone,
         swap_file,
         file_systems_without_a_device,
         interface_that_is_down,

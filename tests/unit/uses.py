@@ -92,8 +92,14 @@ def swap(tree: hosttree.HostTree, path: str, kind: str = "partition") -> None:
 
 
 def signature(tree: hosttree.HostTree, number: str, kind: str) -> None:
-    """What udev has found on a device."""
-    tree.write(f"run/udev/data/b{number}", f"S:disk/by-id/x\nE:ID_FS_TYPE={kind}\n")
+    """The one signature that udev has found on a device."""
+    udev(tree, number, ID_FS_TYPE=kind)
+
+
+def udev(tree: hosttree.HostTree, number: str, **properties: str) -> None:
+    """What udev's database holds of a device."""
+    lines = (f"E:{key}={value}\n" for key, value in properties.items())
+    tree.write(f"run/udev/data/b{number}", "".join(["S:disk/by-id/x\n", *lines]))
 
 
 def interface(tree: hosttree.HostTree, address: str, name: str, *, up: bool = True) -> Path:
