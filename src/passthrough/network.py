@@ -5,9 +5,8 @@ Sources: the kernel's Documentation/ABI/testing/sysfs-class-net, and proc(5) for
 
 from __future__ import annotations
 
-import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from passthrough import pci, use
@@ -16,18 +15,17 @@ _NET = "sys/class/net"
 _UP = 0x1  # IFF_UP of linux/if.h
 _LINK_LOCAL = "20"  # IPV6_ADDR_LINKLOCAL of net/ipv6.h, as if_inet6 prints it
 _ESTABLISHED = "01"
-_SIOCGIFADDR = 0x8915
 _OPEN_VSWITCH = "ovs-system"
 _VIRTIO = "virtio-pci"
 
 
 def find(root: Path, host: pci.Host) -> Iterator[tuple[str, use.Use]]:
     """Find the uses of functions by networking, as pairs of address and use."""
-    defaults = _default_routes(root)
+    defaults, with_ipv4 = _default_routes(root), _with_ipv4(root)
     for name, path in use.read_links(root / _NET).items():
         functions = sorted(use.functions_on(path))
         if functions:
-            uses = [*_uses(root, name), *_routes(name, defaults)]
+            uses = [*_uses(root, name, with_ipv4), *_routes(name, defaults)]
             yield from ((address, each) for address in functions for each in uses)
     devices = os.path.join(root, pci.DEVICES)
     for function in host.functions.values():
@@ -38,11 +36,11 @@ def find(root: Path, host: pci.Host) -> Iterator[tuple[str, use.Use]]:
             )
 
 
-def _uses(root: Path, name: str) -> Iterator[use.Use]:
+def _uses(root: Path, name: str, with_ipv4: Container[str]) -> Iterator[use.Use]:
     device = root / _NET / name
     shown = use.plain(name)
     if int(pci.read_text(device / "flags") or "0", 16) & _UP:
-        for what in _addresses(root, name):
+        for what in _addresses(root, name, with_ipv4):
             yield use.Use(use.ADDRESS, f"{shown} is up with {what}")
     links = use.read_links(device)
     if "master" in links:
@@ -69,13 +67,13 @@ def _describe_master(root: Path, master: str) -> str:
     return use.plain(master)
 
 
-def _addresses(root: Path, name: str) -> Iterator[str]:
+def _addresses(root: Path, name: str, with_ipv4: Container[str]) -> Iterator[str]:
     """What an interface that is up is reached at.
 
     An address that IPv6 gives every interface by itself says nothing: MAAS and netplan bring idle
     interfaces up. It counts where somebody talks over it, as BGP's routers do.
     """
-    if _has_ipv4(root, name):
+    if name in with_ipv4:
         yield "an IPv4 address"
     own = [
         words[0]
@@ -91,25 +89,21 @@ def _addresses(root: Path, name: str) -> Iterator[str]:
         yield "a connection over its link-local address"
 
 
-def _has_ipv4(root: Path, name: str) -> bool:
-    # An address almost always brings a route to its network; there the interface is named.
-    for line in use.read_lines(root / "proc/net/route")[1:]:
-        if line.split("\t")[0].strip() == name:
-            return True
-    if root != Path("/"):
-        return False
-    import fcntl
-    import socket  # takes as long to import as all that `list` needs of this package
-    import struct
+def _with_ipv4(root: Path) -> frozenset[str]:
+    """The interfaces with an IPv4 address.
 
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
-        try:
-            fcntl.ioctl(asking, _SIOCGIFADDR, struct.pack("256s", os.fsencode(name)[:15]))
-        except OSError as error:
-            if error.errno in (errno.EADDRNOTAVAIL, errno.ENODEV):
-                return False
-            raise
-    return True
+    Raises:
+        OSError: when the kernel does not say; an address that cannot be seen is not the same as
+            none.
+    """
+    # An address almost always brings a route to its network; there the interface is named.
+    lines = use.read_lines(root / "proc/net/route")[1:]
+    routed = frozenset(line.split("\t")[0].strip() for line in lines)
+    if root != Path("/"):
+        return routed
+    from passthrough import netlink  # sockets take long to import, as everything of a `list` goes
+
+    return routed | netlink.interfaces_with_ipv4()
 
 
 def _has_session(root: Path, addresses: list[str]) -> bool:
