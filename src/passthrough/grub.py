@@ -11,7 +11,7 @@ import itertools
 import os
 import re
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from passthrough import files
@@ -25,7 +25,18 @@ _BLOCK = re.compile(r"\s*(menuentry|submenu)\s(.*)\{\s*")
 _DEFAULT = re.compile(r"\s*set\s+default=[\"']?([^\"']*)[\"']?\s*")
 _LINUX = re.compile(r"\s*linux(?:16|efi)?\s+\S+(.*)")
 _INITRD = re.compile(r"\s*initrd(?:16|efi)?\s+(.*)")
-_ASSIGNMENT = re.compile(r"\s*(?:export\s+)?GRUB_CMDLINE_LINUX_DEFAULT=(.*)")
+# Where a command begins: on a line, or behind another command.
+_BEGIN = re.compile(r"(?:^|[;&|]|\{[ \t]|\b(?:then|else|do)[ \t])[ \t]*")
+# The value ends with the line or at a semicolon, but for those within quotes.
+_ASSIGNMENT = re.compile(
+    _BEGIN.pattern + r"(?:(?:export|readonly)[ \t]+)?GRUB_CMDLINE_LINUX_DEFAULT="
+    r"""((?:"(?:\\.|[^"\\])*"|'[^']*'|[^;"'\n])*)""",
+    re.MULTILINE,
+)
+_UNSET = re.compile(
+    _BEGIN.pattern + r"unset[ \t]+(?:[\w-]+[ \t]+)*GRUB_CMDLINE_LINUX_DEFAULT\b", re.MULTILINE
+)
+_COMMENT = re.compile(r"^[ \t]*#.*\n?", re.MULTILINE)
 _REFERENCE = re.compile(r"\$\{?GRUB_CMDLINE_LINUX_DEFAULT\b")
 # Options of which the kernel takes the last value; others add up (modprobe.blacklist, console).
 _LAST_WINS = ("intel_iommu", "iommu", "vfio_iommu_type1.allow_unsafe_interrupts")
@@ -44,14 +55,19 @@ class Entry:
 class Grub:
     """GRUB on this host.
 
-    ``entry`` is the menu entry it boots by default, None where that cannot be told. ``erasers``
-    are the settings files, in the order they are sourced, that set GRUB_CMDLINE_LINUX_DEFAULT
-    without what it held before. ``is_stale`` tells that settings changed after grub.cfg did.
+    ``entry`` is the menu entry it boots by default, None where that cannot be told. ``settings``
+    are the settings files, in the order they are sourced: what each holds, without comments.
+    ``is_stale`` tells that settings changed after grub.cfg did.
     """
 
     entry: Entry | None = None
-    erasers: tuple[str, ...] = ()
+    settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
     is_stale: bool = False
+
+    @property
+    def erasers(self) -> tuple[str, ...]:
+        """The settings that set GRUB_CMDLINE_LINUX_DEFAULT without what it held before."""
+        return tuple(path for path, text in self.settings.items() if _erases(text))
 
 
 @dataclasses.dataclass
@@ -74,9 +90,10 @@ def read(root: Path) -> Grub:
         return Grub()
     environment = files.read(root / ENVIRONMENT)
     settings = [SETTINGS, *_drop_ins(root)]
+    there = {path: found.content for path in settings if (found := files.read(root / path))}
     return Grub(
         entry=default_entry(config.content, environment.content if environment else ""),
-        erasers=tuple(each for each in settings if _erases(files.read(root / each))),
+        settings={path: _COMMENT.sub("", there[path]).replace("\\\n", " ") for path in there},
         is_stale=_newest(root, [*settings, DROP_INS]) > _newest(root, [CONFIG]),
     )
 
@@ -117,7 +134,7 @@ def find_problem(grub: Grub, drop_in: str, tokens: Iterable[str]) -> str | None:
         return None
     missing = [token for token in tokens if token not in grub.entry.arguments]
     if missing:
-        erasers = later(grub, drop_in)
+        erasers = _behind(grub.erasers, drop_in)
         cause = (
             f"/{erasers[-1]} sets GRUB_CMDLINE_LINUX_DEFAULT outright and is read after"
             f" /{drop_in}; let it begin with $GRUB_CMDLINE_LINUX_DEFAULT, then run update-grub"
@@ -129,18 +146,28 @@ def find_problem(grub: Grub, drop_in: str, tokens: Iterable[str]) -> str | None:
     for key, token in {token.partition("=")[0]: token for token in tokens}.items():
         last = [each for each in grub.entry.arguments if each.partition("=")[0] == key][-1]
         if key in _LAST_WINS and last != token:
+            holders = " and ".join(f"/{path}" for path in _holders(grub, last, drop_in))
             return (
                 f"/{CONFIG} boots {grub.entry.title!r} with {last} after {token}, and the last one"
-                f" counts; take {last} out of the other settings, then run update-grub"
+                f" counts; take {last} out of {holders or 'the other settings'}, then run"
+                " update-grub"
             )
     return None
 
 
-def later(grub: Grub, drop_in: str) -> tuple[str, ...]:
-    """The settings files that erase what ``drop_in`` adds: they are sourced after it."""
-    return tuple(
-        path for path in grub.erasers if path.startswith(f"{DROP_INS}/") and path > drop_in
-    )
+def _behind(paths: Iterable[str], drop_in: str) -> tuple[str, ...]:
+    """Those of the settings files that are sourced after ``drop_in``, and so have the last word."""
+    return tuple(path for path in paths if path.startswith(f"{DROP_INS}/") and path > drop_in)
+
+
+def _holders(grub: Grub, token: str, drop_in: str) -> tuple[str, ...]:
+    """The other settings files that hold a token as a word of its own, whatever they do with it.
+
+    Where any that is sourced after ours does, only those: in one before ours it loses to ours.
+    """
+    word = re.compile(rf"(?<![\w.,-]){re.escape(token)}(?![\w.=,:-])")
+    found = [path for path, text in grub.settings.items() if path != drop_in and word.search(text)]
+    return _behind(found, drop_in) or tuple(found)
 
 
 def _parse(lines: Iterable[str]) -> _Menu:
@@ -197,11 +224,9 @@ def _choose(menu: _Menu, name: str) -> _Menu:
     return menu.children[0] if menu.children else menu
 
 
-def _erases(settings: files.Present | None) -> bool:
-    lines = settings.content.replace("\\\n", " ").splitlines() if settings else ()
-    return any(
-        (found := _ASSIGNMENT.fullmatch(line)) and not _REFERENCE.search(found[1]) for line in lines
-    )
+def _erases(settings: str) -> bool:
+    values = (found[1] for found in _ASSIGNMENT.finditer(settings))
+    return bool(_UNSET.search(settings)) or any(not _REFERENCE.search(each) for each in values)
 
 
 def _drop_ins(root: Path) -> Iterator[str]:

@@ -134,7 +134,11 @@ def test_any_text_is_read_without_a_crash(text: str):
 
 class TestFindProblem:
     def find(self, entry_options: str, *erasers: str) -> str | None:
-        found = grub.Grub(grub.default_entry(config(options=entry_options)), erasers)
+        texts = dict.fromkeys(erasers, 'GRUB_CMDLINE_LINUX_DEFAULT="quiet"\n')
+        return self.find_among(entry_options, texts)
+
+    def find_among(self, entry_options: str, texts: dict[str, str]) -> str | None:
+        found = grub.Grub(grub.default_entry(config(options=entry_options)), texts)
         return grub.find_problem(found, DROP_IN, TOKENS)
 
     def test_none_where_all_options_are_there(self):
@@ -166,9 +170,30 @@ class TestFindProblem:
         )
 
     def test_names_a_later_value_that_wins(self):
-        problem = self.find("intel_iommu=on iommu=pt intel_iommu=off")
-        assert problem
-        assert "boots 'Ubuntu' with intel_iommu=off after intel_iommu=on" in problem
+        assert self.find("intel_iommu=on iommu=pt intel_iommu=off") == (
+            "/boot/grub/grub.cfg boots 'Ubuntu' with intel_iommu=off after intel_iommu=on, and the"
+            " last one counts; take intel_iommu=off out of the other settings, then run update-grub"
+        )
+
+    def test_names_the_files_that_hold_the_value_that_wins(self):
+        append = 'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT {}"\n'
+        before = {
+            grub.SETTINGS: "GRUB_CMDLINE_LINUX=intel_iommu=off\n",
+            "etc/default/grub.d/50-a.cfg": append.format("intel_iommu=off,sm_off"),
+            "etc/default/grub.d/60-b.cfg": append.format("xintel_iommu=off intel_iommu=offline"),
+            DROP_IN: append.format("intel_iommu=on iommu=pt"),
+        }
+        behind = dict.fromkeys(
+            ("etc/default/grub.d/98-c.cfg", "etc/default/grub.d/99-d.cfg"),
+            append.format("quiet intel_iommu=off"),
+        )
+        for texts, shown in (
+            ({**before, **behind}, " and ".join(f"/{path}" for path in behind)),
+            (before, "/etc/default/grub"),
+        ):
+            problem = self.find_among("intel_iommu=on iommu=pt intel_iommu=off", texts)
+            assert problem
+            assert problem.endswith(f"; take intel_iommu=off out of {shown}, then run update-grub")
 
     def test_an_earlier_value_loses(self):
         assert self.find("intel_iommu=off intel_iommu=on iommu=pt") is None
@@ -200,6 +225,21 @@ class TestFindProblem:
         ('GRUB_CMDLINE_LINUX="quiet"\n', False),
         ('GRUB_CMDLINE_LINUX_DEFAULT_XEN="quiet"\n', False),
         ('GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT_OTHER"\n', True),
+        ('X=1; GRUB_CMDLINE_LINUX_DEFAULT="quiet"\n', True),
+        ('X=1;GRUB_CMDLINE_LINUX_DEFAULT=quiet; Y="$GRUB_CMDLINE_LINUX_DEFAULT"\n', True),
+        ('X=1; GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT a;b"\n', False),
+        ('GRUB_CMDLINE_LINUX_DEFAULT="a;b $GRUB_CMDLINE_LINUX_DEFAULT"\n', False),
+        ('GRUB_CMDLINE_LINUX_DEFAULT="a\nb $GRUB_CMDLINE_LINUX_DEFAULT"\n', False),
+        ('GRUB_CMDLINE_LINUX_DEFAULT=$(echo "$GRUB_CMDLINE_LINUX_DEFAULT" | cat)\n', False),
+        ("if true; then GRUB_CMDLINE_LINUX_DEFAULT=quiet; fi\n", True),
+        ("[ -e /x ] && GRUB_CMDLINE_LINUX_DEFAULT=quiet\n", True),
+        ('X="${GRUB_CMDLINE_LINUX_DEFAULT=quiet}"\n', False),
+        ("unset GRUB_CMDLINE_LINUX_DEFAULT\n", True),
+        ("X=1; unset -v Y GRUB_CMDLINE_LINUX_DEFAULT\n", True),
+        ("unset GRUB_CMDLINE_LINUX_DEFAULT_XEN\n", False),
+        ("# X=1; GRUB_CMDLINE_LINUX_DEFAULT=quiet\n", False),
+        ("  # X=1; unset GRUB_CMDLINE_LINUX_DEFAULT", False),
+        ('GRUB_CMDLINE_LINUX_DEFAULT="quiet\n', True),
     ],
 )
 def test_a_file_that_erases(tree: hosttree.HostTree, text: str, erases: bool):
@@ -240,6 +280,13 @@ class TestOtherWriters:
         assert said.startswith("blocked: /boot/grub/grub.cfg boots 'Ubuntu' without intel_iommu=on")
         assert "/etc/default/grub.d/99-zz.cfg sets GRUB_CMDLINE_LINUX_DEFAULT outright" in said
         assert result.survey.plan.reboot
+
+    def test_that_add_what_undoes_ours_are_named(self, tree, kernel, run):
+        text = 'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT intel_iommu=off"\n'
+        tree.write("etc/default/grub.d/98-other.cfg", text)
+        said, _ = run()
+        assert said.startswith("blocked: /boot/grub/grub.cfg boots 'Ubuntu' with intel_iommu=off")
+        assert "take intel_iommu=off out of /etc/default/grub.d/98-other.cfg, then" in said
 
     def test_that_mend_their_ways_are_noticed(self, tree, kernel, tools, run):
         spoiler = "etc/default/grub.d/99-zz.cfg"

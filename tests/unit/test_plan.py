@@ -170,7 +170,10 @@ class TestDrift:
 class TestGrub:
     """Somebody's settings, read after ours, have thrown our option out of grub.cfg."""
 
-    SPOILED = grub.Grub(grub.Entry("Ubuntu", ("quiet",)), ("etc/default/grub.d/99-x.cfg",))
+    SPOILED = grub.Grub(
+        grub.Entry("Ubuntu", ("quiet",)),
+        {"etc/default/grub.d/99-x.cfg": "GRUB_CMDLINE_LINUX_DEFAULT=quiet\n"},
+    )
 
     def test_that_boots_without_our_option_is_a_problem(self):
         facts = dataclasses.replace(made.IOMMU_ON, grub=self.SPOILED)

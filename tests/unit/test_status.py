@@ -32,7 +32,8 @@ PAIR = [*bound("83"), *made.gpus("84", group=16)]
 SPOILED = dataclasses.replace(
     made.IOMMU_ON,
     grub=grub.Grub(
-        entry=grub.Entry("Ubuntu", ("quiet",)), erasers=("etc/default/grub.d/99-x.cfg",)
+        entry=grub.Entry("Ubuntu", ("quiet",)),
+        settings={"etc/default/grub.d/99-x.cfg": "GRUB_CMDLINE_LINUX_DEFAULT=quiet\n"},
     ),
 )
 
