@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 
 import pytest
@@ -11,8 +12,9 @@ from passthrough import fields, options, support
 
 pytestmark = pytest.mark.faults
 
-DEVICES = 60_000
+DEVICES = 56_500
 OTHERS = 20_000
+COMBINED = 2_500
 # Were nearly everything refused, nothing would be judged.
 LEAST_ACCEPTED = 1_000
 
@@ -22,12 +24,12 @@ def _check_refusal(error: fields.OptionError, *options: str) -> None:
     judge.check_message(error)
 
 
-def _judge(config: dict[str, object], option: str) -> bool:
+def _judge(config: dict[str, object], *changed: str) -> bool:
     """Parse one configuration and judge what it would write; tell whether it was accepted."""
     try:
         wanted = options.parse(config)
     except fields.OptionError as error:
-        _check_refusal(error, option)
+        _check_refusal(error, *changed)
         return False
     for generator in judge.GENERATORS:
         try:
@@ -66,3 +68,31 @@ def test_other_options(option: str, corpus: str, share: float):
     claim = {"devices": "gpu=10de:1bb0"}
     accepted = sum(_judge({**claim, option: text}, option) for text in texts)
     assert 0 < accepted < count
+
+
+TEXTS = {
+    "devices": ("devices", "gpu=10de:1bb0"),
+    "kernel-options": ("kernel-options", "pci=realloc"),
+    "blacklist-drivers": ("blacklist-drivers", "nouveau"),
+    "iommu": ("choices", "auto"),
+    "reboot": ("choices", "when-idle"),
+}
+SWITCHES = ("iommu-passthrough", "allow-unsafe-interrupts", "report-in-placement")
+
+
+def test_all_options_together():
+    """Three texts of four are good ones, so that what is accepted meets other options too."""
+    chance = random.Random("together")  # noqa: S311 - the same inputs on every run, not secrets
+    hostile = {
+        option: mutation.variants(f"together-{option}", mutation.seeds(corpus), COMBINED)
+        for option, (corpus, _) in TEXTS.items()
+    }
+    accepted = 0
+    for _ in range(COMBINED):
+        texts = {
+            option: next(hostile[option]) if chance.randrange(4) == 0 else good
+            for option, (_, good) in TEXTS.items()
+        }
+        switches = {option: chance.choice((True, False)) for option in SWITCHES}
+        accepted += _judge({**texts, **switches}, *texts)
+    assert COMBINED // 10 < accepted < COMBINED

@@ -1,0 +1,62 @@
+"""The actions' parameters: they choose among what the host has, and are never part of an answer."""
+
+from __future__ import annotations
+
+import json
+import types
+from pathlib import Path
+from typing import Any, cast
+
+import hosttree
+import ops
+import pytest
+from unit import made
+
+import actions
+from fuzz import judge, mutation
+from passthrough import inventory, pci, rebind
+from passthrough.host import Tools
+
+pytestmark = pytest.mark.faults
+
+PARAMETERS = 500
+
+
+class Event:
+    """An action, as far as list-devices answers it."""
+
+    handle = types.SimpleNamespace(kind="list_devices_action")
+
+    def __init__(self, match: str):
+        self.params = {"match": match}
+        self.results: dict[str, Any] = {}
+
+    def set_results(self, results: dict[str, Any]) -> None:
+        """Take the answer."""
+        self.results = results
+
+
+def test_a_hostile_match_chooses_or_does_not(tmp_path: Path):
+    root = hosttree.compute_host(tmp_path / "host").root
+    every = {each["address"]: each for each in inventory.describe(root, pci.read(root))}
+    seen = set()
+    for text in mutation.variants("match", mutation.seeds("match"), PARAMETERS):
+        event = Event(text)
+        actions.answer(cast(Any, None), root, cast(ops.ActionEvent, event))
+        found = json.loads(event.results["devices"])
+        assert all(every[each["address"]] == each for each in found)
+        table = event.results["table"]
+        assert all(line.isprintable() for line in table.splitlines()), ascii(table)
+        seen.add(len(found))
+    assert {0, 1, len(every)} <= seen
+
+
+def test_a_hostile_address_is_refused(tmp_path: Path):
+    """The IOMMU is off, so that a good one is refused as well, and the kernel is not asked."""
+    survey = made.survey(made.wanted("10de:1bb0"), *made.gpus("83", "84"))
+    texts = mutation.variants("address", mutation.seeds("match"), PARAMETERS)
+    for text in texts:
+        with pytest.raises(rebind.RebindError) as caught:
+            rebind.rebind(tmp_path, survey, text, cast(Tools, None))
+        judge.check_message(caught.value)
+    assert list(tmp_path.iterdir()) == []
