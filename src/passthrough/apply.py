@@ -94,7 +94,9 @@ def apply(
         **plan.record.taken,
         **{each: everything[each] for each in failed if each not in plan.record.taken},
     }
-    record.write(root, application, dataclasses.replace(plan.record, taken=taken))
+    # What is left to do may ask for a reboot, and is to remember one that was in vain.
+    reboot = present.reboot if failed else plan.record.reboot
+    record.write(root, application, dataclasses.replace(plan.record, taken=taken, reboot=reboot))
     repaired = [_describe(change) for change in plan.files if change.drifted]
     if not plan.rebuild:
         repaired += [

@@ -153,7 +153,14 @@ def make(
         bind=_bindings(claimed) if host.has_groups else (),
         at_boot=() if host.has_groups else decision.addresses,
         reboot=_reboot_reasons(tokens, host, facts) if claimed else (),
-        record=dataclasses.replace(record, taken=taken, activated=activated),
+        record=dataclasses.replace(
+            record,
+            taken=taken,
+            activated=activated,
+            # Kept while anything is asked for, found or not: a device that comes late with every
+            # boot would have each of them forget the reboot that was in vain, and ask for another.
+            reboot=record.reboot if wanted.devices.items or pending else None,
+        ),
         pending=pending,
         grub_problem=None if boot.GRUB in rebuild else grub_problem,
         kernel_options=tokens if claimed else (),

@@ -70,8 +70,8 @@ class Record:
 
     @property
     def is_empty(self) -> bool:
-        """Nothing is taken and nothing was activated."""
-        return not (self.taken or self.activated) and self.nova == Nova()
+        """Nothing is taken, nothing was activated and no reboot is to be remembered."""
+        return not (self.taken or self.activated or self.reboot) and self.nova == Nova()
 
 
 def check_application(name: str) -> str:

@@ -208,6 +208,107 @@ def test_a_device_that_comes_and_goes_between_boots_makes_no_loop(unit: Unit):
     assert reboot.key(survey) != reboot.key(other)
 
 
+class TestDeviceThatFlaps:
+    """It is there in some hooks and not in others, and no reboot brings what was asked for."""
+
+    LATE = "0000:85:00.0"
+
+    @pytest.fixture
+    def unit(self, tree: hosttree.HostTree, kernel: FakeKernel, tools: FakeTools) -> Unit:
+        tree.set_command_line("quiet splash intel_iommu=on")
+        tree.iommu_on()
+        tree.bridge("0000:80:09.0")
+        tree.function("0000:99:00.0", "1002:73bf", 0x030000, parent="0000:80:09.0", driver="amdgpu")
+        tree.iommu_on()
+        return Unit(tree, kernel, tools)
+
+    @staticmethod
+    def unplug(unit: Unit, address: str) -> str:
+        link = unit.tree.root / "sys/bus/pci/devices" / address
+        target = os.readlink(link)
+        link.unlink()
+        return target
+
+    @staticmethod
+    def plug(unit: Unit, address: str, target: str) -> None:
+        os.symlink(target, unit.tree.root / "sys/bus/pci/devices" / address)
+
+    def late_boots(self, unit: Unit, number: int) -> int:
+        """So many boots with the device missing in the first hook; how many were asked for."""
+        unit.kernel.fail_probe(self.LATE, "vfio-pci")
+        reboots = 0
+        for _ in range(number):
+            target = self.unplug(unit, self.LATE)
+            assert unit.hook().action is Action.NONE
+            self.plug(unit, self.LATE, target)
+            if unit.hook().action is Action.NOW:
+                reboots += 1
+                unit.kernel.reboot()
+                unit.tree.bind(self.LATE, "nouveau")
+        return reboots
+
+    @pytest.mark.parametrize("alias", ["gpu=", ""], ids=["alias", "no-alias"])
+    @pytest.mark.parametrize("nova", [False, True], ids=["no-nova", "nova"])
+    def test_coming_late_with_every_boot_costs_one_reboot(self, unit: Unit, alias, nova: bool):
+        if nova:
+            unit.tree.install_nova()
+            unit.tree.write("etc/group", f"root:x:0:\nnova:x:{os.getgid()}:nova\n")
+            unit.tools.services["nova-compute"] = "run"
+        unit.config["devices"] = f"{alias}10de:1bb0@{self.LATE}"
+        assert self.late_boots(unit, 4) == 1
+        assert unit.status.startswith("blocked: the reboot did not help: expected 0000:85:00.0 on")
+
+    def test_whose_blacklist_comes_and_goes_costs_one_reboot(self, unit: Unit):
+        """Another display is there in every other boot, and its drivers are kept off then."""
+        unit.config["devices"] = "gpu=10de:1bb0@0000:83:00.0, amd=1002:73bf"
+        unit.kernel.fail_probe("0000:83:00.0", "vfio-pci")
+        reboots, tokens = 0, set()
+        for boot in range(4):
+            target = self.unplug(unit, "0000:99:00.0") if boot % 2 else ""
+            reboots += unit.hook().action is Action.NOW
+            tokens.add("amdgpu" in unit.tree.read("boot/grub/grub.cfg"))
+            if target:
+                self.plug(unit, "0000:99:00.0", target)
+            unit.kernel.reboot()
+            unit.tree.bind("0000:83:00.0", "nouveau")
+        assert (reboots, tokens) == (1, {False, True})
+
+    def test_gets_another_reboot_for_another_configuration(self, unit: Unit):
+        unit.config["devices"] = f"gpu=10de:1bb0@{self.LATE}"
+        assert self.late_boots(unit, 3) == 1
+        unit.config["kernel_options"] = "hugepages=64"
+        assert self.late_boots(unit, 3) == 1
+
+    def test_leaves_nothing_behind_when_the_charm_goes(self, unit: Unit):
+        unit.config["devices"] = f"gpu=10de:1bb0@{self.LATE}"
+        self.late_boots(unit, 2)
+        self.unplug(unit, self.LATE)
+        unit.hook()
+        assert unit.asked, "remembered without a device"
+        reconcile.reconcile(
+            unit.tree.root, APPLICATION, made.wanted(), unit.tools, lambda said: None, leaving=True
+        )
+        assert list(unit.tree.root.rglob("*pci-passthrough*")) == []
+
+
+def test_a_device_that_never_comes_back_from_vfio_costs_one_reboot(unit: Unit):
+    """Nothing is asked for any more, and another tool gives it to vfio-pci in every boot."""
+    unit.life(3)
+    unit.config["devices"] = ""
+    unit.kernel.refuse("0000:83:00.0/driver/unbind")
+    reboots = 0
+    for _ in range(5):
+        if unit.hook().action is Action.NOW:
+            reboots += 1
+            unit.kernel.reboot()
+            unit.tree.bind("0000:83:00.0", "vfio-pci")
+    assert reboots == 1
+    assert unit.status.startswith("blocked: the reboot did not help: expected 0000:83:00.0 on nouv")
+    unit.kernel.relent()
+    unit.hook()
+    assert list(unit.tree.root.rglob("*pci-passthrough*")) == []
+
+
 class TestGuests:
     def test_by_program(self, tree: hosttree.HostTree):
         start_guest(tree, 12, "one")

@@ -26,6 +26,7 @@ def test_an_application_without_a_record_has_an_empty_one(tmp_path: pathlib.Path
     assert record.read(tmp_path, "pci-passthrough") == Record()
     assert Record().is_empty
     assert not ONE.is_empty
+    assert not Record(reboot=record.Reboot("plan", "boot")).is_empty
 
 
 def test_an_equal_record_is_not_written_again(tmp_path: pathlib.Path):
