@@ -17,9 +17,14 @@ from passthrough.host import Tools
 from passthrough.plan import FileChange, Plan
 from passthrough.record import Record
 
+_PUT_BACK = "the files that belong together were put back, and the next hook tries again"
+
 
 class ApplyError(PassthroughError):
-    """A file cannot be written; what belongs to it is as it was before."""
+    """A file cannot be written, by us or by a rebuild; what belongs to it is as it was before."""
+
+    def __init__(self, what: str, error: OSError):
+        super().__init__(f"{what}: {error.strerror}; {_PUT_BACK}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +86,7 @@ def apply(
         changes = [change for change in plan.files if change.file.feeds == what]
         with _put_back_on_failure(root, changes, report):
             _write_files(root, changes, report)
-            tools.rebuild(what, report)
+            _rebuild(tools, what, report)
         present = _mark_rebuilt(present, plan, what)
         record.write(root, application, present)
     rest = [change for change in plan.files if change.file.feeds not in plan.rebuild]
@@ -121,11 +126,17 @@ def _write_files(
         try:
             files.ensure(root / change.file.path, change.file.content, change.file.mode)
         except OSError as error:
-            raise ApplyError(
-                f"/{change.file.path} cannot be {_verb(change)}: {error.strerror}; the files that"
-                " belong together were put back, and the next hook tries again"
-            ) from error
+            raise ApplyError(f"/{change.file.path} cannot be {_verb(change)}", error) from error
         report(f"/{change.file.path}: {_verb(change)}")
+
+
+def _rebuild(tools: Tools, what: str, report: Callable[[str], object]) -> None:
+    try:
+        tools.rebuild(what, report)
+    except OSError as error:
+        raise ApplyError(
+            f"{what} was not rebuilt: {error.filename or 'the disk'}", error
+        ) from error
 
 
 @contextlib.contextmanager
@@ -134,7 +145,7 @@ def _put_back_on_failure(
 ) -> Iterator[None]:
     try:
         yield
-    except PassthroughError:
+    except (PassthroughError, OSError):
         for change in changes:
             old = change.old or files.Present("", change.file.mode)
             content = change.old.content if change.old else None

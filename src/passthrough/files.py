@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 # EXT4_IOC_CHECKPOINT of fs/ext4/ext4.h (Linux 5.14): _IOW('f', 43, __u32), the value being flags.
@@ -62,7 +62,8 @@ def ensure(path: Path, content: str | None, mode: int = 0o644, group: int | None
     if content is None:
         path.unlink(missing_ok=True)
     else:
-        _replace(path, content, mode, group)
+        with _named(path):
+            _replace(path, content, mode, group)
     _sync_directory(path.parent)
     return True
 
@@ -107,15 +108,12 @@ def move_into_place(new: Path, path: Path) -> None:
     """
     former = former_of(path)
     former.unlink(missing_ok=True)
-    handle = os.open(new, os.O_RDWR)
-    try:
+    with _opened(new, os.O_RDWR) as handle:
         with contextlib.suppress(FileNotFoundError):  # the first one keeps the mode it has
             old = path.stat()
             os.fchmod(handle, old.st_mode & 0o7777)
             os.fchown(handle, old.st_uid, old.st_gid)
         os.fsync(handle)
-    finally:
-        os.close(handle)
     checkpoint(path.parent)
     with contextlib.suppress(OSError):  # there is none yet, or the file system has no such links
         os.link(path, former)
@@ -136,11 +134,8 @@ def settle(path: Path) -> None:
     Raises:
         OSError: when the disk does not take it.
     """
-    handle = os.open(path, os.O_RDONLY)
-    try:
+    with _opened(path, os.O_RDONLY) as handle:
         os.fsync(handle)
-    finally:
-        os.close(handle)
     _sync_directory(path.parent)
 
 
@@ -156,15 +151,13 @@ def checkpoint(directory: Path) -> bool:
     Raises:
         OSError: when the disk does not take it.
     """
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.ioctl(handle, _CHECKPOINT, _NO_FLAGS)
-    except OSError as error:
-        if error.errno in NO_CHECKPOINT:
-            return False
-        raise
-    finally:
-        os.close(handle)
+    with _opened(directory, os.O_RDONLY | os.O_DIRECTORY) as handle:
+        try:
+            fcntl.ioctl(handle, _CHECKPOINT, _NO_FLAGS)
+        except OSError as error:
+            if error.errno in NO_CHECKPOINT:
+                return False
+            raise
     return True
 
 
@@ -198,8 +191,27 @@ def _unfinished(path: Path) -> Path:
 def _sync_directory(directory: Path) -> None:
     if not directory.is_dir():
         return
-    handle = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
+    with _opened(directory, os.O_RDONLY | os.O_DIRECTORY) as handle:
         os.fsync(handle)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    """A descriptor of a file or directory, while the block runs."""
+    handle = os.open(path, flags)
+    try:
+        with _named(path):
+            yield handle
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Have an error in the block say which file it is about: one of a descriptor names none."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = os.fspath(path)
+        raise

@@ -156,7 +156,7 @@ def run(
         The last lines it printed.
 
     Raises:
-        CommandError: when it is missing, fails or takes too long.
+        CommandError: when it is missing, cannot be started, fails or takes too long.
     """
     try:
         done = subprocess.run(
@@ -170,6 +170,8 @@ def run(
         )
     except FileNotFoundError as error:
         raise CommandError(command, "is not installed on this host") from error
+    except OSError as error:
+        raise _not_started(command, error) from error
     except subprocess.TimeoutExpired as error:
         raise CommandError(
             command, f"was killed after {timeout:.0f} s", _tail(error.output)
@@ -230,3 +232,10 @@ def _modprobe(name: str) -> None:
         ) from error
     except FileNotFoundError as error:
         raise CommandError(("modprobe", name), "is not installed on this host") from error
+    except OSError as error:
+        raise _not_started(("modprobe", name), error) from error
+
+
+def _not_started(command: tuple[str, ...], error: OSError) -> CommandError:
+    """What the kernel has against a program that is there, such as that nobody may execute it."""
+    return CommandError(command, f"cannot be started: {error.strerror}")

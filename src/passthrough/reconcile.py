@@ -162,7 +162,7 @@ def _reconcile(
         before = look()
     try:
         outcome = apply.apply(root, application, before.plan, before.record, tools, progress)
-    except PassthroughError:
+    except (PassthroughError, OSError):
         offer(look())  # whatever became of the host, Nova shall not be offered what is not ready
         raise
     after = look() if outcome.did else before

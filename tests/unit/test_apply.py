@@ -162,6 +162,42 @@ class TestRebuildThatFails:
         assert f"rebuild {what}" in tools.calls
         assert tree.snapshot(*OWNED) == before
 
+    @pytest.mark.parametrize(
+        ("what", "path"), [("initramfs", INIT_TOP), ("grub", GRUB)], ids=["initramfs", "grub"]
+    )
+    @pytest.mark.parametrize(
+        ("error", "shown"),
+        [
+            (
+                PermissionError(errno.EACCES, "Permission denied", "/boot/x"),
+                "/boot/x: Permission denied",
+            ),
+            (OSError(errno.EIO, "Input/output error"), "the disk: Input/output error"),
+        ],
+        ids=["a-file", "no-file"],
+    )
+    def test_at_the_disk_restores_the_former_drop_ins_too(
+        self, tree, kernel, tools, what: str, path: str, error: OSError, shown: str
+    ):
+        """Such as a full disk while grub.cfg is put in its place: no program has said a word."""
+
+        def fail(rebuilt: str) -> None:
+            if rebuilt == what:
+                raise error
+
+        tools.before_rebuild = fail
+        with pytest.raises(PassthroughError) as caught:
+            run(tree, tools)
+        assert str(caught.value) == (
+            f"{what} was not rebuilt: {shown}; the files that belong together were put back, and"
+            " the next hook tries again"
+        )
+        assert not (tree.root / path).exists()
+        tools.before_rebuild = lambda what: None
+        tools.calls.clear()
+        assert status_of(run(tree, tools)).startswith("blocked: reboot required: the IOMMU is off")
+        assert f"rebuild {what}" in tools.calls
+
     def test_binds_nothing(self, on, kernel, tools):
         tools.failing["grub"] = "no"
         with pytest.raises(PassthroughError):

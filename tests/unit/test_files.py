@@ -267,6 +267,32 @@ class TestFilesOfOtherPrograms:
         with pytest.raises(OSError, match="Input/output error"):
             files.checkpoint(tmp_path)
 
+    @pytest.mark.parametrize(
+        ("do", "named"),
+        [
+            (lambda path: files.ensure(path, "new"), "owned.conf"),
+            (lambda path: files.move_into_place(path.with_name("made"), path), "made"),
+            (files.settle, "owned.conf"),
+            (lambda path: files.ensure(path, None), "x.d"),
+        ],
+        ids=["ensure", "move_into_place", "settle", "directory"],
+    )
+    def test_a_disk_that_fails_has_the_file_named(
+        self,
+        path: pathlib.Path,
+        monkeypatch: pytest.MonkeyPatch,
+        do: Callable[[pathlib.Path], object],
+        named: str,
+    ):
+        """The kernel names no file where it was asked by descriptor."""
+        path.parent.mkdir(parents=True)
+        for each in (path, path.with_name("made")):
+            each.write_text("text")
+        monkeypatch.setattr(os, "fsync", self.failing_with(errno.EIO))
+        with pytest.raises(OSError, match="Input/output error") as caught:
+            do(path)
+        assert pathlib.Path(str(caught.value.filename)).name == named
+
     def test_checkpoint_asks_ext4_for_one(
         self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
     ):

@@ -69,6 +69,12 @@ class TestRun:
         with pytest.raises(host.CommandError, match=r"^tool is not installed on this host$"):
             host.run(("tool",), timeout=10)
 
+    def test_program_that_nobody_may_execute_is_named(self, install: Install, tmp_path):
+        install("tool", "")
+        (tmp_path / "bin/tool").chmod(0o644)
+        with pytest.raises(host.CommandError, match=r"^tool -u cannot be started: Permission den"):
+            host.run(("tool", "-u"), timeout=10)
+
     def test_hanging_program_is_killed(self, install: Install, monkeypatch):
         install("tool", "echo begun; exec /bin/sleep 60")
         started = time.monotonic()
@@ -136,6 +142,12 @@ class TestModules:
 
     def test_a_host_without_modprobe_is_an_error(self, install: Install):
         with pytest.raises(host.CommandError, match=r"^modprobe vfio_iommu_type1 is not installed"):
+            host.HostTools().load_vfio()
+
+    def test_a_modprobe_that_nobody_may_execute_is_an_error(self, install: Install, tmp_path):
+        install("modprobe", "")
+        (tmp_path / "bin/modprobe").chmod(0o644)
+        with pytest.raises(host.CommandError, match=r"^modprobe vfio_iommu_type1 cannot be start"):
             host.HostTools().load_vfio()
 
     def test_a_native_driver_that_is_not_there_is_none(self, install: Install, calls, caplog):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 
@@ -135,6 +136,22 @@ class TestOffering:
         with pytest.raises(host.CommandError):
             ready.hook(GPUS, kernel_options="pci=realloc")
         assert ready.offered() == ["0000:83:00.0"]
+
+    def test_also_when_the_record_cannot_be_written(self, ready: Unit, kernel, monkeypatch):
+        """The disk is full once grub has been rebuilt, and for the record alone."""
+        write = record.write
+        ready.tree.bind("0000:83:00.0", None)
+        kernel.fail_probe("0000:83:00.0", "vfio-pci", "nouveau")
+
+        def refuse(root, application, content):
+            if record.DIRTY not in content.activated.values():
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return write(root, application, content)
+
+        ready.tools.before_rebuild = lambda what: monkeypatch.setattr(record, "write", refuse)
+        with pytest.raises(OSError, match="No space left"):
+            ready.hook(GPUS, kernel_options="a=b")
+        assert ready.offered() == ["0000:84:00.0"]
 
     def test_a_device_that_is_given_back_is_withdrawn_first(self, ready: Unit, kernel):
         seen = ready.tree.root / ".made/seen"
