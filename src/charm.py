@@ -231,9 +231,10 @@ class PciPassthroughCharm(ops.CharmBase):
         )
         self.publish_devices(self._result.survey.nova)
         self._log_once(self._result.survey.nova.notes)
-        for each in self._result.outcome.repaired:
+        outcome = self._result.outcome
+        for each in outcome.repaired:
             logger.warning("repaired: %s", each)
-        self._verdict = reboot.arrange(ROOT, self._result.survey)
+        self._verdict = reboot.arrange(ROOT, self._result.survey, outcome.failed)
         if self._verdict.action is reboot.Action.NOW:
             logger.warning("%s", self._verdict.message)
             self.unit.reboot()

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from passthrough import PassthroughError, boot, files, nova, record, vfio
 from passthrough.host import Tools
-from passthrough.plan import FileChange, Plan
+from passthrough.plan import Binding, FileChange, Plan
 from passthrough.record import Record
 
 _PUT_BACK = "the files that belong together were put back, and the next hook tries again"
@@ -25,6 +25,19 @@ class ApplyError(PassthroughError):
 
     def __init__(self, what: str, error: OSError):
         super().__init__(f"{what}: {error.strerror}; {_PUT_BACK}")
+
+
+class PostponedError(vfio.BindError):
+    """Nobody has tried to change a function's driver: it is for the next run to decide."""
+
+    @classmethod
+    def after(cls, stuck: vfio.StuckError, address: str) -> PostponedError:
+        """For what comes behind a driver that does not let go.
+
+        A second one that sleeps would be written down over the first, and a hook that looks at the
+        first then would sleep with it.
+        """
+        return PostponedError(address, f"left alone, as {stuck.address} does not come loose")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +60,7 @@ def apply(
     present: Record,
     tools: Tools,
     progress: Callable[[str], object],
+    look_again: Callable[[], Container[str]],
 ) -> Outcome:
     """Carry out ``plan`` on the host at ``root``.
 
@@ -57,6 +71,8 @@ def apply(
         present: the application's record as it is now.
         tools: how to rebuild and to load modules.
         progress: told, in words, of everything that is done.
+        look_again: gives the functions that are claimed on the host as it is by then. It is asked
+            before any is bound behind a rebuild: within those minutes a disk may have been mounted.
 
     Returns:
         What was done. Functions that could not be bound or given back are in it, not raised: each
@@ -64,7 +80,7 @@ def apply(
 
     Raises:
         PassthroughError: when a rebuild fails or a file cannot be written; the files that fed it
-            are as they were before, and the next run tries again.
+            are as they were before, and the next run tries again. Or as ``look_again`` does.
         OSError: when the record cannot be written; nothing was touched after it.
     """
     did: list[str] = []
@@ -94,7 +110,8 @@ def apply(
         _write_files(root, rest, report)
     for folder in boot.owned_folders(application):
         files.drop_empty(root / folder)
-    failed = _change_drivers(root, plan, tools, report)
+    barred = _bar(plan.bind, look_again()) if plan.rebuild and plan.bind else ()
+    failed = _change_drivers(root, plan, barred, tools, report)
     taken = {
         **plan.record.taken,
         **{each: everything[each] for each in failed if each not in plan.record.taken},
@@ -170,26 +187,53 @@ def _describe(change: FileChange) -> str:
     )
 
 
+def _bar(bind: Iterable[Binding], claimed: Container[str]) -> tuple[PostponedError, ...]:
+    """What is not to be bound although it was to be when the plan was made."""
+    return tuple(
+        PostponedError(
+            each.address, "left alone, as it cannot be claimed any more since the rebuild"
+        )
+        for each in bind
+        if each.address not in claimed
+    )
+
+
 def _change_drivers(
-    root: Path, plan: Plan, tools: Tools, report: Callable[[str], object]
+    root: Path,
+    plan: Plan,
+    barred: tuple[PostponedError, ...],
+    tools: Tools,
+    report: Callable[[str], object],
 ) -> dict[str, vfio.BindError]:
+    """Change one driver after the other, but for what is ``barred``; tell what did not change."""
     failed: dict[str, vfio.BindError] = {}
-    for binding in plan.release:
+
+    def leave(error: vfio.BindError) -> None:
+        failed[error.address] = error
+        report(f"not changed: {error}")
+
+    def give_back(binding: Binding) -> None:
+        vfio.release(root, binding.address, tools.load_native, binding.target)
+        report(f"{binding.address}: given back")
+
+    def take(binding: Binding) -> None:
+        if binding is bind[0]:
+            tools.load_vfio()
+        vfio.bind(root, binding.address)
+        report(f"{binding.address}: bound to vfio-pci")
+
+    for error in barred:
+        leave(error)
+    bind = [binding for binding in plan.bind if binding.address not in failed]
+    steps = [(give_back, each) for each in plan.release] + [(take, each) for each in bind]
+    for number, (change, binding) in enumerate(steps):
         try:
-            vfio.release(root, binding.address, tools.load_native, binding.target)
+            change(binding)
+        except vfio.StuckError as error:
+            leave(error)
+            for _, each in steps[number + 1 :]:
+                leave(PostponedError.after(error, each.address))
+            break
         except vfio.BindError as error:
-            failed[binding.address] = error
-            report(f"not given back: {error}")
-        else:
-            report(f"{binding.address}: given back")
-    if plan.bind:
-        tools.load_vfio()
-    for binding in plan.bind:
-        try:
-            vfio.bind(root, binding.address)
-        except vfio.BindError as error:
-            failed[binding.address] = error
-            report(f"not bound: {error}")
-        else:
-            report(f"{binding.address}: bound to vfio-pci")
+            leave(error)
     return failed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from passthrough import PassthroughError, fields, vfio
+from passthrough import PassthroughError, apply, fields, vfio
 from passthrough.host import Tools
 from passthrough.reconcile import Survey
 
@@ -32,7 +32,7 @@ def rebind(
 
     Returns:
         For each function that was asked for, None or the error. One that a guest holds has an
-        InUseError and was left alone.
+        InUseError and was left alone; so is everything behind a driver that does not let go.
 
     Raises:
         RebindError: when the address is not claimed, or the IOMMU is off.
@@ -47,12 +47,16 @@ def rebind(
         raise RebindError("the IOMMU is off, so vfio-pci can take no device; reboot first")
     tools.load_vfio()
     done: dict[str, vfio.BindError | None] = {}
+    stuck: vfio.StuckError | None = None
     for each in [address] if address else claimed:
         try:
+            if stuck:
+                raise apply.PostponedError.after(stuck, each)
             vfio.rebind(root, each)
             done[each] = None
             progress(f"{each}: bound to vfio-pci")
         except vfio.BindError as error:
+            stuck = error if isinstance(error, vfio.StuckError) else stuck
             done[each] = error
             progress(str(error))
     return done

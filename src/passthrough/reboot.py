@@ -10,15 +10,17 @@ from __future__ import annotations
 import dataclasses
 import enum
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from passthrough import lock, pci, plan, record
+from passthrough import apply, lock, pci, plan, record, vfio
 from passthrough.reconcile import Survey
 
 if TYPE_CHECKING:
     from passthrough import guests
+
+_NONE: Mapping[str, vfio.BindError] = {}
 
 
 class Action(enum.Enum):
@@ -38,13 +40,29 @@ class Verdict:
     message: str = ""
 
 
-def reasons(planned: plan.Plan) -> tuple[str, ...]:
-    """Why the host has to start anew; empty when it need not."""
+def reasons(planned: plan.Plan, failed: Mapping[str, vfio.BindError] = _NONE) -> tuple[str, ...]:
+    """Why the host has to start anew; empty when it need not.
+
+    Args:
+        planned: what is left to do after a run.
+        failed: what the run could not do, by address.
+    """
     found = list(planned.reboot)
     for binding in (*planned.bind, *planned.release):
         wanted = binding.target or "its native driver"
-        found.append(f"{binding.address} is on {binding.current or 'no driver'}, not {wanted}")
+        found.append(
+            f"{binding.address} is on {binding.current or 'no driver'}, not"
+            f" {wanted}{_because(failed, binding.address)}"
+        )
     return tuple(found)
+
+
+def _because(failed: Mapping[str, vfio.BindError], address: str) -> str:
+    """What kept a function from changing its driver, without where that left it."""
+    if address not in failed:
+        return ""
+    reason = str(failed[address]).removeprefix(f"{address}: ").partition("; ")[0]
+    return f" ({reason})"
 
 
 def key(survey: Survey) -> str:
@@ -56,20 +74,27 @@ def key(survey: Survey) -> str:
     return hashlib.sha256(repr(survey.wanted).encode()).hexdigest()
 
 
-def judge(survey: Survey, running: Callable[[], Sequence[guests.Guest]]) -> Verdict:
+def judge(
+    survey: Survey,
+    running: Callable[[], Sequence[guests.Guest]],
+    failed: Mapping[str, vfio.BindError] = _NONE,
+) -> Verdict:
     """Decide about a reboot; reads nothing but what ``running`` reads.
 
     Args:
         survey: the host after a run.
         running: finds the guests; called only where they matter.
+        failed: what the run could not do, by address.
     """
     planned, boot_id = survey.plan, survey.facts.boot_id
-    why = reasons(planned)
+    why = reasons(planned, failed)
     if not why or not survey.wanted.reboot_when_idle:
         return Verdict()
+    if any(isinstance(each, apply.PostponedError) for each in failed.values()):
+        return Verdict()  # the next hook may do without a reboot what this one has not tried
     last = survey.record.reboot
     if last and last.plan == key(survey) and last.boot_id != boot_id:
-        return Verdict(Action.SPENT, _describe_failure(survey))
+        return Verdict(Action.SPENT, _describe_failure(survey, failed))
     # What an operator has to mend first would ask for a reboot of its own afterwards, and without
     # a boot's id there is no telling whether one has happened.
     if survey.decision.blocking or planned.grub_problem or planned.rebuild or not boot_id:
@@ -84,7 +109,7 @@ def judge(survey: Survey, running: Callable[[], Sequence[guests.Guest]]) -> Verd
     return Verdict(Action.NOW, f"rebooting: {why[0]}")
 
 
-def arrange(root: Path, survey: Survey) -> Verdict:
+def arrange(root: Path, survey: Survey, failed: Mapping[str, vfio.BindError] = _NONE) -> Verdict:
     """Decide about a reboot, and record it where the caller is to ask for it now.
 
     The record is on the disk before the caller can ask: a crash in between costs the reboot's
@@ -93,7 +118,7 @@ def arrange(root: Path, survey: Survey) -> Verdict:
     Raises:
         OSError: when it cannot be recorded; no reboot may be asked for then.
     """
-    verdict = judge(survey, lambda: _guests(root))
+    verdict = judge(survey, lambda: _guests(root), failed)
     if verdict.action is Action.NOW:
         asked = record.Reboot(key(survey), survey.facts.boot_id)
         with lock.hold(root, f"a hook of {survey.application}"):
@@ -111,7 +136,7 @@ def look(root: Path, survey: Survey) -> Verdict:
     return verdict
 
 
-def _describe_failure(survey: Survey) -> str:
+def _describe_failure(survey: Survey, failed: Mapping[str, vfio.BindError]) -> str:
     """What the reboot was to bring and what there is instead."""
     found = []
     wanted = survey.plan.kernel_options
@@ -128,9 +153,13 @@ def _describe_failure(survey: Survey) -> str:
     for claim in survey.decision.claims:
         driver = claim.function.driver
         if survey.host.has_groups and driver != pci.VFIO_PCI:
-            found.append(f"expected {claim.address} on vfio-pci, found {driver or 'no driver'}")
+            found.append(
+                f"expected {claim.address} on vfio-pci, found"
+                f" {driver or 'no driver'}{_because(failed, claim.address)}"
+            )
     found += [
-        f"expected {each.address} on {each.target or 'its native driver'}, found {each.current}"
+        f"expected {each.address} on {each.target or 'its native driver'}, found"
+        f" {each.current}{_because(failed, each.address)}"
         for each in survey.plan.release
     ]
     return f"the reboot did not help: {'; '.join(found)}; run verify, then reboot by hand"

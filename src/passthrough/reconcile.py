@@ -161,7 +161,15 @@ def _reconcile(
         withdrawn = offer(before)
         before = look()
     try:
-        outcome = apply.apply(root, application, before.plan, before.record, tools, progress)
+        outcome = apply.apply(
+            root,
+            application,
+            before.plan,
+            before.record,
+            tools,
+            progress,
+            look_again=lambda: look().decision.addresses,
+        )
     except (PassthroughError, OSError):
         offer(look())  # whatever became of the host, Nova shall not be offered what is not ready
         raise

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from passthrough import nova_offer, options, pci, reboot
+from passthrough.apply import PostponedError
 from passthrough.reconcile import Survey
 from passthrough.vfio import BindError, InUseError
 
@@ -64,9 +65,13 @@ def summarize(
         return Status(BLOCKED, _with_more(problems[0], len(problems) - 1))
     if planned.grub_problem:
         return Status(BLOCKED, planned.grub_problem)
+    postponed = [str(each) for each in failed.values() if isinstance(each, PostponedError)]
+    if postponed:
+        said = f"the next hook goes on with {postponed[0]}"
+        return Status(WAITING, _with_more(said, len(postponed) - 1))
     if verdict and verdict.action is not reboot.Action.NONE:
         return Status(_REBOOT_KINDS[verdict.action], verdict.message)
-    reasons = reboot.reasons(planned)
+    reasons = reboot.reasons(planned, failed)
     if reasons:
         return Status(BLOCKED, _with_more(f"reboot required: {reasons[0]}", len(reasons) - 1))
     ready = _count_ready(survey) if survey.decision.claims else "no matching device"

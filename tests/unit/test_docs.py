@@ -145,8 +145,6 @@ ELSEWHERE = {
     "a hook of",  # the purpose of a lock
     "is not the name of a Juju application",  # an argument of the command line
     "could not be put back",  # the log
-    "vfio-pci did not take it",  # the log; the status says on which driver it is
-    "is still on vfio-pci after it was unbound from it",  # the same
     "leave it out, or upgrade",
     "it is on",  # the log
     "is not the address of a function",  # within the message about a damaged record

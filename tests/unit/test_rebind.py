@@ -7,7 +7,7 @@ import pytest
 from unit import made
 from unit.fakekernel import CLAIMED, GPUS, FakeKernel, FakeTools
 
-from passthrough import PassthroughError, rebind, reconcile, vfio
+from passthrough import PassthroughError, bounded, rebind, reconcile, vfio
 
 
 @pytest.fixture
@@ -58,6 +58,20 @@ def test_a_function_that_a_guest_holds_is_left_alone_and_the_rest_is_done(bound,
         assert "a guest holds it" in str(error)
         assert "4711" in str(error)
     assert unbound(kernel) == ["0000:84:00.0", "0000:84:00.1"]
+
+
+def test_behind_a_driver_that_sleeps_nothing_is_touched(
+    bound, kernel, tools, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[str] = []
+    monkeypatch.setattr(bounded, "write", lambda path, text, *_: asked.append(text) or 5001)
+    done = ask(bound, tools)
+    assert asked == ["0000:83:00.0"]
+    assert isinstance(done["0000:83:00.0"], vfio.StuckError)
+    assert [str(done[each]) for each in CLAIMED[1:]] == [
+        f"{each}: left alone, as 0000:83:00.0 does not come loose" for each in CLAIMED[1:]
+    ]
+    assert kernel.writes() == []
 
 
 def test_a_function_that_vfio_does_not_take_back_is_told(bound, kernel, tools):

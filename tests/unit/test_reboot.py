@@ -35,7 +35,7 @@ class Unit:
         result = reconcile.reconcile(
             self.tree.root, APPLICATION, wanted, self.tools, lambda said: None
         )
-        verdict = reboot.arrange(self.tree.root, result.survey)
+        verdict = reboot.arrange(self.tree.root, result.survey, result.outcome.failed)
         found = status.summarize(result.survey, result.outcome.failed, verdict)
         self.status = f"{found.kind}: {found.message}"
         return verdict
@@ -136,6 +136,7 @@ def test_a_device_that_no_boot_can_bind_costs_one_reboot(unit: Unit):
     assert reboots == 1
     assert unit.status.startswith(
         "blocked: the reboot did not help: expected 0000:85:00.0 on vfio-pci, found nouveau"
+        " (vfio-pci did not take it); run verify"
     )
 
 
