@@ -149,6 +149,7 @@ def desired_files(
     tokens: tuple[str, ...],
     generator: str | None,
     *,
+    twins: Mapping[str, list[str]],
     keep_kernel_options: bool = False,
     present: Mapping[str, files.Present | None] | None = None,
 ) -> tuple[File, ...]:
@@ -161,6 +162,7 @@ def desired_files(
         blacklist: what `blacklisted_drivers` gave.
         tokens: what `kernel_options` gave.
         generator: the host's initramfs generator.
+        twins: what `find_twins` gave.
         keep_kernel_options: keep the GRUB drop-in although nothing is claimed.
         present: what each path holds now; it saves rendering where that is known to be right.
     """
@@ -169,6 +171,7 @@ def desired_files(
         "application": application,
         "name": name_for(application),
         "claims": [claim.function for claim in claimed],
+        "twins": twins,
         "blacklist": blacklist,
         "kernel_options": tokens,
         "allow_unsafe_interrupts": wanted.allow_unsafe_interrupts,
@@ -188,6 +191,25 @@ def desired_files(
         )
         found.append(dataclasses.replace(absent, content=content))
     return tuple(found)
+
+
+def find_twins(claimed: tuple[claims.Claim, ...], host: pci.Host) -> dict[str, list[str]]:
+    """For each claimed function, those of the same id that stay with the host.
+
+    An id and an address do not tell two of a model apart once a card was taken out and the others
+    were numbered anew: a disk that the host boots from can stand where its twin stood. At boot no
+    guard can be asked yet, so there each twin has to be where it was. VFs are left out, as claims
+    and as twins: none is there before its parent's driver runs.
+    """
+    kept = host.functions.keys() - {claim.address for claim in claimed}
+    return {
+        claim.address: [
+            each.address
+            for each in host.with_id(claim.function.id)
+            if each.address in kept and not (each.physfn or claim.function.physfn)
+        ]
+        for claim in claimed
+    }
 
 
 def kernel_options(

@@ -118,6 +118,7 @@ def make(
         blacklist,
         tokens if facts.has_grub else (),
         facts.generator,
+        twins=boot.find_twins(claimed, host),
         keep_kernel_options=unviable and present.get(boot.grub_path(application)) is not None,
         present=present,
     )

@@ -27,12 +27,13 @@ WORD = re.compile(r"[A-Za-z0-9_.,:-]{1,8192}")
 GRUB_LINE = re.compile(rf'GRUB_CMDLINE_LINUX_DEFAULT="\$GRUB_CMDLINE_LINUX_DEFAULT( {OPTION})+"')
 LINES = (
     GRUB_LINE,
-    re.compile(rf"claim {ADDRESS} 0x{HEX}{{4}} 0x{HEX}{{4}}"),
+    re.compile(rf"claim {ADDRESS} 0x{HEX}{{4}} 0x{HEX}{{4}}( {ADDRESS})*"),
     re.compile(rf"blacklist {MODULE}"),
     re.compile(r"options vfio_iommu_type1 allow_unsafe_interrupts=1"),
     re.compile(
         rf'KERNEL=="{ADDRESS}", ATTR{{vendor}}=="0x{HEX}{{4}}", ATTR{{device}}=="0x{HEX}{{4}}",'
-        r' TEST=="iommu_group", ATTR{driver_override}="vfio-pci",'
+        rf' TEST=="iommu_group",( ATTR{{\[pci/{ADDRESS}\]vendor}}=="0x{HEX}{{4}}",'
+        rf' ATTR{{\[pci/{ADDRESS}\]device}}=="0x{HEX}{{4}}",)* ATTR{{driver_override}}="vfio-pci",'
         r' RUN{builtin}\+="kmod load vfio-pci"'
     ),
 )
@@ -72,7 +73,9 @@ def _skeleton(generator: str) -> frozenset[str]:
     """Every line that the templates write by themselves."""
     claim = claims.decide(options.parse({"devices": "10de:1bb0"}).devices, HOST).claims
     wanted = options.parse({"allow-unsafe-interrupts": True})
-    desired = boot.desired_files(APPLICATION, wanted, claim, ("x",), ("x",), generator)
+    desired = boot.desired_files(
+        APPLICATION, wanted, claim, ("x",), ("x",), generator, twins=boot.find_twins(claim, HOST)
+    )
     lines = {line for file in desired for line in (file.content or "").splitlines()}
     return frozenset(line for line in lines if not any(each.fullmatch(line) for each in LINES))
 

@@ -13,6 +13,7 @@ from hosttree.kernel import DEVICES, VFIO_PCI, link
 from hosttree.pcifiles import BRIDGE_CLASS, Identity
 
 GROUPS = "sys/kernel/iommu_groups"
+_UNPLUGGED = ".made/unplugged"
 # The IOMMU remaps interrupts while it is on: arch/x86/kernel/apic/io_apic.c puts "IR-" before the
 # names of the interrupt controllers then.
 _INTERRUPTS = """\
@@ -35,6 +36,7 @@ class PciTree:
         self.iommu_table = iommu_table
         self.built_in: set[str] = set()
         self._functions: dict[str, Identity] = {}
+        self._unplugged: dict[str, tuple[str, Identity]] = {}
         for name in ("devices", "drivers", "slots"):
             (self.root / "sys/bus/pci" / name).mkdir(parents=True)
         self.write("sys/bus/pci/drivers_autoprobe", "1\n")
@@ -139,6 +141,38 @@ class PciTree:
             link(directory / "physfn", self.directory(physfn))
             link(self.directory(physfn) / f"virtfn{number}", directory)
 
+    def unplug(self, address: str) -> None:
+        """Take a function out of the host; it is not to be seen any more."""
+        kernel.set_driver(self.root, address, None)
+        directory = self.directory(address)
+        self._leave_group(address)
+        (self.root / DEVICES / address).unlink()
+        kept = self.root / _UNPLUGGED / address
+        kept.parent.mkdir(exist_ok=True)
+        directory.rename(kept)
+        place = os.fspath(directory.relative_to(self.root.resolve()))
+        self._unplugged[address] = (place, self._functions.pop(address))
+
+    def plug(self, address: str) -> None:
+        """Put a function back that `unplug` took out; a native driver takes it, where it may."""
+        place, self._functions[address] = self._unplugged.pop(address)
+        directory = self.root.resolve() / place
+        (self.root / _UNPLUGGED / address).rename(directory)
+        link(self.root / DEVICES / address, directory)
+        (directory / "driver_override").write_text(f"{kernel.NO_OVERRIDE}\n")
+        groups = {path.parents[1].name for path in self.root.glob(f"{GROUPS}/*/devices/*")}
+        if groups:
+            card = self.root.glob(f"{GROUPS}/*/devices/{address[:-2]}.*")
+            mine = next((path.parents[1].name for path in card), max(map(int, groups)) + 1)
+            self._join_group(address, int(mine))
+        kernel.probe(self.root, address)
+        kernel.load(self.root, [self.read(f"{DEVICES}/{address}/modalias").strip()])
+
+    @property
+    def unplugged(self) -> tuple[str, ...]:
+        """The addresses of what was taken out."""
+        return tuple(sorted(self._unplugged))
+
     def nic(self, address: str, name: str, *, mac: str, up: bool = False) -> pathlib.Path:
         """Give a function a network interface."""
         directory = self.directory(address) / "net" / name
@@ -207,6 +241,15 @@ class PciTree:
         (directory / "reserved_regions").write_text("0x00000000fee00000 0x00000000feefffff msi\n")
         link(directory / "devices" / address, self.directory(address))
         link(self.directory(address) / "iommu_group", directory)
+
+    def _leave_group(self, address: str) -> None:
+        directory = self.directory(address)
+        for name in ("iommu_group", "iommu"):
+            (directory / name).unlink(missing_ok=True)
+        for entry in list(self.root.glob(f"{GROUPS}/*/devices/{address}")):
+            entry.unlink()
+            if not any(entry.parent.iterdir()):
+                shutil.rmtree(entry.parents[1])
 
     def _rewrite_config(self, address: str) -> None:
         of = self._functions[address]

@@ -137,21 +137,29 @@ class FakeKernel:
     def reboot(self) -> None:
         """Start the host again with the initramfs and grub.cfg that were built last."""
         self.tree.power_cycle()
-        for address, identity in self._claims_of_the_initramfs():
+        for address, identity, twins in self._claims_of_the_initramfs():
             device = self.root / model.DEVICES / address
-            if (device / "iommu_group").exists() and identity in (device / "uevent").read_text():
+            there = all(self._is_at(each, identity) for each in (address, *twins))
+            if there and (device / "iommu_group").exists():
                 model.store(self.root, f"{_below(self.root, device)}/driver_override", b"vfio-pci")
                 model.load(self.root, ["vfio-pci"])
+                if self.tree.driver_of(address) != "vfio-pci":
+                    model.set_driver(self.root, address, None)  # a driver that is built in
                 model.probe(self.root, address)
         self.tree.load_natives()
 
-    def _claims_of_the_initramfs(self) -> list[tuple[str, str]]:
+    def _is_at(self, address: str, identity: str) -> bool:
+        device = self.root / model.DEVICES / address
+        return device.exists() and identity in (device / "uevent").read_text()
+
+    def _claims_of_the_initramfs(self) -> list[tuple[str, str, list[str]]]:
         with tempfile.TemporaryDirectory() as scratch:
             scripts = programs.unpack_boot_scripts(self.root, Path(scratch))
             text = "\n".join(script.read_text() for script in scripts)
+        lines = re.findall(r"(?m)^claim (\S+) 0x(\S+) 0x(\S+)(.*)$", text)
         return [
-            (address, f"PCI_ID={vendor}:{product}".upper())
-            for address, vendor, product in re.findall(r"(?m)^claim (\S+) 0x(\S+) 0x(\S+)$", text)
+            (address, f"PCI_ID={vendor}:{product}".upper(), twins.split())
+            for address, vendor, product, twins in lines
         ]
 
 

@@ -30,7 +30,10 @@ def desired(
     claimed = made.decide(devices, *functions).claims
     blacklist = boot.blacklisted_drivers(wanted, claimed, made.host(*functions))
     tokens = boot.kernel_options(wanted, blacklist, facts)
-    files = boot.desired_files(application, wanted, claimed, blacklist, tokens, facts.generator)
+    twins = boot.find_twins(claimed, made.host(*functions))
+    files = boot.desired_files(
+        application, wanted, claimed, blacklist, tokens, facts.generator, twins=twins
+    )
     return {file.path: file for file in files}
 
 
@@ -64,15 +67,18 @@ class TestFiles:
         )
         rule = (
             'KERNEL=="{}", ATTR{{vendor}}=="0x10de", ATTR{{device}}=="0x{}", TEST=="iommu_group",'
+            ' ATTR{{[pci/{}]vendor}}=="0x10de", ATTR{{[pci/{}]device}}=="0x{}",'
             ' ATTR{{driver_override}}="vfio-pci", RUN{{builtin}}+="kmod load vfio-pci"'
         )
-        assert found["etc/udev/rules.d/60-pci-passthrough.rules"].splitlines()[3:] == [
+        gpu = ("1bb0", *["0000:85:00.0"] * 2, "1bb0")
+        audio = ("10f0", *["0000:85:00.1"] * 2, "10f0")
+        assert found["etc/udev/rules.d/60-pci-passthrough.rules"].splitlines()[5:] == [
             'ACTION!="add", GOTO="pci-passthrough_end"',
             'SUBSYSTEM!="pci", GOTO="pci-passthrough_end"',
-            rule.format("0000:83:00.0", "1bb0"),
-            rule.format("0000:83:00.1", "10f0"),
-            rule.format("0000:84:00.0", "1bb0"),
-            rule.format("0000:84:00.1", "10f0"),
+            rule.format("0000:83:00.0", *gpu),
+            rule.format("0000:83:00.1", *audio),
+            rule.format("0000:84:00.0", *gpu),
+            rule.format("0000:84:00.1", *audio),
             'LABEL="pci-passthrough_end"',
         ]
 
@@ -208,6 +214,35 @@ class TestBlacklist:
         wanted = made.wanted(devices, blacklist_drivers="nouveau")
         claimed = made.decide(devices, *CARDS).claims
         assert boot.blacklisted_drivers(wanted, claimed, made.host(*CARDS)) == names
+
+
+class TestTwins:
+    def twins(self, devices: str, *functions) -> dict[str, list[str]]:
+        claimed = made.decide(devices, *functions).claims
+        return boot.find_twins(claimed, made.host(*functions))
+
+    def test_are_what_the_host_keeps_of_a_model(self):
+        assert self.twins(GPUS, *CARDS) == {
+            "0000:83:00.0": ["0000:85:00.0"],
+            "0000:83:00.1": ["0000:85:00.1"],
+            "0000:84:00.0": ["0000:85:00.0"],
+            "0000:84:00.1": ["0000:85:00.1"],
+        }
+
+    def test_are_none_where_all_of_a_model_are_claimed(self):
+        found = self.twins("10de:1bb0", *CARDS)
+        assert set(found) == {function.address for function in CARDS}
+        assert not any(found.values())
+
+    def test_are_no_vfs_which_come_after_the_boot_scripts(self):
+        """Some cards give their VFs the id that they have themselves."""
+        card = made.function("0000:3b:00.0", "144d:a824", made.STORAGE, total_vfs=2)
+        vfs = [
+            made.function(f"0000:3b:00.{n}", "144d:a824", made.STORAGE, physfn=card.address)
+            for n in (1, 2)
+        ]
+        assert self.twins("144d:a824@3b:00.0", card, *vfs) == {"0000:3b:00.0": []}
+        assert self.twins("144d:a824@3b:00.1", card, *vfs) == {"0000:3b:00.1": []}
 
 
 # -- the shell in the files ----------------------------------------------------------------------
@@ -432,6 +467,31 @@ class TestAtBoot:
             "pci-passthrough: 0000:83:00.1 is not there",
         ]
         assert booted.drivers()["0000:84:00.0"] == "vfio-pci"
+
+    @pytest.mark.parametrize(
+        ("instead", "shown"),
+        [(None, "gone"), ("8086:1572", "0x8086:0x1572")],
+        ids=["gone", "other"],
+    )
+    def test_where_a_twin_is_not_what_it_was_its_model_is_left_alone(
+        self, booted: BootedHost, instead: str | None, shown: str
+    ):
+        """The third card was taken out: what is at the others' addresses may be any of them."""
+        twin = "0000:85:00.0"
+        if instead:
+            vendor, _, product = instead.partition(":")
+            booted.add(twin, vendor, product)
+        else:
+            (booted.pci / "devices" / twin).rename(booted.pci / twin)
+        booted.bind("0000:83:00.0", "nouveau")
+        booted.run()
+        assert booted.drivers()["0000:83:00.0"] == "nouveau"
+        assert booted.overrides() == dict.fromkeys(("0000:83:00.1", "0000:84:00.1"), "vfio-pci")
+        assert booted.said()[:2] == [
+            f"pci-passthrough: {twin} is {shown}, not 0x10de:0x1bb0, so {each} may be another one:"
+            " left alone"
+            for each in ("0000:83:00.0", "0000:84:00.0")
+        ]
 
     def test_without_an_iommu_nothing_is_touched(self, booted: BootedHost):
         for function in CARDS:

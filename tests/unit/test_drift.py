@@ -94,6 +94,7 @@ def test_a_device_that_cannot_be_repaired_says_what_it_needs(
     assert result.outcome.repaired == ()
     assert status_of(result) == (
         "blocked: reboot required: 0000:84:00.0 is on nouveau, not vfio-pci"
+        " (/sys/bus/pci/devices/0000:84:00.0/driver/unbind: Device or resource busy)"
     )
 
 

@@ -163,6 +163,39 @@ class TestKernel:
         assert not kernel.load(tree.root, ["no-such-module"])
 
 
+class TestHotplug:
+    @pytest.mark.parametrize("iommu", [False, True], ids=["no-iommu", "iommu"])
+    def test_what_was_unplugged_comes_back_on_its_native_driver(self, tree, iommu):
+        kernel.load(tree.root, ["vfio-pci"])
+        if iommu:
+            tree.iommu_on({GPU: 17, AUDIO: 17, "0000:80:01.0": 3})
+            tree.bind(GPU, "vfio-pci")
+        tree.unplug(GPU)
+        found = pci.read(tree.root)
+        assert (set(found.functions), tree.unplugged) == ({AUDIO, "0000:80:01.0"}, (GPU,))
+        assert [each.address for each in found.groups.get(17, ())] == ([AUDIO] if iommu else [])
+        tree.plug(GPU)
+        found = pci.read(tree.root).functions[GPU]
+        assert (found.driver, found.override) == ("nouveau", None)
+        assert (found.group, found.bridges) == (17 if iommu else None, ("0000:80:01.0",))
+        assert tree.unplugged == ()
+
+    def test_a_whole_card_takes_its_group_along(self, tree):
+        tree.iommu_on({GPU: 17, AUDIO: 17, "0000:80:01.0": 3})
+        for address in (GPU, AUDIO):
+            tree.unplug(address)
+        assert list(pci.read(tree.root).groups) == [3]
+        for address in (GPU, AUDIO):
+            tree.plug(address)
+        assert list(pci.read(tree.root).groups) == [3, 4]
+
+    def test_a_boot_does_without_it(self, tree):
+        tree.unplug(GPU)
+        tree.power_cycle()
+        tree.load_natives()
+        assert set(pci.read(tree.root).functions) == {AUDIO, "0000:80:01.0"}
+
+
 class TestReboot:
     def test_the_command_line_comes_from_grub(self, tree):
         text = 'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT iommu=pt"\n'

@@ -223,25 +223,14 @@ class TestDeviceThatFlaps:
         tree.iommu_on()
         return Unit(tree, kernel, tools)
 
-    @staticmethod
-    def unplug(unit: Unit, address: str) -> str:
-        link = unit.tree.root / "sys/bus/pci/devices" / address
-        target = os.readlink(link)
-        link.unlink()
-        return target
-
-    @staticmethod
-    def plug(unit: Unit, address: str, target: str) -> None:
-        os.symlink(target, unit.tree.root / "sys/bus/pci/devices" / address)
-
     def late_boots(self, unit: Unit, number: int) -> int:
         """So many boots with the device missing in the first hook; how many were asked for."""
         unit.kernel.fail_probe(self.LATE, "vfio-pci")
         reboots = 0
         for _ in range(number):
-            target = self.unplug(unit, self.LATE)
+            unit.tree.unplug(self.LATE)
             assert unit.hook().action is Action.NONE
-            self.plug(unit, self.LATE, target)
+            unit.tree.plug(self.LATE)
             if unit.hook().action is Action.NOW:
                 reboots += 1
                 unit.kernel.reboot()
@@ -265,11 +254,12 @@ class TestDeviceThatFlaps:
         unit.kernel.fail_probe("0000:83:00.0", "vfio-pci")
         reboots, tokens = 0, set()
         for boot in range(4):
-            target = self.unplug(unit, "0000:99:00.0") if boot % 2 else ""
+            if boot % 2:
+                unit.tree.unplug("0000:99:00.0")
             reboots += unit.hook().action is Action.NOW
             tokens.add("amdgpu" in unit.tree.read("boot/grub/grub.cfg"))
-            if target:
-                self.plug(unit, "0000:99:00.0", target)
+            for address in unit.tree.unplugged:
+                unit.tree.plug(address)
             unit.kernel.reboot()
             unit.tree.bind("0000:83:00.0", "nouveau")
         assert (reboots, tokens) == (1, {False, True})
@@ -283,7 +273,7 @@ class TestDeviceThatFlaps:
     def test_leaves_nothing_behind_when_the_charm_goes(self, unit: Unit):
         unit.config["devices"] = f"gpu=10de:1bb0@{self.LATE}"
         self.late_boots(unit, 2)
-        self.unplug(unit, self.LATE)
+        unit.tree.unplug(self.LATE)
         unit.hook()
         assert unit.asked, "remembered without a device"
         reconcile.reconcile(

@@ -7,7 +7,7 @@ import stat
 
 import hosttree
 import pytest
-from unit import fakekernel, made
+from unit import fakekernel, made, uses
 from unit.fakekernel import CLAIMED, GPUS, OWNED
 
 from passthrough import fields, options, reconcile, record, status, support
@@ -298,6 +298,40 @@ class TestDrift:
             " 10de:1bb0; correct the id or the address"
         )
         assert record_of(unit).taken == {}
+
+    def test_the_hosts_disk_is_not_taken_for_its_twin_that_was_pulled_out(
+        self, unit: Unit, kernel, tree
+    ):
+        """The guests' disk is gone, and the host's own is numbered anew: it stands there now."""
+        guests, own = "0000:02:00.0", "0000:03:00.0"
+        tree.function(own, "144d:a808", 0x010802, driver="nvme", built_in=True)
+        for number, address in enumerate((guests, own)):
+            uses.disk(tree, address, f"nvme{number}n1", f"259:{number}", f"nvme/nvme{number}")
+        uses.mount(tree, "259:1", "/", "/dev/nvme1n1")
+        assert unit.hook(f"disk=144d:a808@{guests}").message.startswith("reboot required")
+        kernel.reboot()
+        assert (tree.driver_of(guests), tree.driver_of(own)) == ("vfio-pci", "nvme")
+        tree.unplug(own)
+        (tree.root / "proc/1/mountinfo").unlink()
+        uses.mount(tree, "259:0", "/", "/dev/nvme0n1")
+        kernel.reboot()
+        assert tree.driver_of(guests) == "nvme"
+        found = unit.hook()
+        assert found.message.startswith(f"devices: item 1 disk=144d:a808@{guests}: {guests} holds")
+        assert tree.driver_of(guests) == "nvme"
+
+    def test_a_twin_that_was_pulled_out_on_purpose_costs_the_next_hook_a_rebuild(
+        self, ready: Unit, kernel, tree
+    ):
+        for address in KEPT:
+            tree.unplug(address)
+        kernel.reboot()
+        assert tree.driver_of("0000:83:00.0") == "nouveau"
+        assert ready.hook(blacklist_drivers="") == Status("active", "gpu: 2 ready")
+        assert "rebuild initramfs" in ready.tools.calls
+        kernel.reboot()
+        assert tree.driver_of("0000:83:00.0") == "vfio-pci"
+        assert ready.hook() == Status("active", "gpu: 2 ready")
 
     def test_a_missing_record_is_found_again_from_the_configuration(self, ready: Unit, tree):
         (tree.root / "var/lib/pci-passthrough/pci-passthrough.json").unlink()

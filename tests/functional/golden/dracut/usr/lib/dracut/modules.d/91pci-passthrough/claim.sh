@@ -14,24 +14,43 @@ say() {
     echo "pci-passthrough: $*" >/dev/kmsg
 }
 
+identify() {
+    found=gone
+    [ -e "$pci/devices/$1/device" ] || return 0
+    read -r vendor <"$pci/devices/$1/vendor"
+    read -r product <"$pci/devices/$1/device"
+    found=$vendor:$product
+}
+
+# ADDRESS VENDOR PRODUCT TWIN...; twins are functions of this id that the host keeps. When one of
+# them is not where it was, addresses have shifted, and this may be what the host boots from.
 claim() {
-    device=$pci/devices/$1
+    address=$1
+    wanted=$2:$3
+    shift 3
+    device=$pci/devices/$address
     if [ ! -e "$device/driver_override" ]; then
-        say "$1 is not there"
+        say "$address is not there"
         return
     fi
-    read -r vendor <"$device/vendor"
-    read -r product <"$device/device"
-    if [ "$vendor:$product" != "$2:$3" ]; then
-        say "$1 is $vendor:$product, not $2:$3: left alone"
+    identify "$address"
+    if [ "$found" != "$wanted" ]; then
+        say "$address is $found, not $wanted: left alone"
         return
     fi
+    for twin in "$@"; do
+        identify "$twin"
+        if [ "$found" != "$wanted" ]; then
+            say "$twin is $found, not $wanted, so $address may be another one: left alone"
+            return
+        fi
+    done
     if [ ! -e "$device/iommu_group" ]; then
-        say "$1 has no IOMMU group, the IOMMU is off: left alone"
+        say "$address has no IOMMU group, the IOMMU is off: left alone"
         return
     fi
     echo vfio-pci >"$device/driver_override"
-    claimed="$claimed $1"
+    claimed="$claimed $address"
 }
 
 read -r command_line </proc/cmdline
@@ -42,10 +61,10 @@ for token in $command_line; do
     fi
 done
 
-claim 0000:83:00.0 0x10de 0x1bb0
-claim 0000:83:00.1 0x10de 0x10f0
-claim 0000:84:00.0 0x10de 0x1bb0
-claim 0000:84:00.1 0x10de 0x10f0
+claim 0000:83:00.0 0x10de 0x1bb0 0000:85:00.0
+claim 0000:83:00.1 0x10de 0x10f0 0000:85:00.1
+claim 0000:84:00.0 0x10de 0x1bb0 0000:85:00.0
+claim 0000:84:00.1 0x10de 0x10f0 0000:85:00.1
 
 [ -n "$claimed" ] || exit 0
 modprobe -q vfio_iommu_type1
