@@ -81,7 +81,7 @@ def survey(
     facts = platform.read(root)
     mine = record.read(root, application)
     others = record.taken_by_others(root, application)
-    used = usage.read(root, host, {**others, **mine.taken})
+    used = usage.read(root, host, record.taken_by_any(root))
     decision = claims.decide(wanted.devices, host, others, used)
     held = _find_held(root, host, plan.unclaimed(decision, mine, others))
     present = {file.path: files.read(root / file.path) for file in boot.owned_files(application)}

@@ -136,6 +136,12 @@ def taken_by_others(root: Path, application: str) -> dict[str, str]:
     return found
 
 
+def taken_by_any(root: Path) -> frozenset[str]:
+    """Every address that an application of this charm has put on vfio-pci and not given back."""
+    names = sorted(path.stem for path in (root / DIRECTORY).glob("*.json"))
+    return frozenset[str]().union(*(read(root, name).taken for name in names))
+
+
 def _parse(data: Any) -> Record:
     taken, activated = dict(data["taken"]), dict(data["activated"])
     for address, driver in taken.items():
