@@ -16,7 +16,7 @@ import hosttree
 from hosttree import programs
 
 from bench import pairs, trees
-from passthrough import options, reconcile
+from passthrough import options, reconcile, surveying
 
 CLAIMS = (1, 8, 64, 512)
 _APPLICATION = "pci-passthrough"
@@ -86,8 +86,8 @@ def _life(count: int) -> tuple[float, float, float]:
         trees.write(root, trees.cards(count), with_groups=False)
         wanted, tools = options.parse({"devices": "gpu=10de:1bb0"}), MadeUpTools(root)
 
-        def look() -> reconcile.Survey:
-            return reconcile.survey(root, _APPLICATION, wanted)
+        def look() -> surveying.Survey:
+            return surveying.survey(root, _APPLICATION, wanted)
 
         def hook() -> reconcile.Result:
             return reconcile.reconcile(root, _APPLICATION, wanted, tools, io.StringIO().write)

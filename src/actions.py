@@ -28,8 +28,8 @@ from passthrough import (
     options,
     pci,
     rebind,
-    reconcile,
     report,
+    surveying,
     verify,
     vfio,
 )
@@ -57,7 +57,7 @@ class Unit(Protocol):
         """Read the options."""
         raise NotImplementedError
 
-    def survey(self) -> reconcile.Survey:
+    def survey(self) -> surveying.Survey:
         """Look at the host."""
         raise NotImplementedError
 

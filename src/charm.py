@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """The pci-passthrough charm: wiring between Juju and the passthrough package.
 
-What only an action or a unit beside a controller needs is imported there: an update-status runs
-beside guests every few minutes.
+What an update-status with nothing to do can go without is imported where it is used: it runs beside
+guests every few minutes, and imports are most of what the charm adds to it.
 """
 
 from __future__ import annotations
@@ -15,25 +15,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ops
-from charms.pci_passthrough.v0 import nova_pci
 
 import monitoring
 from passthrough import (
     PassthroughError,
-    host,
     memory,
     nova,
     options,
     pci,
-    reboot,
-    reconcile,
     render,
     status,
+    surveying,
 )
 
 if TYPE_CHECKING:
+    from charms.pci_passthrough.v0 import nova_pci
+
     import controller
-    from passthrough import nova_controller, nova_offer
+    from passthrough import nova_controller, nova_offer, reboot, reconcile
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +60,6 @@ class PciPassthroughCharm(ops.CharmBase):
         self._removed = False
         self._left: tuple[str, ...] = ()
         self._is_settled = False
-        self._nova_pci = nova_pci.NovaPciProvider(self)
         self._monitoring = monitoring.Monitoring(self, ROOT)
         # said are the notes that are in the log already.
         self._stored.set_default(controller=False, said=[])
@@ -98,9 +96,9 @@ class PciPassthroughCharm(ops.CharmBase):
         """Read the options; raises OptionError."""
         return options.parse(self.config)
 
-    def survey(self) -> reconcile.Survey:
-        """Look at the host; raises as `reconcile.survey` does."""
-        return reconcile.survey(ROOT, self.app.name, self.wanted())
+    def survey(self) -> surveying.Survey:
+        """Look at the host; raises as `surveying.survey` does."""
+        return surveying.survey(ROOT, self.app.name, self.wanted())
 
     def survey_controller(self) -> nova_controller.Publication:
         """Look at what the controller is sent; raises as `nova_controller.survey` does."""
@@ -109,6 +107,8 @@ class PciPassthroughCharm(ops.CharmBase):
 
     def publish_devices(self, offer: nova_offer.Offer) -> None:
         """Publish the device_specs of an offer."""
+        from charms.pci_passthrough.v0 import nova_pci
+
         self._nova_pci.publish_device_specs(
             nova_pci.DeviceSpec(**each) for each in (*offer.device_specs, *offer.held)
         )
@@ -119,8 +119,7 @@ class PciPassthroughCharm(ops.CharmBase):
             memory.forget(ROOT, self.unit.name)  # this hook may fail at any point
             wanted = self.wanted()
             if self.unit.is_leader():
-                aliases = nova.aliases(wanted.devices)
-                self._nova_pci.publish_aliases(nova_pci.Alias(**each) for each in aliases)
+                self._publish_aliases(wanted)
             if role is Role.COMPUTE:
                 self._reconcile(wanted)
             elif role is Role.CONTROLLER:
@@ -147,7 +146,7 @@ class PciPassthroughCharm(ops.CharmBase):
         else:
             self._on_change(event)
 
-    def _look_again(self) -> reconcile.Survey | None:
+    def _look_again(self) -> surveying.Survey | None:
         """Survey the host; None unless it is as it was when the last hook was through."""
         try:
             known = memory.recall(ROOT, self.unit.name)
@@ -155,7 +154,7 @@ class PciPassthroughCharm(ops.CharmBase):
                 return None
             wanted = options.parse(known.options)
             with render.trusting(known.rendered):
-                found = reconcile.survey(ROOT, self.app.name, wanted)
+                found = surveying.survey(ROOT, self.app.name, wanted)
                 return found if status.settled(found) == known.settled else None
         except (PassthroughError, OSError):
             return None  # whoever looks next meets it too, and reports it
@@ -182,6 +181,8 @@ class PciPassthroughCharm(ops.CharmBase):
         memory.forget(ROOT, self.unit.name)
         if self._stored.controller:
             return  # a unit beside a compute service may have the same host
+        from passthrough import host, reconcile
+
         nothing = options.Options()
         result = reconcile.reconcile(
             ROOT, self.app.name, nothing, host.HostTools(), logger.info, leaving=True
@@ -221,11 +222,15 @@ class PciPassthroughCharm(ops.CharmBase):
         if role is Role.CONTROLLER:
             published = self._published or self.survey_controller()
             return status.summarize_controller(self.wanted(), published)
+        from passthrough import reboot, reconcile
+
         result = self._result or reconcile.Result(self.survey())
         verdict = self._verdict or reboot.look(ROOT, result.survey)
         return status.summarize(result.survey, result.outcome.failed, verdict)
 
     def _reconcile(self, wanted: options.Options) -> None:
+        from passthrough import host, reboot, reconcile
+
         self._result = reconcile.reconcile(
             ROOT, self.app.name, wanted, host.HostTools(), logger.info
         )
@@ -238,6 +243,18 @@ class PciPassthroughCharm(ops.CharmBase):
         if self._verdict.action is reboot.Action.NOW:
             logger.warning("%s", self._verdict.message)
             self.unit.reboot()
+
+    def _publish_aliases(self, wanted: options.Options) -> None:
+        from charms.pci_passthrough.v0 import nova_pci
+
+        aliases = nova.aliases(wanted.devices)
+        self._nova_pci.publish_aliases(nova_pci.Alias(**each) for each in aliases)
+
+    @functools.cached_property
+    def _nova_pci(self) -> nova_pci.NovaPciProvider:
+        from charms.pci_passthrough.v0 import nova_pci
+
+        return nova_pci.NovaPciProvider(self)
 
     @functools.cached_property
     def _controller(self) -> controller.Controller:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import ops
 
 if TYPE_CHECKING:
-    from passthrough import nrpe, reconcile
+    from passthrough import nrpe, reconcile, surveying
 
 logger = logging.getLogger(__name__)
 
@@ -52,16 +52,16 @@ class Monitoring(ops.Object):
             self._publish(relation)
         self._remember(bool(relations), published)
 
-    def refresh(self, survey: reconcile.Survey) -> bool:
+    def refresh(self, survey: surveying.Survey) -> bool:
         """Do what `report` does of a survey, without asking Juju for anything.
 
         Returns:
             Whether that was enough; otherwise `report` has to be called.
         """
-        from passthrough import reconcile
-
         if not self._stored.related:
             return True
+        from passthrough import reconcile
+
         return bool(self._stored.published) and self._write(reconcile.Result(survey), None)
 
     def _write(self, result: reconcile.Result | None, problem: Exception | None) -> bool:

@@ -27,19 +27,6 @@ class ApplyError(PassthroughError):
         super().__init__(f"{what}: {error.strerror}; {_PUT_BACK}")
 
 
-class PostponedError(vfio.BindError):
-    """Nobody has tried to change a function's driver: it is for the next run to decide."""
-
-    @classmethod
-    def after(cls, stuck: vfio.StuckError, address: str) -> PostponedError:
-        """For what comes behind a driver that does not let go.
-
-        A second one that sleeps would be written down over the first, and a hook that looks at the
-        first then would sleep with it.
-        """
-        return PostponedError(address, f"left alone, as {stuck.address} does not come loose")
-
-
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """What a run did and what it could not do.
@@ -187,10 +174,10 @@ def _describe(change: FileChange) -> str:
     )
 
 
-def _bar(bind: Iterable[Binding], claimed: Container[str]) -> tuple[PostponedError, ...]:
+def _bar(bind: Iterable[Binding], claimed: Container[str]) -> tuple[vfio.PostponedError, ...]:
     """What is not to be bound although it was to be when the plan was made."""
     return tuple(
-        PostponedError(
+        vfio.PostponedError(
             each.address, "left alone, as it cannot be claimed any more since the rebuild"
         )
         for each in bind
@@ -201,7 +188,7 @@ def _bar(bind: Iterable[Binding], claimed: Container[str]) -> tuple[PostponedErr
 def _change_drivers(
     root: Path,
     plan: Plan,
-    barred: tuple[PostponedError, ...],
+    barred: tuple[vfio.PostponedError, ...],
     tools: Tools,
     report: Callable[[str], object],
 ) -> dict[str, vfio.BindError]:
@@ -232,7 +219,7 @@ def _change_drivers(
         except vfio.StuckError as error:
             leave(error)
             for _, each in steps[number + 1 :]:
-                leave(PostponedError.after(error, each.address))
+                leave(vfio.PostponedError.after(error, each.address))
             break
         except vfio.BindError as error:
             leave(error)

@@ -17,7 +17,7 @@ from passthrough import TYPE_CHECKING, PassthroughError
 if TYPE_CHECKING:
     from typing import Any
 
-    from passthrough import reconcile, tables
+    from passthrough import surveying, tables
 
 EXIT_FAILED_CHECK = 1
 EXIT_REFUSED = 2
@@ -109,11 +109,11 @@ def _list(given: argparse.Namespace) -> tuple[Callable[[], str], Any, int]:
     return text, described, 0
 
 
-def _survey(given: argparse.Namespace) -> reconcile.Survey:
-    from passthrough import options, reconcile
+def _survey(given: argparse.Namespace) -> surveying.Survey:
+    from passthrough import options, surveying
 
     wanted = options.parse({"devices": given.devices})
-    return reconcile.survey(given.root, given.application, wanted)
+    return surveying.survey(given.root, given.application, wanted)
 
 
 def _plan(given: argparse.Namespace) -> tuple[Callable[[], str], Any, int]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from passthrough import boot, reboot
 from passthrough.check import FAIL, OK, UNKNOWN, Check
 from passthrough.inspection import Seen
-from passthrough.reconcile import Survey
+from passthrough.surveying import Survey
 
 
 def _interrupts(survey: Survey, seen: Seen) -> Iterator[Check]:

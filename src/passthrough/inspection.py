@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from passthrough import boot, files, guests, holders, initramfs, pci
-from passthrough.reconcile import Survey
+from passthrough.surveying import Survey
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from passthrough import (
     claims,
@@ -19,7 +20,9 @@ from passthrough import (
     pci,
     record,
 )
-from passthrough.host import CommandError, Tools
+
+if TYPE_CHECKING:
+    from passthrough.host import Tools
 
 SERVICE = "nova-compute"
 
@@ -148,6 +151,8 @@ def _have_it_read(
     tools: Tools,
     report: Callable[[str], object],
 ) -> None:
+    from passthrough import host  # only what changes something runs commands
+
     mine = record.read(root, application)
     digest = nova_offer.fingerprint(offer.content)
     run = tools.running(SERVICE)
@@ -157,7 +162,7 @@ def _have_it_read(
         outcome = "restarted"
         try:
             allowed = tools.restart(SERVICE)
-        except CommandError as error:
+        except host.CommandError as error:
             if tools.running(SERVICE) in (None, run):
                 raise
             # A new run has read the file. Debian's unit is of the type notify, and nova-compute is

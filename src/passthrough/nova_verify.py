@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from passthrough import nova, nova_alias, nova_conf, nova_controller, nova_offer
 from passthrough.check import FAIL, OK, UNKNOWN, Check
-from passthrough.reconcile import Survey
+from passthrough.surveying import Survey
 
 _RENDERED = "wait for nova-cloud-controller's next hook, which renders its nova.conf"
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from passthrough import PassthroughError, apply, fields, vfio
+from passthrough import PassthroughError, fields, vfio
 from passthrough.host import Tools
-from passthrough.reconcile import Survey
+from passthrough.surveying import Survey
 
 
 class RebindError(PassthroughError):
@@ -51,7 +51,7 @@ def rebind(
     for each in [address] if address else claimed:
         try:
             if stuck:
-                raise apply.PostponedError.after(stuck, each)
+                raise vfio.PostponedError.after(stuck, each)
             vfio.rebind(root, each)
             done[each] = None
             progress(f"{each}: bound to vfio-pci")

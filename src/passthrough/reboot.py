@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from passthrough import apply, lock, pci, plan, record, vfio
-from passthrough.reconcile import Survey
+from passthrough import lock, pci, plan, record, vfio
+from passthrough.surveying import Survey
 
 if TYPE_CHECKING:
     from passthrough import guests
@@ -90,7 +90,7 @@ def judge(
     why = reasons(planned, failed)
     if not why or not survey.wanted.reboot_when_idle:
         return Verdict()
-    if any(isinstance(each, apply.PostponedError) for each in failed.values()):
+    if any(isinstance(each, vfio.PostponedError) for each in failed.values()):
         return Verdict()  # the next hook may do without a reboot what this one has not tried
     last = survey.record.reboot
     if last and last.plan == key(survey) and last.boot_id != boot_id:

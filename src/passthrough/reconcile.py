@@ -1,52 +1,14 @@
-"""Look at the host, decide, and bring it to what the options ask for."""
+"""Bring the host to what the options ask for: look, decide, act, and look again."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
-from passthrough import (
-    PassthroughError,
-    apply,
-    boot,
-    claims,
-    files,
-    holders,
-    lock,
-    nova_compute,
-    nova_offer,
-    options,
-    pci,
-    plan,
-    platform,
-    record,
-    usage,
-    vfio,
-)
+from passthrough import PassthroughError, apply, lock, nova_compute, options, surveying
 from passthrough.host import Tools
-
-
-@dataclasses.dataclass(frozen=True)
-class Survey:
-    """The host as it is, what is decided for it, and what would change.
-
-    ``nova`` is what to offer to Nova now, ``nova_planned`` once all claims are on vfio-pci.
-    ``held`` are the processes that hold a function which is to be given back, by its address, and
-    ``root`` is the tree that was looked at.
-    """
-
-    application: str
-    wanted: options.Options
-    host: pci.Host
-    facts: platform.Platform
-    record: record.Record
-    decision: claims.Decision
-    plan: plan.Plan
-    nova: nova_offer.Offer = dataclasses.field(default_factory=nova_offer.Offer)
-    nova_planned: nova_offer.Offer = dataclasses.field(default_factory=nova_offer.Offer)
-    held: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
-    root: Path = Path("/")
+from passthrough.surveying import Survey
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,62 +17,6 @@ class Result:
 
     survey: Survey
     outcome: apply.Outcome = dataclasses.field(default_factory=apply.Outcome)
-
-
-def survey(
-    root: Path, application: str, wanted: options.Options, *, leaving: bool = False
-) -> Survey:
-    """Look at the tree at ``root`` and work out what would change; reads only.
-
-    Args:
-        root: ``/`` on a real host.
-        application: the Juju application.
-        wanted: the charm's options.
-        leaving: whether the charm is being removed.
-
-    Raises:
-        OptionError: when two items ask for the same function, blacklist-drivers names what the
-            host needs, or Nova does not know what an option asks for.
-        UnsupportedHostError: when this host cannot do what is asked.
-        RecordError: when an application's record is damaged.
-        StuckError: when looking would never end.
-        OSError: when the tree cannot be read.
-    """
-    vfio.check_responsive(root)
-    host = pci.read(root)
-    facts = platform.read(root)
-    mine = record.read(root, application)
-    others = record.taken_by_others(root, application)
-    used = usage.read(root, host, record.taken_by_any(root))
-    decision = claims.decide(wanted.devices, host, others, used)
-    held = _find_held(root, host, plan.unclaimed(decision, mine, others))
-    present = {file.path: files.read(root / file.path) for file in boot.owned_files(application)}
-    now, planned = nova_compute.survey(
-        root, application, wanted, decision, host, mine.nova, leaving=leaving
-    )
-    return Survey(
-        application=application,
-        wanted=wanted,
-        host=host,
-        facts=facts,
-        record=mine,
-        decision=decision,
-        plan=plan.make(
-            application,
-            wanted,
-            decision,
-            host,
-            facts,
-            mine,
-            present,
-            held=held,
-            others=others,
-        ),
-        nova=now,
-        nova_planned=planned,
-        held=held,
-        root=root,
-    )
 
 
 def reconcile(
@@ -131,8 +37,8 @@ def reconcile(
         What was done, and the host as it is afterwards.
 
     Raises:
-        PassthroughError: as `survey` does, before anything is changed; or when a rebuild or a
-            restart fails; or when another run has the lock and does not end.
+        PassthroughError: as `surveying.survey` does, before anything is changed; or when a rebuild
+            or a restart fails; or when another run has the lock and does not end.
         OSError: when a file cannot be read or written.
     """
     with lock.hold(root, f"a hook of {application}"):
@@ -149,7 +55,7 @@ def _reconcile(
     leaving: bool,
 ) -> Result:
     def look() -> Survey:
-        return survey(root, application, wanted, leaving=leaving)
+        return surveying.survey(root, application, wanted, leaving=leaving)
 
     def offer(found: Survey) -> tuple[str, ...]:
         return nova_compute.apply(root, application, found.nova, tools, progress)
@@ -180,15 +86,3 @@ def _reconcile(
     outcome = dataclasses.replace(outcome, did=(*withdrawn, *outcome.did, *offered))
     changed = offered or not after.nova.read
     return Result(look() if changed else after, outcome)
-
-
-def _find_held(
-    root: Path, host: pci.Host, addresses: tuple[str, ...]
-) -> dict[str, tuple[int, ...]]:
-    """Find who holds these functions; all of /proc is read only where one is on vfio-pci."""
-    bound = [
-        address
-        for address in addresses
-        if address in host.functions and host.functions[address].driver == pci.VFIO_PCI
-    ]
-    return holders.of_functions(root, bound) if bound else {}

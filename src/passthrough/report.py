@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from passthrough import migration, nova_report, plan, tables, verify, vfio
-from passthrough.reconcile import Survey
+from passthrough.surveying import Survey
 
 # Enough for a word and an address: "device_spec 0000:83:00.0".
 _NAME_WIDTH = 26

@@ -9,9 +9,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from passthrough import nova_offer, options, pci, reboot
-from passthrough.apply import PostponedError
-from passthrough.reconcile import Survey
-from passthrough.vfio import BindError, InUseError
+from passthrough.surveying import Survey
+from passthrough.vfio import BindError, InUseError, PostponedError
 
 if TYPE_CHECKING:
     from passthrough import nova_controller

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from passthrough import boot, claimable, host_checks, inspection, nova_verify, pci
 from passthrough.check import FAIL, OK, UNKNOWN, Check
-from passthrough.reconcile import Survey
+from passthrough.surveying import Survey
 
 __all__ = ["FAIL", "OK", "UNKNOWN", "Check", "has_failed", "verify"]
 

@@ -45,6 +45,19 @@ class StuckError(BindError):
     """A driver sleeps in the kernel over an unbind; only a reboot ends that."""
 
 
+class PostponedError(BindError):
+    """Nobody has tried to change a function's driver: it is for the next run to decide."""
+
+    @classmethod
+    def after(cls, stuck: StuckError, address: str) -> PostponedError:
+        """For what comes behind a driver that does not let go.
+
+        A second one that sleeps would be written down over the first, and a hook that looks at the
+        first then would sleep with it.
+        """
+        return PostponedError(address, f"left alone, as {stuck.address} does not come loose")
+
+
 def check_responsive(root: Path) -> None:
     """Make sure that no unbind of an earlier run still sleeps in the kernel.
 

@@ -14,9 +14,9 @@ from passthrough import (
     pci,
     plan,
     platform,
-    reconcile,
     record,
     spec,
+    surveying,
 )
 
 T = TypeVar("T")
@@ -98,8 +98,8 @@ def survey(
     taken: Mapping[str, str] | None = None,
     held: Mapping[str, tuple[int, ...]] | None = None,
     application: str = "pci-passthrough",
-) -> reconcile.Survey:
-    """What `reconcile.survey` gives for such a host, without one.
+) -> surveying.Survey:
+    """What `surveying.survey` gives for such a host, without one.
 
     Args:
         wanted: the options.
@@ -125,12 +125,12 @@ def survey(
         held=held or {},
         others=taken or {},
     )
-    return reconcile.Survey(
+    return surveying.Survey(
         application, wanted, there, facts, mine, decision, planned, held=held or {}
     )
 
 
-def applied(before: reconcile.Survey) -> dict[str, Any]:
+def applied(before: surveying.Survey) -> dict[str, Any]:
     """The ``present`` and ``has`` of the next survey, once this one's plan was applied."""
     changed = {change.file.path: change.file.as_present() for change in before.plan.files}
     return {"present": changed, "has": before.plan.record}

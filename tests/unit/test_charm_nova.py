@@ -16,6 +16,7 @@ from ops import testing
 from unit import fakekernel
 
 import charm
+from passthrough import host
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GPUS = fakekernel.GPUS
@@ -30,7 +31,7 @@ class Deployment:
 
     def __init__(self, monkeypatch, tree: hosttree.HostTree, tools, principal: str):
         monkeypatch.setattr(charm, "ROOT", tree.root)
-        monkeypatch.setattr(charm.host, "HostTools", lambda: tools)
+        monkeypatch.setattr(host, "HostTools", lambda: tools)
         self.tree, self.tools = tree, tools
         self.context = testing.Context(charm.PciPassthroughCharm, principal_unit=f"{principal}/0")
         endpoint = "juju-info" if principal == "nova-compute" else principal

@@ -14,7 +14,7 @@ import pytest
 from unit import fakekernel, made
 from unit.fakekernel import CLAIMED, GPUS
 
-from passthrough import cli, reconcile
+from passthrough import cli, surveying
 
 Run = Callable[..., tuple[int, str, str]]
 EVERYWHERE = ("etc", "var", "boot", "run", "usr", "sys", "proc", "dev")
@@ -62,7 +62,7 @@ class TestList:
         for row in rows:
             if row["claimable"]:
                 text = row["devices"]
-                survey = reconcile.survey(tree.root, "pci-passthrough", made.wanted(text))
+                survey = surveying.survey(tree.root, "pci-passthrough", made.wanted(text))
                 assert row["address"] in survey.decision.addresses
 
     def test_imports_little(self, tree):
@@ -77,7 +77,7 @@ class TestList:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         loaded = set(done.stderr.split())
         assert "passthrough.inventory" in loaded
-        not_needed = {"claims", "listing", "plan", "reconcile", "spec", "tables"}
+        not_needed = {"claims", "listing", "plan", "reconcile", "spec", "surveying", "tables"}
         heavy = {"socket", "textwrap", "yaml", "jinja2", "ops", "charmhelpers"}
         assert loaded & {*heavy, *(f"passthrough.{name}" for name in not_needed)} == set()
 

@@ -34,10 +34,10 @@ from passthrough import (
     nrpe,
     options,
     pci,
-    reconcile,
     record,
     report,
     spec,
+    surveying,
     vfio,
 )
 
@@ -308,8 +308,8 @@ def seed_host(tmp_path: pathlib.Path) -> hosttree.HostTree:
     return tree
 
 
-def survey(tree: hosttree.HostTree, devices: str) -> reconcile.Survey:
-    return reconcile.survey(tree.root, "pci-passthrough", options.parse({"devices": devices}))
+def survey(tree: hosttree.HostTree, devices: str) -> surveying.Survey:
+    return surveying.survey(tree.root, "pci-passthrough", options.parse({"devices": devices}))
 
 
 def test_fields_of_list_devices_are_documented(seed_host: hosttree.HostTree):

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from unit import made
 
-from passthrough import host, lock, reconcile, record
+from passthrough import host, lock, reconcile, record, surveying
 
 HOLD = """
 import sys, time
@@ -170,5 +170,5 @@ class TestReconcile:
 
     def test_a_look_needs_none(self, tree):
         with lock.hold(tree.root, "another run"):
-            found = reconcile.survey(tree.root, "x", made.wanted("10de:1bb0"))
+            found = surveying.survey(tree.root, "x", made.wanted("10de:1bb0"))
         assert found.plan.changes_host

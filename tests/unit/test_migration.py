@@ -11,7 +11,15 @@ import hosttree
 import pytest
 import yaml
 
-from passthrough import boot, cli, migration, options, pci, reconcile, report
+from passthrough import (
+    boot,
+    cli,
+    migration,
+    options,
+    pci,
+    report,
+    surveying,
+)
 
 # The page "PCI Passthrough" of the OpenStack Charm Guide (openstack/charm-guide, file
 # doc/source/admin/compute/pci-passthrough.rst): what the operator puts into the model's
@@ -104,8 +112,8 @@ def by_hand(host: hosttree.HostTree) -> hosttree.HostTree:
     return host
 
 
-def survey(root: pathlib.Path, devices: str) -> reconcile.Survey:
-    return reconcile.survey(root, "pci-passthrough", options.parse({"devices": devices}))
+def survey(root: pathlib.Path, devices: str) -> surveying.Survey:
+    return surveying.survey(root, "pci-passthrough", options.parse({"devices": devices}))
 
 
 def snapshot(root: pathlib.Path) -> dict[str, tuple[bytes, int]]:

@@ -15,10 +15,10 @@ from passthrough import (
     nova_offer,
     nova_report,
     nova_verify,
-    reconcile,
     record,
     report,
     spec,
+    surveying,
     verify,
 )
 from passthrough.check import FAIL, OK, UNKNOWN, Check
@@ -27,11 +27,11 @@ from passthrough.nova_release import Release
 SPICE = "[spice]\nenabled = True\n"
 
 
-def checks(survey: reconcile.Survey) -> dict[str, Check]:
+def checks(survey: surveying.Survey) -> dict[str, Check]:
     return {check.name: check for check in nova_verify.check_compute(survey)}
 
 
-def settled(devices: str, *functions, text: str = "", **values) -> reconcile.Survey:
+def settled(devices: str, *functions, text: str = "", **values) -> surveying.Survey:
     """A survey whose drop-in was written and read beside a nova.conf with this text."""
     first = decide(devices, *functions, nova_facts=facts(text))
     known = record.Nova(read=nova_offer.fingerprint(first.content))

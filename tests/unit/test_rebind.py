@@ -7,7 +7,7 @@ import pytest
 from unit import made
 from unit.fakekernel import CLAIMED, GPUS, FakeKernel, FakeTools
 
-from passthrough import PassthroughError, bounded, rebind, reconcile, vfio
+from passthrough import PassthroughError, bounded, rebind, reconcile, surveying, vfio
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def bound(tree: hosttree.HostTree, kernel: FakeKernel, tools: FakeTools) -> host
 
 
 def ask(tree: hosttree.HostTree, tools: FakeTools, address: str = "", devices: str = GPUS):
-    survey = reconcile.survey(tree.root, "pci-passthrough", made.wanted(devices))
+    survey = surveying.survey(tree.root, "pci-passthrough", made.wanted(devices))
     return rebind.rebind(tree.root, survey, address, tools)
 
 

@@ -13,7 +13,14 @@ import pytest
 from unit import made
 from unit.fakekernel import GPUS, FakeKernel, FakeTools
 
-from passthrough import guests, reboot, reconcile, record, status
+from passthrough import (
+    guests,
+    reboot,
+    reconcile,
+    record,
+    status,
+    surveying,
+)
 from passthrough.reboot import Action
 
 APPLICATION = "pci-passthrough"
@@ -189,7 +196,7 @@ def test_no_reboot_that_would_have_to_be_repeated(unit: Unit, arrange: Callable[
 def test_whoever_only_looks_says_what_the_next_hook_does(unit: Unit):
     unit.hook()
     before = unit.asked
-    survey = reconcile.survey(unit.tree.root, APPLICATION, made.wanted(**unit.config))
+    survey = surveying.survey(unit.tree.root, APPLICATION, made.wanted(**unit.config))
     assert reboot.look(unit.tree.root, survey) == reboot.Verdict(
         Action.WAIT,
         "the next hook reboots the host: the IOMMU is off until the kernel starts with"
@@ -200,7 +207,7 @@ def test_whoever_only_looks_says_what_the_next_hook_does(unit: Unit):
 
 def test_a_device_that_comes_and_goes_between_boots_makes_no_loop(unit: Unit):
     """Its coming and going changes the claims; what was asked for is the same."""
-    survey = reconcile.survey(unit.tree.root, APPLICATION, made.wanted(**unit.config))
+    survey = surveying.survey(unit.tree.root, APPLICATION, made.wanted(**unit.config))
     fewer = dataclasses.replace(
         survey, decision=dataclasses.replace(survey.decision, claims=survey.decision.claims[:2])
     )

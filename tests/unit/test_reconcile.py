@@ -10,7 +10,7 @@ import pytest
 from unit import fakekernel, made, uses
 from unit.fakekernel import CLAIMED, GPUS, OWNED
 
-from passthrough import fields, options, reconcile, record, status, support
+from passthrough import fields, options, reconcile, record, status, support, surveying
 from passthrough.status import Status
 
 NATIVE = {
@@ -210,7 +210,7 @@ class TestNothingToDo:
 
     def test_surveying_changes_nothing(self, tree):
         before = tree.snapshot("etc", "var", "sys", "boot")
-        found = reconcile.survey(tree.root, "pci-passthrough", made.wanted(GPUS))
+        found = surveying.survey(tree.root, "pci-passthrough", made.wanted(GPUS))
         assert found.plan.changes_host
         assert tree.snapshot("etc", "var", "sys", "boot") == before
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,8 @@ from unit.fakekernel import CLAIMED, GPUS, OWNED, FakeKernel
 from unit.test_charm import PRINCIPAL, Unit, ready, unit
 
 from passthrough import files, reconcile, record
+
+ROOT = Path(__file__).resolve().parents[2]
 
 __all__ = ["ready", "unit"]  # the fixtures
 
@@ -291,3 +296,21 @@ def test_one_nrpe_of_two_leaves_the_check(settled: Unit, tree: hosttree.HostTree
     settled.run("update_status")
     assert (tree.root / "run/pci-passthrough/pci_passthrough.nrpe").exists()
     assert list((tree.root / "etc/nagios/nrpe.d").iterdir())
+
+
+def test_what_changes_a_host_is_imported_by_hooks_that_do():
+    """Every few minutes beside guests: imports are most of what the charm adds to Juju's own."""
+    program = "import charm, sys; print(*sys.modules)"
+    path = os.pathsep.join([str(ROOT / "src"), str(ROOT / "lib")])
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    loaded = set(done.stdout.split())
+    assert "passthrough.surveying" in loaded
+    heavy = {"actions", "jinja2", "charmhelpers", "charms.pci_passthrough.v0.nova_pci"}
+    acting = {"apply", "host", "nrpe", "reconcile", "verify"}
+    assert loaded & {*heavy, *(f"passthrough.{name}" for name in acting)} == set()

@@ -9,7 +9,11 @@ import pytest
 from unit import made
 from unit.fakekernel import CLAIMED, GPUS, FakeKernel, FakeTools
 
-from passthrough import reconcile, verify
+from passthrough import (
+    reconcile,
+    surveying,
+    verify,
+)
 from passthrough.verify import FAIL, OK, Check
 
 Look = Callable[..., dict[str, Check]]
@@ -21,7 +25,7 @@ def look(tree: hosttree.HostTree) -> Look:
     """Run every check; each by its name."""
 
     def run(devices: str = GPUS, **config: object) -> dict[str, Check]:
-        survey = reconcile.survey(tree.root, "pci-passthrough", made.wanted(devices, **config))
+        survey = surveying.survey(tree.root, "pci-passthrough", made.wanted(devices, **config))
         return {check.name: check for check in verify.verify(survey)}
 
     return run

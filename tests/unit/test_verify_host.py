@@ -15,7 +15,16 @@ from hosttree import kernel as model
 from unit import cpio, made, uses
 from unit.fakekernel import GPUS, FakeKernel, FakeTools
 
-from passthrough import check, host_checks, initramfs, reboot, reconcile, record, verify
+from passthrough import (
+    check,
+    host_checks,
+    initramfs,
+    reboot,
+    reconcile,
+    record,
+    surveying,
+    verify,
+)
 
 INIT_TOP = "etc/initramfs-tools/scripts/init-top/pci-passthrough"
 VFIO_MODULE = "usr/lib/modules/6.8.0-51-generic/kernel/drivers/vfio/pci/vfio-pci.ko.zst"
@@ -56,7 +65,7 @@ class Host:
         self.image.write_bytes(cpio.image(kept))
 
     def checks(self) -> dict[str, check.Check]:
-        survey = reconcile.survey(self.tree.root, "pci-passthrough", made.wanted(**self.config))
+        survey = surveying.survey(self.tree.root, "pci-passthrough", made.wanted(**self.config))
         return {each.name: each for each in verify.verify(survey)}
 
     def shown(self, name: str) -> str:
@@ -349,7 +358,7 @@ class TestAllowInUse:
 def test_a_reboot_that_did_not_help_is_a_failure(host: Host):
     host.config["reboot"] = "when-idle"
     host.hook()
-    survey = reconcile.survey(host.tree.root, "pci-passthrough", made.wanted(**host.config))
+    survey = surveying.survey(host.tree.root, "pci-passthrough", made.wanted(**host.config))
     asked = record.Reboot(reboot.key(survey), "an earlier boot")
     record.write(
         host.tree.root, "pci-passthrough", dataclasses.replace(survey.record, reboot=asked)
@@ -360,7 +369,7 @@ def test_a_reboot_that_did_not_help_is_a_failure(host: Host):
 
 
 def test_checks_have_names_of_their_own(host: Host):
-    survey = reconcile.survey(host.tree.root, "pci-passthrough", made.wanted(**host.config))
+    survey = surveying.survey(host.tree.root, "pci-passthrough", made.wanted(**host.config))
     names = [each.name for each in verify.verify(survey)]
     assert len(set(names)) == len(names)
     assert len(host_checks.CHECKS) == len(set(host_checks.CHECKS))
@@ -372,7 +381,7 @@ def test_another_tree_is_only_read_and_written_inside(host: Host, tmp_path: Path
     subprocess.run(["cp", "-a", host.tree.root, copy], check=True)
     before = host.tree.snapshot("etc", "boot", "run", "var")
     model.remove_driver(copy, "vfio-pci")
-    survey = reconcile.survey(copy, "pci-passthrough", made.wanted(**host.config))
+    survey = surveying.survey(copy, "pci-passthrough", made.wanted(**host.config))
     found: Callable[[str], bool] = {
         each.name: each.status == check.FAIL for each in verify.verify(survey)
     }.__getitem__
