@@ -135,6 +135,7 @@ def _controllers(root: Path, path: str) -> list[str]:
 def _mounts(root: Path, disks: Disks) -> dict[str, set[str]]:
     """The mount points of each mounted device, in every mount namespace."""
     found: dict[str, set[str]] = {}
+    named: dict[str, list[str]] = {}  # by source: a host of containers mounts one many times
     for line in _mount_lines(root):
         before, separator, after = line.partition(" - ")
         words, (_, source, *_) = before.split(" "), [*after.split(" "), "", ""]
@@ -142,7 +143,9 @@ def _mounts(root: Path, disks: Disks) -> dict[str, set[str]]:
             continue
         name = disks.numbers.get(words[2])
         # btrfs and the like give a file system a number of its own, and name its devices.
-        for each in [name] if name else _named(source, disks.own, disks.labels, root):
+        if not name and source not in named:
+            named[source] = list(_named(source, disks.own, disks.labels, root))
+        for each in [name] if name else named[source]:
             found.setdefault(each, set()).add(_unescape(words[4]))
     for pattern in _LIVE:
         for place in sorted((root / "sys/fs").glob(pattern)):

@@ -54,7 +54,7 @@ def read_links(directory: Path) -> dict[str, str]:
     found = {}
     for name in names:
         try:
-            found[name] = os.readlink(directory / name)
+            found[name] = os.readlink(os.path.join(directory, name))
         except OSError:
             continue  # not a link, such as bonding_masters; or gone since it was listed
     return found
