@@ -68,7 +68,7 @@ def cards(**values: Any) -> list[pci.Function]:
 def survey(
     devices: str, *functions: pci.Function, offer: nova_offer.Offer | None = None
 ) -> reconcile.Survey:
-    """What `reconcile.survey` gives for such a host, Nova's part included.
+    """What `surveying.survey` gives for such a host, Nova's part included.
 
     Args:
         devices: the option.
