@@ -111,10 +111,10 @@ def write(root: Path, application: str, record: Record) -> bool:
         True if anything was changed.
     """
     path = _path(root, application)
+    # A kill in the middle of a write leaves a part of a record beside its place.
+    files.sweep([path])
     if not record.is_empty:
         return files.ensure(path, json.dumps(dataclasses.asdict(record), indent=1, sort_keys=True))
-    # A kill in the middle of the first write leaves no record, and a part of one beside its place.
-    files.sweep([path])
     changed = files.ensure(path, None)
     if path.parent.is_dir() and not any(path.parent.iterdir()):
         path.parent.rmdir()

@@ -114,8 +114,14 @@ class FakeKernel:
         self._refused[ending] = number
 
     def relent(self) -> None:
-        """Take back every `refuse`."""
+        """Take back every `refuse` and `fail_probe`."""
         self._refused.clear()
+        self._failing.clear()
+
+    @property
+    def is_kind(self) -> bool:
+        """Whether it refuses nothing."""
+        return not self._refused
 
     def hold(self, address: str, process: int = 4711) -> Path:
         """Let a process have the node of a function's group open; the link to remove again."""
@@ -137,14 +143,19 @@ class FakeKernel:
     def reboot(self) -> None:
         """Start the host again with the initramfs and grub.cfg that were built last."""
         self.tree.power_cycle()
-        for address, identity, twins in self._claims_of_the_initramfs():
+        claimed = [
+            address
+            for address, identity, twins in self._claims_of_the_initramfs()
+            if all(self._is_at(each, identity) for each in (address, *twins))
+            and (self.root / model.DEVICES / address / "iommu_group").exists()
+        ]
+        if claimed:
+            model.load(self.root, ["vfio-pci"])
+        for address in claimed:
+            model.set_driver(self.root, address, None)  # one that is built in has to let go
             device = self.root / model.DEVICES / address
-            there = all(self._is_at(each, identity) for each in (address, *twins))
-            if there and (device / "iommu_group").exists():
-                model.store(self.root, f"{_below(self.root, device)}/driver_override", b"vfio-pci")
-                model.load(self.root, ["vfio-pci"])
-                if self.tree.driver_of(address) != "vfio-pci":
-                    model.set_driver(self.root, address, None)  # a driver that is built in
+            model.store(self.root, f"{_below(self.root, device)}/driver_override", b"vfio-pci")
+            if "vfio-pci" not in self._failing.get(address, ()):
                 model.probe(self.root, address)
         self.tree.load_natives()
 

@@ -1,12 +1,16 @@
 """Any life of a host ends where a fresh install of its last configuration ends.
 
-Random sequences of configurations, failures, kills, guests, boots and other people's changes, on a
-host whose kernel and tools answer. When all is calm again, hooks and boots have to bring the host
-to the very state that the last configuration gives on a host that never had another one.
+Random sequences of configurations, failures, kills, guests, boots, devices that come and go and
+other people's changes, on a host whose kernel and tools answer. On the way no guest loses its
+device, no mounted disk its driver, and no configuration has the host reboot twice. When all is calm
+again, hooks and boots have to bring the host to the very state that the last configuration gives on
+a host that never had another one.
 """
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import os
 import shutil
 import tarfile
@@ -17,70 +21,142 @@ from typing import Any
 import hosttree
 import hypothesis
 import pytest
+from hosttree.kernel import DEVICES
 from hypothesis import stateful, strategies
-from unit import killing, made
-from unit.fakekernel import GPU_BUSES, FakeKernel, FakeTools
+from unit import killing, made, uses
+from unit.fakekernel import GPU_BUSES, NVME_ID, FakeKernel, FakeTools
 
-from passthrough import PassthroughError, boot, bounded, reconcile
+from passthrough import PassthroughError, boot, bounded, options, reboot, reconcile, record
 
 pytestmark = pytest.mark.faults
 
 APPLICATION = "pci-passthrough"
 SEQUENCES = 200
-STEPS = 10
+STEPS = 8
+DISK = "0000:02:00.0"
+MOUNTS = "proc/1/mountinfo"
+RECORD = f"{record.DIRECTORY}/{APPLICATION}.json"
+NOTHING: dict[str, Any] = {"devices": ""}
+
+DISK_ITEMS = {
+    "none": "",
+    "guarded": f"- {{alias: disk, id: '{NVME_ID}', address: '{DISK}'}}\n",
+    "allowed": f"- {{alias: disk, id: '{NVME_ID}', address: '{DISK}', allow-in-use: true}}\n",
+}
 
 
-def devices(buses: Iterable[str]) -> str:
-    """The option that asks for the cards on these buses."""
-    return ", ".join(f"gpu=10de:1bb0@{bus}:00.0" for bus in sorted(buses))
+def cards(buses: Iterable[str]) -> str:
+    """The items that ask for the cards on these buses."""
+    return "".join(f"- gpu=10de:1bb0@{bus}:00.0\n" for bus in sorted(buses))
 
 
 def with_all_that_need_it(config: dict[str, Any]) -> dict[str, Any]:
     """A driver is only kept off where the host keeps no card that needs it."""
-    every = {"devices": devices(GPU_BUSES)} if config["blacklist_drivers"] == "nouveau" else {}
-    return {**config, **every}
+    if config["blacklist_drivers"] != "nouveau":
+        return config
+    asked = config["devices"]
+    return {**config, "devices": asked + cards({each for each in GPU_BUSES if each not in asked})}
 
 
 CONFIGS = strategies.fixed_dictionaries(
     {
-        "devices": strategies.sets(strategies.sampled_from(GPU_BUSES)).map(devices),
+        "devices": strategies.builds(
+            lambda buses, disk: DISK_ITEMS[disk] + cards(buses),
+            strategies.sets(strategies.sampled_from(GPU_BUSES)),
+            strategies.sampled_from(["guarded", "allowed", "guarded", "none"]),
+        ),
         "kernel_options": strategies.sampled_from(["", "a=b", "hugepages=64 c"]),
         "blacklist_drivers": strategies.sampled_from(["auto", "", "nouveau"]),
         "iommu_passthrough": strategies.booleans(),
+        "reboot": strategies.sampled_from(["manual", "when-idle", "when-idle"]),
     }
 ).map(with_all_that_need_it)
 FUNCTIONS = strategies.sampled_from([f"0000:{bus}:00.{n}" for bus in GPU_BUSES for n in (0, 1)])
+# A configuration, a function that vfio-pci cannot take from now on, and whether the disk is mounted
+# while the rebuild that follows is at work.
+CHANGES = strategies.tuples(
+    CONFIGS, strategies.none() | FUNCTIONS, strategies.sampled_from([True, True, False])
+)
 OWNED = [file.path for file in boot.owned_files(APPLICATION)]
+# What has to have happened in the end: a machine in which it does not proves nothing about it.
+NOTABLE = ("reboot", "reboot in vain", "mounted meanwhile", "allowed in use", "removed")
 
 
 class Life:
-    """One host and what happens to it."""
+    """One host and what happens to it; ``seen`` counts what is notable of that."""
 
-    def __init__(self, tree: hosttree.HostTree, patch: pytest.MonkeyPatch):
+    def __init__(
+        self,
+        tree: hosttree.HostTree,
+        patch: pytest.MonkeyPatch,
+        seen: collections.Counter[str],
+    ):
         self.tree = tree
         self.kernel = FakeKernel(tree, patch)
         self.tools = FakeTools(tree)
+        self.seen = seen
         self.holds: dict[str, Path] = {}
+        uses.disk(tree, DISK, "nvme0n1", "259:0", "nvme/nvme0")
+        addresses = os.listdir(tree.root / DEVICES)
+        self.natives = {address: tree.driver_of(address) for address in addresses}
 
-    def run(self, config: dict[str, Any]) -> reconcile.Result:
+    def run(self, config: dict[str, Any], *, leaving: bool = False) -> reconcile.Result:
         """One hook; the errors that a charm shows are passed on."""
-        wanted = made.wanted(**config)
+        wanted = options.Options() if leaving else made.wanted(**config)
         return reconcile.reconcile(
-            self.tree.root, APPLICATION, wanted, self.tools, lambda said: None
+            self.tree.root, APPLICATION, wanted, self.tools, lambda said: None, leaving=leaving
         )
 
-    def attempt(self, config: dict[str, Any]) -> None:
-        """One hook, whatever becomes of it; no guest loses its device."""
+    def attempt(self, config: dict[str, Any], *, leaving: bool = False) -> reboot.Verdict:
+        """One hook, whatever becomes of it; no guest loses its device, no mount its disk.
+
+        Returns:
+            What it makes of a reboot.
+        """
         held = {each: self.tree.driver_of(each) for each in self.holds}
+        disk, verdict = self.tree.driver_of(DISK), reboot.Verdict()
+        had_files = (self.tree.root / RECORD).exists()
         try:
-            self.run(config)
+            result = self.run(config, leaving=leaving)
+            failed = result.outcome.failed
+            if leaving:
+                self.check_removed(result)
+                self.seen["removed"] += had_files
+            else:
+                self.seen["mounted meanwhile"] += DISK in failed and self.is_mounted
+                verdict = reboot.arrange(self.tree.root, result.survey, failed)
         except (PassthroughError, OSError):
-            assert self.tools.failing or self.kernel._refused, "nothing was wrong"
+            assert self.tools.failing or not self.kernel.is_kind, "nothing was wrong"
         assert {each: self.tree.driver_of(each) for each in self.holds} == held
+        if self.is_mounted and disk == "nvme":
+            if "allow-in-use" not in config["devices"]:
+                assert self.tree.driver_of(DISK) == "nvme"
+            elif self.tree.driver_of(DISK) == "vfio-pci":
+                self.seen["allowed in use"] += 1
+        self.seen["reboot in vain"] += verdict.action is reboot.Action.SPENT
+        return verdict
+
+    def check_removed(self, result: reconcile.Result) -> None:
+        """Nothing of the charm is left, unless something would not let go."""
+        if not (result.outcome.failed or result.survey.plan.pending):
+            assert list(self.tree.root.rglob("*pci-passthrough*")) == []
+
+    @property
+    def is_mounted(self) -> bool:
+        return (self.tree.root / MOUNTS).exists()
+
+    def mount(self) -> None:
+        """Mount the disk, where it can be."""
+        if self.tree.driver_of(DISK) == "nvme" and not self.is_mounted:
+            uses.mount(self.tree, "259:0", "/srv", "/dev/nvme0n1")
+
+    def unmount(self) -> None:
+        (self.tree.root / MOUNTS).unlink(missing_ok=True)
 
     def boot(self) -> None:
-        """Start anew: guests are gone."""
+        """Start anew: guests and mounts are gone."""
         self.release()
+        self.unmount()
         self.kernel.reboot()
 
     def release(self) -> None:
@@ -93,6 +169,9 @@ class Life:
         self.tools.failing.clear()
         self.kernel.relent()
         self.release()
+        self.unmount()
+        for address in self.tree.unplugged:
+            self.tree.plug(address)
         for _ in range(2):
             self.run(config)
             self.boot()
@@ -102,9 +181,16 @@ class Life:
         return self.state()
 
     def state(self) -> dict[str, object]:
+        """All that must be the same in the end; a reboot of before may be remembered."""
         found: dict[str, object] = dict(
             self.tree.snapshot("etc", "boot/grub", "var/lib/pci-passthrough", "run")
         )
+        found.pop(RECORD, None)
+        mine = record.read(self.tree.root, APPLICATION)
+        # Where our own blacklist had kept a native driver off before, it is not known.
+        known = {address: self.natives[address] for address in mine.taken}
+        assert all(mine.taken[address] in (None, known[address]) for address in known)
+        found["record"] = dataclasses.replace(mine, taken=known, reboot=None)
         found["initramfs"] = sorted(self._initramfs())
         for address in sorted(os.listdir(self.tree.root / "sys/bus/pci/devices")):
             override = self.tree.read(f"sys/bus/pci/devices/{address}/driver_override")
@@ -123,29 +209,68 @@ class Life:
 
 def machine_of(make_life: Callable[[], Life]) -> type[stateful.RuleBasedStateMachine]:
     """The machine that hypothesis plays with."""
+    known: dict[str, dict[str, object]] = {}
 
     class Lives(stateful.RuleBasedStateMachine):
         def __init__(self):
             super().__init__()
             self.life = make_life()
-            self.config: dict[str, Any] = {"devices": ""}
-            self.installed = False
+            self.config = NOTHING
+            self.has_rebooted = False
 
-        @stateful.rule(config=CONFIGS)
-        def configure(self, config: dict[str, Any]):
+        def choose(self, config: dict[str, Any]):
+            """Another configuration may have the host reboot once more."""
+            if config != self.config:
+                self.has_rebooted = False
             self.config = config
-            self.installed = True
-            self.life.attempt(config)
+
+        def configure(self, change: tuple[dict[str, Any], str | None, bool]):
+            config, stubborn, is_mounting = change
+            if stubborn:
+                self.life.kernel.fail_probe(stubborn, "vfio-pci")
+            if is_mounting:
+                self.life.tools.before_rebuild = lambda what: self.life.mount()
+            self.choose(config)
+            self.attempt()
+
+        def attempt(self):
+            """One hook, and the reboot that it asks for, with the hook behind that."""
+            verdict = self.life.attempt(self.config)
+            self.life.tools.before_rebuild = lambda what: None
+            if verdict.action is reboot.Action.NOW:
+                assert not self.has_rebooted, "twice for one configuration"
+                assert not self.life.holds, "under a guest"
+                self.has_rebooted = True
+                self.life.seen["reboot"] += 1
+                self.life.boot()
+                self.attempt()
+
+        @stateful.initialize(is_on=strategies.booleans(), change=CHANGES)
+        def start(self, is_on: bool, change: tuple[dict[str, Any], str | None, bool]):
+            """Some kernels have the IOMMU on already, and bind at once."""
+            if is_on:
+                self.life.tree.set_command_line("quiet splash intel_iommu=on")
+                self.life.tree.iommu_on()
+            self.configure(change)
+
+        @stateful.rule(change=CHANGES)
+        def change(self, change: tuple[dict[str, Any], str | None, bool]):
+            self.configure(change)
 
         @stateful.rule()
         def hook(self):
-            self.life.attempt(self.config)
+            self.attempt()
 
         @stateful.rule(config=CONFIGS, number=strategies.integers(1, 90))
         def kill(self, config: dict[str, Any], number: int):
-            self.config = config
+            self.choose(config)
             life = self.life
             killing.run_killed(number, life.kernel, life.tools, lambda: life.attempt(config))
+
+        @stateful.rule()
+        def remove(self):
+            self.choose(NOTHING)
+            self.life.attempt(NOTHING, leaving=True)
 
         @stateful.rule()
         def boot(self):
@@ -162,7 +287,7 @@ def machine_of(make_life: Callable[[], Life]) -> type[stateful.RuleBasedStateMac
         @stateful.rule(address=FUNCTIONS)
         def start_guest(self, address: str):
             life = self.life
-            has_group = (life.tree.directory(address) / "iommu_group").exists()
+            has_group = (life.tree.root / f"{DEVICES}/{address}/iommu_group").exists()
             on_vfio = life.tree.driver_of(address) == "vfio-pci"
             if has_group and on_vfio and address not in life.holds:
                 life.holds[address] = life.kernel.hold(address)
@@ -176,6 +301,21 @@ def machine_of(make_life: Callable[[], Life]) -> type[stateful.RuleBasedStateMac
             if not self.life.holds and self.life.tree.driver_of(address) == "vfio-pci":
                 self.life.tree.bind(address, None)
 
+        @stateful.rule(address=FUNCTIONS)
+        def come_or_go(self, address: str):
+            tree = self.life.tree
+            if address in tree.unplugged:
+                tree.plug(address)
+            elif not self.life.holds:
+                tree.unplug(address)
+
+        @stateful.rule(mounted=strategies.booleans())
+        def mount(self, mounted: bool):
+            if mounted:
+                self.life.mount()
+            else:
+                self.life.unmount()
+
         @stateful.rule(
             path=strategies.sampled_from(OWNED), text=strategies.sampled_from([None, "#\n"])
         )
@@ -187,11 +327,17 @@ def machine_of(make_life: Callable[[], Life]) -> type[stateful.RuleBasedStateMac
                     target.write_text(text)
 
         def teardown(self):
-            ended = self.life.calm(self.config)
-            fresh = make_life()
-            assert ended == fresh.calm(self.config)
-            for life in (self.life, fresh):
+            assert self.life.calm(self.config) == self.fresh()
+            shutil.rmtree(self.life.tree.root)
+
+        def fresh(self) -> dict[str, object]:
+            """The state to end in, worked out once for each configuration."""
+            name = repr(sorted((key, self.config[key]) for key in self.config if key != "reboot"))
+            if name not in known:
+                life = make_life()
+                known[name] = life.calm(self.config)
                 shutil.rmtree(life.tree.root)
+            return known[name]
 
     return Lives
 
@@ -200,9 +346,10 @@ def test_every_life_ends_where_a_fresh_install_ends(
     make_host: Callable[..., hosttree.HostTree], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(bounded, "write", killing.write_in_process)
+    seen: collections.Counter[str] = collections.Counter()
 
     def make_life() -> Life:
-        life = Life(make_host(), monkeypatch)
+        life = Life(make_host(), monkeypatch, seen)
         # What the made-up host boots at first is not what its tools would write.
         for what in ("initramfs", "grub"):
             life.tools.rebuild(what, lambda said: None)
@@ -226,3 +373,4 @@ def test_every_life_ends_where_a_fresh_install_ends(
             ),
         ),
     )
+    assert [what for what in NOTABLE if not seen[what]] == [], seen

@@ -40,6 +40,16 @@ def test_an_equal_record_is_not_written_again(tmp_path: pathlib.Path):
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
+@pytest.mark.parametrize("content", [ONE, Record()], ids=["same", "empty"])
+def test_what_a_kill_left_beside_it_goes_even_if_nothing_is_to_be_written(tmp_path, content):
+    record.write(tmp_path, "pci-passthrough", content)
+    part = path_of(tmp_path).with_name(".pci-passthrough.json.new")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.touch()
+    assert record.write(tmp_path, "pci-passthrough", content) is False
+    assert not part.exists()
+
+
 def test_an_empty_record_leaves_neither_file_nor_directory(tmp_path: pathlib.Path):
     (tmp_path / "var/lib").mkdir(parents=True)
     assert record.write(tmp_path, "pci-passthrough", Record()) is False
