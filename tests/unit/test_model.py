@@ -71,7 +71,8 @@ CONFIGS = strategies.fixed_dictionaries(
         "reboot": strategies.sampled_from(["manual", "when-idle", "when-idle"]),
     }
 ).map(with_all_that_need_it)
-FUNCTIONS = strategies.sampled_from([f"0000:{bus}:00.{n}" for bus in GPU_BUSES for n in (0, 1)])
+CARDS = [f"0000:{bus}:00.{number}" for bus in GPU_BUSES for number in (0, 1)]
+FUNCTIONS = strategies.sampled_from(CARDS)
 # A configuration, a function that vfio-pci cannot take from now on, and whether the disk is mounted
 # while the rebuild that follows is at work.
 CHANGES = strategies.tuples(
@@ -308,6 +309,19 @@ def machine_of(make_life: Callable[[], Life]) -> type[stateful.RuleBasedStateMac
                 tree.plug(address)
             elif not self.life.holds:
                 tree.unplug(address)
+
+        @stateful.rule()
+        def boot_with_late_cards(self):
+            """Boot; the cards are not there in the first hook, and are in the second."""
+            self.life.boot()
+            tree = self.life.tree
+            late = [each for each in CARDS if each not in tree.unplugged]
+            for address in late:
+                tree.unplug(address)
+            self.attempt()
+            for address in late:
+                tree.plug(address)
+            self.attempt()
 
         @stateful.rule(mounted=strategies.booleans())
         def mount(self, mounted: bool):
