@@ -204,11 +204,11 @@ def describe(rows: Iterable[Row], outcomes: Sequence[Outcome]) -> list[dict[str,
 
 def format_table(described: Iterable[dict[str, object]]) -> str:
     """Return what `describe` gave as a table for people; a row's reasons stand below it."""
-    lines = [f"{'ROW':<16} {'MACHINE':<9} {'RESULT':<8} {'TESTS':>5} {'TIME':>7}  PROVED"]
+    lines = [f"{'ROW':<16} {'MACHINE':<12} {'RESULT':<8} {'TESTS':>5} {'TIME':>7}  PROVED"]
     for each in described:
         proved = each["proves"] if each["result"] == PASSED else f"({each['proves']})"
         lines.append(
-            f"{each['name']:<16} {each['machine']:<9} {each['result']:<8} {each['tests']:>5}"
+            f"{each['name']:<16} {each['machine']:<12} {each['result']:<8} {each['tests']:>5}"
             f" {each['seconds']:>5} s  {proved}"
         )
         reasons = each["reasons"]
