@@ -121,25 +121,28 @@ def write(root: Path, application: str, record: Record) -> bool:
     return changed
 
 
-def taken_by_others(root: Path, application: str) -> dict[str, str]:
-    """Map every address that another application of this charm has taken to its name.
+def read_others(root: Path, application: str) -> dict[str, Record]:
+    """Read the records of the host's other applications of this charm, by their names.
+
+    Raises:
+        RecordError: as `read`.
+    """
+    names = sorted(path.stem for path in (root / DIRECTORY).glob("*.json"))
+    return {name: read(root, name) for name in names if name != application}
+
+
+def taken_by(others: Mapping[str, Record]) -> dict[str, str]:
+    """Map every address that another application has taken to that one's name.
 
     An application that has given up its boot files only waits for a guest to let go of what it
     took: it was removed, or asks for nothing any more, and bars nobody.
     """
-    found = {}
-    for path in sorted((root / DIRECTORY).glob("*.json")):
-        if path.stem != application:
-            other = read(root, path.stem)
-            if other.activated:
-                found.update(dict.fromkeys(other.taken, path.stem))
-    return found
-
-
-def taken_by_any(root: Path) -> frozenset[str]:
-    """Every address that an application of this charm has put on vfio-pci and not given back."""
-    names = sorted(path.stem for path in (root / DIRECTORY).glob("*.json"))
-    return frozenset[str]().union(*(read(root, name).taken for name in names))
+    return {
+        address: name
+        for name, other in others.items()
+        if other.activated
+        for address in other.taken
+    }
 
 
 def _parse(data: Any) -> Record:

@@ -71,8 +71,11 @@ def survey(
     host = pci.read(root)
     facts = platform.read(root)
     mine = record.read(root, application)
-    others = record.taken_by_others(root, application)
-    used = usage.read(root, host, record.taken_by_any(root))
+    records = record.read_others(root, application)
+    others = record.taken_by(records)
+    # An application that has left still answers for what a guest keeps on vfio-pci.
+    ours = frozenset(mine.taken).union(*(each.taken for each in records.values()))
+    used = usage.read(root, host, ours)
     decision = claims.decide(wanted.devices, host, others, used)
     held = _find_held(root, host, plan.unclaimed(decision, mine, others))
     present = {file.path: files.read(root / file.path) for file in boot.owned_files(application)}

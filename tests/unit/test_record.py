@@ -65,26 +65,30 @@ def test_an_empty_record_leaves_the_other_applications_alone(tmp_path: pathlib.P
     assert record.read(tmp_path, "qat") == ONE
 
 
+def taken_by_others(root: pathlib.Path, application: str) -> dict[str, str]:
+    return record.taken_by(record.read_others(root, application))
+
+
 def test_taken_by_others(tmp_path: pathlib.Path):
     record.write(tmp_path, "pci-passthrough", ONE)
     record.write(tmp_path, "qat", Record({"0000:3d:00.0": None}, {"initramfs": "cc"}))
-    assert record.taken_by_others(tmp_path, "qat") == dict.fromkeys(ONE.taken, "pci-passthrough")
-    assert record.taken_by_others(tmp_path, "third") == {
+    assert taken_by_others(tmp_path, "qat") == dict.fromkeys(ONE.taken, "pci-passthrough")
+    assert taken_by_others(tmp_path, "third") == {
         **dict.fromkeys(ONE.taken, "pci-passthrough"),
         "0000:3d:00.0": "qat",
     }
-    assert record.taken_by_others(tmp_path / "elsewhere", "qat") == {}
+    assert taken_by_others(tmp_path / "elsewhere", "qat") == {}
 
 
 def test_an_application_that_gave_up_its_boot_files_bars_nobody(tmp_path: pathlib.Path):
     """It was removed, and waits for a guest to let go of what it took."""
     record.write(tmp_path, "gone", Record({"0000:83:00.0": "nouveau"}))
-    assert record.taken_by_others(tmp_path, "next") == {}
+    assert taken_by_others(tmp_path, "next") == {}
 
 
 def test_an_application_in_the_middle_of_its_first_rebuild_bars_others(tmp_path: pathlib.Path):
     record.write(tmp_path, "first", Record({"0000:83:00.0": None}, {"initramfs": record.DIRTY}))
-    assert record.taken_by_others(tmp_path, "next") == {"0000:83:00.0": "first"}
+    assert taken_by_others(tmp_path, "next") == {"0000:83:00.0": "first"}
 
 
 def test_a_reboot_that_was_asked_for_is_kept(tmp_path: pathlib.Path):
@@ -117,7 +121,7 @@ DAMAGED = {
 def test_a_damaged_record_is_named_with_the_way_out(tmp_path: pathlib.Path, text: str):
     path_of(tmp_path).parent.mkdir(parents=True)
     path_of(tmp_path).write_text(text)
-    for look in (record.read, record.taken_by_others):
+    for look in (record.read, record.read_others):
         application = "pci-passthrough" if look is record.read else "qat"
         with pytest.raises(record.RecordError) as caught:
             look(tmp_path, application)
