@@ -7,11 +7,12 @@ time is compared with a fixed one, and a ratio above its goal is shown and fails
 from __future__ import annotations
 
 import argparse
+import contextlib
 import pathlib
 import sys
 from typing import Any
 
-from bench import hook, inventory, package, pairs, plans, report
+from bench import former, hook, inventory, package, pairs, plans, report
 
 PARTS = ("inventory", "hook", "plans", "package")
 
@@ -36,10 +37,14 @@ def _measure(given: argparse.Namespace) -> dict[str, Any]:
     root = report.ROOT
     results: dict[str, Any] = {"machine": report.machine(), "comparisons": []}
     if "inventory" in given.parts:
-        sizes = inventory.SIZES[:2] if given.quick else inventory.SIZES
-        found = inventory.measure(
-            root / "bin/pci-passthrough", sizes, 3 if given.quick else 5, _say
-        )
+        sizes = inventory.SIZES[:3] if given.quick else inventory.SIZES
+        rounds = 3 if given.quick else 5
+        with contextlib.ExitStack() as stack:
+            other = None
+            if given.against:
+                program = stack.enter_context(former.checked_out(root, given.against))
+                other = given.against, program
+            found = inventory.measure(root / former.PROGRAM, sizes, rounds, _say, other)
         results["comparisons"] += [each.as_row() for each in found]
     if "hook" in given.parts:
         found = hook.measure(given.charm, 5 if given.quick else 21, _say)
@@ -64,6 +69,11 @@ def _parser() -> argparse.ArgumentParser:
         help="the packed charm",
     )
     parser.add_argument("--quick", action="store_true", help="fewer sizes and pairs")
+    parser.add_argument(
+        "--against",
+        metavar="REVISION",
+        help="compare the listing with that of a git revision, too",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument(
         "--keep", action="store_true", help=f"write {report.PAGE.name} of the documentation anew"

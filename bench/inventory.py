@@ -14,10 +14,15 @@ SIZES = (64, 1024, 4096, 16384)
 GOAL_SIZE, GOAL = 4096, 0.5
 _ROUNDS_OF_LARGE = 3  # a run takes seconds there, and varies less
 LISTINGS = ("-Dnnk", "-Dn")
+_FLOOR = pathlib.Path(__file__).with_name("floor.py")
 
 
 def measure(
-    command: pathlib.Path, sizes: Sequence[int], rounds: int, progress: Callable[[str], object]
+    command: pathlib.Path,
+    sizes: Sequence[int],
+    rounds: int,
+    progress: Callable[[str], object],
+    former: tuple[str, pathlib.Path] | None = None,
 ) -> list[pairs.Comparison]:
     """Compare on a tree of each size.
 
@@ -26,6 +31,7 @@ def measure(
         sizes: numbers of functions.
         rounds: pairs for each comparison.
         progress: told what is under way.
+        former: the name of another revision, and its program; None for no such comparison.
 
     Raises:
         BenchError: when there is no lspci, or a program fails.
@@ -37,16 +43,31 @@ def measure(
         with pairs.scratch() as root:
             progress(f"inventory: a tree of {size:,} functions")
             trees.write(pathlib.Path(root), trees.functions(size))
-            ours = [sys.executable, "-I", str(command), "--root", root, "--json", "list"]
+            ours = _list(command, root)
             for listing in LISTINGS:
-                theirs = ["lspci", "-O", f"sysfs.path={root}/sys/bus/pci", listing]
+                theirs = _lspci(listing, root)
                 goal = GOAL if (size, listing) == (GOAL_SIZE, LISTINGS[0]) else None
                 found.append(
                     _compare(
                         f"list, {size:,} functions / lspci {listing}", ours, theirs, rounds, goal
                     )
                 )
+            if size == GOAL_SIZE:
+                least = [sys.executable, "-I", str(_FLOOR), root]
+                name = f"the least that Python needs, {size:,} functions / lspci {LISTINGS[0]}"
+                found.append(_compare(name, least, _lspci(LISTINGS[0], root), rounds, None))
+            if former:
+                name = f"list, {size:,} functions / the same at {former[0]}"
+                found.append(_compare(name, ours, _list(former[1], root), rounds, None))
     return found
+
+
+def _list(command: pathlib.Path, root: str) -> list[str]:
+    return [sys.executable, "-I", str(command), "--root", root, "--json", "list"]
+
+
+def _lspci(listing: str, root: str) -> list[str]:
+    return ["lspci", "-O", f"sysfs.path={root}/sys/bus/pci", listing]
 
 
 def _compare(

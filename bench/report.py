@@ -88,7 +88,7 @@ def growth(rows: Iterable[dict[str, Any]]) -> list[list[str]]:
     """
     sizes = {}
     for row in rows:
-        if row["name"].endswith("-Dnnk"):
+        if row["name"].startswith("list, ") and row["name"].endswith("-Dnnk"):
             sizes[int(row["name"].split()[1].replace(",", ""))] = row["ours-cpu-seconds"]
     if len(sizes) < 3:
         return []
@@ -153,10 +153,12 @@ def lab_part(lab: dict[str, Any]) -> str:
         ]
         for row in lab["bindings"]
     ]
-    first = lab["first-hook"]
+    first, further = lab["first-hook"], lab["each-further"]
     return "\n\n".join(
         [
             markdown.table(LAB_HEAD, rows),
+            "Each function more, without the start of Python, which a hook has behind it:"
+            f" {' and '.join(f'{each:.2f} to {verb}' for verb, each in further.items())}.",
             f"From `config-changed` to `reboot required`: update-initramfs took"
             f" {first['initramfs-share']:.0%} of it, update-grub {first['grub-share']:.0%}, and"
             f" all the rest {first['rest-share']:.0%}.",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pathlib
+import subprocess
 import sys
 import zipfile
 from xml.etree import ElementTree
 
 import pytest
 
-from bench import fleet, lab, markdown, package, pairs, plot, report, trees
+from bench import fleet, former, lab, markdown, package, pairs, plot, report, trees
 from passthrough import inventory, pci
 
 
@@ -55,6 +56,38 @@ class TestPairs:
     def test_a_process_that_fails_is_no_figure(self):
         with pytest.raises(pairs.BenchError, match="exit code 3: no such thing"):
             pairs.run(["sh", "-c", "echo no such thing >&2; exit 3"])
+
+
+class TestFormer:
+    @pytest.fixture
+    def checkout(self, tmp_path: pathlib.Path) -> pathlib.Path:
+        """A repository in which the program has changed since its first commit."""
+        for number, text in enumerate(("old", "new")):
+            for name in (former.PROGRAM, "src/module.py"):
+                (tmp_path / name).parent.mkdir(exist_ok=True)
+                (tmp_path / name).write_text(text)
+            self.git(tmp_path, *(["init", "--quiet"] if not number else ["status"]))
+            self.git(tmp_path, "add", ".")
+            self.git(tmp_path, "commit", "--quiet", "--message", text)
+        return tmp_path
+
+    @staticmethod
+    def git(checkout: pathlib.Path, *words: str) -> None:
+        who = ("-c", "user.name=n", "-c", "user.email=n@example.org")
+        subprocess.run(["git", "-C", checkout, *who, *words], check=True, capture_output=True)
+
+    def test_the_program_is_that_of_the_revision_and_goes_afterwards(self, checkout: pathlib.Path):
+        with former.checked_out(checkout, "HEAD~1") as program:
+            assert program.read_text() == "old"
+            assert (program.parents[1] / "src/module.py").read_text() == "old"
+        assert not program.exists()
+
+    def test_what_git_does_not_know_is_named(self, checkout: pathlib.Path):
+        with (
+            pytest.raises(pairs.BenchError, match=r"--against nowhere: .*nowhere"),
+            former.checked_out(checkout, "nowhere"),
+        ):
+            pass
 
 
 class TestTrees:
@@ -208,6 +241,13 @@ class TestLab:
             "rest-share": 0.3,
         }
 
+    def test_what_each_function_more_costs_is_without_the_start(self):
+        rows = [
+            {"functions": count, "seconds": {"bind": [1.0 + count * 0.1, 0.2 + count * 0.2]}}
+            for count in (2, 4, 8)
+        ]
+        assert lab.each_further(rows, "bind") == 0.5
+
     def test_its_machine_has_a_card_for_the_charm_and_others_to_bind(self):
         assert len(set(lab.CARDS)) == 9
         assert max(lab.COUNTS) == len(lab.FREE)
@@ -218,8 +258,10 @@ class TestLab:
         row = {"functions": 2, "pairs": 5, "bind": spread, "release": spread, "goal": 1.0}
         found = {
             "bindings": [{**row, "verdict": "met"}],
+            "each-further": {"bind": 0.5, "release": 0.75},
             "first-hook": lab.split_hook(100, self.LOG),
         }
         text = report.lab_part(found)
         assert "| 2 | 5 | 0.50 (0.40 to 0.61) | 0.50 (0.40 to 0.61) | ≤ 1 met |" in text
+        assert "0.50 to bind and 0.75 to release." in text
         assert "update-initramfs took 60% of it, update-grub 10%, and all the rest 30%" in text
