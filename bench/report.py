@@ -23,7 +23,7 @@ def machine() -> dict[str, Any]:
     system = platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())
     return {
         "system": system,
-        "kernel": platform.release(),
+        "kernel": platform.release().partition("-")[0],  # what follows is the distributor's
         "python": platform.python_version(),
         "cores": os.cpu_count() or 1,
         "load": round(os.getloadavg()[0], 1),
