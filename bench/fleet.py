@@ -27,7 +27,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bench import markdown, plot
-from passthrough import nova, pci, spec
+from passthrough.config import devices
+from passthrough.host import pci
+from passthrough.nova import lines as nova_lines
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs/explanation/fleet-cost.md"
@@ -36,7 +38,7 @@ SIZES = (10, 100, 1_000, 10_000)
 CONTROLLERS = 3
 DEVICES_EACH = 8
 _WANTED = "gpu=10de:1bb0"
-_SPEC = spec.parse(_WANTED)
+_SPEC = devices.parse(_WANTED)
 # install, leader-elected or leader-settings-changed, config-changed, start.
 _LIFE = 4
 # relation-created, relation-joined and relation-changed of the relation to its principal.
@@ -75,12 +77,12 @@ def _device_specs(kind: int) -> str:
         pci.Function(f"{kind:04x}:{0x10 + number:02x}:00.0", "10de", "1bb0", 0x030000)
         for number in range(DEVICES_EACH)
     )
-    return json.dumps([nova.device_spec(each, _SPEC.items[0]) for each in functions])
+    return json.dumps([nova_lines.device_spec(each, _SPEC.items[0]) for each in functions])
 
 
 def aliases() -> str:
     """What this charm sends to a nova-cloud-controller unit."""
-    return nova.subordinate_configuration(nova.aliases(_SPEC))
+    return nova_lines.subordinate_configuration(nova_lines.aliases(_SPEC))
 
 
 def this_design(hosts: int) -> Tally:

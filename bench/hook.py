@@ -1,7 +1,7 @@
 """An update-status with nothing new, against that of an empty ops charm.
 
 Both run as the packed `dispatch`, in the same made-up host, with the same packages and the same
-hook tools (tests/standin, tests/hostbox).
+hook tools (tests/harness/standin, tests/harness/hostbox).
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
-import hostbox
-import hosttree
-import standin
+from harness import hostbox, hosttree, standin
 
 from bench import pairs
 

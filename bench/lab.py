@@ -43,13 +43,13 @@ _REPORT = f"{_PLACE}/run.json"
 # What a hook does with each function, in one process as a hook is.
 _OURS = """\
 import pathlib, sys
-from passthrough import vfio
+from passthrough.effects import drivers
 root = pathlib.Path("/")
 for address in sys.argv[2:]:
     if sys.argv[1] == "bind":
-        vfio.bind(root, address)
+        drivers.bind(root, address)
     else:
-        vfio.release(root, address, lambda name: None)
+        drivers.release(root, address, lambda name: None)
 """
 _THEIRS = {
     "bind": 'for each in "$@"; do driverctl --nosave set-override "$each" vfio-pci; done',

@@ -12,11 +12,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import hosttree
-from hosttree import programs
+from harness import hosttree
+from harness.hosttree import programs
 
 from bench import pairs, trees
-from passthrough import options, reconcile, surveying
+from passthrough import reconcile
+from passthrough import survey as surveying
+from passthrough.config import options
 
 CLAIMS = (1, 8, 64, 512)
 _APPLICATION = "pci-passthrough"

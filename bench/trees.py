@@ -1,7 +1,7 @@
 """Made-up /sys trees of any number of PCI functions, written fast.
 
 They hold what lspci and the charm read, in the forms of the kernel's
-Documentation/ABI/testing/sysfs-bus-pci; tests/hosttree makes smaller hosts that are whole.
+Documentation/ABI/testing/sysfs-bus-pci; tests/harness/hosttree makes smaller hosts that are whole.
 """
 
 from __future__ import annotations

@@ -11,28 +11,21 @@ from typing import Any, Protocol, TypeVar
 
 import ops
 
-from passthrough import (
-    PassthroughError,
-    check,
-    host,
-    inventory,
-    listing,
-    lock,
-    migration,
-    nova,
-    nova_compute,
-    nova_controller,
-    nova_offer,
-    nova_report,
-    nova_verify,
-    options,
-    pci,
-    rebind,
-    report,
-    surveying,
-    verify,
-    vfio,
-)
+from passthrough import errors, rebind
+from passthrough import survey as surveying
+from passthrough.config import options
+from passthrough.effects import nova_compute
+from passthrough.effects import tools as host_tools
+from passthrough.errors import PassthroughError
+from passthrough.host import pci
+from passthrough.nova import lines as nova_lines
+from passthrough.nova import offer as nova_offer
+from passthrough.nova import publication
+from passthrough.reporting import inventory, inventory_tree, nova_text, plan_text
+from passthrough.reporting import leftovers as hand_made
+from passthrough.reporting.verify import checklist, result
+from passthrough.reporting.verify import nova as nova_checks
+from passthrough.system import lock
 
 # Juju hands an action's results over as command-line arguments: Linux takes 128 KiB in one.
 MAX_RESULT = 120_000
@@ -61,7 +54,7 @@ class Unit(Protocol):
         """Look at the host."""
         raise NotImplementedError
 
-    def survey_controller(self) -> nova_controller.Publication:
+    def survey_controller(self) -> publication.Publication:
         """Look at what the controller is sent."""
         raise NotImplementedError
 
@@ -89,24 +82,24 @@ def _list_devices(unit: Unit, root: Path, event: ops.ActionEvent) -> None:
         for row in inventory.describe(root, pci.read(root, overrides=False))
         if fnmatch.fnmatch(row["address"], pattern) or fnmatch.fnmatch(row["id"], pattern)
     ]
-    _answer(event, listing.format_tree(described), {"devices": described})
+    _answer(event, inventory_tree.format_tree(described), {"devices": described})
 
 
 def _plan(unit: Unit, root: Path, event: ops.ActionEvent) -> None:
     if unit.is_controller:
         published = _attempt(event, unit.survey_controller)
         if published:
-            described = nova_report.describe_publication(published)
-            text = nova_report.publication_text(published)
+            described = nova_text.describe_publication(published)
+            text = nova_text.publication_text(published)
             _answer(event, text, {"plan": {"nova": described}})
         return
     survey = _attempt(event, unit.survey)
     if survey:
-        leftovers = migration.find(root)
+        leftovers = hand_made.find(root)
         _answer(
             event,
-            report.plan_text(survey, leftovers),
-            {"plan": report.describe_plan(survey, leftovers)},
+            plan_text.plan_text(survey, leftovers),
+            {"plan": plan_text.describe_plan(survey, leftovers)},
         )
 
 
@@ -115,8 +108,8 @@ def _rebind(unit: Unit, root: Path, event: ops.ActionEvent) -> None:
         event.fail("this unit is beside nova-cloud-controller and binds nothing")
         return
 
-    def work() -> dict[str, vfio.BindError | None]:
-        address, tools = event.params["address"], host.HostTools()
+    def work() -> dict[str, errors.BindError | None]:
+        address, tools = event.params["address"], host_tools.HostTools()
         with lock.hold(root, f"the rebind action of {unit.app.name}"):
             done = rebind.rebind(root, unit.survey(), address, tools, event.log)
             offer = unit.survey().nova
@@ -127,7 +120,7 @@ def _rebind(unit: Unit, root: Path, event: ops.ActionEvent) -> None:
     done = _attempt(event, work)
     if done is None:
         return
-    _answer(event, report.rebind_table(done), {"functions": report.describe_rebind(done)})
+    _answer(event, plan_text.rebind_table(done), {"functions": plan_text.describe_rebind(done)})
     failed = [str(error) for error in done.values() if error]
     if failed:
         event.fail("; ".join(failed))
@@ -136,21 +129,21 @@ def _rebind(unit: Unit, root: Path, event: ops.ActionEvent) -> None:
 def _verify(unit: Unit, root: Path, event: ops.ActionEvent) -> None:
     del root
 
-    def look() -> tuple[check.Check, ...]:
+    def look() -> tuple[result.Check, ...]:
         if not unit.is_controller:
-            return verify.verify(unit.survey())
-        aliases = nova.aliases(unit.wanted().devices)
-        return nova_verify.check_controller(unit.survey_controller(), aliases)
+            return checklist.verify(unit.survey())
+        aliases = nova_lines.aliases(unit.wanted().devices)
+        return nova_checks.check_controller(unit.survey_controller(), aliases)
 
     checks = _attempt(event, look)
     if not checks:
         return
     _answer(
         event,
-        report.checks_table(checks),
+        plan_text.checks_table(checks),
         {"checks": [dataclasses.asdict(each) for each in checks]},
     )
-    failed = [each.name for each in checks if each.status == verify.FAIL]
+    failed = [each.name for each in checks if each.status == result.FAIL]
     if failed:
         event.fail(f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}")
 

@@ -23,22 +23,23 @@ from typing import TYPE_CHECKING
 import ops
 
 import monitoring
-from passthrough import (
-    PassthroughError,
-    memory,
-    nova,
-    options,
-    pci,
-    render,
-    status,
-    surveying,
-)
+from passthrough import pci_address
+from passthrough import survey as surveying
+from passthrough.config import options
+from passthrough.errors import PassthroughError
+from passthrough.nova import lines as nova_lines
+from passthrough.planning import templates
+from passthrough.reporting import status
+from passthrough.state import settled
+from passthrough.state import settled as settled_state
 
 if TYPE_CHECKING:
     from charms.pci_passthrough.v0 import nova_pci
 
     import controller
-    from passthrough import nova_controller, nova_offer, reboot, reconcile
+    from passthrough import reboot, reconcile
+    from passthrough.nova import offer as nova_offer
+    from passthrough.nova import publication
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class PciPassthroughCharm(ops.CharmBase):
     def __init__(self, framework: ops.Framework):
         super().__init__(framework)
         self._result: reconcile.Result | None = None
-        self._published: nova_controller.Publication | None = None
+        self._published: publication.Publication | None = None
         self._verdict: reboot.Verdict | None = None
         self._problem: Exception | None = None
         self._removed = False
@@ -106,8 +107,8 @@ class PciPassthroughCharm(ops.CharmBase):
         """Look at the host; raises as `surveying.survey` does."""
         return surveying.survey(ROOT, self.app.name, self.wanted())
 
-    def survey_controller(self) -> nova_controller.Publication:
-        """Look at what the controller is sent; raises as `nova_controller.survey` does."""
+    def survey_controller(self) -> publication.Publication:
+        """Look at what the controller is sent; raises as `publication.survey` does."""
         relation = self._principal_relations(Role.CONTROLLER)[0]
         return self._controller.survey(relation, self.wanted())
 
@@ -122,7 +123,7 @@ class PciPassthroughCharm(ops.CharmBase):
     def _on_change(self, _: ops.EventBase) -> None:
         role = self._role()
         try:
-            memory.forget(ROOT, self.unit.name)  # this hook may fail at any point
+            settled.forget(ROOT, self.unit.name)  # this hook may fail at any point
             wanted = self.wanted()
             if self.unit.is_leader():
                 self._publish_aliases(wanted)
@@ -155,11 +156,11 @@ class PciPassthroughCharm(ops.CharmBase):
     def _look_again(self) -> surveying.Survey | None:
         """Survey the host; None unless it is as it was when the last hook was through."""
         try:
-            known = memory.recall(ROOT, self.unit.name)
+            known = settled.recall(ROOT, self.unit.name)
             if not known:
                 return None
             wanted = options.parse(known.options)
-            with render.trusting(known.rendered):
+            with templates.trusting(known.rendered):
                 found = surveying.survey(ROOT, self.app.name, wanted)
                 return found if status.settled(found) == known.settled else None
         except (PassthroughError, OSError):
@@ -175,30 +176,31 @@ class PciPassthroughCharm(ops.CharmBase):
             result = None if self._problem else self._result
             settled = status.settled(result.survey) if result else ""
             if not settled:
-                memory.forget(ROOT, self.unit.name)
+                settled_state.forget(ROOT, self.unit.name)
                 return
-            found = memory.Memory(settled, dict(self.config), render.learned())
-            memory.keep(ROOT, self.unit.name, found)
+            found = settled_state.Memory(settled, dict(self.config), templates.learned())
+            settled_state.keep(ROOT, self.unit.name, found)
         except OSError as error:
             logger.warning("the next update-status has to do all again: %s", error)
 
     def _on_removal(self, _: ops.EventBase) -> None:
         self._removed = True
-        memory.forget(ROOT, self.unit.name)
+        settled.forget(ROOT, self.unit.name)
         if self._stored.controller:
             return  # a unit beside a compute service may have the same host
-        from passthrough import host, reconcile
+        from passthrough import reconcile
+        from passthrough.effects import tools
 
         nothing = options.Options()
         result = reconcile.reconcile(
-            ROOT, self.app.name, nothing, host.HostTools(), logger.info, leaving=True
+            ROOT, self.app.name, nothing, tools.HostTools(), logger.info, leaving=True
         )
         for error in result.outcome.failed.values():
             logger.warning("left on vfio-pci until the next boot: %s", error)
         pending = [binding.address for binding in result.survey.plan.pending]
         for address in pending:
             logger.warning("%s: left on vfio-pci until the next boot for a guest", address)
-        self._left = tuple(sorted({*result.outcome.failed, *pending}, key=pci.sort_key))
+        self._left = tuple(sorted({*result.outcome.failed, *pending}, key=pci_address.sort_key))
 
     def _on_action(self, event: ops.ActionEvent) -> None:
         import actions
@@ -228,24 +230,26 @@ class PciPassthroughCharm(ops.CharmBase):
         if role is Role.CONTROLLER:
             published = self._published or self.survey_controller()
             return status.summarize_controller(self.wanted(), published)
-        from passthrough import reboot, reconcile
+        from passthrough import reconcile
+        from passthrough.effects import reboot_request
 
         result = self._result or reconcile.Result(self.survey())
-        verdict = self._verdict or reboot.look(ROOT, result.survey)
+        verdict = self._verdict or reboot_request.look(ROOT, result.survey)
         return status.summarize(result.survey, result.outcome.failed, verdict)
 
     def _reconcile(self, wanted: options.Options) -> None:
-        from passthrough import host, reboot, reconcile
+        from passthrough import reboot, reconcile
+        from passthrough.effects import reboot_request, tools
 
         self._result = reconcile.reconcile(
-            ROOT, self.app.name, wanted, host.HostTools(), logger.info
+            ROOT, self.app.name, wanted, tools.HostTools(), logger.info
         )
         self.publish_devices(self._result.survey.nova)
         self._log_once(self._result.survey.nova.notes)
         outcome = self._result.outcome
         for each in outcome.repaired:
             logger.warning("repaired: %s", each)
-        self._verdict = reboot.arrange(ROOT, self._result.survey, outcome.failed)
+        self._verdict = reboot_request.arrange(ROOT, self._result.survey, outcome.failed)
         if self._verdict.action is reboot.Action.NOW:
             logger.warning("%s", self._verdict.message)
             self.unit.reboot()
@@ -253,7 +257,7 @@ class PciPassthroughCharm(ops.CharmBase):
     def _publish_aliases(self, wanted: options.Options) -> None:
         from charms.pci_passthrough.v0 import nova_pci
 
-        aliases = nova.aliases(wanted.devices)
+        aliases = nova_lines.aliases(wanted.devices)
         self._nova_pci.publish_aliases(nova_pci.Alias(**each) for each in aliases)
 
     @functools.cached_property

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import ops
 
-from passthrough import nova, nova_controller, options
+from passthrough.config import options
+from passthrough.nova import lines as nova_lines
+from passthrough.nova import publication
 
 logger = logging.getLogger(__name__)
 
@@ -29,27 +31,23 @@ class Controller(ops.Object):
         # A nova_controller.Memory.
         self._stored.set_default(lines=[], seen="")
 
-    def survey(
-        self, relation: ops.Relation, wanted: options.Options
-    ) -> nova_controller.Publication:
+    def survey(self, relation: ops.Relation, wanted: options.Options) -> publication.Publication:
         """Look at Nova's files and decide what to send; changes nothing.
 
         Raises:
             OptionError: when the installed Nova does not know what an option asks for.
             OSError: when a file cannot be read.
         """
-        sent = relation.data[self._unit].get(nova.SUBORDINATE_KEY)
-        memory = nova_controller.Memory(tuple(self._stored.lines), str(self._stored.seen))
-        return nova_controller.survey(self._root, wanted, sent, memory)
+        sent = relation.data[self._unit].get(nova_lines.SUBORDINATE_KEY)
+        memory = publication.Memory(tuple(self._stored.lines), str(self._stored.seen))
+        return publication.survey(self._root, wanted, sent, memory)
 
-    def publish(
-        self, relation: ops.Relation, wanted: options.Options
-    ) -> nova_controller.Publication:
+    def publish(self, relation: ops.Relation, wanted: options.Options) -> publication.Publication:
         """Send what `survey` decides, if that is not what was sent before."""
         published = self.survey(relation, wanted)
         databag = relation.data[self._unit]
-        if databag.get(nova.SUBORDINATE_KEY) != published.payload:
-            databag[nova.SUBORDINATE_KEY] = published.payload or ""
+        if databag.get(nova_lines.SUBORDINATE_KEY) != published.payload:
+            databag[nova_lines.SUBORDINATE_KEY] = published.payload or ""
             logger.info("sent to %s: %s", relation.app.name, published.payload or "nothing")
         if list(self._stored.lines) != list(published.memory.lines):
             self._stored.lines = list(published.memory.lines)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import ops
 
 if TYPE_CHECKING:
-    from passthrough import nrpe, reconcile, surveying
+    from passthrough import reconcile
+    from passthrough import survey as surveying
+    from passthrough.reporting import alarm
 
 logger = logging.getLogger(__name__)
 
@@ -66,12 +68,12 @@ class Monitoring(ops.Object):
 
     def _write(self, result: reconcile.Result | None, problem: Exception | None) -> bool:
         """Have the check on the host and give it its report; False where it cannot be had."""
-        from passthrough import nrpe
+        from passthrough.effects import nrpe
 
         try:
             if not nrpe.install(self._root, self._application):
                 return False
-            nrpe.write_report(self._root, self._application, _judge(result, problem))
+            nrpe.write_report(self._root, self._application, *_judge(result, problem))
         except OSError as error:
             logger.error("the NRPE check is not up to date: %s", error)
             return False
@@ -82,7 +84,7 @@ class Monitoring(ops.Object):
             self._stored.related, self._stored.published = related, published
 
     def _publish(self, relation: ops.Relation) -> None:
-        from passthrough import nrpe
+        from passthrough.effects import nrpe
 
         databag = relation.data[self._unit]
         # As charmhelpers has it: "primary" says whose unit gives the host its name in Nagios.
@@ -91,7 +93,7 @@ class Monitoring(ops.Object):
             databag.update(wanted)
 
     def _on_broken(self, _: ops.RelationBrokenEvent) -> None:
-        from passthrough import nrpe
+        from passthrough.effects import nrpe
 
         if any(each.active for each in self.model.relations[ENDPOINT]):
             return  # another nrpe is related, and it has the same check
@@ -99,9 +101,10 @@ class Monitoring(ops.Object):
         self._remember(related=False, published=False)
 
 
-def _judge(result: reconcile.Result | None, problem: Exception | None) -> nrpe.Report:
-    from passthrough import nrpe, verify
+def _judge(result: reconcile.Result | None, problem: Exception | None) -> alarm.Report:
+    from passthrough.reporting import alarm
+    from passthrough.reporting.verify import checklist
 
     if problem or not result:
-        return nrpe.judge_problem(problem or RuntimeError("the hook did not look at the host"))
-    return nrpe.judge(verify.verify(result.survey), result.survey.plan.reboot)
+        return alarm.judge_problem(problem or RuntimeError("the hook did not look at the host"))
+    return alarm.judge(checklist.verify(result.survey), result.survey.plan.reboot)

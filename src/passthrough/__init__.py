@@ -7,10 +7,3 @@ package also works on a copy of another machine's ``/sys``, ``/proc`` and ``/etc
 # As typing.TYPE_CHECKING, for what a person's `list` imports: typing takes as long to import as a
 # small host takes to be listed.
 TYPE_CHECKING = False
-
-
-class PassthroughError(Exception):
-    """Base of every error this package raises on purpose.
-
-    The message is one sentence or two for the operator: what is wrong, and the way out.
-    """

@@ -12,12 +12,14 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from passthrough import TYPE_CHECKING, PassthroughError
+from passthrough import TYPE_CHECKING
+from passthrough.errors import PassthroughError
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from passthrough import surveying, tables
+    from passthrough import survey as surveying
+    from passthrough.reporting import tables
 
 EXIT_FAILED_CHECK = 1
 EXIT_REFUSED = 2
@@ -74,10 +76,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _application(name: str) -> str:
-    from passthrough import record
+    from passthrough import naming
 
     try:
-        return record.check_application(name)
+        return naming.check_application(name)
     except ValueError as error:
         raise argparse.ArgumentTypeError(str(error)) from error
 
@@ -86,7 +88,7 @@ def _style() -> tables.Style:
     """As wide as the terminal and in colour (https://no-color.org says when not); else plain."""
     import shutil
 
-    from passthrough import tables
+    from passthrough.reporting import tables
 
     if not sys.stdout.isatty():
         return tables.PLAIN
@@ -97,33 +99,36 @@ def _style() -> tables.Style:
 
 
 def _list(given: argparse.Namespace) -> tuple[Callable[[], str], Any, int]:
-    from passthrough import inventory, pci
+    from passthrough.host import pci
+    from passthrough.reporting import inventory
 
     described = inventory.describe(given.root, pci.read(given.root, overrides=False))
 
     def text() -> str:
-        from passthrough import listing
+        from passthrough.reporting import inventory_tree
 
-        return listing.format_tree(described, _style())
+        return inventory_tree.format_tree(described, _style())
 
     return text, described, 0
 
 
 def _survey(given: argparse.Namespace) -> surveying.Survey:
-    from passthrough import options, surveying
+    from passthrough import survey as surveying
+    from passthrough.config import options
 
     wanted = options.parse({"devices": given.devices})
     return surveying.survey(given.root, given.application, wanted)
 
 
 def _plan(given: argparse.Namespace) -> tuple[Callable[[], str], Any, int]:
-    from passthrough import migration, report
+    from passthrough.reporting import leftovers as hand_made
+    from passthrough.reporting import plan_text
 
     survey = _survey(given)
-    leftovers = migration.find(given.root)
+    leftovers = hand_made.find(given.root)
     return (
-        lambda: report.plan_text(survey, leftovers, _style()),
-        report.describe_plan(survey, leftovers),
+        lambda: plan_text.plan_text(survey, leftovers, _style()),
+        plan_text.describe_plan(survey, leftovers),
         0,
     )
 
@@ -131,12 +136,13 @@ def _plan(given: argparse.Namespace) -> tuple[Callable[[], str], Any, int]:
 def _verify(given: argparse.Namespace) -> tuple[Callable[[], str], Any, int]:
     import dataclasses
 
-    from passthrough import report, verify
+    from passthrough.reporting import plan_text
+    from passthrough.reporting.verify import checklist, result
 
-    checks = verify.verify(_survey(given))
-    code = EXIT_FAILED_CHECK if verify.has_failed(checks) else 0
+    checks = checklist.verify(_survey(given))
+    code = EXIT_FAILED_CHECK if result.has_failed(checks) else 0
     return (
-        lambda: report.checks_table(checks, _style()),
+        lambda: plan_text.checks_table(checks, _style()),
         [dataclasses.asdict(each) for each in checks],
         code,
     )

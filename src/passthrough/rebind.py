@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from passthrough import PassthroughError, fields, vfio
-from passthrough.host import Tools
-from passthrough.surveying import Survey
+from passthrough import errors
+from passthrough.effects import drivers
+from passthrough.effects.tools import Tools
+from passthrough.errors import PassthroughError
+from passthrough.survey import Survey
+from passthrough.system import quoting
 
 
 class RebindError(PassthroughError):
@@ -20,7 +23,7 @@ def rebind(
     address: str,
     tools: Tools,
     progress: Callable[[str], object] = lambda sentence: None,
-) -> dict[str, vfio.BindError | None]:
+) -> dict[str, errors.BindError | None]:
     """Unbind claimed functions and bind them to vfio-pci again.
 
     Args:
@@ -40,23 +43,23 @@ def rebind(
     claimed = survey.decision.addresses
     if address and address not in claimed:
         raise RebindError(
-            f"{fields.show(address)} is not claimed on this host; claimed are"
+            f"{quoting.show(address)} is not claimed on this host; claimed are"
             f" {', '.join(claimed) or 'none'}"
         )
     if not survey.host.has_groups:
         raise RebindError("the IOMMU is off, so vfio-pci can take no device; reboot first")
     tools.load_vfio()
-    done: dict[str, vfio.BindError | None] = {}
-    stuck: vfio.StuckError | None = None
+    done: dict[str, errors.BindError | None] = {}
+    stuck: errors.StuckError | None = None
     for each in [address] if address else claimed:
         try:
             if stuck:
-                raise vfio.PostponedError.after(stuck, each)
-            vfio.rebind(root, each)
+                raise errors.PostponedError.after(stuck, each)
+            drivers.rebind(root, each)
             done[each] = None
             progress(f"{each}: bound to vfio-pci")
-        except vfio.BindError as error:
-            stuck = error if isinstance(error, vfio.StuckError) else stuck
+        except errors.BindError as error:
+            stuck = error if isinstance(error, errors.StuckError) else stuck
             done[each] = error
             progress(str(error))
     return done

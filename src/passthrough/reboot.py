@@ -11,16 +11,17 @@ import dataclasses
 import enum
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from passthrough import lock, pci, plan, record, vfio
-from passthrough.surveying import Survey
+from passthrough import errors
+from passthrough.host import pci
+from passthrough.planning import plan
+from passthrough.survey import Survey
 
 if TYPE_CHECKING:
-    from passthrough import guests
+    from passthrough.host import guests
 
-_NONE: Mapping[str, vfio.BindError] = {}
+NONE: Mapping[str, errors.BindError] = {}
 
 
 class Action(enum.Enum):
@@ -40,7 +41,7 @@ class Verdict:
     message: str = ""
 
 
-def reasons(planned: plan.Plan, failed: Mapping[str, vfio.BindError] = _NONE) -> tuple[str, ...]:
+def reasons(planned: plan.Plan, failed: Mapping[str, errors.BindError] = NONE) -> tuple[str, ...]:
     """Why the host has to start anew; empty when it need not.
 
     Args:
@@ -57,7 +58,7 @@ def reasons(planned: plan.Plan, failed: Mapping[str, vfio.BindError] = _NONE) ->
     return tuple(found)
 
 
-def _because(failed: Mapping[str, vfio.BindError], address: str) -> str:
+def _because(failed: Mapping[str, errors.BindError], address: str) -> str:
     """What kept a function from changing its driver, without where that left it."""
     if address not in failed:
         return ""
@@ -77,7 +78,7 @@ def key(survey: Survey) -> str:
 def judge(
     survey: Survey,
     running: Callable[[], Sequence[guests.Guest]],
-    failed: Mapping[str, vfio.BindError] = _NONE,
+    failed: Mapping[str, errors.BindError] = NONE,
 ) -> Verdict:
     """Decide about a reboot; reads nothing but what ``running`` reads.
 
@@ -90,7 +91,7 @@ def judge(
     why = reasons(planned, failed)
     if not why or not survey.wanted.reboot_when_idle:
         return Verdict()
-    if any(isinstance(each, vfio.PostponedError) for each in failed.values()):
+    if any(isinstance(each, errors.PostponedError) for each in failed.values()):
         return Verdict()  # the next hook may do without a reboot what this one has not tried
     last = survey.record.reboot
     if last and last.plan == key(survey) and last.boot_id != boot_id:
@@ -109,34 +110,7 @@ def judge(
     return Verdict(Action.NOW, f"rebooting: {why[0]}")
 
 
-def arrange(root: Path, survey: Survey, failed: Mapping[str, vfio.BindError] = _NONE) -> Verdict:
-    """Decide about a reboot, and record it where the caller is to ask for it now.
-
-    The record is on the disk before the caller can ask: a crash in between costs the reboot's
-    place in the record nothing, since the host's boot is still the same one.
-
-    Raises:
-        OSError: when it cannot be recorded; no reboot may be asked for then.
-    """
-    verdict = judge(survey, lambda: _guests(root), failed)
-    if verdict.action is Action.NOW:
-        asked = record.Reboot(key(survey), survey.facts.boot_id)
-        with lock.hold(root, f"a hook of {survey.application}"):
-            mine = record.read(root, survey.application)
-            record.write(root, survey.application, dataclasses.replace(mine, reboot=asked))
-    return verdict
-
-
-def look(root: Path, survey: Survey) -> Verdict:
-    """Decide about a reboot as `arrange` does, for whoever cannot ask for one, as an action."""
-    verdict = judge(survey, lambda: _guests(root))
-    if verdict.action is Action.NOW:
-        why = reasons(survey.plan)[0]
-        return Verdict(Action.WAIT, f"the next hook reboots the host: {why}")
-    return verdict
-
-
-def _describe_failure(survey: Survey, failed: Mapping[str, vfio.BindError]) -> str:
+def _describe_failure(survey: Survey, failed: Mapping[str, errors.BindError]) -> str:
     """What the reboot was to bring and what there is instead."""
     found = []
     wanted = survey.plan.kernel_options
@@ -163,9 +137,3 @@ def _describe_failure(survey: Survey, failed: Mapping[str, vfio.BindError]) -> s
         for each in survey.plan.release
     ]
     return f"the reboot did not help: {'; '.join(found)}; run verify, then reboot by hand"
-
-
-def _guests(root: Path) -> Sequence[guests.Guest]:
-    from passthrough import guests  # only a pending reboot asks for them
-
-    return guests.running(root)

@@ -6,9 +6,14 @@ import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
-from passthrough import PassthroughError, apply, lock, nova_compute, options, surveying
-from passthrough.host import Tools
-from passthrough.surveying import Survey
+from passthrough import survey as surveying
+from passthrough.config import options
+from passthrough.effects import apply, nova_compute
+from passthrough.effects.tools import Tools
+from passthrough.errors import PassthroughError
+from passthrough.nova import offer as nova_offer
+from passthrough.survey import Survey
+from passthrough.system import lock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +68,7 @@ def _reconcile(
     before = look()
     released = [binding.address for binding in before.plan.release]
     withdrawn: tuple[str, ...] = ()
-    if nova_compute.withdraws(application, before.nova, released):
+    if nova_offer.withdraws(application, before.nova, released):
         withdrawn = offer(before)
         before = look()
     try:

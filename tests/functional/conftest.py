@@ -6,11 +6,9 @@ import pathlib
 import sys
 from collections.abc import Iterator
 
-import hostbox
-import hosttree
 import pytest
-import standin
 from functional import nova_client
+from harness import hostbox, hosttree, standin
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import hosttree
+from harness import hosttree
 
 HERE = pathlib.Path(__file__).resolve().parent
 NOVA_ENV = HERE.parents[1] / "scripts" / "nova_env"

@@ -15,10 +15,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import hostbox
-import hosttree
 import pytest
-import standin
+from harness import hostbox, hosttree, standin
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 PRINCIPAL = "nova-compute/0"
@@ -212,8 +210,14 @@ class TestLife:
         # ops itself runs these, for a charm that does nothing too.
         assert [call.tool for call in run.calls] == ["juju-log", "juju-log", "is-leader"]
         imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
-        assert {"ops", "passthrough.plan"} <= imported
-        unneeded = {"jinja2", "charmhelpers", "actions", "controller", "passthrough.verify"}
+        assert {"ops", "passthrough.planning.plan"} <= imported
+        unneeded = {
+            "jinja2",
+            "charmhelpers",
+            "actions",
+            "controller",
+            "passthrough.reporting.verify",
+        }
         assert not unneeded & imported
 
     def test_no_matching_device_writes_nothing_and_asks_no_reboot(

@@ -15,12 +15,13 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 
-import hostbox
-import hosttree
 import pytest
 from fuzz import judge, mutation
+from harness import hostbox, hosttree
 
-from passthrough import boot, fields, options
+from passthrough import errors
+from passthrough.config import options
+from passthrough.planning import boot_files
 
 PROGRAM = "/usr/sbin/grub-mkconfig"
 LIBRARY = "/usr/share/grub/grub-mkconfig_lib"
@@ -115,10 +116,10 @@ def generate(option: str, corpus: str) -> dict[str, tuple[str, ...]]:
     for text in mutation.variants(f"grub-{option}", mutation.seeds(corpus), TEXTS):
         try:
             wanted = options.parse({"devices": GPUS, option: text})
-        except fields.OptionError:
+        except errors.OptionError:
             continue
         named = wanted.blacklist_drivers
-        drivers = ",".join(boot.DISPLAY_DRIVERS["10de"] if named is None else named)
+        drivers = ",".join(boot_files.DISPLAY_DRIVERS["10de"] if named is None else named)
         tokens = (ON, *([f"modprobe.blacklist={drivers}"] if drivers else []))
         for content in judge.check_boot_files(wanted, judge.GENERATORS[0]):
             found[content] = (*tokens, *wanted.kernel_options)

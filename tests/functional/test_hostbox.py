@@ -6,10 +6,8 @@ import re
 import stat
 import tempfile
 
-import hostbox
-import hosttree
 import pytest
-import standin
+from harness import hostbox, hosttree, standin
 
 GPU = "0000:83:00.0"
 # Mode and form of the attributes as Linux 6 shows them, read on real machines; N is a number.

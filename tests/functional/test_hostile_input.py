@@ -10,10 +10,8 @@ import pathlib
 import sys
 from collections.abc import Iterator
 
-import hostbox
-import hosttree
 import pytest
-import standin
+from harness import hostbox, hosttree, standin
 
 GPUS = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"
 EVERYWHERE = ("etc", "var", "usr", "boot", "sys", "dev")

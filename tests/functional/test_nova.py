@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import pathlib
 
-import hosttree
 import pytest
-import standin
 from functional import nova_client
+from harness import hosttree, standin
 
 PRINCIPAL = "nova-compute/0"
 GPUS = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"

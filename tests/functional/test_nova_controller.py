@@ -6,10 +6,9 @@ import json
 import pathlib
 from typing import Any
 
-import hosttree
 import pytest
-import standin
 from functional import nova_client
+from harness import hosttree, standin
 
 CONTROLLER = "nova-cloud-controller"
 UNIT = f"{CONTROLLER}/0"

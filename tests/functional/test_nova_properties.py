@@ -17,18 +17,18 @@ from charms.pci_passthrough.v0 import nova_pci
 from functional import nova_client
 from hypothesis import strategies as st
 
-from passthrough import (
-    claims,
-    nova,
-    nova_conf,
-    nova_controller,
-    nova_offer,
-    options,
-    pci,
-    record,
-)
-from passthrough.fields import OptionError
-from passthrough.nova_release import Release
+from passthrough import pci_address
+from passthrough.config import options
+from passthrough.errors import OptionError
+from passthrough.host import pci
+from passthrough.nova import conf as nova_conf
+from passthrough.nova import facts as nova_facts
+from passthrough.nova import lines as nova_lines
+from passthrough.nova import offer as nova_offer
+from passthrough.nova import publication
+from passthrough.nova.release import Release
+from passthrough.planning import claims
+from passthrough.state import record
 
 EXAMPLES = 500
 CARD, OTHER, PF, VF = "10de:1bb0", "10de:1eb8", "8086:10fb", "8086:10ed"
@@ -86,7 +86,7 @@ def hosts(draw: st.DrawFn) -> tuple[pci.Function, ...]:
         for number in range(draw(st.integers(0, 3))):
             identity = draw(st.sampled_from([VF, VF, PF]))
             add(f"0000:05:10.{number}", identity, physfn=physfn)
-    return tuple(found[each] for each in sorted(found, key=pci.sort_key))
+    return tuple(found[each] for each in sorted(found, key=pci_address.sort_key))
 
 
 def mostly(good: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -136,7 +136,7 @@ def config(text: str) -> nova_conf.Config:
     return nova_conf.Config(tuple(nova_conf.Value("/etc/nova/nova.conf", *each) for each in parsed))
 
 
-def offer_of(example: Example) -> tuple[nova_offer.Offer, nova_controller.Publication]:
+def offer_of(example: Example) -> tuple[nova_offer.Offer, publication.Publication]:
     """What the two roles make of an example; OptionError where it is refused."""
     wanted = options.parse(
         {"devices": example.devices, "report-in-placement": example.report_in_placement}
@@ -145,13 +145,13 @@ def offer_of(example: Example) -> tuple[nova_offer.Offer, nova_controller.Public
     decision = claims.decide(wanted.devices, host)
     release = Release(example.release)
     beside = config(example.operator)
-    facts = nova_offer.Facts(release=release, config=beside, group=64060)
+    facts = nova_facts.Facts(release=release, config=beside, group=64060)
     verified = nova_offer.find_verified(decision, host)
     offer = nova_offer.decide(
         "pci-passthrough", wanted, decision, verified, host, facts, record.Nova()
     )
-    memory = nova_controller.Memory()
-    return offer, nova_controller.decide(wanted, release, beside, None, memory)
+    memory = publication.Memory()
+    return offer, publication.decide(wanted, release, beside, None, memory)
 
 
 def describe(function: pci.Function) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def write(directory: pathlib.Path, name: str, *texts: str) -> list[str]:
     return names
 
 
-def render(published: nova_controller.Publication, operator: str) -> str:
+def render(published: publication.Publication, operator: str) -> str:
     """A controller's nova.conf: what was sent stands in front of what the operator has set."""
     lines = ["[DEFAULT]"]
     if published.payload:
@@ -198,7 +198,7 @@ def render(published: nova_controller.Publication, operator: str) -> str:
 
 
 def test_nova_takes_whatever_is_accepted(nova: nova_client.NovaClient, tmp_path: pathlib.Path):
-    accepted: list[tuple[Example, nova_offer.Offer, nova_controller.Publication]] = []
+    accepted: list[tuple[Example, nova_offer.Offer, publication.Publication]] = []
     seen: collections.Counter[str] = collections.Counter()
 
     @hypothesis.settings(
@@ -261,8 +261,8 @@ def test_no_text_becomes_another_line_of_nova_conf(devices: str):
         wanted = options.parse({"devices": devices})
     except OptionError:
         return
-    aliases = nova.aliases(wanted.devices)
-    text = nova.drop_in("pci-passthrough", Release(34), (), aliases, False) or ""
+    aliases = nova_lines.aliases(wanted.devices)
+    text = nova_lines.drop_in("pci-passthrough", Release(34), (), aliases, False) or ""
     keys = [(section, key) for section, key, _ in nova_conf.parse(text)]
     assert keys == [("pci", "alias")] * len(aliases)
     assert "$" not in text

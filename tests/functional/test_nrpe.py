@@ -7,10 +7,8 @@ import os
 import pathlib
 import subprocess
 
-import hostbox
-import hosttree
 import pytest
-import standin
+from harness import hostbox, hosttree, standin
 
 PRINCIPAL, RELATION = "nova-compute/0", "pci-passthrough:nrpe-external-master"
 GPUS = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"

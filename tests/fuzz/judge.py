@@ -10,7 +10,12 @@ import functools
 import json
 import re
 
-from passthrough import boot, claims, nova, nova_release, options, pci, plan, platform, record
+from passthrough.config import options
+from passthrough.host import machine, pci
+from passthrough.nova import lines as nova_lines
+from passthrough.nova import release as nova_release
+from passthrough.planning import boot_files, claims, plan
+from passthrough.state import record
 
 HEX = "[0-9a-f]"
 ADDRESS = rf"{HEX}{{4,8}}:{HEX}{{2}}:[01]{HEX}\.[0-7]"
@@ -65,7 +70,7 @@ HOST = pci.Host(
         )
     }
 )
-GENERATORS = (platform.INITRAMFS_TOOLS, platform.DRACUT)
+GENERATORS = (machine.INITRAMFS_TOOLS, machine.DRACUT)
 
 
 @functools.cache
@@ -73,8 +78,14 @@ def _skeleton(generator: str) -> frozenset[str]:
     """Every line that the templates write by themselves."""
     claim = claims.decide(options.parse({"devices": "10de:1bb0"}).devices, HOST).claims
     wanted = options.parse({"allow-unsafe-interrupts": True})
-    desired = boot.desired_files(
-        APPLICATION, wanted, claim, ("x",), ("x",), generator, twins=boot.find_twins(claim, HOST)
+    desired = boot_files.desired_files(
+        APPLICATION,
+        wanted,
+        claim,
+        ("x",),
+        ("x",),
+        generator,
+        twins=boot_files.find_twins(claim, HOST),
     )
     lines = {line for file in desired for line in (file.content or "").splitlines()}
     return frozenset(line for line in lines if not any(each.fullmatch(line) for each in LINES))
@@ -86,7 +97,7 @@ def check_boot_files(wanted: options.Options, generator: str) -> list[str]:
     Returns:
         The contents of the GRUB drop-in, where there is one.
     """
-    facts = platform.Platform(
+    facts = machine.Platform(
         iommu_table="DMAR", has_grub=True, generator=generator, command_line=("ro",)
     )
     decision = claims.decide(wanted.devices, HOST)
@@ -100,7 +111,7 @@ def check_boot_files(wanted: options.Options, generator: str) -> list[str]:
         for line in content.splitlines():
             known = line in _skeleton(generator) or any(each.fullmatch(line) for each in LINES)
             assert known, f"{change.file.path}: {line!r}"
-        if change.file.path == boot.grub_path(APPLICATION):
+        if change.file.path == boot_files.grub_path(APPLICATION):
             fatal = [each for each in planned.kernel_options if FATAL_OPTION.fullmatch(each)]
             assert not fatal, fatal
             drop_ins.append(content)
@@ -109,11 +120,14 @@ def check_boot_files(wanted: options.Options, generator: str) -> list[str]:
 
 def check_nova(wanted: options.Options) -> None:
     """Judge what Nova would be told, for every release that knows all of it."""
-    aliases = nova.aliases(wanted.devices)
+    aliases = nova_lines.aliases(wanted.devices)
     primary = [each for each in claims.decide(wanted.devices, HOST).claims if not each.companion_of]
-    specs = [nova.device_spec(claim.function, claim.item) for claim in primary]
+    specs = [nova_lines.device_spec(claim.function, claim.item) for claim in primary]
     for release in RELEASES:
-        text = nova.drop_in(APPLICATION, release, specs, aliases, wanted.report_in_placement) or ""
+        text = (
+            nova_lines.drop_in(APPLICATION, release, specs, aliases, wanted.report_in_placement)
+            or ""
+        )
         assert text.isascii()
         for line in text.splitlines():
             found = NOVA_LINE.fullmatch(line)
@@ -123,5 +137,5 @@ def check_nova(wanted: options.Options) -> None:
                 for key, value in json.loads(found[1]).items():
                     assert WORD.fullmatch(key), line
                     assert WORD.fullmatch(value), line
-    loaded = json.loads(nova.subordinate_configuration(aliases))
+    loaded = json.loads(nova_lines.subordinate_configuration(aliases))
     assert set(loaded) == {"nova"}

@@ -7,15 +7,16 @@ import types
 from pathlib import Path
 from typing import Any, cast
 
-import hosttree
 import ops
 import pytest
-from unit import made
+from harness import hosttree, made
 
 import actions
 from fuzz import judge, mutation
-from passthrough import inventory, pci, rebind
-from passthrough.host import Tools
+from passthrough import rebind
+from passthrough.effects.tools import Tools
+from passthrough.host import pci
+from passthrough.reporting import inventory
 
 pytestmark = pytest.mark.faults
 

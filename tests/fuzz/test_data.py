@@ -6,25 +6,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-import hosttree
 import pytest
 from charms.pci_passthrough.v0 import nova_pci
-from unit import cpio
+from harness import cpio, hosttree
 
 from fuzz import judge, mutation
-from passthrough import (
-    console,
-    fields,
-    grub,
-    initramfs,
-    network,
-    nova_conf,
-    pci,
-    processes,
-    record,
-    storage,
-    vfio,
-)
+from passthrough import pci_address
+from passthrough.host import grub, initramfs, pci
+from passthrough.host.uses import console, network, storage
+from passthrough.nova import conf as nova_conf
+from passthrough.state import record, stuck
+from passthrough.system import procfs
 
 pytestmark = pytest.mark.faults
 
@@ -79,7 +71,7 @@ def test_text_on_the_host_is_read_without_a_crash(host: hosttree.HostTree):
         "proc/net/if_inet6": lambda: list(network.find(root, functions)),
         "proc/net/ipv6_route": lambda: list(network.find(root, functions)),
         "proc/net/tcp6": lambda: list(network.find(root, functions)),
-        "proc/4711/stat": lambda: processes.started(root, 4711),
+        "proc/4711/stat": lambda: procfs.started(root, 4711),
         "boot/grub/grub.cfg": lambda: grub.read(root),
         "boot/grub/grubenv": lambda: grub.read(root),
         "etc/default/grub.d/99-x.cfg": lambda: grub.read(root),
@@ -109,15 +101,15 @@ def test_a_record_is_read_whole_or_refused(tmp_path: Path):
         except record.RecordError as error:
             judge.check_message(error)
             continue
-        assert all(fields.is_exact(each) for each in found.taken)
+        assert all(pci_address.is_exact(each) for each in found.taken)
 
 
 def test_a_note_of_a_stuck_driver_is_read_without_a_crash(tmp_path: Path):
-    path = tmp_path / vfio.STUCK
+    path = tmp_path / stuck.PATH
     path.parent.mkdir(parents=True)
     for text in mutation.variants("stuck", ["0000:83:00.0 4711 100\n"], HOST // 4):
         path.write_bytes(text.encode("utf-8", "surrogatepass"))
-        vfio.check_responsive(tmp_path)
+        stuck.check_responsive(tmp_path)
 
 
 def test_an_image_is_read_or_refused(tmp_path: Path):

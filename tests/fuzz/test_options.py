@@ -8,7 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from fuzz import judge, mutation
-from passthrough import fields, options, support
+from passthrough import errors
+from passthrough.config import options
+from passthrough.planning import prerequisites
 
 pytestmark = pytest.mark.faults
 
@@ -19,7 +21,7 @@ COMBINED = 2_500
 LEAST_ACCEPTED = 1_000
 
 
-def _check_refusal(error: fields.OptionError, *options: str) -> None:
+def _check_refusal(error: errors.OptionError, *options: str) -> None:
     assert error.option in options
     judge.check_message(error)
 
@@ -28,17 +30,17 @@ def _judge(config: dict[str, object], *changed: str) -> bool:
     """Parse one configuration and judge what it would write; tell whether it was accepted."""
     try:
         wanted = options.parse(config)
-    except fields.OptionError as error:
+    except errors.OptionError as error:
         _check_refusal(error, *changed)
         return False
     for generator in judge.GENERATORS:
         try:
             judge.check_boot_files(wanted, generator)
             judge.check_nova(wanted)
-        except fields.OptionError as error:
+        except errors.OptionError as error:
             # Two items for one function, and a driver that the host needs, show on a host alone.
             _check_refusal(error, "devices", "blacklist-drivers")
-        except support.UnsupportedHostError as error:
+        except prerequisites.UnsupportedHostError as error:
             judge.check_message(error)
     return True
 

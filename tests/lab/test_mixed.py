@@ -148,7 +148,7 @@ def _read_release(host: guest.Guest) -> str:
 
 def _run_agent(inside: container.Container, *words: str) -> str:
     """Run the stand-in agent in the container, with a model of its own."""
-    agent = f"PYTHONPATH={unit.LIBRARY} python3 -m standin --dir /var/lib/standin-inside"
+    agent = f"PYTHONPATH={unit.LIBRARY} python3 -m harness.standin --dir /var/lib/standin-inside"
     return inside.run(f"{agent} {shlex.join(words)}")
 
 

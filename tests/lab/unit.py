@@ -14,7 +14,7 @@ MODEL = "/var/lib/standin"
 PRINCIPAL = "nova-compute/0"
 CHARM_FOLDER = f"{MODEL}/unit-pci-passthrough-0/charm"
 ROOT = pathlib.Path(__file__).parents[2]
-STANDIN = ROOT / "tests" / "standin"
+STANDIN = ROOT / "tests" / "harness" / "standin"
 LOG_LINES = 40
 
 
@@ -49,7 +49,7 @@ class Unit:
         packed = pack(host)
         with host.progress.step(f"copy the packed charm ({packed.stat().st_size >> 10} KiB)"):
             host.put(packed, CHARM)
-            host.put(STANDIN, f"{LIBRARY}/standin")
+            host.put(STANDIN, f"{LIBRARY}/harness/standin")
 
     def deploy(self, **config: str) -> ssh.Result:
         """Deploy the charm with these options, which runs install, config-changed, start."""
@@ -98,7 +98,15 @@ class Unit:
 
     def juju(self, *arguments: str, check: bool = True, show: bool = False) -> ssh.Result:
         """Run one of the stand-in's commands; `show` prints the hooks and the charm's log live."""
-        command = ["env", f"PYTHONPATH={LIBRARY}", "python3", "-m", "standin", "--dir", MODEL]
+        command = [
+            "env",
+            f"PYTHONPATH={LIBRARY}",
+            "python3",
+            "-m",
+            "harness.standin",
+            "--dir",
+            MODEL,
+        ]
         command += ["--verbose"] if show else []
         on_line = self._show if show else None
         try:

@@ -10,10 +10,9 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 
-import hosttree
 import hypothesis
 import pytest
-from unit import fakekernel
+from harness import fakekernel, hosttree
 
 # A noisy machine must not fail a property for its time; a failure must be the same for everybody.
 hypothesis.settings.register_profile(

@@ -11,7 +11,8 @@ from xml.etree import ElementTree
 import pytest
 
 from bench import fleet, former, lab, markdown, package, pairs, plot, report, trees
-from passthrough import inventory, pci
+from passthrough.host import pci
+from passthrough.reporting import inventory
 
 
 def runs(*seconds: float) -> tuple[pairs.Run, ...]:

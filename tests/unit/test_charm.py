@@ -8,16 +8,16 @@ import pathlib
 import re
 from typing import Any
 
-import hosttree
 import ops
 import pytest
 import yaml
+from harness import hosttree
+from harness.fakekernel import CLAIMED, GPUS, OWNED, FakeKernel, FakeTools
 from ops import testing
-from unit.fakekernel import CLAIMED, GPUS, OWNED, FakeKernel, FakeTools
 
 import actions
 import charm
-from passthrough import host
+from passthrough.effects import tools as host_tools
 
 EVERYWHERE = (*OWNED, "boot", "sys", "dev")
 REBOOT = ops.BlockedStatus(
@@ -88,7 +88,7 @@ def unit(
     """A unit on `tree`, whose kernel and tools answer."""
     del kernel
     monkeypatch.setattr(charm, "ROOT", tree.root)
-    monkeypatch.setattr(host, "HostTools", lambda: tools)
+    monkeypatch.setattr(host_tools, "HostTools", lambda: tools)
     return Unit(tree)
 
 

@@ -7,16 +7,15 @@ import os
 import pathlib
 from collections.abc import Callable
 
-import hosttree
 import ops
 import pytest
 import yaml
-from hosttree import kernel as model
+from harness import fakekernel, hosttree
+from harness.hosttree import kernel as model
 from ops import testing
-from unit import fakekernel
 
 import charm
-from passthrough import host
+from passthrough.effects import tools as host_tools
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 GPUS = fakekernel.GPUS
@@ -31,7 +30,7 @@ class Deployment:
 
     def __init__(self, monkeypatch, tree: hosttree.HostTree, tools, principal: str):
         monkeypatch.setattr(charm, "ROOT", tree.root)
-        monkeypatch.setattr(host, "HostTools", lambda: tools)
+        monkeypatch.setattr(host_tools, "HostTools", lambda: tools)
         self.tree, self.tools = tree, tools
         self.context = testing.Context(charm.PciPassthroughCharm, principal_unit=f"{principal}/0")
         endpoint = "juju-info" if principal == "nova-compute" else principal

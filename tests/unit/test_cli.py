@@ -9,12 +9,12 @@ import subprocess
 import sys
 from collections.abc import Callable
 
-import hosttree
 import pytest
-from unit import fakekernel, made
-from unit.fakekernel import CLAIMED, GPUS
+from harness import fakekernel, hosttree, made
+from harness.fakekernel import CLAIMED, GPUS
 
-from passthrough import cli, surveying
+from passthrough import cli
+from passthrough import survey as surveying
 
 Run = Callable[..., tuple[int, str, str]]
 EVERYWHERE = ("etc", "var", "boot", "run", "usr", "sys", "proc", "dev")
@@ -76,8 +76,11 @@ class TestList:
         command = [sys.executable, "-ISc", program, source, "--root", tree.root, "--json", "list"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         loaded = set(done.stderr.split())
-        assert "passthrough.inventory" in loaded
-        not_needed = {"claims", "listing", "plan", "reconcile", "spec", "surveying", "tables"}
+        assert "passthrough.reporting.inventory" in loaded
+        not_needed = {
+            "config", "nova", "planning.claims", "planning.plan", "reconcile",
+            "reporting.inventory_tree", "reporting.tables", "state", "survey",
+        }  # fmt: skip
         heavy = {"socket", "textwrap", "yaml", "jinja2", "ops", "charmhelpers"}
         assert loaded & {*heavy, *(f"passthrough.{name}" for name in not_needed)} == set()
 

@@ -12,13 +12,16 @@ import os
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
 
-import hosttree
 import pytest
-from hosttree import etcfiles
-from unit import killing, made
-from unit.fakekernel import GPUS, FakeKernel, FakeTools
+from harness import hosttree, killing, made
+from harness.fakekernel import GPUS, FakeKernel, FakeTools
+from harness.hosttree import etcfiles
 
-from passthrough import boot, bounded, nova, reconcile, record
+from passthrough import reconcile
+from passthrough.nova import lines as nova_lines
+from passthrough.planning import boot_files
+from passthrough.state import record
+from passthrough.system import timed_write
 
 pytestmark = pytest.mark.faults
 
@@ -82,8 +85,8 @@ class Machine:
 
     def files(self) -> dict[str, bytes | None]:
         """What each file holds that boots the host or that Nova reads."""
-        owned = (file.path for file in boot.owned_files(APPLICATION))
-        names = (etcfiles.GRUB_CFG, nova.path_of(APPLICATION), *owned)
+        owned = (file.path for file in boot_files.owned_files(APPLICATION))
+        names = (etcfiles.GRUB_CFG, nova_lines.path_of(APPLICATION), *owned)
         paths = {name: self.root / name for name in names}
         return {name: path.read_bytes() if path.exists() else None for name, path in paths.items()}
 
@@ -124,7 +127,7 @@ def machine(
     case: Case, make_host: Callable[..., hosttree.HostTree], monkeypatch: pytest.MonkeyPatch
 ) -> Machine:
     """The machine as it is before the change that is killed."""
-    monkeypatch.setattr(bounded, "write", killing.write_in_process)
+    monkeypatch.setattr(timed_write, "write", killing.write_in_process)
     tree = make_host()
     tree.install_nova()
     tree.write("etc/group", f"root:x:0:\nnova:x:{os.getgid()}:nova\n")

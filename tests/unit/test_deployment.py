@@ -15,7 +15,7 @@ import jsonschema
 import pytest
 import yaml
 
-from passthrough import options
+from passthrough.config import options
 
 HERE = pathlib.Path(__file__).resolve().parent
 CHARM = "pci-passthrough"

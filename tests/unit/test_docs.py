@@ -14,38 +14,28 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-import hosttree
 import pytest
 import reference
 import yaml
+from harness import hosttree
 from lab import matrix
 
-from passthrough import (
-    boot,
-    claimable,
-    guards,
-    initramfs,
-    inventory,
-    listing,
-    lock,
-    memory,
-    migration,
-    nova,
-    nrpe,
-    options,
-    pci,
-    record,
-    report,
-    spec,
-    surveying,
-    vfio,
-)
+from passthrough import survey as surveying
+from passthrough.config import devices, options
+from passthrough.effects import nrpe
+from passthrough.host import initramfs, pci
+from passthrough.nova import lines as nova_lines
+from passthrough.planning import boot_files, guards, viability
+from passthrough.reporting import inventory, inventory_tree, plan_text
+from passthrough.reporting import leftovers as hand_made
+from passthrough.state import record, settled, stuck
+from passthrough.system import lock
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 SOURCE = ROOT / "src" / "passthrough"
 
-PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md"), ROOT / "tests/standin/README.md"])
+PAGES = sorted([*DOCS.rglob("*.md"), *ROOT.glob("*.md"), ROOT / "tests/harness/standin/README.md"])
 README = ROOT / "README.md"
 
 
@@ -128,18 +118,29 @@ def parse(path: pathlib.Path) -> ast.Module:
 
 # All of their sentences can become a status, or of these their errors' alone.
 SPEAKING = (
-    "claimable",
-    "claims",
-    "grub",
-    "nova_alias",
-    "nova_crosscheck",
-    "nova_offer",
-    "plan",
+    "effects/reboot_request",
+    "host/grub",
+    "nova/aliases",
+    "nova/limits",
+    "nova/offer",
+    "planning/claims",
+    "planning/plan",
+    "planning/prerequisites",
+    "planning/viability",
     "reboot",
-    "status",
-    "support",
+    "reporting/status",
 )
-RAISING = ("apply", "host", "lock", "record", "vfio")
+RAISING = (
+    "effects/apply",
+    "effects/drivers",
+    "effects/tools",
+    "errors",
+    "naming",
+    "state/record",
+    "state/stuck",
+    "system/commands",
+    "system/lock",
+)
 # What these modules say elsewhere than in a status.
 ELSEWHERE = {
     "a hook of",  # the purpose of a lock
@@ -182,7 +183,7 @@ def test_every_status_is_documented():
 def test_documented_statuses_are_spoken():
     """The other way round: nothing is documented that the code does not say any more."""
     said = " ".join(plain(template) for _, template in spoken())
-    said += " ".join(plain(text) for text in templates(parse(SOURCE / "spec.py")))
+    said += " ".join(plain(text) for text in templates(parse(SOURCE / "config/devices.py")))
     table_rows = re.findall(r"(?m)^\| .+ \|$", read("reference/statuses.md"))
     messages = []
     for row in table_rows:
@@ -218,11 +219,11 @@ def test_each_has_its_section(page: str, names: list[str]):
 
 
 def test_keys_of_devices_are_documented():
-    assert first_column("reference/devices.md", "keys") == list(spec._KEYS)
+    assert first_column("reference/devices.md", "keys") == list(devices._KEYS)
 
 
 def test_refusals_are_documented():
-    tree = parse(SOURCE / "claims.py")
+    tree = parse(SOURCE / "planning/claims.py")
     rules = {
         argument.value
         for call in calls(tree, r"^(refuse|Refusal)$")
@@ -230,7 +231,7 @@ def test_refusals_are_documented():
         if isinstance(argument, ast.Constant)
     }
     documented = first_column("reference/devices.md", "refusals")
-    assert set(documented[:-1]) == {*rules, claimable.NOT_VIABLE}
+    assert set(documented[:-1]) == {*rules, viability.NOT_VIABLE}
     assert "guards.md" in documented[-1]
 
 
@@ -242,12 +243,12 @@ def test_guards_are_documented():
 def owned_paths() -> list[str]:
     """Every path that the charm may write, in the names of the documentation."""
     app = "APPLICATION"
-    paths = [file.path for file in boot.owned_files("x")]
-    paths += [nova.path_of("x"), *nrpe.owned_files("x"), nrpe._report_path("x")]
+    paths = [file.path for file in boot_files.owned_files("x")]
+    paths += [nova_lines.path_of("x"), *nrpe.owned_files("x"), nrpe._report_path("x")]
     named = [path.replace("pci-passthrough-x", "NAME") for path in paths]
     named = [path.replace("pci_passthrough_x", "NAME") for path in named]
-    paths = [f"{record.DIRECTORY}/{app}.json", lock.PATH, initramfs.CACHE, vfio.STUCK]
-    return [*named, *paths, memory._path("UNIT")]
+    paths = [f"{record.DIRECTORY}/{app}.json", lock.PATH, initramfs.CACHE, stuck.PATH]
+    return [*named, *paths, settled._path("UNIT")]
 
 
 def test_every_owned_file_is_documented_and_no_other():
@@ -318,14 +319,14 @@ def test_fields_of_list_devices_are_documented(seed_host: hosttree.HostTree):
 
 
 def test_fields_of_plan_are_documented(seed_host: hosttree.HostTree):
-    described = report.describe_plan(survey(seed_host, "10de:1bb0"))
+    described = plan_text.describe_plan(survey(seed_host, "10de:1bb0"))
     assert first_column("reference/action-results.md", "plan") == list(described)
 
 
 def list_cards(tree: hosttree.HostTree) -> list[str]:
     described = inventory.describe(tree.root, pci.read(tree.root))
     shown = [row for row in described if row["id"].startswith("10de:")]
-    return listing.format_tree(shown).splitlines()
+    return inventory_tree.format_tree(shown).splitlines()
 
 
 def test_tutorial_shows_the_real_lists(seed_host: hosttree.HostTree):
@@ -344,17 +345,17 @@ def reboot_with_groups(tree: hosttree.HostTree) -> None:
 
 
 def test_guide_shows_the_real_leftovers(seed_host: hosttree.HostTree):
-    from unit import test_migration
+    from unit.reporting import test_leftovers
 
-    userdata = test_migration.GUIDE
+    userdata = test_leftovers.GUIDE
     for name, text in (
-        ("$BASE64_ENCODED_RC_LOCAL", test_migration.GUIDE_RC_LOCAL),
-        ("$BASE64_ENCODED_DEFAULT_GRUB", test_migration.GUIDE_DEFAULT_GRUB),
+        ("$BASE64_ENCODED_RC_LOCAL", test_leftovers.GUIDE_RC_LOCAL),
+        ("$BASE64_ENCODED_DEFAULT_GRUB", test_leftovers.GUIDE_DEFAULT_GRUB),
     ):
-        userdata = userdata.replace(name, test_migration.encode(text))
-    test_migration.run_cloud_init(seed_host.root, userdata)
-    leftovers = migration.find(seed_host.root)
-    text = report.plan_text(survey(seed_host, "gpu=10de:1bb0@0000:83:00.0"), leftovers)
+        userdata = userdata.replace(name, test_leftovers.encode(text))
+    test_leftovers.run_cloud_init(seed_host.root, userdata)
+    leftovers = hand_made.find(seed_host.root)
+    text = plan_text.plan_text(survey(seed_host, "gpu=10de:1bb0@0000:83:00.0"), leftovers)
     shown = text[text.index("left over") :].splitlines()
     assert find_marked("how-to/leave-cloudinit-userdata.md", "leftovers") == shown
 
@@ -389,12 +390,12 @@ def check_names(function: ast.FunctionDef) -> set[str]:
 def test_every_check_has_its_entry():
     """A check's name is a word, and perhaps what it is about: ``driver 0000:83:00.0``."""
     found = set()
-    for path in SOURCE.glob("*.py"):
+    for path in SOURCE.rglob("*.py"):
         for function in ast.walk(parse(path)):
             if isinstance(function, ast.FunctionDef):
                 found |= check_names(function)
-    # What _rebuilt in verify.py goes through.
-    found |= {boot.INITRAMFS, boot.GRUB}
+    # What _rebuilt in checklist.py goes through.
+    found |= {boot_files.INITRAMFS, boot_files.GRUB}
     assert sorted(found) == sorted(headings("how-to/verify-is-red.md"))
 
 

@@ -8,19 +8,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hosttree
 import pytest
-from hosttree import kernel as model
-from unit import made, uses
-from unit.fakekernel import CLAIMED, GPUS, FakeKernel, FakeTools
+from harness import hosttree, made, uses
+from harness.fakekernel import CLAIMED, GPUS, FakeKernel, FakeTools
+from harness.hosttree import kernel as model
 
-from passthrough import PassthroughError, boot, files, reconcile, status
+from passthrough import reconcile
+from passthrough.errors import PassthroughError
+from passthrough.planning import boot_files
+from passthrough.reporting import status
+from passthrough.system import files
 
 INIT_TOP = "etc/initramfs-tools/scripts/init-top/pci-passthrough"
 GRUB = "etc/default/grub.d/95-pci-passthrough.cfg"
 MODULES = "etc/modules-load.d/pci-passthrough.conf"
 RULES = "etc/udev/rules.d/60-pci-passthrough.rules"
-FEEDS = {file.path: file.feeds for file in boot.owned_files("pci-passthrough")}
+FEEDS = {file.path: file.feeds for file in boot_files.owned_files("pci-passthrough")}
 
 Run = Callable[..., reconcile.Result]
 

@@ -18,15 +18,20 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import hosttree
 import hypothesis
 import pytest
-from hosttree.kernel import DEVICES
+from harness import hosttree, killing, made, uses
+from harness.fakekernel import GPU_BUSES, NVME_ID, FakeKernel, FakeTools
+from harness.hosttree.kernel import DEVICES
 from hypothesis import stateful, strategies
-from unit import killing, made, uses
-from unit.fakekernel import GPU_BUSES, NVME_ID, FakeKernel, FakeTools
 
-from passthrough import PassthroughError, boot, bounded, options, reboot, reconcile, record
+from passthrough import reboot, reconcile
+from passthrough.config import options
+from passthrough.effects import reboot_request
+from passthrough.errors import PassthroughError
+from passthrough.planning import boot_files
+from passthrough.state import record
+from passthrough.system import timed_write
 
 pytestmark = pytest.mark.faults
 
@@ -78,7 +83,7 @@ FUNCTIONS = strategies.sampled_from(CARDS)
 CHANGES = strategies.tuples(
     CONFIGS, strategies.none() | FUNCTIONS, strategies.sampled_from([True, True, False])
 )
-OWNED = [file.path for file in boot.owned_files(APPLICATION)]
+OWNED = [file.path for file in boot_files.owned_files(APPLICATION)]
 # What has to have happened in the end: a machine in which it does not proves nothing about it.
 NOTABLE = ("reboot", "reboot in vain", "mounted meanwhile", "allowed in use", "removed")
 
@@ -125,7 +130,7 @@ class Life:
                 self.seen["removed"] += had_files
             else:
                 self.seen["mounted meanwhile"] += DISK in failed and self.is_mounted
-                verdict = reboot.arrange(self.tree.root, result.survey, failed)
+                verdict = reboot_request.arrange(self.tree.root, result.survey, failed)
         except (PassthroughError, OSError):
             assert self.tools.failing or not self.kernel.is_kind, "nothing was wrong"
         assert {each: self.tree.driver_of(each) for each in self.holds} == held
@@ -359,7 +364,7 @@ def machine_of(make_life: Callable[[], Life]) -> type[stateful.RuleBasedStateMac
 def test_every_life_ends_where_a_fresh_install_ends(
     make_host: Callable[..., hosttree.HostTree], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(bounded, "write", killing.write_in_process)
+    monkeypatch.setattr(timed_write, "write", killing.write_in_process)
     seen: collections.Counter[str] = collections.Counter()
 
     def make_life() -> Life:

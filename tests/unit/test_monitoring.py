@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 
-import hosttree
 import ops
 import pytest
+from harness import hosttree
+from harness.fakekernel import GPUS, FakeKernel, FakeTools
 from ops import testing
-from unit.fakekernel import GPUS, FakeKernel, FakeTools
 from unit.test_charm import PRINCIPAL
 
 import charm
 import monitoring
-from passthrough import host, nrpe
+from passthrough.effects import nrpe
+from passthrough.effects import tools as host_tools
 
 NRPE = testing.SubordinateRelation(monitoring.ENDPOINT, remote_app_name="nrpe")
 REPORT = f"{nrpe.REPORTS}/pci_passthrough.nrpe"
@@ -54,7 +55,7 @@ def unit(
     del kernel
     (tree.root / nrpe.CONFIGURATION).mkdir(parents=True)
     monkeypatch.setattr(charm, "ROOT", tree.root)
-    monkeypatch.setattr(host, "HostTools", lambda: tools)
+    monkeypatch.setattr(host_tools, "HostTools", lambda: tools)
     return Unit(tree)
 
 
@@ -93,7 +94,7 @@ def test_a_pending_reboot_is_a_warning_then_all_is_well_then_drift_is_critical(
 
     unit.tree.bind("0000:83:00.0", "nouveau")
     # A hook would mend it; here it cannot.
-    monkeypatch.setattr("passthrough.vfio.bind", _refuse)
+    monkeypatch.setattr("passthrough.effects.drivers.bind", _refuse)
     unit.run("update_status")
     code, text = unit.report.splitlines()
     assert code == "2"
@@ -101,10 +102,10 @@ def test_a_pending_reboot_is_a_warning_then_all_is_well_then_drift_is_critical(
 
 
 def _refuse(root: object, address: str, *_: object) -> bool:
-    from passthrough import vfio
+    from passthrough import errors
 
     del root
-    raise vfio.BindError(address, "vfio-pci did not take it")
+    raise errors.BindError(address, "vfio-pci did not take it")
 
 
 def test_a_bad_option_is_critical_with_the_reason(unit: Unit):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import hosttree
 import pytest
-from unit import made
-from unit.fakekernel import CLAIMED, GPUS, FakeKernel, FakeTools
+from harness import hosttree, made
+from harness.fakekernel import CLAIMED, GPUS, FakeKernel, FakeTools
 
-from passthrough import PassthroughError, bounded, rebind, reconcile, surveying, vfio
+from passthrough import errors, rebind, reconcile
+from passthrough import survey as surveying
+from passthrough.errors import PassthroughError
+from passthrough.system import timed_write
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def test_a_function_that_a_guest_holds_is_left_alone_and_the_rest_is_done(bound,
     done = ask(bound, tools)
     assert {address for address, error in done.items() if error} == {"0000:83:00.0", "0000:83:00.1"}
     for error in (done["0000:83:00.0"], done["0000:83:00.1"]):
-        assert isinstance(error, vfio.InUseError)
+        assert isinstance(error, errors.InUseError)
         assert "a guest holds it" in str(error)
         assert "4711" in str(error)
     assert unbound(kernel) == ["0000:84:00.0", "0000:84:00.1"]
@@ -64,10 +66,10 @@ def test_behind_a_driver_that_sleeps_nothing_is_touched(
     bound, kernel, tools, monkeypatch: pytest.MonkeyPatch
 ):
     asked: list[str] = []
-    monkeypatch.setattr(bounded, "write", lambda path, text, *_: asked.append(text) or 5001)
+    monkeypatch.setattr(timed_write, "write", lambda path, text, *_: asked.append(text) or 5001)
     done = ask(bound, tools)
     assert asked == ["0000:83:00.0"]
-    assert isinstance(done["0000:83:00.0"], vfio.StuckError)
+    assert isinstance(done["0000:83:00.0"], errors.StuckError)
     assert [str(done[each]) for each in CLAIMED[1:]] == [
         f"{each}: left alone, as 0000:83:00.0 does not come loose" for each in CLAIMED[1:]
     ]

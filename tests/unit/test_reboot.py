@@ -8,20 +8,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hosttree
 import pytest
-from unit import made
-from unit.fakekernel import GPUS, FakeKernel, FakeTools
+from harness import hosttree, made
+from harness.fakekernel import GPUS, FakeKernel, FakeTools
 
-from passthrough import (
-    guests,
-    reboot,
-    reconcile,
-    record,
-    status,
-    surveying,
-)
+from passthrough import reboot, reconcile
+from passthrough import survey as surveying
+from passthrough.effects import reboot_request
+from passthrough.host import guests
 from passthrough.reboot import Action
+from passthrough.reporting import status
+from passthrough.state import record
 
 APPLICATION = "pci-passthrough"
 
@@ -42,7 +39,7 @@ class Unit:
         result = reconcile.reconcile(
             self.tree.root, APPLICATION, wanted, self.tools, lambda said: None
         )
-        verdict = reboot.arrange(self.tree.root, result.survey, result.outcome.failed)
+        verdict = reboot_request.arrange(self.tree.root, result.survey, result.outcome.failed)
         found = status.summarize(result.survey, result.outcome.failed, verdict)
         self.status = f"{found.kind}: {found.message}"
         return verdict
@@ -197,7 +194,7 @@ def test_whoever_only_looks_says_what_the_next_hook_does(unit: Unit):
     unit.hook()
     before = unit.asked
     survey = surveying.survey(unit.tree.root, APPLICATION, made.wanted(**unit.config))
-    assert reboot.look(unit.tree.root, survey) == reboot.Verdict(
+    assert reboot_request.look(unit.tree.root, survey) == reboot.Verdict(
         Action.WAIT,
         "the next hook reboots the host: the IOMMU is off until the kernel starts with"
         " intel_iommu=on",

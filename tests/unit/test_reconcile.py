@@ -5,13 +5,17 @@ from __future__ import annotations
 import os
 import stat
 
-import hosttree
 import pytest
-from unit import fakekernel, made, uses
-from unit.fakekernel import CLAIMED, GPUS, OWNED
+from harness import fakekernel, hosttree, made, uses
+from harness.fakekernel import CLAIMED, GPUS, OWNED
 
-from passthrough import fields, options, reconcile, record, status, support, surveying
-from passthrough.status import Status
+from passthrough import errors, reconcile
+from passthrough import survey as surveying
+from passthrough.config import options
+from passthrough.planning import prerequisites
+from passthrough.reporting import status
+from passthrough.reporting.status import Status
+from passthrough.state import record
 
 NATIVE = {
     "0000:83:00.0": "nouveau",
@@ -180,7 +184,7 @@ class TestNothingToDo:
     ):
         tree.function("0000:05:00.0", "144d:a808", 0x010802, driver="nvme")
         before = tree.snapshot("etc", "var")
-        with pytest.raises(fields.OptionError, match="is on nvme and not claimed"):
+        with pytest.raises(errors.OptionError, match="is on nvme and not claimed"):
             unit.hook(GPUS, blacklist_drivers="nvidiafb, nvme")
         assert tree.snapshot("etc", "var") == before
         assert unit.tools.calls == []
@@ -196,7 +200,7 @@ class TestNothingToDo:
 
     def test_a_device_under_two_items_stops_everything(self, ready: Unit, tree, kernel):
         before = tree.snapshot("etc", "var")
-        with pytest.raises(fields.OptionError, match=r"0000:84:00.0 is claimed by item 1 \(a="):
+        with pytest.raises(errors.OptionError, match=r"0000:84:00.0 is claimed by item 1 \(a="):
             ready.hook("a=10de:1bb0, b=10de:1bb0@84:00.0")
         assert tree.snapshot("etc", "var") == before
         assert kernel.drivers() == READY
@@ -204,7 +208,9 @@ class TestNothingToDo:
     def test_a_host_that_cannot_is_left_alone(self, make_host):
         tree = make_host(iommu_table=None)
         before = tree.snapshot("etc", "var")
-        with pytest.raises(support.UnsupportedHostError, match="the firmware offers no IOMMU"):
+        with pytest.raises(
+            prerequisites.UnsupportedHostError, match="the firmware offers no IOMMU"
+        ):
             Unit(tree, fakekernel.FakeTools(tree)).hook(GPUS)
         assert tree.snapshot("etc", "var") == before
 

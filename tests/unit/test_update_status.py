@@ -11,14 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import hosttree
 import ops
 import pytest
+from harness import hosttree
+from harness.fakekernel import CLAIMED, GPUS, OWNED, FakeKernel
 from ops import testing
-from unit.fakekernel import CLAIMED, GPUS, OWNED, FakeKernel
 from unit.test_charm import PRINCIPAL, Unit, ready, unit
 
-from passthrough import files, reconcile, record
+from passthrough import reconcile
+from passthrough.state import record
+from passthrough.system import files
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -240,20 +242,20 @@ def test_a_forged_memory_can_hide_a_change_but_writes_none(
     settled: Unit, tree: hosttree.HostTree, monkeypatch: pytest.MonkeyPatch
 ):
     """Whoever can write it is root; still no byte of theirs gets into a file."""
-    from passthrough import render
+    from passthrough.planning import templates
 
     right = tree.read(DROP_IN)
     seen: list[dict[str, Any]] = []
-    real = render._trace
+    real = templates._trace
 
     def spy(template: str, context: Any, content: str) -> str:
         seen.append({"template": template, "context": dict(context)})
         return real(template, context, content)
 
-    monkeypatch.setattr(render, "_trace", spy)
+    monkeypatch.setattr(templates, "_trace", spy)
     settled.run("update_status")
     context = next(each["context"] for each in seen if each["template"] == "modules-load.conf.j2")
-    known = render.learned()
+    known = templates.learned()
     known["modules-load.conf.j2"] = real("modules-load.conf.j2", context, "# forged\n")
     spoil(remembered(settled, tree), rendered=known)
     tree.write(DROP_IN, "# forged\n")
@@ -310,7 +312,7 @@ def test_what_changes_a_host_is_imported_by_hooks_that_do():
         check=True,
     )
     loaded = set(done.stdout.split())
-    assert "passthrough.surveying" in loaded
+    assert "passthrough.survey" in loaded
     heavy = {"actions", "jinja2", "charmhelpers", "charms.pci_passthrough.v0.nova_pci"}
-    acting = {"apply", "host", "nrpe", "reconcile", "verify"}
+    acting = {"effects", "reconcile", "reporting.verify"}
     assert loaded & {*heavy, *(f"passthrough.{name}" for name in acting)} == set()

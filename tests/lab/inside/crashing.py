@@ -121,14 +121,20 @@ class Host:
         sys.path[:0] = [str(charm / "src"), str(charm / "lib"), *map(str, packages)]
         from charmhelpers.core import kernel  # noqa: F401 - slow: once, not in every run
 
-        from passthrough import boot, bounded, files, host, options, pci, reconcile, record, vfio
+        from passthrough import reconcile
+        from passthrough.config import options
+        from passthrough.effects import drivers, tools
+        from passthrough.host import pci
+        from passthrough.planning import boot_files
+        from passthrough.state import record
+        from passthrough.system import commands, files, timed_write
 
-        self._boot, self._files, self._options, self._pci = boot, files, options, pci
-        self._host: Any = host
-        self._reconcile, self._record, self._vfio = reconcile, record, vfio
-        self._run_command = host.run
+        self._boot, self._files, self._options, self._pci = boot_files, files, options, pci
+        self._tools, self._commands = tools, commands
+        self._reconcile, self._record, self._vfio = reconcile, record, drivers
+        self._run_command = commands.run
         # A child of the process that is killed would go on without it.
-        bounded.write = lambda path, text, seconds, do: do(path, text)
+        timed_write.write = lambda path, text, seconds, do: do(path, text)
 
     def run(self, config: dict[str, str], wanted: Callable[[int, str], bool]) -> bool:
         """Reconcile in a child process; return whether it was killed.
@@ -141,9 +147,9 @@ class Host:
             code = 1
             try:
                 killer = Killer(wanted)
-                self._host.run = functools.partial(self._remember, killer)
+                self._commands.run = functools.partial(self._remember, killer)
                 options = self._options.parse(config)
-                tools = self._host.HostTools()
+                tools = self._tools.HostTools()
                 self._reconcile.reconcile(ROOT, APPLICATION, options, tools, lambda said: None)
                 code = 0
             except BaseException:
@@ -202,7 +208,7 @@ class Host:
         return path.read_text() if path.exists() else None
 
     def _remember(self, killer: Killer, command: tuple[str, ...], *rest: Any) -> tuple[str, ...]:
-        """Stand in for `host.run`: what a long command made of the same input is made again."""
+        """Stand in for `commands.run`: what a long command made of the same input is made again."""
         if command[0] not in MEMORABLE:
             return self._run_command(command, *rest)
         killer.step(f"run {command[0]}")

@@ -10,7 +10,7 @@ import pathlib
 import subprocess
 import sys
 
-from passthrough import vfio
+from passthrough.effects import drivers
 
 OPEN = """
 import errno, os, sys
@@ -31,16 +31,16 @@ def main(group_node: str, address: str) -> None:
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         seen[moment] = done.stdout.strip()
 
-    unbind = vfio._unbind
+    unbind = drivers._unbind
 
     def watched(root: pathlib.Path, which: str) -> None:
         try_to_open("before the unbind")
         unbind(root, which)
         try_to_open("after the unbind")
 
-    vfio._unbind = watched
+    drivers._unbind = watched
     try_to_open("at first")
-    vfio.rebind(pathlib.Path("/"), address)
+    drivers.rebind(pathlib.Path("/"), address)
     try_to_open("at last")
     print(json.dumps(seen))
 

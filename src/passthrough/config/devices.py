@@ -1,0 +1,245 @@
+"""What the operator asked for: parse and validate the ``devices`` option."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import fnmatch
+import functools
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from passthrough import pci_address
+from passthrough.config import values
+from passthrough.errors import OptionError
+from passthrough.system.quoting import show
+
+MAX_ITEMS = 256
+MAX_LENGTH = 1 << 20
+
+_GRAMMAR = "[ALIAS=]VENDOR:PRODUCT[@ADDRESS]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Item:
+    """One entry of ``devices``: a model, narrowed by addresses, and what Nova is told of it.
+
+    ``vendor`` and ``product`` are four lower-case hex digits. ``addresses`` are lower-case
+    shell-style globs with a domain; none means anywhere. None stands for "not given".
+    """
+
+    position: int
+    vendor: str
+    product: str
+    addresses: tuple[str, ...] = ()
+    alias: str | None = None
+    device_type: str | None = None
+    numa_policy: str | None = None
+    resource_class: str | None = None
+    traits: tuple[str, ...] = ()
+    live_migratable: bool | None = None
+    managed: bool | None = None
+    companions: bool = True
+    allow_in_use: bool = False
+
+    @property
+    def id(self) -> str:
+        """``vendor:product``, the way lspci prints it."""
+        return f"{self.vendor}:{self.product}"
+
+    @property
+    def exact_addresses(self) -> tuple[str, ...]:
+        """The addresses that name one function rather than a pattern."""
+        return tuple(address for address in self.addresses if pci_address.is_exact(address))
+
+    def covers(self, address: str) -> bool:
+        """Tell whether the item's addresses admit ``address`` (the id is not looked at)."""
+        if not self.addresses:
+            return True
+        return any(_matcher(pattern).fullmatch(address) for pattern in self.addresses)
+
+    def __str__(self) -> str:
+        name = f"{self.alias}={self.id}" if self.alias else self.id
+        return f"{name}@{','.join(self.addresses)}" if self.addresses else name
+
+
+@dataclasses.dataclass(frozen=True)
+class Spec:
+    """The whole ``devices`` option, in the operator's order."""
+
+    items: tuple[Item, ...] = ()
+
+    def aliases(self) -> dict[str, tuple[Item, ...]]:
+        """The items behind each alias, sorted by alias; items without one are left out."""
+        found: dict[str, list[Item]] = {}
+        for item in self.items:
+            if item.alias:
+                found.setdefault(item.alias, []).append(item)
+        return {alias: tuple(found[alias]) for alias in sorted(found)}
+
+
+def parse(text: str) -> Spec:
+    """Parse the ``devices`` option, in its short or its YAML form.
+
+    Args:
+        text: items ``[ALIAS=]VENDOR:PRODUCT[@ADDRESS]`` separated by commas, spaces or newlines,
+            or a YAML list of such strings and/or mappings. Empty text asks for nothing.
+
+    Returns:
+        The items, in the order given.
+
+    Raises:
+        OptionError: naming the item and the way out, for anything that is not accepted.
+    """
+    if len(text) > MAX_LENGTH:
+        raise OptionError("devices", f"{len(text)} characters; at most {MAX_LENGTH} are accepted")
+    stripped = text.strip()
+    if stripped.startswith(("-", "[")):
+        entries = _load_yaml(text)
+    else:
+        entries = [entry for entry in re.split(r"[,\s]+", stripped) if entry]
+    if len(entries) > MAX_ITEMS:
+        raise OptionError(
+            "devices",
+            f"there are {len(entries)}, and at most {MAX_ITEMS} are accepted. One item by id"
+            " alone, or with an address glob such as 0000:8[34]:00.0, covers many devices",
+            f"item {MAX_ITEMS + 1} {show(entries[MAX_ITEMS])}",
+        )
+    items = tuple(_parse_entry(entry, number) for number, entry in enumerate(entries, 1))
+    _check_repeats(items)
+    spec = Spec(items)
+    _check_aliases(spec)
+    return spec
+
+
+@functools.lru_cache(maxsize=1024)
+def _matcher(pattern: str) -> re.Pattern[str]:
+    return re.compile(fnmatch.translate(pattern))
+
+
+def _load_yaml(text: str) -> list[object]:
+    import yaml  # only the long form pays for it
+
+    class Loader(yaml.BaseLoader):
+        # BaseLoader keeps every scalar a string: YAML 1.1 reads the address 0000:03:00.0 as a
+        # number in base 60. Every mapping comes through here, whatever tag it wears.
+        def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+            counts = collections.Counter(
+                key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)
+            )
+            repeated = sorted(key for key, count in counts.items() if count > 1)
+            if repeated:
+                raise OptionError(
+                    "devices",
+                    f"the key {show(repeated[0])} stands twice; YAML would keep only one of them",
+                    f"mapping at line {node.start_mark.line + 1}",
+                )
+            return super().construct_mapping(node, deep)
+
+    try:
+        loaded = yaml.load(text, Loader=Loader)  # noqa: S506 - BaseLoader builds only text
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" at line {mark.line + 1}" if mark else ""
+        problem = show(getattr(error, "problem", None) or str(error))
+        raise OptionError("devices", f"not readable as YAML{where}: {problem}") from error
+    except RecursionError as error:
+        raise OptionError("devices", "not readable as YAML: nested too deeply") from error
+    if not isinstance(loaded, list):
+        raise OptionError("devices", "the YAML form is a list of items, each behind a dash")
+    return loaded
+
+
+def _parse_entry(entry: object, number: int) -> Item:
+    label = f"item {number} {show(entry)}"
+    try:
+        if isinstance(entry, str):
+            return _parse_short(entry, number)
+        if isinstance(entry, Mapping):
+            return _parse_mapping(entry, number)
+        raise ValueError(f"neither {_GRAMMAR} nor a mapping")
+    except ValueError as error:
+        raise OptionError("devices", str(error), label) from error
+
+
+def _parse_short(text: str, number: int) -> Item:
+    name, equals, rest = text.rpartition("=")
+    identity, at, address = rest.partition("@")
+    if at and not address:
+        raise ValueError(f"no address behind the @; write {_GRAMMAR}")
+    if equals and not name:
+        raise ValueError(f"no alias before the =; write {_GRAMMAR}")
+    vendor, product = values.read_id(identity)
+    return Item(
+        position=number,
+        vendor=vendor,
+        product=product,
+        addresses=(values.read_address(address),) if at else (),
+        alias=values.read_alias(name) if equals else None,
+    )
+
+
+# One row a key of the YAML form: the field of Item it fills, and its reader.
+_KEYS: dict[str, tuple[str, Callable[[object], object]]] = {
+    "alias": ("alias", values.read_alias),
+    "id": ("id", values.read_id),
+    "address": ("addresses", values.read_addresses),
+    "device-type": ("device_type", values.read_device_type),
+    "numa-policy": ("numa_policy", values.read_numa_policy),
+    "resource-class": ("resource_class", values.read_custom_name),
+    "traits": ("traits", values.read_traits),
+    "live-migratable": ("live_migratable", values.read_bool),
+    "managed": ("managed", values.read_bool),
+    "companions": ("companions", values.read_bool),
+    "allow-in-use": ("allow_in_use", values.read_bool),
+}
+
+
+def _parse_mapping(entry: Mapping[object, object], number: int) -> Item:
+    unknown = sorted(show(key) for key in entry if key not in _KEYS)
+    if unknown:
+        raise ValueError(f"unknown key {unknown[0]}; the keys are {', '.join(_KEYS)}")
+    if "id" not in entry:
+        raise ValueError(
+            "no id; every item needs VENDOR:PRODUCT, so that a card that moved to another slot"
+            " is never taken for another"
+        )
+    read: dict[str, Any] = {}
+    for key, value in entry.items():
+        field, reader = _KEYS[str(key)]
+        try:
+            read[field] = reader(value)
+        except ValueError as error:
+            raise ValueError(f"{key}: {error}") from error
+    vendor, product = read.pop("id")
+    return Item(position=number, vendor=vendor, product=product, **read)
+
+
+def _check_repeats(items: tuple[Item, ...]) -> None:
+    seen: dict[tuple[str, str], Item] = {}
+    for item in items:
+        for address in item.addresses or ("",):
+            first = seen.setdefault((item.id, address), item)
+            if first is not item:
+                raise OptionError(
+                    "devices",
+                    f"repeats item {first.position} ({first}); a device can be claimed once",
+                    f"item {item.position} {show(str(item))}",
+                )
+
+
+def _check_aliases(spec: Spec) -> None:
+    """Refuse what Nova refuses: one alias whose items differ in device type or NUMA policy."""
+    for alias, items in spec.aliases().items():
+        for item in items[1:]:
+            for name in ("device_type", "numa_policy"):
+                ours, theirs = getattr(item, name), getattr(items[0], name)
+                if ours != theirs:
+                    key = name.replace("_", "-")
+                    raise OptionError(
+                        "devices",
+                        f"{key} is {ours or 'not set'}, but item {items[0].position} of the same"
+                        f" alias says {theirs or 'not set'}; Nova wants one {key} per alias",
+                        f"item {item.position} alias {alias}",
+                    )

@@ -1,0 +1,1 @@
+"""The only writers: drivers, files of the host, services, reboots."""

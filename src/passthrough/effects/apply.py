@@ -1,0 +1,232 @@
+"""Carry out a plan, in an order that a crash at any point leaves mendable by the next run.
+
+What feeds a rebuild is written and rebuilt as one step: when any of it fails, the files are put
+back, so that what stands in /etc is what boots. The record says DIRTY from before the first file
+of a step is touched until its rebuild is done, so that a step which did not end is done again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from passthrough import errors
+from passthrough.effects import drivers
+from passthrough.effects.tools import Tools
+from passthrough.errors import PassthroughError
+from passthrough.nova import lines as nova_lines
+from passthrough.planning import boot_files
+from passthrough.planning.plan import Binding, FileChange, Plan
+from passthrough.state import record
+from passthrough.state.record import Record
+from passthrough.system import files
+
+_PUT_BACK = "the files that belong together were put back, and the next hook tries again"
+
+
+class ApplyError(PassthroughError):
+    """A file cannot be written, by us or by a rebuild; what belongs to it is as it was before."""
+
+    def __init__(self, what: str, error: OSError):
+        super().__init__(f"{what}: {error.strerror}; {_PUT_BACK}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run did and what it could not do.
+
+    ``did`` are sentences for the log. ``failed`` maps the address of a function that did not
+    change its driver to the error. ``repaired`` are sentences on what somebody else had changed.
+    """
+
+    did: tuple[str, ...] = ()
+    failed: Mapping[str, errors.BindError] = dataclasses.field(default_factory=dict)
+    repaired: tuple[str, ...] = ()
+
+
+def apply(
+    root: Path,
+    application: str,
+    plan: Plan,
+    present: Record,
+    tools: Tools,
+    progress: Callable[[str], object],
+    look_again: Callable[[], Container[str]],
+) -> Outcome:
+    """Carry out ``plan`` on the host at ``root``.
+
+    Args:
+        root: ``/`` on a real host.
+        application: the Juju application.
+        plan: what to do; an empty plan touches nothing.
+        present: the application's record as it is now.
+        tools: how to rebuild and to load modules.
+        progress: told, in words, of everything that is done.
+        look_again: gives the functions that are claimed on the host as it is by then. It is asked
+            before any is bound behind a rebuild: within those minutes a disk may have been mounted.
+
+    Returns:
+        What was done. Functions that could not be bound or given back are in it, not raised: each
+        was left with a driver, and stays in the record.
+
+    Raises:
+        PassthroughError: when a rebuild fails or a file cannot be written; the files that fed it
+            are as they were before, and the next run tries again. Or as ``look_again`` does.
+        OSError: when the record cannot be written; nothing was touched after it.
+    """
+    did: list[str] = []
+
+    def report(sentence: str) -> None:
+        did.append(sentence)
+        progress(sentence)
+
+    owned = [file.path for file in boot_files.owned_files(application)]
+    files.sweep(root / path for path in (*owned, nova_lines.path_of(application)))
+    # Functions enter the record before they are touched and leave it after they are given back.
+    before, everything = present.taken, {**present.taken, **plan.record.taken}
+    unknown = dict.fromkeys(plan.rebuild, record.DIRTY)
+    present = dataclasses.replace(
+        present, taken=everything, activated={**present.activated, **unknown}
+    )
+    record.write(root, application, present)
+    for what in plan.rebuild:
+        changes = [change for change in plan.files if change.file.feeds == what]
+        with _put_back_on_failure(root, changes, report):
+            _write_files(root, changes, report)
+            _rebuild(tools, what, report)
+        present = _mark_rebuilt(present, plan, what)
+        record.write(root, application, present)
+    rest = [change for change in plan.files if change.file.feeds not in plan.rebuild]
+    with _put_back_on_failure(root, rest, report):
+        _write_files(root, rest, report)
+    for folder in boot_files.owned_folders(application):
+        files.drop_empty(root / folder)
+    barred = _bar(plan.bind, look_again()) if plan.rebuild and plan.bind else ()
+    failed = _change_drivers(root, plan, barred, tools, report)
+    taken = {
+        **plan.record.taken,
+        **{each: everything[each] for each in failed if each not in plan.record.taken},
+    }
+    # What is left to do may ask for a reboot, and is to remember one that was in vain.
+    reboot = present.reboot if failed else plan.record.reboot
+    record.write(root, application, dataclasses.replace(plan.record, taken=taken, reboot=reboot))
+    repaired = [_describe(change) for change in plan.files if change.drifted]
+    if not plan.rebuild:
+        repaired += [
+            f"{each.address} was on {each.current or 'no driver'}"
+            for each in plan.bind
+            if each.address in before and each.address not in failed
+        ]
+    return Outcome(tuple(did), failed, tuple(repaired))
+
+
+def _mark_rebuilt(present: Record, plan: Plan, what: str) -> Record:
+    activated = {key: value for key, value in present.activated.items() if key != what}
+    if what in plan.record.activated:
+        activated[what] = plan.record.activated[what]
+    return dataclasses.replace(present, activated=activated)
+
+
+def _write_files(
+    root: Path, changes: Iterable[FileChange], report: Callable[[str], object]
+) -> None:
+    for change in changes:
+        try:
+            files.ensure(root / change.file.path, change.file.content, change.file.mode)
+        except OSError as error:
+            raise ApplyError(f"/{change.file.path} cannot be {_verb(change)}", error) from error
+        report(f"/{change.file.path}: {_verb(change)}")
+
+
+def _rebuild(tools: Tools, what: str, report: Callable[[str], object]) -> None:
+    try:
+        tools.rebuild(what, report)
+    except OSError as error:
+        raise ApplyError(
+            f"{what} was not rebuilt: {error.filename or 'the disk'}", error
+        ) from error
+
+
+@contextlib.contextmanager
+def _put_back_on_failure(
+    root: Path, changes: Iterable[FileChange], report: Callable[[str], object]
+) -> Iterator[None]:
+    try:
+        yield
+    except (PassthroughError, OSError):
+        for change in changes:
+            old = change.old or files.Present("", change.file.mode)
+            content = change.old.content if change.old else None
+            try:
+                if files.ensure(root / change.file.path, content, old.mode):
+                    report(f"/{change.file.path}: put back")
+            except OSError as error:
+                # The record says that this step is not done: the next run mends it.
+                report(f"/{change.file.path}: could not be put back: {error.strerror}")
+        raise
+
+
+def _verb(change: FileChange) -> str:
+    return "removed" if change.file.content is None else "written"
+
+
+def _describe(change: FileChange) -> str:
+    if change.old is None:
+        return f"/{change.file.path} was missing"
+    return (
+        f"/{change.file.path} had been {'left behind' if change.file.content is None else 'edited'}"
+    )
+
+
+def _bar(bind: Iterable[Binding], claimed: Container[str]) -> tuple[errors.PostponedError, ...]:
+    """What is not to be bound although it was to be when the plan was made."""
+    return tuple(
+        errors.PostponedError(
+            each.address, "left alone, as it cannot be claimed any more since the rebuild"
+        )
+        for each in bind
+        if each.address not in claimed
+    )
+
+
+def _change_drivers(
+    root: Path,
+    plan: Plan,
+    barred: tuple[errors.PostponedError, ...],
+    tools: Tools,
+    report: Callable[[str], object],
+) -> dict[str, errors.BindError]:
+    """Change one driver after the other, but for what is ``barred``; tell what did not change."""
+    failed: dict[str, errors.BindError] = {}
+
+    def leave(error: errors.BindError) -> None:
+        failed[error.address] = error
+        report(f"not changed: {error}")
+
+    def give_back(binding: Binding) -> None:
+        drivers.release(root, binding.address, tools.load_native, binding.target)
+        report(f"{binding.address}: given back")
+
+    def take(binding: Binding) -> None:
+        if binding is bind[0]:
+            tools.load_vfio()
+        drivers.bind(root, binding.address)
+        report(f"{binding.address}: bound to vfio-pci")
+
+    for error in barred:
+        leave(error)
+    bind = [binding for binding in plan.bind if binding.address not in failed]
+    steps = [(give_back, each) for each in plan.release] + [(take, each) for each in bind]
+    for number, (change, binding) in enumerate(steps):
+        try:
+            change(binding)
+        except errors.StuckError as error:
+            leave(error)
+            for _, each in steps[number + 1 :]:
+                leave(errors.PostponedError.after(error, each.address))
+            break
+        except errors.BindError as error:
+            leave(error)
+    return failed

@@ -1,0 +1,233 @@
+"""Bind functions to vfio-pci and give them back, while the host runs.
+
+By address through driver_override, never through new_id, which takes every device of an id.
+Source: the kernel's Documentation/ABI/testing/sysfs-bus-pci.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from passthrough import errors
+from passthrough.host import pci, vfio_users
+from passthrough.state import stuck
+from passthrough.system import files, procfs, sysfs, timed_write
+
+# A driver lets go within a second or two, or, where the device is busy, perhaps never.
+UNBIND_DEADLINE = 60.0
+
+
+def bind(root: Path, address: str) -> bool:
+    """Bind one function to vfio-pci; the module must be loaded.
+
+    Returns:
+        True if its driver changed, False if it was on vfio-pci already.
+
+    Raises:
+        InUseError: when a guest holds it, a part or a VF of it; nothing was touched.
+        BindError: when the kernel shows another driver afterwards; the former one is back then.
+    """
+    device = _device(root, address)
+    former = pci.driver_of(root, address)
+    former_override = sysfs.attribute_if_there(device / "driver_override")
+    problem = "vfio-pci did not take it"
+    try:
+        # Without its driver a function loses its VFs, and a guest may hold one of those.
+        lost = vfio_users.vfs_of(root, address)
+        if former not in (None, pci.VFIO_PCI) and _is_lent(root, address, former):
+            lost.append(address)
+        with _kept_from_guests(root, address, lost):
+            _write(device / "driver_override", pci.VFIO_PCI)
+            if former == pci.VFIO_PCI:
+                return False
+            if former:
+                _unbind(root, address)
+        _probe(root, address)
+    except OSError as error:
+        problem = f"{_below(root, error.filename)}: {error.strerror}"
+    if pci.driver_of(root, address) == pci.VFIO_PCI:
+        return True
+    _put_back(root, address, former_override)
+    now = pci.driver_of(root, address) or "no driver"
+    raise errors.BindError(
+        address, f"{problem}; it is on {now} (it was on {former or 'no driver'})"
+    )
+
+
+def rebind(root: Path, address: str) -> None:
+    """Take one function from whatever driver has it, vfio-pci too, and bind it to vfio-pci.
+
+    Raises:
+        InUseError: when a process holds it; nothing was touched.
+        BindError: when the kernel shows another driver afterwards.
+    """
+    if pci.driver_of(root, address) == pci.VFIO_PCI:
+        try:
+            with _kept_from_guests(root, address, [address, *vfio_users.vfs_of(root, address)]):
+                _unbind(root, address)
+        except OSError as error:
+            raise errors.BindError(
+                address, f"{_below(root, error.filename)}: {error.strerror}"
+            ) from error
+    bind(root, address)
+
+
+def release(
+    root: Path, address: str, load: Callable[[str], object], former: str | None = None
+) -> bool:
+    """Give one function back to its native driver, if the host has one.
+
+    Args:
+        root: the host's root.
+        address: the function.
+        load: loads modules by a modalias or by name; called when no loaded driver wants it.
+        former: the driver it had before. The running kernel's command line may still keep that
+            from being loaded by modalias, for our sake; by name it is loaded all the same.
+
+    Returns:
+        True if its driver changed.
+
+    Raises:
+        InUseError: when a process holds the function.
+        BindError: when it is still on vfio-pci afterwards.
+    """
+    device = _device(root, address)
+    before = pci.driver_of(root, address)
+    bound = before == pci.VFIO_PCI
+    try:
+        with _kept_from_guests(
+            root, address, [address, *vfio_users.vfs_of(root, address)] if bound else []
+        ):
+            if sysfs.attribute_if_there(device / "driver_override") == pci.VFIO_PCI:
+                # A lone newline clears it; an empty write is not seen by the kernel at all.
+                _write(device / "driver_override", "\n")
+            if bound:
+                _unbind(root, address)
+        if pci.driver_of(root, address) is None:
+            _probe(root, address)
+        for name in (sysfs.attribute_if_there(device / "modalias"), former):
+            if name and pci.driver_of(root, address) is None:
+                load(name)
+                _probe(root, address)
+    except OSError as error:
+        raise errors.BindError(
+            address, f"{_below(root, error.filename)}: {error.strerror}"
+        ) from error
+    if pci.driver_of(root, address) == pci.VFIO_PCI:
+        raise errors.BindError(address, "is still on vfio-pci after it was unbound from it")
+    return pci.driver_of(root, address) != before
+
+
+@contextlib.contextmanager
+def _kept_from_guests(root: Path, address: str, functions: Iterable[str]) -> Iterator[None]:
+    """Make sure that no guest has ``functions`` and that none gets them while the block runs.
+
+    The kernel lets one process at a time open a VFIO group, and none while a member of it is bound
+    to an iommufd (vfio_group_fops_open() in drivers/vfio/group.c). So we open the groups: that
+    tells that nobody has them, and nobody else can until we are done. Looking at all processes
+    takes longer than the rest of a release; only what opening cannot tell is left to it, such as a
+    function's own node that a process has opened and not bound yet, and who it is that has one.
+    """
+    nodes = frozenset[str]().union(*(vfio_users.nodes_of(root, each) for each in functions))
+    unsure = frozenset(node for node in nodes if not vfio_users.opens_once(root, node))
+    _refuse_held(root, address, unsure)
+    with contextlib.ExitStack() as opened:
+        for node in sorted(nodes):
+            if not node.startswith(vfio_users.OWN_NODES):
+                handle = _open_group(root, address, node, nodes)
+                if handle is not None:
+                    opened.callback(os.close, handle)
+        yield
+
+
+def _is_lent(root: Path, address: str, driver: str) -> bool:
+    """Whether guests can have a function on that driver: whole, or in parts.
+
+    The variants of vfio-pci have its name in theirs (mlx5_vfio_pci); from Linux 6.1 on the kernel
+    shows each device that VFIO has, whichever driver gave it (NVIDIA's does, for vGPUs on VFs).
+    """
+    shown = (_device(root, address) / "vfio-dev").is_dir()
+    return shown or "vfio" in driver or vfio_users.is_cut_up(root, address)
+
+
+def _open_group(root: Path, address: str, node: str, nodes: frozenset[str]) -> int | None:
+    """Open a group that may be one of several ``nodes`` of ``address``; None where there is none.
+
+    Raises:
+        InUseError: when somebody has it, naming whoever has one of the nodes.
+        OSError: when that cannot be told.
+    """
+    try:
+        return os.open(root / node[1:], os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        # No such node, or an empty one: no member is on a VFIO driver, so nobody can hold it.
+        if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
+            return None
+        if error.errno == errno.EBUSY:
+            _refuse_held(root, address, nodes)
+            raise _in_use(address, f"{node} is busy") from error
+        raise
+
+
+def _refuse_held(root: Path, address: str, nodes: frozenset[str]) -> None:
+    """Look at all processes, and name those that have one of ``nodes`` open.
+
+    Raises:
+        InUseError: when there is one.
+    """
+    for node, found in vfio_users.of_nodes(root, nodes).items():
+        raise _in_use(address, f"{node} is open in process {', '.join(map(str, found))}")
+
+
+def _in_use(address: str, how: str) -> errors.InUseError:
+    return errors.InUseError(address, f"a guest holds it ({how}); stop or migrate the guest first")
+
+
+def _unbind(root: Path, address: str) -> None:
+    """Take a function from its driver.
+
+    Raises:
+        StuckError: when the driver does not let go; nothing may be asked of the function then.
+        OSError: when the kernel refuses.
+    """
+    path = _device(root, address) / "driver/unbind"
+    child = timed_write.write(path, address, UNBIND_DEADLINE, _write)
+    if child is not None:
+        started = procfs.started(root, child)
+        files.ensure(root / stuck.PATH, f"{address} {child} {started}\n", 0o600)
+        raise errors.StuckError(address, stuck.REASON)
+
+
+def _put_back(root: Path, address: str, former_override: str | None) -> None:
+    device = _device(root, address)
+    kept = former_override if former_override not in (None, "(null)", pci.VFIO_PCI) else "\n"
+    try:
+        _write(device / "driver_override", kept or "\n")
+        if pci.driver_of(root, address) is None:
+            _probe(root, address)
+    except OSError as error:
+        raise errors.BindError(
+            address, f"could not be put back: {_below(root, error.filename)}: {error.strerror}"
+        ) from error
+
+
+def _probe(root: Path, address: str) -> None:
+    _write(root / "sys/bus/pci/drivers_probe", address)
+
+
+def _write(path: Path, text: str) -> None:
+    # One unbuffered write: sysfs takes each write() as a whole value.
+    with open(path, "wb", buffering=0) as file:
+        file.write(text.encode())
+
+
+def _device(root: Path, address: str) -> Path:
+    return root / pci.DEVICES / address
+
+
+def _below(root: Path, path: str | bytes | None) -> str:
+    return "/" + os.path.relpath(os.fsdecode(path or ""), root)

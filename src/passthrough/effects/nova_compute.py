@@ -1,0 +1,118 @@
+"""Nova on a compute host: read what it has, and bring its drop-in to what is offered."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from passthrough.nova import facts as nova_facts
+from passthrough.nova import lines as nova_lines
+from passthrough.nova import offer as nova_offer
+from passthrough.state import record
+from passthrough.system import files
+
+if TYPE_CHECKING:
+    from passthrough.effects.tools import Tools
+
+
+def apply(
+    root: Path,
+    application: str,
+    offer: nova_offer.Offer,
+    tools: Tools,
+    progress: Callable[[str], object],
+) -> tuple[str, ...]:
+    """Write the drop-in and have nova-compute read it.
+
+    What nova-compute has read is recorded only after its restart: a crash in between leads to the
+    restart in the next run. A restart that the policy layer denied is not asked for again; it is
+    over when the service runs anew.
+
+    Args:
+        root: ``/`` on a real host.
+        application: the Juju application.
+        offer: what `survey` gave.
+        tools: how to restart a service.
+        progress: told, in words, of everything that is done.
+
+    Returns:
+        What was done, in sentences.
+
+    Raises:
+        CommandError: when the restart fails and no new run of nova-compute has begun.
+        OSError: when the drop-in cannot be written.
+    """
+    did: list[str] = []
+
+    def report(sentence: str) -> None:
+        did.append(sentence)
+        progress(sentence)
+
+    if offer.change:
+        _write(root, application, offer)
+        report(f"/{offer.change.file.path}: {'removed' if offer.content is None else 'written'}")
+    if not offer.read:
+        _have_it_read(root, application, offer, tools, report)
+    return tuple(did)
+
+
+def leave(
+    root: Path, application: str, offer: nova_offer.Offer, progress: Callable[[str], object]
+) -> None:
+    """Drop what is recorded of nova-compute, when nobody is left to act on it; say what stays."""
+    if offer.content is not None:
+        progress(
+            f"/{nova_lines.path_of(application)}: stays, as Nova does not start without"
+            " report_in_placement once it was on"
+        )
+    mine = record.read(root, application)
+    record.write(root, application, dataclasses.replace(mine, nova=record.Nova()))
+
+
+def _write(root: Path, application: str, offer: nova_offer.Offer) -> None:
+    path = root / nova_lines.path_of(application)
+    mine = record.read(root, application)
+    if offer.content is not None and not path.parent.is_dir():
+        known = dataclasses.replace(mine.nova, made_directory=True)
+        record.write(root, application, dataclasses.replace(mine, nova=known))
+    files.ensure(path, offer.content, nova_lines.MODE, offer.facts.group)
+    if offer.content is None and mine.nova.made_directory:
+        with contextlib.suppress(OSError):  # others have files in it by now
+            path.parent.rmdir()
+
+
+def _have_it_read(
+    root: Path,
+    application: str,
+    offer: nova_offer.Offer,
+    tools: Tools,
+    report: Callable[[str], object],
+) -> None:
+    from passthrough.system import commands  # only what changes something runs commands
+
+    mine = record.read(root, application)
+    digest = nova_offer.fingerprint(offer.content)
+    run = tools.running(nova_facts.SERVICE)
+    if run and offer.deferred and run == mine.nova.run:
+        return
+    if run and not offer.deferred:
+        outcome = "restarted"
+        try:
+            allowed = tools.restart(nova_facts.SERVICE)
+        except commands.CommandError as error:
+            if tools.running(nova_facts.SERVICE) in (None, run):
+                raise
+            # A new run has read the file. Debian's unit is of the type notify, and nova-compute is
+            # not ready before it has reached its message broker: that is not for us to wait for.
+            allowed, outcome = True, f"started anew, but not ready yet: {error}"
+        if not allowed:
+            report(f"{nova_facts.SERVICE}: the policy layer denied the restart")
+            denied = dataclasses.replace(mine.nova, deferred=digest, run=run)
+            record.write(root, application, dataclasses.replace(mine, nova=denied))
+            return
+        report(f"{nova_facts.SERVICE}: {outcome}")
+    known = record.Nova(read=digest, made_directory=mine.nova.made_directory)
+    record.write(root, application, dataclasses.replace(mine, nova=known))

@@ -1,0 +1,167 @@
+"""The few commands the charm runs on the host.
+
+charmhelpers stays behind this door, and is imported only when it is used: it asks for the
+distribution at import time and refuses any but Ubuntu and CentOS.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+from passthrough.system import commands, files, lock
+
+logger = logging.getLogger(__name__)
+
+BOOT = Path("/boot")
+GRUB_CONFIG = BOOT / "grub/grub.cfg"
+
+# A hung package trigger must not hold the machine's hook lock for ever.
+REBUILD_TIMEOUT = 3600.0
+SERVICE_TIMEOUT = 300.0
+MODPROBE_TIMEOUT = 300.0
+# Debian's policy-rc.d interface: "action not allowed".
+_POLICY_DENIED = 101
+
+
+# The first of these that is installed rebuilds the initramfs of every kernel: an older one that is
+# booted by hand must bind too. Ubuntu's dracut has an update-initramfs of its own, Debian's none.
+_INITRAMFS_REBUILDS = (
+    ("update-initramfs", "-u", "-k", "all"),
+    ("dracut", "--force", "--regenerate-all"),
+)
+
+
+class Tools(Protocol):
+    """What applying a plan needs of the host beyond reading and writing files."""
+
+    def rebuild(self, what: str, progress: Callable[[str], object]) -> None:
+        """Rebuild ``initramfs`` or ``grub``; raise CommandError when that fails."""
+
+    def load_vfio(self) -> None:
+        """Load the vfio modules; raise CommandError when the kernel has none."""
+
+    def load_native(self, modalias: str) -> None:
+        """Load the native driver of a modalias, if the host has one that is not blacklisted.
+
+        The driver's own name serves too, and a blacklist does not count for it then.
+        """
+
+    def running(self, service: str) -> str | None:
+        """Name this run of a service: another value after every start, None while it is down."""
+
+    def restart(self, service: str) -> bool:
+        """Restart a service; False when the policy layer denied it, CommandError when it failed."""
+        raise NotImplementedError
+
+
+class HostTools:
+    """`Tools` for the machine this runs on."""
+
+    def rebuild(self, what: str, progress: Callable[[str], object]) -> None:
+        """Rebuild ``initramfs`` (of every kernel) or ``grub``'s configuration."""
+        if what == "grub":
+            command = ("update-grub",)
+        else:
+            found = (each for each in _INITRAMFS_REBUILDS if shutil.which(each[0]))
+            command = next(found, _INITRAMFS_REBUILDS[0])
+        started = time.monotonic()
+        progress(f"{' '.join(command)}: running")
+        if what == "grub":
+            _update_grub(command)
+        else:
+            commands.run(command, REBUILD_TIMEOUT, lock.descriptors())
+            _settle_initramfs()
+        progress(f"{' '.join(command)}: done in {time.monotonic() - started:.0f} s")
+
+    def load_vfio(self) -> None:
+        """Load vfio-pci and the IOMMU backend, where the kernel has them as modules."""
+        for module in ("vfio_iommu_type1", "vfio-pci"):
+            try:
+                _modprobe(module)
+            except commands.CommandError:
+                # charmhelpers lets modprobe's words go by; a second attempt keeps them.
+                commands.run(("modprobe", module), MODPROBE_TIMEOUT)
+
+    def load_native(self, modalias: str) -> None:
+        """Load what the modalias names; modprobe leaves out what modprobe.d blacklists."""
+        try:
+            _modprobe(modalias)
+        except commands.CommandError as error:
+            logger.info("no native driver was loaded: %s", error)
+
+    def running(self, service: str) -> str | None:
+        """Give systemd's invocation id of a service that is up or coming up."""
+        command = ("systemctl", "show", "--property=ActiveState,InvocationID", f"{service}.service")
+        shown = dict(
+            line.split("=", 1) for line in commands.run(command, SERVICE_TIMEOUT) if "=" in line
+        )
+        if shown.get("ActiveState") not in ("active", "activating", "reloading"):
+            return None
+        return shown.get("InvocationID") or "unknown"
+
+    def restart(self, service: str) -> bool:
+        """Restart a service as a package would: policy-rc.d has the last word.
+
+        That is how a paused unit stays paused, and how OpenStack's charms defer restarts.
+        """
+        command = ("invoke-rc.d", "--disclose-deny", service, "restart")
+        try:
+            commands.run(command, SERVICE_TIMEOUT)
+        except commands.CommandError as error:
+            if error.code == _POLICY_DENIED:
+                return False
+            raise
+        return True
+
+
+def _update_grub(command: tuple[str, ...]) -> None:
+    """Have a new grub.cfg made beside the old one, and put it in its place when it is whole.
+
+    By itself grub-mkconfig writes over grub.cfg (``cat ${grub_cfg}.new > ${grub_cfg}``): a power
+    cut or a full disk at that moment leaves a host that does not boot.
+    """
+    target = Path(os.path.realpath(GRUB_CONFIG))
+    made = target.with_name(f"{target.name}.pci-passthrough")
+    made.unlink(missing_ok=True)
+    try:
+        commands.run((*command, f"--output={made}"), REBUILD_TIMEOUT, lock.descriptors())
+        # An update-grub that somebody has replaced may know no --output; it did it all itself.
+        if made.exists():
+            files.move_into_place(made, target)
+    finally:
+        for left in (made, made.with_name(f"{made.name}.new"), files.former_of(target)):
+            left.unlink(missing_ok=True)
+
+
+def _settle_initramfs() -> None:
+    """Wait until every initramfs is on the disk, where GRUB finds it, too.
+
+    The caller is about to record that it is.
+    """
+    images = {each.resolve() for each in BOOT.glob("initr*") if each.is_file()}
+    for path in images:
+        files.settle(path)
+    for directory in {path.parent for path in images}:
+        files.checkpoint(directory)
+
+
+def _modprobe(name: str) -> None:
+    from charmhelpers.core import kernel
+
+    try:
+        kernel.modprobe(name, persist=False)
+    except subprocess.CalledProcessError as error:
+        raise commands.CommandError(
+            ("modprobe", name), f"failed with exit code {error.returncode}"
+        ) from error
+    except FileNotFoundError as error:
+        raise commands.CommandError(("modprobe", name), "is not installed on this host") from error
+    except OSError as error:
+        raise commands.not_started(("modprobe", name), error) from error

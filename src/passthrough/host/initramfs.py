@@ -1,0 +1,225 @@
+"""What an initramfs image really holds: read from the image, unpacked in passing.
+
+Source: the kernel's Documentation/driver-api/early-userspace/buffer-format.rst. An image is one
+cpio archive after another, the last of them compressed.
+"""
+
+from __future__ import annotations
+
+import bz2
+import contextlib
+import dataclasses
+import gzip
+import hashlib
+import json
+import lzma
+import os
+import subprocess
+import zlib
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from passthrough.errors import PassthroughError
+from passthrough.system import files, quoting
+
+CACHE = "run/pci-passthrough.initramfs"
+VFIO_PCI = "vfio-pci.ko"
+
+_CPIO = (b"070701", b"070702")
+_HEADER = 110
+_TRAILER = "TRAILER!!!"
+_CHUNK = 1 << 16
+_MAX_NAME = 4096
+_MAX_ANSWERS = 8
+
+# Magic numbers, as in the kernel's lib/decompress.c. What Python cannot unpack a program does.
+_LIBRARIES: dict[bytes, Callable[[BinaryIO], Any]] = {
+    b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
+    b"BZh": bz2.BZ2File,
+    b"\xfd7zXZ": lzma.LZMAFile,
+    b"\x5d\x00": lzma.LZMAFile,
+}
+_PROGRAMS = {
+    b"\x28\xb5\x2f\xfd": ("zstd", "--decompress", "--stdout", "--quiet"),
+    b"\x02\x21\x4c\x18": ("lz4", "--decompress", "--stdout", "--quiet"),
+    b"\x89LZO": ("lzop", "--decompress", "--stdout", "--quiet"),
+}
+
+
+class ImageError(PassthroughError):
+    """An image cannot be read: no program to unpack it, or it is not an initramfs."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """Which of the files looked for are in an image, by digest, and whether vfio-pci is."""
+
+    digests: frozenset[str] = frozenset()
+    has_vfio_pci: bool = False
+
+
+def digest(content: bytes) -> str:
+    """The digest by which `read` and `look_up` know a file's content."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def look_up(root: Path, image: Path, wanted: Collection[bytes]) -> Contents:
+    """Look for files in an image as `read` does, once for every image and question.
+
+    The answer is kept below /run, which a boot empties, with the image's size and times.
+
+    Raises:
+        ImageError: when the image cannot be read.
+        OSError: when there is no such image.
+    """
+    status = image.stat()
+    question = digest(b"".join(sorted(digest(each).encode() for each in wanted)))
+    key = f"{image.relative_to(root)} {status.st_ino} {status.st_size} {status.st_mtime_ns}"
+    cache = _read_cache(root)
+    known = cache.get(f"{key} {question}")
+    if known is not None:
+        return Contents(frozenset(known["digests"]), bool(known["has_vfio_pci"]))
+    found = read(image, wanted)
+    answer = {"digests": sorted(found.digests), "has_vfio_pci": found.has_vfio_pci}
+    latest = [*cache.items(), (f"{key} {question}", answer)][-_MAX_ANSWERS:]
+    with contextlib.suppress(PermissionError):  # whoever is not root reads the image every time
+        files.ensure(root / CACHE, json.dumps(dict(latest)), 0o600)
+    return found
+
+
+def read(image: Path, wanted: Collection[bytes]) -> Contents:
+    """Read an image and look for files with exactly these contents, under whatever name.
+
+    Raises:
+        ImageError: when the image cannot be read.
+        OSError: when there is no such image.
+    """
+    digests = {digest(each) for each in wanted}
+    sizes = {len(each) for each in wanted}
+    found: set[str] = set()
+    has_vfio_pci = False
+    try:
+        for name, content in _members(image, sizes):
+            # Compressed modules have one more ending.
+            has_vfio_pci = has_vfio_pci or VFIO_PCI in os.path.basename(name)
+            if content is not None:
+                found.add(digest(content))
+    except (EOFError, OSError, ValueError, lzma.LZMAError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the file system's, not a library's that cannot unpack
+        raise ImageError(f"/boot/{image.name} is not an initramfs: {error}") from error
+    return Contents(frozenset(found & digests), has_vfio_pci)
+
+
+def _read_cache(root: Path) -> dict[str, Any]:
+    try:
+        present = files.read(root / CACHE)
+        return json.loads(present.content) if present else {}
+    except (PermissionError, ValueError):
+        return {}
+
+
+class _Reader:
+    """Reads on through a stream that need not be seekable, and can look ahead."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+        self._ahead = b""
+        self.position = 0
+
+    def peek(self, count: int) -> bytes:
+        """The next bytes, fewer at the end."""
+        while len(self._ahead) < count:
+            chunk = self._stream.read(_CHUNK)
+            if not chunk:
+                break
+            self._ahead += chunk
+        return self._ahead[:count]
+
+    def take(self, count: int) -> bytes:
+        """Read exactly so many bytes."""
+        data = self.peek(count)
+        if len(data) < count:
+            raise EOFError("it ends in the middle of a file")
+        self._ahead = self._ahead[count:]
+        self.position += count
+        return data
+
+    def skip(self, count: int) -> None:
+        """Go on so many bytes."""
+        while count:
+            count -= len(self.take(min(count, _CHUNK)))
+
+    def skip_padding(self) -> bool:
+        """Go on to the next byte that is not zero; False when there is none."""
+        while True:
+            chunk = self.peek(_CHUNK)
+            zeros = len(chunk) - len(chunk.lstrip(b"\0"))
+            self.take(zeros)
+            if zeros < len(chunk) or not chunk:
+                return bool(chunk)
+
+
+def _members(image: Path, sizes: Collection[int]) -> Iterator[tuple[str, bytes | None]]:
+    """Every file of an image: its name, and its content where its size is one of ``sizes``."""
+    with open(image, "rb", buffering=0) as file:
+        reader = _Reader(file)
+        while reader.skip_padding():
+            if reader.peek(len(_CPIO[0])) in _CPIO:
+                yield from _archive(reader, sizes)
+                continue
+            with _unpack(image, file, reader) as inner:
+                while inner.skip_padding():
+                    yield from _archive(inner, sizes)
+            return
+
+
+def _archive(reader: _Reader, sizes: Collection[int]) -> Iterator[tuple[str, bytes | None]]:
+    """One cpio archive, up to and with its trailer."""
+    while True:
+        header = reader.take(_HEADER)
+        if not header.startswith(_CPIO):
+            raise ValueError("no cpio archive where one should be")
+        size, length = int(header[54:62], 16), int(header[94:102], 16)
+        if not 0 < length <= _MAX_NAME:
+            raise ValueError(f"a name of {length} bytes")
+        name = reader.take(length)[:-1].decode("utf-8", "replace")
+        reader.skip(-(_HEADER + length) % 4)
+        if size in sizes:
+            yield name, reader.take(size)
+        else:
+            reader.skip(size)
+            yield name, None
+        reader.skip(-size % 4)
+        if name == _TRAILER:
+            return
+
+
+@contextlib.contextmanager
+def _unpack(image: Path, file: BinaryIO, reader: _Reader) -> Iterator[_Reader]:
+    """Unpack the rest of an image."""
+    file.seek(reader.position)
+    magic = reader.peek(8)
+    for number, library in _LIBRARIES.items():
+        if magic.startswith(number):
+            with library(file) as unpacked:
+                yield _Reader(unpacked)
+            return
+    command = next((each for number, each in _PROGRAMS.items() if magic.startswith(number)), None)
+    if command is None:
+        raise ValueError(f"unknown compression {quoting.show(magic.hex())}")
+    try:
+        process = subprocess.Popen(
+            command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+    except FileNotFoundError as error:
+        raise ImageError(f"/boot/{image.name}: {command[0]} is not installed") from error
+    with process:
+        try:
+            yield _Reader(process.stdout)
+            said = process.stderr.read().decode("utf-8", "replace") if process.stderr else ""
+            if process.wait():
+                raise ImageError(f"/boot/{image.name}: {command[0]}: {quoting.show(said.strip())}")
+        finally:
+            process.kill()  # where not all of it was read

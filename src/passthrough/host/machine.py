@@ -1,0 +1,68 @@
+"""What kind of host this is, as far as booting and the IOMMU are concerned. Read-only."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from passthrough.host import grub
+from passthrough.system import sysfs
+
+INITRAMFS_TOOLS = "initramfs-tools"
+DRACUT = "dracut"
+
+# What tells each generator, the first that is there. `update-initramfs` tells nothing: dracut on
+# Ubuntu 26.04 ships one of its own.
+_GENERATORS = {
+    INITRAMFS_TOOLS: ("usr/share/initramfs-tools/hook-functions",),
+    DRACUT: ("usr/bin/dracut", "usr/sbin/dracut"),
+}
+
+# The ACPI table with which firmware announces each kind of IOMMU.
+_IOMMU_TABLES = ("DMAR", "IVRS", "IORT")
+
+
+@dataclasses.dataclass(frozen=True)
+class Platform:
+    """The facts about a host that decide which boot files it needs.
+
+    ``iommu_table`` is the ACPI table that announces an IOMMU: DMAR (Intel VT-d), IVRS (AMD-Vi),
+    IORT (Arm SMMU), or None. ``generator`` is the initramfs generator, None for an unknown one.
+    ``command_line`` holds the running kernel's tokens, ``boot_id`` is another one after every boot,
+    and ``grub`` says what will boot next.
+    """
+
+    iommu_table: str | None = None
+    has_grub: bool = False
+    generator: str | None = None
+    command_line: tuple[str, ...] = ()
+    is_container: bool = False
+    boot_id: str = ""
+    grub: grub.Grub = dataclasses.field(default_factory=grub.Grub)
+
+
+def read(root: Path) -> Platform:
+    """Read the facts from the tree at ``root``."""
+    tables = root / "sys/firmware/acpi/tables"
+    return Platform(
+        iommu_table=next((name for name in _IOMMU_TABLES if (tables / name).exists()), None),
+        has_grub=(root / "boot/grub/grub.cfg").exists()
+        and (root / "usr/sbin/update-grub").exists(),
+        generator=_generator(root),
+        command_line=tuple((sysfs.attribute_if_there(root / "proc/cmdline") or "").split()),
+        # systemd writes this file in every kind of container (systemd.io/CONTAINER_INTERFACE).
+        is_container=(root / "run/systemd/container").exists(),
+        boot_id=sysfs.attribute_if_there(root / "proc/sys/kernel/random/boot_id") or "",
+        grub=grub.read(root),
+    )
+
+
+def _generator(root: Path) -> str | None:
+    return next(
+        (
+            name
+            for name, signs in _GENERATORS.items()
+            if any((root / each).exists() for each in signs)
+        ),
+        None,
+    )

@@ -1,0 +1,207 @@
+"""What the host has: a read-only model of the PCI functions in sysfs.
+
+Source of every file named here: the kernel's Documentation/ABI/testing/sysfs-bus-pci and
+sysfs-kernel-iommu_groups.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from pathlib import Path
+
+from passthrough import TYPE_CHECKING, pci_address
+from passthrough.system import sysfs
+
+if TYPE_CHECKING:
+    from typing import TypeVar
+
+    K = TypeVar("K", bound=Hashable)
+
+DEVICES = "sys/bus/pci/devices"
+VFIO_PCI = "vfio-pci"
+
+# PCI base classes, the highest byte of a class.
+_DISPLAYS, _BRIDGES = 0x03, 0x06
+
+
+@dataclasses.dataclass(frozen=True)
+class Function:
+    """One PCI function as sysfs shows it.
+
+    ``address`` is ``DOMAIN:BUS:SLOT.FUNCTION`` in lower-case hex; ``vendor`` and ``product`` are
+    four hex digits; ``class_code`` is the 24-bit class. ``override`` is the driver that alone may
+    have it, where one was set. ``group`` is None while no IOMMU is active; ``numa_node`` is None
+    where the firmware names none. ``total_vfs`` is above 0 for a function that can have SR-IOV
+    VFs, and ``physfn`` is the parent's address for a VF.
+    """
+
+    address: str
+    vendor: str
+    product: str
+    class_code: int
+    driver: str | None = None
+    override: str | None = None
+    group: int | None = None
+    numa_node: int | None = None
+    boot_vga: bool = False
+    total_vfs: int = 0
+    num_vfs: int = 0
+    physfn: str | None = None
+
+    @property
+    def id(self) -> str:
+        """``vendor:product``, the way lspci prints it."""
+        return f"{self.vendor}:{self.product}"
+
+    @property
+    def slot(self) -> str:
+        """The address without the function number: what the functions of one card share."""
+        return self.address.rpartition(".")[0]
+
+    @property
+    def is_bridge(self) -> bool:
+        """A bridge or host controller of any kind (PCI base class 06)."""
+        return self.class_code >> 16 == _BRIDGES
+
+    @property
+    def is_pci_bridge(self) -> bool:
+        """A PCI-to-PCI bridge, such as a root port (class 0604); IOMMU groups disregard it."""
+        return self.class_code >> 8 == 0x0604
+
+    @property
+    def is_display(self) -> bool:
+        """A display controller (PCI base class 03)."""
+        return self.class_code >> 16 == _DISPLAYS
+
+    @property
+    def device_type(self) -> str:
+        """What Nova calls the function: ``type-PF``, ``type-VF`` or ``type-PCI``."""
+        if self.physfn:
+            return "type-VF"
+        return "type-PF" if self.total_vfs else "type-PCI"
+
+
+@dataclasses.dataclass(frozen=True)
+class Host:
+    """Every PCI function of a host, by address, in address order."""
+
+    functions: Mapping[str, Function]
+
+    @functools.cached_property
+    def groups(self) -> Mapping[int, tuple[Function, ...]]:
+        """The functions of every IOMMU group; empty while no IOMMU is active."""
+        found = _group_by(self.functions.values(), lambda function: function.group)
+        return {number: found[number] for number in sorted(key for key in found if key is not None)}
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether an IOMMU is active: the kernel makes groups only then."""
+        return bool(self.groups)
+
+    def group_members(self, function: Function) -> tuple[Function, ...]:
+        """The functions in the IOMMU group of ``function``, itself among them."""
+        return () if function.group is None else self.groups[function.group]
+
+    def slot_members(self, function: Function) -> tuple[Function, ...]:
+        """The functions of the same card as ``function``, itself among them.
+
+        A VF that is numbered into the slot of its PF is not part of the card.
+        """
+        return tuple(each for each in self._slots[function.slot] if each.physfn == function.physfn)
+
+    def with_id(self, identity: str) -> tuple[Function, ...]:
+        """The functions of one model (``vendor:product``), in address order."""
+        return self._ids.get(identity, ())
+
+    @functools.cached_property
+    def _ids(self) -> Mapping[str, tuple[Function, ...]]:
+        return _group_by(self.functions.values(), lambda function: function.id)
+
+    @functools.cached_property
+    def _slots(self) -> Mapping[str, tuple[Function, ...]]:
+        return _group_by(self.functions.values(), lambda function: function.slot)
+
+
+def _group_by(
+    functions: Iterable[Function], key: Callable[[Function], K]
+) -> dict[K, tuple[Function, ...]]:
+    found: dict[K, list[Function]] = {}
+    for function in functions:
+        found.setdefault(key(function), []).append(function)
+    return {each: tuple(found[each]) for each in found}
+
+
+def read(root: Path, *, overrides: bool = True) -> Host:
+    """Read every PCI function below ``root``'s /sys.
+
+    Args:
+        root: the host's root.
+        overrides: False leaves every ``override`` None, which saves a fifth of the time.
+
+    Raises:
+        OSError: when /sys/bus/pci is there but cannot be read. A host without PCI is empty.
+    """
+    directory = os.path.join(root, DEVICES)
+    try:
+        addresses = os.listdir(directory)
+    except FileNotFoundError:
+        return Host({})
+    functions = {}
+    for address in sorted(addresses, key=pci_address.sort_key):
+        function = _read_function(directory, address, overrides)
+        if function:
+            functions[address] = function
+    return Host(functions)
+
+
+def driver_of(root: Path, address: str) -> str | None:
+    """Read the driver that holds a function right now; None for none or no such function."""
+    return sysfs.link_name_if_there(os.path.join(root, DEVICES, address, "driver"))
+
+
+def _read_function(directory: str, address: str, with_override: bool) -> Function | None:
+    here = f"{directory}/{address}"
+    text = sysfs.value_if_there(f"{here}/uevent")
+    if text is None:
+        return None
+    event = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    vendor, _, product = event.get("PCI_ID", "").lower().partition(":")
+    if not product:
+        return None
+    class_code = int(event.get("PCI_CLASS", "0"), 16)
+    # What cannot be there is not asked for: a bridge is no VF and has none, nor has a VF.
+    is_bridge = class_code >> 16 == _BRIDGES
+    physfn = None if is_bridge else sysfs.link_name_if_there(f"{here}/physfn")
+    may_have_vfs = not is_bridge and not physfn
+    total_vfs = int(sysfs.value_if_there(f"{here}/sriov_totalvfs") or 0) if may_have_vfs else 0
+    group = sysfs.link_name_if_there(f"{here}/iommu_group")
+    return Function(
+        address=address,
+        vendor=vendor.rjust(4, "0"),
+        product=product.rjust(4, "0"),
+        class_code=class_code,
+        driver=event.get("DRIVER") or None,
+        override=_override(sysfs.value_if_there(f"{here}/driver_override"))
+        if with_override
+        else None,
+        group=int(group) if group else None,
+        numa_node=_numa_node(sysfs.value_if_there(f"{here}/numa_node")),
+        # Only VGA-compatible functions have the file.
+        boot_vga=class_code >> 16 == _DISPLAYS and sysfs.value_if_there(f"{here}/boot_vga") == "1",
+        total_vfs=total_vfs,
+        num_vfs=int(sysfs.value_if_there(f"{here}/sriov_numvfs") or 0) if total_vfs else 0,
+        physfn=physfn,
+    )
+
+
+def _override(text: str | None) -> str | None:
+    # The kernel prints an absent override as "(null)".
+    return text if text and text != "(null)" else None
+
+
+def _numa_node(text: str | None) -> int | None:
+    # The kernel prints -1 where the firmware says nothing.
+    return int(text) if text and int(text) >= 0 else None

@@ -1,0 +1,58 @@
+"""What the host itself uses of its PCI functions: disks, interfaces, the console, and programs.
+
+Reads only, in one pass over the host. Every use is found from the top, and followed down to the
+function: a mounted file system to its block device, that one to the disks it stands on, and a disk
+or an interface to the functions on its path below /sys/devices.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Container, Iterable, Mapping
+from pathlib import Path
+
+from passthrough.host import pci
+from passthrough.host.uses import console, kinds, network, programs, storage
+from passthrough.host.uses.kinds import Use
+
+
+@dataclasses.dataclass(frozen=True)
+class Usage:
+    """The uses of each function, by address. A function that is not there has none."""
+
+    uses: Mapping[str, tuple[Use, ...]] = dataclasses.field(default_factory=dict)
+
+    def of(self, address: str, kind: str) -> tuple[str, ...]:
+        """What a function is used for, in words; only uses of one kind."""
+        return tuple(each.what for each in self.uses.get(address, ()) if each.kind == kind)
+
+
+def read(root: Path, host: pci.Host, ours: Container[str] = ()) -> Usage:
+    """Find every use of the functions of ``host``.
+
+    Args:
+        root: the host's root.
+        host: the functions that are there.
+        ours: addresses of functions that applications of this charm have taken.
+
+    Raises:
+        OSError: when /proc or /sys cannot be read; a use that cannot be seen is not the same as
+            none.
+    """
+    found: dict[str, set[Use]] = {}
+    for address, each in itertools.chain(
+        storage.find(root, host),
+        network.find(root, host),
+        console.find(root, host),
+        programs.find(root, host, ours),
+    ):
+        function = host.functions.get(address)
+        # What is on vfio-pci the host has given up already, but for a program of its own.
+        if function and (function.driver != pci.VFIO_PCI or each.kind == kinds.PROGRAM):
+            found.setdefault(address, set()).add(each)
+    return Usage({address: _in_order(found[address]) for address in sorted(found)})
+
+
+def _in_order(uses: Iterable[Use]) -> tuple[Use, ...]:
+    return tuple(sorted(uses, key=lambda each: (each.kind, each.what)))

@@ -1,0 +1,165 @@
+"""Network interfaces that the host uses. Reads only.
+
+Sources: the kernel's Documentation/ABI/testing/sysfs-class-net, and proc(5) for /proc/net.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Container, Iterator
+from pathlib import Path
+
+from passthrough import pci_address
+from passthrough.host import pci
+from passthrough.host.uses import kinds
+from passthrough.system import procfs, quoting, sysfs
+
+_NET = "sys/class/net"
+_UP = 0x1  # IFF_UP of linux/if.h
+_LINK_LOCAL = "20"  # IPV6_ADDR_LINKLOCAL of net/ipv6.h, as if_inet6 prints it
+_ESTABLISHED = "01"
+_OPEN_VSWITCH = "ovs-system"
+_VIRTIO = "virtio-pci"
+
+
+def find(root: Path, host: pci.Host) -> Iterator[tuple[str, kinds.Use]]:
+    """Find the uses of functions by networking, as pairs of address and use."""
+    defaults, with_ipv4 = _default_routes(root), _with_ipv4(root)
+    for name, path in sysfs.links_or_raise(root / _NET).items():
+        functions = sorted(pci_address.functions_on(path))
+        if functions:
+            uses = [*_uses(root, name, with_ipv4), *_routes(name, defaults)]
+            yield from ((address, each) for address in functions for each in uses)
+    devices = os.path.join(root, pci.DEVICES)
+    for function in host.functions.values():
+        if function.class_code >> 16 == 0x02 and _is_elsewhere(devices, function):
+            yield (
+                function.address,
+                kinds.Use(kinds.NAMESPACE, "its interface is in another network namespace"),
+            )
+
+
+def _uses(root: Path, name: str, with_ipv4: Container[str]) -> Iterator[kinds.Use]:
+    device = root / _NET / name
+    shown = quoting.plain(name)
+    if int(sysfs.attribute_if_there(device / "flags") or "0", 16) & _UP:
+        for what in _addresses(root, name, with_ipv4):
+            yield kinds.Use(kinds.ADDRESS, f"{shown} is up with {what}")
+    links = sysfs.links_or_raise(device)
+    if "master" in links:
+        master = os.path.basename(links["master"])
+        yield kinds.Use(kinds.PORT, f"{shown} is a port of {_describe_master(root, master)}")
+    for link, target in links.items():
+        upper = os.path.basename(target)
+        # A master is an upper device too.
+        if link.startswith("upper_") and upper != os.path.basename(links.get("master", "")):
+            yield kinds.Use(kinds.PORT, f"{shown} carries {quoting.plain(upper)}")
+
+
+def _routes(name: str, defaults: frozenset[str]) -> Iterator[kinds.Use]:
+    if name in defaults:
+        yield kinds.Use(kinds.ROUTE, f"{quoting.plain(name)} has the default route")
+
+
+def _describe_master(root: Path, master: str) -> str:
+    if master == _OPEN_VSWITCH:
+        return "Open vSwitch"
+    for directory, kind in (("bonding", "the bond"), ("bridge", "the bridge")):
+        if (root / _NET / master / directory).is_dir():
+            return f"{kind} {quoting.plain(master)}"
+    return quoting.plain(master)
+
+
+def _addresses(root: Path, name: str, with_ipv4: Container[str]) -> Iterator[str]:
+    """What an interface that is up is reached at.
+
+    An address that IPv6 gives every interface by itself says nothing: MAAS and netplan bring idle
+    interfaces up. It counts where somebody talks over it, as BGP's routers do.
+    """
+    if name in with_ipv4:
+        yield "an IPv4 address"
+    own = [
+        words[0]
+        for words in map(str.split, procfs.lines_or_raise(root / "proc/net/if_inet6"))
+        if len(words) == 6 and words[5] == name and words[3] == _LINK_LOCAL
+    ]
+    if any(
+        len(words) == 6 and words[5] == name and words[3] != _LINK_LOCAL
+        for words in map(str.split, procfs.lines_or_raise(root / "proc/net/if_inet6"))
+    ):
+        yield "an IPv6 address"
+    elif own and _has_session(root, own):
+        yield "a connection over its link-local address"
+
+
+def _with_ipv4(root: Path) -> frozenset[str]:
+    """The interfaces with an IPv4 address.
+
+    Raises:
+        OSError: when the kernel does not say; an address that cannot be seen is not the same as
+            none.
+    """
+    # An address almost always brings a route to its network; there the interface is named.
+    lines = procfs.lines_or_raise(root / "proc/net/route")[1:]
+    routed = frozenset(line.split("\t")[0].strip() for line in lines)
+    if root != Path("/"):
+        return routed
+    from passthrough.system import (
+        netlink,  # sockets take long to import, as everything of a `list` goes
+    )
+
+    return routed | netlink.interfaces_with_ipv4()
+
+
+def _has_session(root: Path, addresses: list[str]) -> bool:
+    # tcp6 prints an address as four words in the machine's byte order.
+    local = {
+        "".join(
+            f"{int.from_bytes(bytes.fromhex(each[at : at + 8]), 'little'):08X}"
+            for at in range(0, 32, 8)
+        )
+        for each in addresses
+    }
+    return any(
+        len(words) > 3 and words[1].partition(":")[0] in local and words[3] == _ESTABLISHED
+        for words in map(str.split, procfs.lines_or_raise(root / "proc/net/tcp6"))
+    )
+
+
+def _default_routes(root: Path) -> frozenset[str]:
+    found = set()
+    for line in procfs.lines_or_raise(root / "proc/net/route")[1:]:
+        words = line.split()
+        if len(words) > 7 and words[1] == "00000000" and words[7] == "00000000":
+            found.add(words[0])
+    for words in map(str.split, procfs.lines_or_raise(root / "proc/net/ipv6_route")):
+        # The kernel keeps an unreachable ::/0 on lo, which is no function's interface.
+        if len(words) == 10 and words[0] == "0" * 32 and words[1] == "00":
+            found.add(words[9])
+    return frozenset(found)
+
+
+def _is_elsewhere(devices: str, function: pci.Function) -> bool:
+    """A function whose interface is not to be seen here, though sysfs has the place for it."""
+    device = f"{devices}/{function.address}"  # no Path: there may be thousands of VFs
+    if _is_empty(f"{device}/net"):
+        return True
+    # The interface of a virtio device stands below that one, which its driver makes.
+    return function.driver == _VIRTIO and any(
+        _is_empty(f"{device}/{name}/net") for name in _listdir(device) if name.startswith("virtio")
+    )
+
+
+def _is_empty(place: str) -> bool:
+    """Whether a directory is there and holds nothing."""
+    try:
+        return not os.listdir(place)
+    except FileNotFoundError:
+        return False
+
+
+def _listdir(place: str) -> list[str]:
+    try:
+        return os.listdir(place)
+    except FileNotFoundError:
+        return []  # unplugged since it was listed

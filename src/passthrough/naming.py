@@ -1,0 +1,24 @@
+"""What the charm calls its things on a host, after the Juju application they are of."""
+
+from __future__ import annotations
+
+import re
+
+_APPLICATION = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]*[a-z][a-z0-9]*)*")
+
+
+def name_for(application: str) -> str:
+    """The stem of every owned file: several applications of the charm may share a host."""
+    own = "pci-passthrough"
+    return own if application == own else f"{own}-{application}"
+
+
+def check_application(name: str) -> str:
+    """Give ``name`` back if it is a Juju application's name.
+
+    Raises:
+        ValueError: otherwise; the name becomes part of file names and of shell comments.
+    """
+    if not _APPLICATION.fullmatch(name):
+        raise ValueError(f"{name!r} is not the name of a Juju application")
+    return name

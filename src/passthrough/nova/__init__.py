@@ -1,0 +1,1 @@
+"""What Nova knows and is told, release by release."""

@@ -1,0 +1,119 @@
+"""Aliases of the same name from elsewhere: keep clear of them, or say that one has to go. Pure."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from passthrough.nova import conf as nova_conf
+from passthrough.nova import lines as nova_lines
+
+_TRUE = ("1", "on", "t", "true", "y", "yes")  # oslo.utils' bool_from_string
+
+
+@dataclasses.dataclass(frozen=True)
+class Sharing:
+    """Which aliases to publish beside what others have, and what there is to say about it.
+
+    ``notes`` need nobody to act; ``problems`` do, and their aliases are not in ``published``.
+    """
+
+    published: tuple[nova_lines.Fields, ...] = ()
+    notes: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+def share(
+    wanted: Iterable[nova_lines.Fields],
+    elsewhere: Iterable[nova_conf.Entry],
+    pci_in_placement: bool,
+) -> Sharing:
+    """Decide what to publish.
+
+    Nova takes several lines of one name for alternatives, so a second alias of the same name from
+    another hand widens both, and a differing device type or NUMA policy stops nova-api.
+
+    Args:
+        wanted: the aliases that the configuration asks for.
+        elsewhere: the aliases that somebody else has set on this unit.
+        pci_in_placement: whether the scheduler asks Placement, and wants one line per alias.
+    """
+    ours = _by_name((each["name"], each) for each in wanted)
+    theirs = _by_name((each.name, each) for each in elsewhere)
+    published: list[nova_lines.Fields] = []
+    notes, problems = [], []
+    for name, lines in ours.items():
+        others = theirs.get(name, [])
+        if not others:
+            if pci_in_placement and len(lines) > 1:
+                problems.append(
+                    f"devices: alias {name} has {len(lines)} models, and with pci_in_placement Nova"
+                    " takes one per alias; give each model an alias of its own"
+                )
+            else:
+                published += lines
+        elif {meaning(each) for each in lines} == {meaning(each.content) for each in others}:
+            notes.append(
+                f"alias {name}: {others[0].value} has the same one, so it is not set twice"
+            )
+        else:
+            problems.append(
+                f"devices: alias {name} is {_join(lines)} here but"
+                f" {_join(each.content for each in others)} in {others[0].value}; rename one of"
+                " them, or remove the other"
+            )
+    return Sharing(tuple(published), tuple(notes), tuple(problems))
+
+
+def meaning(alias: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """What an alias says to Nova, so that two spellings of the same compare equal."""
+    said = {key: str(value).strip() for key, value in alias.items() if key != "capability_type"}
+    said.setdefault("device_type", nova_lines.DEFAULT_DEVICE_TYPE)
+    said.setdefault("numa_policy", "legacy")
+    for key in ("vendor_id", "product_id"):
+        if key in said:
+            said[key] = said[key].lower()
+    if "live_migratable" in said:
+        said["live_migratable"] = str(said["live_migratable"].lower() in _TRUE)
+    if "resource_class" in said:
+        said["resource_class"] = _placement_name(said["resource_class"])
+    if "traits" in said:
+        said["traits"] = ",".join(
+            sorted(_placement_name(each) for each in said["traits"].split(","))
+        )
+    return tuple(sorted(said.items()))
+
+
+def foreign(
+    found: Iterable[nova_conf.Entry], ours: Iterable[Mapping[str, Any]]
+) -> tuple[nova_conf.Entry, ...]:
+    """Leave out of ``found`` one entry for each of our own aliases; the rest is of others."""
+    mine = collections.Counter(meaning(each) for each in ours)
+    rest = []
+    for entry in found:
+        key = meaning(entry.content)
+        if mine[key] and entry.value.section == "default":
+            mine[key] -= 1
+        else:
+            rest.append(entry)
+    return tuple(rest)
+
+
+def _placement_name(name: str) -> str:
+    return name.strip().upper().removeprefix("CUSTOM_")
+
+
+def _by_name(pairs: Iterable[tuple[str | None, Any]]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for name, each in pairs:
+        if name:
+            found.setdefault(name, []).append(each)
+    return {name: found[name] for name in sorted(found)}
+
+
+def _join(aliases: Iterable[Mapping[str, Any]]) -> str:
+    return " or ".join(
+        nova_lines.to_line({k: v for k, v in each.items() if k != "name"}) for each in aliases
+    )

@@ -1,0 +1,246 @@
+"""What Nova's configuration files on this unit say about PCI devices, whoever wrote them.
+
+The files hold passwords: only the options of ``_OPTIONS`` are ever kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from passthrough import pci_address
+from passthrough.host import pci
+from passthrough.system import files
+
+DIRECTORY = "etc/nova"
+
+_ALIAS = (("pci", "alias"), ("default", "pci_alias"))
+_DEVICE_SPEC = (
+    ("pci", "device_spec"),
+    ("pci", "passthrough_whitelist"),
+    ("default", "pci_passthrough_whitelist"),
+)
+REPORT_IN_PLACEMENT = (("pci", "report_in_placement"),)
+PCI_IN_PLACEMENT = (("filter_scheduler", "pci_in_placement"),)
+ENABLED_FILTERS = (("filter_scheduler", "enabled_filters"),)
+VNC_ENABLED = (("vnc", "enabled"),)
+SPICE_ENABLED = (("spice", "enabled"),)
+
+_OPTIONS = frozenset(
+    (
+        *_ALIAS,
+        *_DEVICE_SPEC,
+        *REPORT_IN_PLACEMENT,
+        *PCI_IN_PLACEMENT,
+        *ENABLED_FILTERS,
+        *VNC_ENABLED,
+        *SPICE_ENABLED,
+    )
+)
+# What oslo.config's Boolean type takes for true.
+_TRUE = ("true", "1", "on", "yes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Value:
+    """One assignment: the file it stands in (an absolute path), its section and key, its text."""
+
+    path: str
+    section: str
+    key: str
+    text: str
+
+    def __str__(self) -> str:
+        section = "DEFAULT" if self.section == "default" else self.section
+        return f"{self.path} [{section}] {self.key}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One JSON object out of a `Value`: an alias or a device_spec."""
+
+    value: Value
+    content: Mapping[str, Any]
+
+    @property
+    def name(self) -> str | None:
+        """An alias's name."""
+        name = self.content.get("name")
+        return name.strip() if isinstance(name, str) else None
+
+    def offers(self, function: pci.Function) -> bool:
+        """Tell whether this device_spec matches a function, as nova/pci/devspec.py does.
+
+        One by ``devname`` matches nothing here: a claimed function has no network interface.
+        """
+        if "devname" in self.content:
+            return False
+        ids = ((self.content.get("vendor_id"), function.vendor),)
+        ids += ((self.content.get("product_id"), function.product),)
+        if any(wanted not in (None, "*") and _hex(wanted) != _hex(own) for wanted, own in ids):
+            return False
+        address = self.content.get("address")
+        if not address:
+            return True
+        if _covers(address, function.address):
+            return True
+        # The exact address of a PF also stands for its VFs.
+        exact = isinstance(address, str) and pci_address.is_exact(address.lower())
+        return bool(exact and function.physfn and _covers(address, function.physfn))
+
+    @property
+    def tags(self) -> dict[str, Any]:
+        """A device_spec's fields beside those that select devices."""
+        selectors = ("vendor_id", "product_id", "address", "devname")
+        return {key: self.content[key] for key in sorted(self.content) if key not in selectors}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What was found, in the order in which Nova reads it."""
+
+    values: tuple[Value, ...] = ()
+
+    def aliases(self) -> tuple[Entry, ...]:
+        """Every alias; a line that is not a JSON object is left out, as Nova refuses to start."""
+        return tuple(_entries(self._of(_ALIAS)))
+
+    def device_specs(self) -> tuple[Entry, ...]:
+        """Every device_spec, by any of the option's names."""
+        return tuple(_entries(self._of(_DEVICE_SPEC)))
+
+    def last(self, option: tuple[tuple[str, str], ...]) -> Value | None:
+        """The assignment of a single-valued option that counts; None where there is none."""
+        found = self._of(option)
+        return found[-1] if found else None
+
+    def is_true(self, option: tuple[tuple[str, str], ...]) -> bool:
+        """Tell whether a boolean option is on; one that is not set counts as off."""
+        value = self.last(option)
+        return value is not None and value.text.strip().lower() in _TRUE
+
+    def only(self, path: str) -> Config:
+        """What one file (an absolute path) says."""
+        return Config(tuple(value for value in self.values if value.path == path))
+
+    def without(self, path: str) -> Config:
+        """What all the other files say."""
+        return Config(tuple(value for value in self.values if value.path != path))
+
+    def _of(self, option: tuple[tuple[str, str], ...]) -> list[Value]:
+        return [value for value in self.values if (value.section, value.key) in option]
+
+
+def read(root: Path, programs: Iterable[str]) -> Config:
+    """Read what Nova's ``programs`` (``nova-compute`` …) would read below ``root``.
+
+    Source: oslo.config's find_config_files and find_config_dirs: nova.conf and PROGRAM.conf, then
+    the ``*.conf`` of nova.conf.d and PROGRAM.conf.d in name order; multi-valued options of all
+    files add up, and of a single-valued one the last counts.
+
+    Raises:
+        OSError: when a file is there but cannot be read.
+    """
+    names = ("nova", *programs)
+    directory = root / DIRECTORY
+    paths = [directory / f"{name}.conf" for name in names]
+    for name in names:
+        paths += _drop_ins(directory / f"{name}.conf.d")
+    found: list[Value] = []
+    for path in paths:
+        present = files.read(path)
+        if present:
+            where = f"/{path.relative_to(root)}"
+            found += [
+                Value(where, section, key, text)
+                for section, key, text in parse(present.content)
+                if (section, key) in _OPTIONS
+            ]
+    return Config(tuple(found))
+
+
+def parse(text: str) -> Iterator[tuple[str, str, str]]:
+    """Read oslo.config's dialect of INI: yields section (in lower case), key and value.
+
+    A line that starts with white space continues the value before it; one pair of quotes around
+    a first line is dropped. What cannot be read is passed over: Nova itself refuses it.
+    """
+    section, key, value = "default", "", []
+    for line in (*text.splitlines(), ""):
+        line = line.rstrip()
+        if line[:1] in (" ", "\t"):
+            value.append(line.lstrip())
+            continue
+        if key:
+            yield section, key, "\n".join(value)
+        key, value = "", []
+        if line.startswith("[") and line.endswith("]"):
+            section = line[1:-1].lower()
+        elif line and line[0] not in "#;[":
+            key, first = _split(line)
+            value = [first]
+
+
+def _split(line: str) -> tuple[str, str]:
+    match = re.search(r"[=:]", line)
+    if not match:
+        return "", ""
+    value = line[match.end() :].strip()
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "\"'":
+        value = value[1:-1]
+    return line[: match.start()].strip(), value
+
+
+def _drop_ins(directory: Path) -> list[Path]:
+    try:
+        names = os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    # A hidden file is not matched by the glob that oslo.config uses.
+    return [directory / name for name in sorted(fnmatch.filter(names, "[!.]*.conf"))]
+
+
+def _entries(values: Iterable[Value]) -> Iterator[Entry]:
+    for value in values:
+        try:
+            loaded = json.loads(value.text)
+        except (ValueError, RecursionError):
+            continue
+        for each in loaded if isinstance(loaded, list) else [loaded]:
+            if isinstance(each, dict):
+                yield Entry(value, each)
+
+
+def _hex(text: object) -> int | None:
+    try:
+        return int(str(text).strip(), 16)
+    except ValueError:
+        return None
+
+
+def _covers(pattern: object, address: str) -> bool:
+    """Match an address as Nova does: a glob whose absent parts are wild, or regular expressions."""
+    domain, bus, rest = address.split(":")
+    slot, _, function = rest.partition(".")
+    if isinstance(pattern, Mapping):
+        parts = {"domain": domain, "bus": bus, "slot": slot, "function": function}
+        return all(_matches(pattern.get(key, ".*"), part) for key, part in parts.items())
+    front, _, last = str(pattern).partition(".")
+    wanted = ["*"] * (3 - front.count(":") - 1) + front.split(":") if front else ["*"] * 3
+    return all(
+        part.strip() in ("", "*") or _hex(part) == _hex(own)
+        for part, own in zip([*wanted, last], (domain, bus, slot, function), strict=False)
+    )
+
+
+def _matches(expression: object, part: str) -> bool:
+    try:
+        return re.match(str(expression), part) is not None
+    except re.error:
+        return False

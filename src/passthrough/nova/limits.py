@@ -1,0 +1,147 @@
+"""Claims against what Nova can do with them. Pure.
+
+Each check says what is wrong in a sentence with the way out; the sources are the Nova modules named
+at each of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+
+from passthrough.config import devices
+from passthrough.host import pci
+from passthrough.nova import conf as nova_conf
+from passthrough.nova import lines as nova_lines
+from passthrough.planning import claims
+
+_KINDS = {
+    "type-PCI": "has no SR-IOV",
+    "type-PF": "is SR-IOV capable",
+    "type-VF": "is an SR-IOV virtual function",
+}
+
+
+def device_types(decision: claims.Decision) -> Iterator[str]:
+    """Aliases whose device type never matches a function that they are for.
+
+    Source: _get_device_type in nova/virt/libvirt/host.py and nova/pci/stats.py. A PF is given out
+    only where the alias says type-PF, whether or not it has VFs: "No valid host" otherwise.
+    """
+    seen = set()
+    for claim in decision.claims:
+        item, actual = claim.item, claim.function.device_type
+        asked = item.device_type or nova_lines.DEFAULT_DEVICE_TYPE
+        key = (item.position, actual)
+        if claim.companion_of or not item.alias or asked == actual or key in seen:
+            continue
+        seen.add(key)
+        yield (
+            f"devices: item {item.position} {item}: {claim.address} {_KINDS[actual]}, so Nova calls"
+            f" it {actual} and alias {item.alias} ({asked}) never matches it; write the item as"
+            f" {item_text(item, device_type=actual)}"
+        )
+
+
+def unofferable(
+    verified: Iterable[claims.Claim], host: pci.Host, in_placement: bool
+) -> dict[str, str]:
+    """Functions whose device_spec would keep nova-compute from starting.
+
+    Args:
+        verified: the claims that could be offered.
+        host: the functions that are there.
+        in_placement: whether nova-compute reports PCI devices to Placement.
+
+    Returns:
+        Address → why, in address order.
+    """
+    found = {}
+    by_address = {claim.address: claim for claim in verified}
+    for address, claim in by_address.items():
+        prefix = f"devices: item {claim.item.position} {claim.item}: {address}"
+        if not nova_lines.can_address(address):
+            found[address] = f"{prefix}: Nova takes no PCI domain above ffff; leave it out"
+        elif in_placement:
+            problem = _refused_by_placement(claim, by_address, host)
+            if problem:
+                found[address] = f"{prefix}: with report-in-placement {problem}"
+    return found
+
+
+def _refused_by_placement(
+    claim: claims.Claim, verified: dict[str, claims.Claim], host: pci.Host
+) -> str | None:
+    """Say why Placement cannot hold a function beside the others.
+
+    Source: PciResourceProvider in nova/compute/pci_placement_translator.py: a PF and its VFs are
+    one provider, which has either, and one resource class and set of traits.
+    """
+    function = claim.function
+    for other in host.functions.values():
+        # The exact address of a PF also matches those of its VFs that have its id.
+        offered = other.address in verified or other.id == function.id
+        if other.physfn == function.address and offered:
+            return f"Nova takes a PF or its VFs, not both ({other.address}); claim one kind"
+    if not function.physfn:
+        return None
+    if function.physfn in verified:
+        return f"Nova takes a PF or its VFs, not both ({function.physfn}); claim one kind"
+    tags = (claim.item.resource_class, claim.item.traits)
+    for other in verified.values():
+        others = (other.item.resource_class, other.item.traits)
+        if other.function.physfn == function.physfn and others != tags:
+            return (
+                f"all VFs of {function.physfn} need the same resource-class and traits, and item"
+                f" {other.item.position} has others"
+            )
+    return None
+
+
+def offered_elsewhere(
+    verified: Iterable[claims.Claim], elsewhere: nova_conf.Config
+) -> tuple[list[str], list[str]]:
+    """Claimed functions that another file offers to Nova too.
+
+    Nova takes the first match (nova/pci/whitelist.py), and reads our file last.
+
+    Returns:
+        Notes, where the other says the same, and problems, where it says something else.
+    """
+    notes, problems = [], []
+    for entry in elsewhere.device_specs():
+        matched = [claim for claim in verified if entry.offers(claim.function)]
+        differing = [claim for claim in matched if _tags(claim) != entry.tags]
+        where = f"{entry.value} {nova_lines.to_line(entry.content)}"
+        if differing:
+            names = " ".join(claim.address for claim in differing)
+            problems.append(
+                f"{names} is offered to Nova by {where} too, which counts and says something else"
+                " of it; unset it there (nova-compute's option pci-passthrough-whitelist)"
+            )
+        elif matched:
+            names = " ".join(claim.address for claim in matched)
+            notes.append(f"{names} is offered to Nova by {where} too")
+    return notes, problems
+
+
+def item_text(item: devices.Item, **changes: str) -> str:
+    """An item in the YAML form of ``devices``, as one line that can be pasted into a list."""
+    fields: dict[str, object] = {"alias": item.alias, "id": item.id}
+    fields["address"] = list(item.addresses) if len(item.addresses) > 1 else "".join(item.addresses)
+    fields["device-type"] = changes.get("device_type", item.device_type)
+    fields["numa-policy"] = item.numa_policy
+    fields["resource-class"] = item.resource_class
+    fields["traits"] = list(item.traits)
+    fields["live-migratable"] = item.live_migratable
+    fields["managed"] = item.managed
+    fields["companions"] = None if item.companions else False
+    fields["allow-in-use"] = item.allow_in_use or None
+    given = {key: value for key, value in fields.items() if value not in (None, "", [])}
+    return json.dumps(given)
+
+
+def _tags(claim: claims.Claim) -> dict[str, str]:
+    selectors = ("vendor_id", "product_id", "address")
+    fields = nova_lines.device_spec(claim.function, claim.item)
+    return {key: value for key, value in fields.items() if key not in selectors}

@@ -1,0 +1,161 @@
+"""What Nova is told: aliases, device_specs, and the texts that carry them. Pure.
+
+Source of the formats: Nova's nova/conf/pci.py, nova/pci/request.py and nova/pci/devspec.py. Every
+value is a string, every object one line of JSON with sorted keys: the same input gives the same
+bytes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+
+from passthrough import naming, pci_address
+from passthrough.config import devices
+from passthrough.host import pci
+from passthrough.nova import release as nova_release
+from passthrough.planning import templates
+
+Fields = Mapping[str, str]
+
+DIRECTORY = "etc/nova/nova.conf.d"
+MODE = 0o640
+GROUP = "nova"
+
+SUBORDINATE_KEY = "subordinate_configuration"
+FILTER = "PciPassthroughFilter"
+DEFAULT_DEVICE_TYPE = "type-PCI"
+# Larger domains exist (Intel VMD's begin at 10000), and Nova does not start with one.
+MAX_DOMAIN = 0xFFFF
+
+
+def path_of(application: str) -> str:
+    """The drop-in of an application, below the root."""
+    return f"{DIRECTORY}/{naming.name_for(application)}.conf"
+
+
+def aliases(wanted: devices.Spec) -> tuple[Fields, ...]:
+    """The aliases that a configuration asks for, each once, sorted by name and content.
+
+    The device type always stands in them: without one Nova cannot compare two lines of the same
+    alias, and refuses both.
+    """
+    found = {to_line(alias(item)): alias(item) for item in wanted.items if item.alias}
+    return tuple(sorted(found.values(), key=_alias_order))
+
+
+def alias(item: devices.Item) -> Fields:
+    """The alias of one item, which must have one."""
+    return {
+        "name": item.alias or "",
+        "vendor_id": item.vendor,
+        "product_id": item.product,
+        "device_type": item.device_type or DEFAULT_DEVICE_TYPE,
+        **nova_release.keys_of(item, nova_release.ALIAS),
+    }
+
+
+def device_spec(function: pci.Function, item: devices.Item) -> Fields:
+    """The device_spec that offers one function, and no other, on behalf of an item."""
+    return {
+        "vendor_id": function.vendor,
+        "product_id": function.product,
+        "address": function.address,
+        **nova_release.keys_of(item, nova_release.DEVICE_SPEC),
+    }
+
+
+def kept_device_spec(function: pci.Function, written: Mapping[str, object]) -> Fields:
+    """The device_spec of a function whose item is gone: its tags are those that were written.
+
+    Whoever edited the file in between adds no key and no value that an item could not have.
+    """
+    tags = {
+        name: value
+        for name, allowed in nova_release.written_device_spec_keys().items()
+        if isinstance(value := written.get(name), str) and allowed.fullmatch(value)
+    }
+    return {
+        "vendor_id": function.vendor,
+        "product_id": function.product,
+        "address": function.address,
+        **tags,
+    }
+
+
+def can_address(address: str) -> bool:
+    """Tell whether Nova can take a function at ``address``."""
+    return pci_address.sort_key(address)[0] <= MAX_DOMAIN
+
+
+def device_spec_option(release: nova_release.Release) -> str:
+    """The name of the option that holds device_specs in a release."""
+    known = release.major >= nova_release.DEVICE_SPEC_SINCE
+    return "device_spec" if known else "passthrough_whitelist"
+
+
+def drop_in(
+    application: str,
+    release: nova_release.Release,
+    specs: Iterable[Fields],
+    offered: Iterable[Fields],
+    report_in_placement: bool,
+    present: str | None = None,
+) -> str | None:
+    """The content of the drop-in on a compute host; None when there is nothing to say.
+
+    Args:
+        application: the Juju application.
+        release: the installed Nova.
+        specs: the device_specs.
+        offered: the aliases.
+        report_in_placement: whether Nova reports the devices to Placement.
+        present: what the drop-in holds now; it saves rendering where that is known to be right.
+    """
+    lines = [f"{device_spec_option(release)} = {to_line(each)}" for each in specs]
+    lines += [f"alias = {to_line(each)}" for each in offered]
+    if report_in_placement:
+        lines.append("report_in_placement = true")
+    if not lines:
+        return None
+    context = {
+        "application": application,
+        "lines": lines,
+        "report_in_placement": report_in_placement,
+    }
+    return templates.render("nova.conf.j2", context, present)
+
+
+def subordinate_configuration(published: Iterable[Fields]) -> str:
+    """What nova-cloud-controller is sent, as its charm merges it into nova.conf.
+
+    Its template prints the section DEFAULT alone; Nova reads ``pci_alias`` there as
+    ``[pci] alias``. The key beside the sections is appended to ``enabled_filters``: flavors need
+    it also where all aliases come from elsewhere.
+    """
+    pairs = [["pci_alias", to_line(each)] for each in published]
+    file = {"sections": {"DEFAULT": pairs}, "additional_neutron_filters": FILTER}
+    return json.dumps({"nova": {"/etc/nova/nova.conf": file}}, sort_keys=True)
+
+
+def published_aliases(text: str | None) -> tuple[str, ...]:
+    """The lines of the aliases in what `subordinate_configuration` gave; () for None.
+
+    Another revision of the charm may have sent something else: that has no lines.
+    """
+    if not text:
+        return ()
+    try:
+        pairs = json.loads(text)["nova"]["/etc/nova/nova.conf"]["sections"]["DEFAULT"]
+        return tuple(line for key, line in pairs if key == "pci_alias")
+    except (ValueError, KeyError, TypeError):
+        return ()
+
+
+def to_line(fields: Fields) -> str:
+    """One object as the line that stands in nova.conf."""
+    return json.dumps(fields, sort_keys=True)
+
+
+def _alias_order(fields: Fields) -> tuple[str, str]:
+    return fields["name"], to_line(fields)

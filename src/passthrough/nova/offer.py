@@ -1,0 +1,233 @@
+"""What a compute host offers to Nova: claims and facts in, a drop-in and remarks out. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from passthrough import errors, pci_address
+from passthrough.config import options
+from passthrough.host import pci
+from passthrough.nova import aliases as nova_aliases
+from passthrough.nova import conf as nova_conf
+from passthrough.nova import facts as nova_facts
+from passthrough.nova import limits as nova_limits
+from passthrough.nova import lines as nova_lines
+from passthrough.nova import release as nova_release
+from passthrough.planning import boot_files, claims, plan, viability
+from passthrough.state import record
+
+
+@dataclasses.dataclass(frozen=True)
+class Offer:
+    """What Nova should have of this host, and how far it is from that.
+
+    Attributes:
+        facts: what it was worked out from.
+        device_specs: one for each verified claim, in address order.
+        held: those of functions that failed verification but that a guest holds.
+        aliases: the aliases in the drop-in.
+        content: what the drop-in should hold; None for no drop-in.
+        change: the change that brings it there; None when it is there.
+        read: whether nova-compute has started with this content, or need not.
+        deferred: whether the policy layer denied the restart that would make it read it.
+        problems: what an operator has to resolve.
+        notes: what an operator may want to know.
+    """
+
+    facts: nova_facts.Facts = dataclasses.field(default_factory=nova_facts.Facts)
+    device_specs: tuple[nova_lines.Fields, ...] = ()
+    held: tuple[nova_lines.Fields, ...] = ()
+    aliases: tuple[nova_lines.Fields, ...] = ()
+    content: str | None = None
+    change: plan.FileChange | None = None
+    read: bool = True
+    deferred: bool = False
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def decide(
+    application: str,
+    wanted: options.Options,
+    decision: claims.Decision,
+    verified: Iterable[claims.Claim],
+    host: pci.Host,
+    facts: nova_facts.Facts,
+    known: record.Nova,
+    *,
+    leaving: bool = False,
+) -> Offer:
+    """Work out what to offer.
+
+    A function that a guest holds stays offered, whatever became of its claim.
+
+    Args:
+        application: the Juju application.
+        wanted: its options.
+        decision: what it claims.
+        verified: the claims to offer: those that `find_verified` gives, or, to see what will be,
+            those that `find_primary` gives.
+        host: the functions that are there.
+        facts: what is known of Nova.
+        known: what nova-compute knows of the drop-in.
+        leaving: whether the charm is being removed, and the drop-in with it.
+
+    Raises:
+        OptionError: when the installed Nova does not know what an option asks for.
+    """
+    check_release(wanted, facts.release)
+    path = f"/{nova_lines.path_of(application)}"
+    elsewhere = facts.config.without(path)
+    stays = facts.config.only(path).is_true(nova_conf.REPORT_IN_PLACEMENT)
+    reported = wanted.report_in_placement or stays
+    verified = tuple(verified)
+    withheld = nova_limits.unofferable(
+        verified, host, reported or elsewhere.is_true(nova_conf.REPORT_IN_PLACEMENT)
+    )
+    offered = [claim for claim in verified if claim.address not in withheld]
+    specs = tuple(nova_lines.device_spec(claim.function, claim.item) for claim in offered)
+    problems = [*nova_limits.device_types(decision), *withheld.values()]
+    if not facts.release:
+        # Whoever runs Nova here in another way learns the device_specs through nova-pci.
+        offer = Offer(facts, specs, problems=tuple(problems))
+        return _with_content(offer, application, None, known)
+    sharing = nova_aliases.share(
+        _aliases(wanted, decision, facts.config.only(path)),
+        elsewhere.aliases(),
+        facts.config.is_true(nova_conf.PCI_IN_PLACEMENT),
+    )
+    notes, clashes = nova_limits.offered_elsewhere(offered, elsewhere)
+    if facts.group is None:
+        problems.append(f"nova-common is installed, but there is no group {nova_lines.GROUP}")
+    if stays and not wanted.report_in_placement and not leaving:
+        problems.append(
+            "report-in-placement: Nova does not start without it once it was on, so it stays on;"
+            " set it to true again"
+        )
+    offer = Offer(
+        facts=facts,
+        device_specs=specs,
+        held=() if leaving else _held(path, facts, host, specs),
+        aliases=sharing.published,
+        problems=(*problems, *sharing.problems, *clashes),
+        notes=(*sharing.notes, *notes),
+    )
+    content = nova_lines.drop_in(
+        application,
+        facts.release,
+        sorted(
+            (*offer.device_specs, *offer.held),
+            key=lambda each: pci_address.sort_key(each["address"]),
+        ),
+        offer.aliases,
+        reported,
+        facts.present.content if facts.present else None,
+    )
+    return _with_content(offer, application, content, known)
+
+
+def find_primary(decision: claims.Decision) -> tuple[claims.Claim, ...]:
+    """The claims of functions for their own sake, not as the companion of another."""
+    return tuple(claim for claim in decision.claims if claim.companion_of is None)
+
+
+def find_verified(decision: claims.Decision, host: pci.Host) -> tuple[claims.Claim, ...]:
+    """The primary claims that a guest could be given now.
+
+    They are on vfio-pci, in a viable group of an active IOMMU.
+    """
+    return tuple(
+        claim
+        for claim in find_primary(decision)
+        if claim.function.driver == pci.VFIO_PCI
+        and claim.function.group is not None
+        and not viability.strangers(claim.function, host)
+    )
+
+
+def check_release(wanted: options.Options, release: nova_release.Release | None) -> None:
+    """Refuse options that the installed Nova does not know.
+
+    Raises:
+        OptionError: naming the option and the release it needs.
+    """
+    if not release:
+        return
+    nova_release.check(wanted.devices, release)
+    needed = nova_release.REPORT_IN_PLACEMENT_SINCE
+    if wanted.report_in_placement and release.major < needed:
+        raise errors.OptionError(
+            "report-in-placement",
+            f"needs Nova {nova_release.name_of(needed)} or later, and this unit has Nova {release}",
+        )
+
+
+def fingerprint(content: str | None) -> str:
+    """A digest of a drop-in's content; empty for no drop-in."""
+    return hashlib.sha256(content.encode()).hexdigest() if content else ""
+
+
+def listed(path: str, config: nova_conf.Config) -> dict[str, Mapping[str, Any]]:
+    """The device_specs in the drop-in at ``path``, by address."""
+    return {
+        str(entry.content["address"]): entry.content
+        for entry in config.only(path).device_specs()
+        if pci_address.is_exact(str(entry.content.get("address")))
+    }
+
+
+def _aliases(
+    wanted: options.Options, decision: claims.Decision, present: nova_conf.Config
+) -> tuple[nova_lines.Fields, ...]:
+    """The aliases to offer: all, but that a mistaken item brings no new one.
+
+    One that is there already stays: guests that were made with it could not be moved otherwise.
+    """
+    known = {nova_aliases.meaning(entry.content) for entry in present.aliases()}
+    mistaken = {refusal.item.position for refusal in decision.blocking}
+    mistaken -= {claim.item.position for claim in decision.claims}
+    items = tuple(
+        item
+        for item in wanted.devices.items
+        if item.position not in mistaken
+        or (item.alias and nova_aliases.meaning(nova_lines.alias(item)) in known)
+    )
+    return nova_lines.aliases(dataclasses.replace(wanted.devices, items=items))
+
+
+def _held(
+    path: str, facts: nova_facts.Facts, host: pci.Host, specs: tuple[nova_lines.Fields, ...]
+) -> tuple[nova_lines.Fields, ...]:
+    """What the drop-in says of functions that a guest holds, as far as it is ours to say."""
+    offered = {each["address"] for each in specs}
+    return tuple(
+        nova_lines.kept_device_spec(host.functions[address], content)
+        for address, content in listed(path, facts.config).items()
+        if address in facts.held and address not in offered and address in host.functions
+    )
+
+
+def _with_content(offer: Offer, application: str, content: str | None, known: record.Nova) -> Offer:
+    facts = offer.facts
+    file = boot_files.File(nova_lines.path_of(application), nova_lines.MODE, None, content)
+    wrong_group = content is not None and facts.present and facts.present.group != facts.group
+    differs = facts.present != file.as_present() or wrong_group
+    writable = facts.group is not None or content is None
+    digest = fingerprint(content)
+    return dataclasses.replace(
+        offer,
+        content=content,
+        change=plan.FileChange(file, facts.present) if differs and writable else None,
+        read=digest == known.read or not writable,
+        deferred=digest != known.read and bool(known.run) and known.deferred == digest,
+    )
+
+
+def withdraws(application: str, offer: Offer, addresses: Iterable[str]) -> bool:
+    """Tell whether the drop-in lists any of ``addresses`` and ``offer`` takes it out."""
+    written = listed(f"/{nova_lines.path_of(application)}", offer.facts.config)
+    stay = {each["address"] for each in (*offer.device_specs, *offer.held)}
+    return any(address in written and address not in stay for address in addresses)

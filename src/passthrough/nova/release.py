@@ -1,0 +1,189 @@
+"""Which Nova is installed, and which keys each release of it knows.
+
+An alias with a key that Nova does not know stops nova-api and nova-compute; a device_spec with one
+is accepted, and the key silently ignored. Neither may happen: a key is refused with the release
+that it needs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+from passthrough import errors
+from passthrough.config import devices
+
+STATUS = "var/lib/dpkg/status"
+PACKAGE = "nova-common"
+
+# [pci]device_spec; passthrough_whitelist before.
+DEVICE_SPEC_SINCE = 26
+REPORT_IN_PLACEMENT_SINCE = 26
+
+# Where a key stands.
+ALIAS = "alias"
+DEVICE_SPEC = "device_spec"
+
+_NAMES = {
+    17: "Queens",
+    23: "Wallaby",
+    25: "Yoga",
+    26: "Zed",
+    27: "2023.1",
+    28: "2023.2",
+    29: "2024.1",
+    30: "2024.2",
+    31: "2025.1",
+    32: "2025.2",
+    33: "2026.1",
+}
+_VERSION = re.compile(r"(?:\d+:)?(\d+)[.~+-]")
+_NAMES_LIST = re.compile(r"[A-Za-z0-9_,]+")
+_YES_OR_NO = re.compile(r"yes|no")
+# The states in which dpkg has no files of a package: dpkg(1), "Package states".
+_ABSENT = ("", "not-installed", "config-files")
+
+
+@dataclasses.dataclass(frozen=True)
+class Release:
+    """An installed Nova; ``major`` is what its versions begin with, such as 25 for Yoga."""
+
+    major: int
+
+    def __str__(self) -> str:
+        return name_of(self.major)
+
+
+def name_of(major: int) -> str:
+    """Name a release for a person: ``25 (Yoga)``."""
+    return f"{major} ({_NAMES[major]})" if major in _NAMES else str(major)
+
+
+def installed(root: Path) -> Release | None:
+    """Read which release of nova-common dpkg has installed; None where it has none.
+
+    A package that is being upgraded is there: its service runs, and starts again right after.
+
+    Raises:
+        OSError: when dpkg's status file is there but cannot be read.
+    """
+    try:
+        content = (root / STATUS).read_bytes()
+    except FileNotFoundError:
+        return None
+    for paragraph in _paragraphs_of(content, PACKAGE):
+        found = dict(line.split(": ", 1) for line in paragraph.splitlines() if ": " in line)
+        version = _VERSION.match(found.get("Version", ""))
+        state = found.get("Status", "").rpartition(" ")[2]
+        if version and state not in _ABSENT:
+            return Release(int(version[1]))
+    return None
+
+
+def _paragraphs_of(content: bytes, package: str) -> Iterator[str]:
+    """Find a package's paragraphs; the whole file is megabytes long, and is not even decoded."""
+    head = f"\nPackage: {package}\n".encode()
+    content = b"\n" + content
+    start = content.find(head)
+    while start >= 0:
+        end = content.find(b"\n\n", start + len(head))
+        yield content[start + 1 : end if end >= 0 else None].decode("utf-8", "replace")
+        start = content.find(head, start + 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Key:
+    """One key that an item can put into an alias or a device_spec.
+
+    ``option`` is the key as ``devices`` spells it, ``name`` as Nova does. ``value`` takes an item
+    and gives Nova's value, always a string, or None where the item does not set it. ``since`` is
+    the release that first knew the key, ``newer`` that of values that came later. ``form`` is what
+    every value looks like.
+    """
+
+    option: str
+    where: str
+    name: str
+    since: int
+    value: Callable[[devices.Item], str | None]
+    newer: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    form: re.Pattern[str] = _NAMES_LIST
+
+    def needs(self, item: devices.Item) -> int | None:
+        """The release that this item's use of the key needs; None where it does not use it."""
+        value = self.value(item)
+        return None if value is None else self.newer.get(value, self.since)
+
+
+def _traits(item: devices.Item) -> str | None:
+    return ",".join(item.traits) or None
+
+
+def _live_migratable(item: devices.Item) -> str | None:
+    return _yes_or_no(item.live_migratable)
+
+
+def _managed(item: devices.Item) -> str | None:
+    return _yes_or_no(item.managed)
+
+
+def _yes_or_no(value: bool | None) -> str | None:
+    return None if value is None else "yes" if value else "no"
+
+
+# Source: Nova's release notes and nova/conf/pci.py of each release. name, vendor_id, product_id,
+# address and device_type are older than every release that this charm meets.
+KEYS = (
+    Key("numa-policy", ALIAS, "numa_policy", 17, lambda item: item.numa_policy, {"socket": 23}),
+    Key("resource-class", ALIAS, "resource_class", 27, lambda item: item.resource_class),
+    Key("resource-class", DEVICE_SPEC, "resource_class", 26, lambda item: item.resource_class),
+    Key("traits", ALIAS, "traits", 27, _traits),
+    Key("traits", DEVICE_SPEC, "traits", 26, _traits),
+    Key("live-migratable", ALIAS, "live_migratable", 31, _live_migratable, form=_YES_OR_NO),
+    Key("live-migratable", DEVICE_SPEC, "live_migratable", 31, _live_migratable, form=_YES_OR_NO),
+    Key("managed", DEVICE_SPEC, "managed", 31, _managed, form=_YES_OR_NO),
+)
+
+
+def keys_of(item: devices.Item, where: str) -> dict[str, str]:
+    """What an item adds to its alias or device_spec, by Nova's names."""
+    values = ((key.name, key.value(item)) for key in KEYS if key.where == where)
+    return {name: value for name, value in values if value is not None}
+
+
+def written_device_spec_keys() -> dict[str, re.Pattern[str]]:
+    """The keys that `keys_of` may put into a device_spec, and what their values look like."""
+    return {key.name: key.form for key in KEYS if key.where == DEVICE_SPEC}
+
+
+def check(
+    wanted: devices.Spec, release: Release | None, places: Iterable[str] = (ALIAS, DEVICE_SPEC)
+) -> None:
+    """Refuse what the installed Nova does not know.
+
+    Args:
+        wanted: the parsed ``devices``.
+        release: the installed Nova; an unknown one (None) is trusted with no key at all.
+        places: which of ALIAS and DEVICE_SPEC matter on this unit.
+
+    Raises:
+        OptionError: naming the item, the key and the release it needs.
+    """
+    present = f"this unit has Nova {release}" if release else f"this unit has no {PACKAGE}"
+    for item in wanted.items:
+        for key in KEYS:
+            needed = key.needs(item)
+            if needed is None or key.where not in places:
+                continue
+            if key.where == ALIAS and not item.alias:
+                continue
+            if not release or release.major < needed:
+                value = f" {key.value(item)}" if key.newer else ""
+                raise errors.OptionError(
+                    "devices",
+                    f"{key.option}{value} needs Nova {name_of(needed)} or later, and {present};"
+                    " leave it out, or upgrade",
+                    f"item {item.position} {item}",
+                )

@@ -1,0 +1,271 @@
+"""The files that make the claims survive a reboot: GRUB, modprobe, udev and the initramfs.
+
+Every file is one row of ``_FILES``. To support another initramfs generator, add its rows and its
+templates.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Container, Iterable, Mapping
+
+from passthrough import naming
+from passthrough.config import options
+from passthrough.host import machine, pci
+from passthrough.planning import claims, templates
+from passthrough.system import files
+
+GRUB = "grub"
+INITRAMFS = "initramfs"
+
+# The display drivers of each vendor that a console or a desktop would load by itself.
+DISPLAY_DRIVERS = {
+    "1002": ("amdgpu", "radeon"),
+    "10de": ("nouveau", "nvidia", "nvidia_drm", "nvidiafb"),
+    "1234": ("bochs",),
+    "8086": ("i915", "xe"),
+}
+# Drivers whose module has another name. With all others "-" for "_" is the only difference.
+_MODULES = {"bochs-drm": "bochs", "xhci_hcd": "xhci_pci"}
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """One owned file: where it stands below the root, and what it should hold.
+
+    ``feeds`` says what has to be rebuilt for a change to take effect: GRUB, INITRAMFS or None.
+    ``content`` None means that the file should not be there. ``in_initramfs`` tells that an
+    initramfs which was built with it holds a copy.
+    """
+
+    path: str
+    mode: int
+    feeds: str | None
+    content: str | None = None
+    in_initramfs: bool = False
+
+    def as_present(self) -> files.Present | None:
+        """What `files.read` gives once the file is as it should be."""
+        return None if self.content is None else files.Present(self.content, self.mode)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    """One owned file; it is written while any of the template's values in ``needs`` is true."""
+
+    path: str
+    template: str
+    feeds: str | None = None
+    mode: int = 0o644
+    generator: str | None = None
+    needs: tuple[str, ...] = ("claims",)
+    in_initramfs: bool = False
+
+
+_FILES = (
+    # Sorts after 50-cloudimg-settings, 50-curtin-settings and 90-sysconfig.
+    _Row("etc/default/grub.d/95-{name}.cfg", "grub.cfg.j2", feeds=GRUB, needs=("kernel_options",)),
+    _Row("etc/modules-load.d/{name}.conf", "modules-load.conf.j2"),
+    # initramfs-tools copies modprobe.d into the initramfs; for dracut our module does.
+    _Row(
+        "etc/modprobe.d/{name}.conf",
+        "modprobe.conf.j2",
+        feeds=INITRAMFS,
+        needs=("blacklist", "allow_unsafe_interrupts"),
+        in_initramfs=True,
+    ),
+    # Sorts before 80-drivers.rules, which loads the native driver by modalias.
+    _Row("etc/udev/rules.d/60-{name}.rules", "udev.rules.j2", feeds=INITRAMFS),
+    _Row(
+        "etc/initramfs-tools/hooks/{name}",
+        "initramfs-tools-hook.j2",
+        feeds=INITRAMFS,
+        mode=0o755,
+        generator=machine.INITRAMFS_TOOLS,
+    ),
+    _Row(
+        "etc/initramfs-tools/scripts/init-top/{name}",
+        "initramfs-tools-init-top.j2",
+        feeds=INITRAMFS,
+        mode=0o755,
+        generator=machine.INITRAMFS_TOOLS,
+        in_initramfs=True,
+    ),
+    _Row(
+        "etc/dracut.conf.d/{name}.conf",
+        "dracut.conf.j2",
+        feeds=INITRAMFS,
+        generator=machine.DRACUT,
+    ),
+    _Row(
+        "usr/lib/dracut/modules.d/91{name}/module-setup.sh",
+        "dracut-module-setup.sh.j2",
+        feeds=INITRAMFS,
+        mode=0o755,
+        generator=machine.DRACUT,
+    ),
+    _Row(
+        "usr/lib/dracut/modules.d/91{name}/claim.sh",
+        "dracut-claim.sh.j2",
+        feeds=INITRAMFS,
+        mode=0o755,
+        generator=machine.DRACUT,
+        in_initramfs=True,
+    ),
+)
+
+# What of their places is ours, and nobody else's.
+_FOLDERS = ("usr/lib/dracut/modules.d/91{name}",)
+
+GENERATORS = tuple(sorted({row.generator for row in _FILES if row.generator}))
+
+
+def owned_files(application: str) -> tuple[File, ...]:
+    """Every file the application may own, as absent ones: what removal makes of the host."""
+    name = naming.name_for(application)
+    return tuple(
+        File(row.path.format(name=name), row.mode, row.feeds, in_initramfs=row.in_initramfs)
+        for row in _FILES
+    )
+
+
+def owned_folders(application: str) -> tuple[str, ...]:
+    """The folders that go with the last file in them."""
+    return tuple(path.format(name=naming.name_for(application)) for path in _FOLDERS)
+
+
+def grub_path(application: str) -> str:
+    """The application's GRUB drop-in, below the root."""
+    return _FILES[0].path.format(name=naming.name_for(application))
+
+
+def desired_files(
+    application: str,
+    wanted: options.Options,
+    claimed: tuple[claims.Claim, ...],
+    blacklist: tuple[str, ...],
+    tokens: tuple[str, ...],
+    generator: str | None,
+    *,
+    twins: Mapping[str, list[str]],
+    keep_kernel_options: bool = False,
+    present: Mapping[str, files.Present | None] | None = None,
+) -> tuple[File, ...]:
+    """Work out every owned file as it should be, in a stable order.
+
+    Args:
+        application: the Juju application.
+        wanted: the charm's options.
+        claimed: the functions that go to vfio-pci; none leaves no file behind.
+        blacklist: what `blacklisted_drivers` gave.
+        tokens: what `kernel_options` gave.
+        generator: the host's initramfs generator.
+        twins: what `find_twins` gave.
+        keep_kernel_options: keep the GRUB drop-in although nothing is claimed.
+        present: what each path holds now; it saves rendering where that is known to be right.
+    """
+    present = present or {}
+    context = {
+        "application": application,
+        "name": naming.name_for(application),
+        "claims": [claim.function for claim in claimed],
+        "twins": twins,
+        "blacklist": blacklist,
+        "kernel_options": tokens,
+        "allow_unsafe_interrupts": wanted.allow_unsafe_interrupts,
+    }
+    found = []
+    for row, absent in zip(_FILES, owned_files(application), strict=True):
+        wants = (
+            (bool(claimed) or (row.feeds == GRUB and keep_kernel_options))
+            and row.generator in (None, generator)
+            and any(context[name] for name in row.needs)
+        )
+        there = present.get(absent.path)
+        content = (
+            templates.render(row.template, context, there.content if there else None)
+            if wants
+            else None
+        )
+        found.append(dataclasses.replace(absent, content=content))
+    return tuple(found)
+
+
+def find_twins(claimed: tuple[claims.Claim, ...], host: pci.Host) -> dict[str, list[str]]:
+    """For each claimed function, those of the same id that stay with the host.
+
+    An id and an address do not tell two of a model apart once a card was taken out and the others
+    were numbered anew: a disk that the host boots from can stand where its twin stood. At boot no
+    guard can be asked yet, so there each twin has to be where it was. VFs are left out, as claims
+    and as twins: none is there before its parent's driver runs.
+    """
+    kept = host.functions.keys() - {claim.address for claim in claimed}
+    return {
+        claim.address: [
+            each.address
+            for each in host.with_id(claim.function.id)
+            if each.address in kept and not (each.physfn or claim.function.physfn)
+        ]
+        for claim in claimed
+    }
+
+
+def kernel_options(
+    wanted: options.Options, blacklist: Iterable[str], facts: machine.Platform
+) -> tuple[str, ...]:
+    """The tokens for the kernel command line, the operator's own last so that they win.
+
+    AMD and Arm need none to turn the IOMMU on; `amd_iommu=on` is not an option the kernel knows.
+    """
+    tokens = []
+    if wanted.iommu and facts.iommu_table == "DMAR":
+        tokens.append("intel_iommu=on")
+    if wanted.iommu_passthrough:
+        tokens.append("iommu=pt")
+    names = ",".join(blacklist)
+    if names:
+        tokens.append(f"modprobe.blacklist={names}")
+    if wanted.allow_unsafe_interrupts:
+        tokens.append("vfio_iommu_type1.allow_unsafe_interrupts=1")
+    return (*tokens, *wanted.kernel_options)
+
+
+def blacklisted_drivers(
+    wanted: options.Options, claimed: tuple[claims.Claim, ...], host: pci.Host
+) -> tuple[str, ...]:
+    """The drivers to keep off, sorted.
+
+    With ``blacklist-drivers=auto`` these are the display drivers of the claimed displays, by
+    vendor, and only of vendors with no display left for the host.
+    """
+    if not claimed:
+        return ()
+    if wanted.blacklist_drivers is not None:
+        return wanted.blacklist_drivers
+    claimed_addresses = {claim.address for claim in claimed}
+    claimed_vendors = {claim.function.vendor for claim in claimed if claim.function.is_display}
+    kept = {
+        function.vendor
+        for address, function in host.functions.items()
+        if function.is_display and address not in claimed_addresses
+    }
+    names = {name for vendor in claimed_vendors - kept for name in DISPLAY_DRIVERS.get(vendor, ())}
+    return tuple(sorted(names - modules_in_use(host, claimed_addresses).keys()))
+
+
+def modules_in_use(host: pci.Host, given_away: Container[str]) -> dict[str, pci.Function]:
+    """The modules that drive what stays with the host, each with the first function of it.
+
+    Names are spelled with ``_``, as modprobe compares them.
+
+    Args:
+        host: the PCI functions.
+        given_away: addresses of the functions that do not count.
+    """
+    found: dict[str, pci.Function] = {}
+    for address, function in host.functions.items():
+        driver = function.driver
+        if driver and address not in given_away:
+            for name in (driver, _MODULES.get(driver, driver)):
+                found.setdefault(name.replace("-", "_"), function)
+    return found

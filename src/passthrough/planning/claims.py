@@ -1,0 +1,229 @@
+"""Spec and host in, claims and refusals out. Pure: nothing here reads or writes the machine."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Container, Iterable, Mapping
+
+from passthrough import pci_address
+from passthrough.config import devices
+from passthrough.errors import OptionError
+from passthrough.host import pci
+from passthrough.host.usage import Usage
+from passthrough.planning import guards, viability
+
+# The rules that need to know the IOMMU groups, which are there only while the IOMMU is on.
+GROUP_RULES = (viability.NOT_VIABLE, guards.GROUP_IN_USE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """One function that goes to vfio-pci.
+
+    ``companion_of`` is the address of the function it accompanies (a GPU for its audio
+    function), or None when the item asked for this function itself. ``overridden`` are the
+    objections that the item's allow-in-use set aside.
+    """
+
+    function: pci.Function
+    item: devices.Item
+    companion_of: str | None = None
+    overridden: tuple[guards.Objection, ...] = ()
+
+    @property
+    def address(self) -> str:
+        """The function's address."""
+        return self.function.address
+
+
+@dataclasses.dataclass(frozen=True)
+class Refusal:
+    """Why an item, or one function it asks for, is not claimed on this host.
+
+    ``blocking`` is False where an operator of a mixed fleet expects it: the device is simply
+    not in this host. ``rule`` is a short kebab-case name of the rule that refused.
+    """
+
+    item: devices.Item
+    rule: str
+    reason: str
+    address: str | None = None
+    blocking: bool = True
+
+    def __str__(self) -> str:
+        where = f"{self.address} " if self.address else ""
+        return f"devices: item {self.item.position} {self.item}: {where}{self.reason}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What is claimed and what is not, both in a stable order."""
+
+    claims: tuple[Claim, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        """Every claimed function's address, companions too."""
+        return tuple(claim.address for claim in self.claims)
+
+    @property
+    def blocking(self) -> tuple[Refusal, ...]:
+        """The refusals that an operator has to resolve."""
+        return tuple(refusal for refusal in self.refusals if refusal.blocking)
+
+
+def decide(
+    wanted: devices.Spec,
+    host: pci.Host,
+    taken: Mapping[str, str] | None = None,
+    usage: Usage | None = None,
+) -> Decision:
+    """Match what is wanted against the host.
+
+    Args:
+        wanted: the parsed ``devices`` option.
+        host: the functions that are there.
+        taken: address → name of another application of this charm that has claimed it.
+        usage: what the host itself uses; None where that is not known.
+
+    Raises:
+        OptionError: when two items ask for the same function; nothing may change then, since
+            which of them is meant is the operator's to say.
+    """
+    refusals: list[Refusal] = []
+    by_address: dict[str, Claim] = {}
+    for item in wanted.items:
+        matches = _match(item, host)
+        refusals += _refuse_mismatches(item, host)
+        if not matches and not item.exact_addresses:
+            refusals.append(Refusal(item, "absent", "no such device on this host", blocking=False))
+        for function in matches:
+            rival = by_address.get(function.address)
+            if rival:
+                raise OptionError(
+                    "devices",
+                    f"{function.address} is claimed by item {rival.item.position} ({rival.item})"
+                    " too; narrow one of them by address",
+                    f"item {item.position} {item}",
+                )
+            by_address[function.address] = Claim(function, item)
+    _add_companions(list(by_address.values()), by_address, host)
+    usage = usage or Usage()
+    refusals += _drop_refused(by_address, host, taken or {}, usage)
+    return Decision(
+        claims=tuple(
+            _with_overridden(by_address[each], by_address, host, usage)
+            for each in sorted(by_address, key=pci_address.sort_key)
+        ),
+        refusals=tuple(
+            sorted(refusals, key=lambda each: (each.item.position, each.address or "", each.rule))
+        ),
+    )
+
+
+def _match(item: devices.Item, host: pci.Host) -> list[pci.Function]:
+    exact = item.exact_addresses
+    if exact and len(exact) == len(item.addresses):
+        named = sorted(set(exact), key=pci_address.sort_key)
+        there = [host.functions[address] for address in named if address in host.functions]
+        return [each for each in there if each.id == item.id]
+    return [each for each in host.with_id(item.id) if item.covers(each.address)]
+
+
+def _refuse_mismatches(item: devices.Item, host: pci.Host) -> Iterable[Refusal]:
+    for address in item.exact_addresses:
+        function = host.functions.get(address)
+        if function is None:
+            yield Refusal(item, "absent", "is not in this host", address, blocking=False)
+        elif function.id != item.id:
+            yield Refusal(
+                item,
+                "id-mismatch",
+                f"holds {function.id}, not {item.id}; correct the id or the address",
+                address,
+            )
+
+
+def _add_companions(
+    primaries: Iterable[Claim],
+    by_address: dict[str, Claim],
+    host: pci.Host,
+    barred: Container[str] = (),
+) -> None:
+    """Add to ``by_address`` what accompanies ``primaries``; a shared one goes to the first.
+
+    What is ``barred`` was refused to its own item, and no other item brings it back.
+    """
+    for claim in primaries:
+        for companion in (
+            viability.companions(claim.function, host) if claim.item.companions else ()
+        ):
+            if companion.address not in barred:
+                by_address.setdefault(
+                    companion.address, Claim(companion, claim.item, companion_of=claim.address)
+                )
+
+
+def _drop_refused(
+    by_address: dict[str, Claim], host: pci.Host, taken: Mapping[str, str], usage: Usage
+) -> list[Refusal]:
+    """Remove from ``by_address`` whatever cannot be claimed, until what is left can stand."""
+    refusals = []
+    barred: set[str] = set()
+    dropped = True
+    while dropped:
+        dropped = False
+        for claim in list(by_address.values()):
+            if by_address.get(claim.address) is not claim:
+                continue
+            refusal = _refuse(claim, by_address, host, taken, usage)
+            if refusal:
+                refusals.append(refusal)
+                barred.add(claim.companion_of or claim.address)
+                _drop(claim, by_address, host, barred)
+                dropped = True
+    return refusals
+
+
+def _drop(
+    claim: Claim, by_address: dict[str, Claim], host: pci.Host, barred: Container[str]
+) -> None:
+    """Remove a claim and all that goes with it; what another item of the card shares stays."""
+    gone = claim.companion_of or claim.address
+    card = [each.address for each in host.slot_members(claim.function)]
+    there = [by_address[address] for address in card if address in by_address]
+    for each in there:
+        if gone in (each.address, each.companion_of):
+            del by_address[each.address]
+    rest = [each for each in there if each.companion_of is None and each.address in by_address]
+    in_order = sorted(rest, key=lambda each: each.item.position)
+    _add_companions(in_order, by_address, host, barred)
+
+
+def _with_overridden(
+    claim: Claim, by_address: Mapping[str, Claim], host: pci.Host, usage: Usage
+) -> Claim:
+    group = guards.object_to_group(claim.function, host, usage, by_address)
+    found = guards.all_objections(claim.function, host, usage)
+    return dataclasses.replace(claim, overridden=(*found, *([group] if group else [])))
+
+
+def _refuse(
+    claim: Claim,
+    by_address: Mapping[str, Claim],
+    host: pci.Host,
+    taken: Mapping[str, str],
+    usage: Usage,
+) -> Refusal | None:
+    def refuse(rule: str, reason: str) -> Refusal:
+        if claim.companion_of:
+            reason = viability.as_companion(claim.address, reason)
+        return Refusal(claim.item, rule, reason, claim.companion_of or claim.address)
+
+    if claim.address in taken:
+        return refuse("taken", f"is claimed by the application {taken[claim.address]} already")
+    objection = viability.object_to(
+        claim.function, host, usage, by_address, allow_in_use=claim.item.allow_in_use
+    )
+    return refuse(objection.guard, objection.reason) if objection else None

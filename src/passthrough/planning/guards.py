@@ -1,0 +1,156 @@
+"""Rules that keep the charm's hands off devices the host itself needs.
+
+Each guard is one row of ``GUARDS``: a name, a pure rule that gives the reason for refusing a
+function or None, and whether ``allow-in-use: true`` on the item overrides it. To add a guard,
+write the rule, add its row, and a line to docs/reference/guards.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Container
+
+from passthrough.host import pci
+from passthrough.host.usage import Usage
+from passthrough.host.uses import kinds
+
+Rule = Callable[[pci.Function, Usage], "str | None"]
+
+GROUP_IN_USE = "group-in-use"
+
+_WAY_OUT = "; free it, or set allow-in-use: true on the item"
+
+
+@dataclasses.dataclass(frozen=True)
+class Guard:
+    """One rule: ``reason`` maps a function and its uses to why it must not be claimed, or None.
+
+    ``overridable`` tells whether allow-in-use sets it aside, ``for_group`` whether it also keeps
+    the other functions of the IOMMU group from being claimed, and ``of_use`` whether it never
+    objects to a function without uses.
+    """
+
+    name: str
+    reason: Rule
+    overridable: bool = True
+    for_group: bool = True
+    of_use: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Objection:
+    """A guard's refusal of one function."""
+
+    guard: str
+    reason: str
+    overridable: bool
+
+    @property
+    def fact(self) -> str:
+        """The reason without the way out."""
+        return self.reason.partition("; ")[0]
+
+
+def _pci_bridge(function: pci.Function, usage: Usage) -> str | None:
+    del usage
+    # vfio-pci's probe refuses every header type but "normal" (drivers/vfio/pci/vfio_pci_core.c).
+    return "is a PCI bridge, which no guest can have" if function.is_pci_bridge else None
+
+
+def _host_controller(function: pci.Function, usage: Usage) -> str | None:
+    del usage
+    if function.is_bridge and not function.is_pci_bridge:
+        return "is a bridge or host controller that the machine itself needs"
+    return None
+
+
+def _vfs_in_use(function: pci.Function, usage: Usage) -> str | None:
+    del usage
+    if function.num_vfs and function.driver != pci.VFIO_PCI:
+        return f"has {function.num_vfs} VFs, which would go with its driver{_WAY_OUT}"
+    return None
+
+
+def _used_for(name: str, kind: str, phrase: str) -> Guard:
+    """A guard of what the host uses in one way; ``phrase`` has a place for what it is."""
+
+    def reason(function: pci.Function, usage: Usage) -> str | None:
+        uses = usage.of(function.address, kind)
+        if not uses:
+            return None
+        more = len(uses) - 1
+        what = f"{uses[0]} and {more} more" if more else uses[0]
+        return f"{phrase.format(what)}{_WAY_OUT}"
+
+    return Guard(name, reason, of_use=True)
+
+
+GUARDS = (
+    # The kernel lets bridges share a group with what a guest has.
+    Guard("pci-bridge", _pci_bridge, overridable=False, for_group=False),
+    Guard("host-controller", _host_controller, for_group=False),
+    _used_for("mounted", kinds.MOUNT, "holds a mounted file system: {}"),
+    _used_for("swap", kinds.SWAP, "holds swap space: {}"),
+    _used_for("storage-member", kinds.MEMBER, "holds a part of the host's storage: {}"),
+    _used_for("default-route", kinds.ROUTE, "carries the host's traffic: {}"),
+    _used_for("network-port", kinds.PORT, "carries the host's traffic: {}"),
+    _used_for("network-address", kinds.ADDRESS, "carries the host's traffic: {}"),
+    _used_for("network-namespace", kinds.NAMESPACE, "is in use: {}"),
+    _used_for("console", kinds.CONSOLE, "is the boot VGA, and {}"),
+    _used_for("mediated", kinds.MEDIATED, "is cut up into mediated devices (vGPUs): {}"),
+    _used_for("program", kinds.PROGRAM, "is driven by a program of the host: {}"),
+    Guard("vfs-in-use", _vfs_in_use),
+)
+_OF_THE_FUNCTION = tuple(guard for guard in GUARDS if not guard.of_use)
+
+
+def object_to(
+    function: pci.Function, host: pci.Host, usage: Usage | None = None
+) -> Objection | None:
+    """Give the first objection to claiming ``function``; one that cannot be overridden first."""
+    objections = all_objections(function, host, usage)
+    return next((each for each in objections if not each.overridable), next(iter(objections), None))
+
+
+def all_objections(
+    function: pci.Function, host: pci.Host, usage: Usage | None = None
+) -> tuple[Objection, ...]:
+    """Give every objection to claiming ``function`` for itself, in the order of the table."""
+    del host
+    return tuple(
+        Objection(guard.name, reason, guard.overridable)
+        for guard, reason in _ask(function, usage or Usage())
+    )
+
+
+def object_to_group(
+    function: pci.Function, host: pci.Host, usage: Usage, claimed: Container[str]
+) -> Objection | None:
+    """Object to claiming ``function`` because of what its IOMMU group holds besides.
+
+    A group belongs to the host or to one guest, never to both (the kernel's
+    Documentation/driver-api/vfio.rst). What is ``claimed`` itself does not count: its own guards
+    have been asked. Nor does a PCI bridge: it stays the host's, and what is used below it is that
+    function's use, which counts by itself where it is of the group.
+    """
+    for sibling in host.group_members(function):
+        if sibling.address in claimed or sibling.is_pci_bridge:
+            continue
+        for guard, reason in _ask(sibling, usage):
+            if guard.for_group:
+                return Objection(
+                    GROUP_IN_USE,
+                    f"shares IOMMU group {function.group} with {sibling.address}, which"
+                    f" {reason.partition('; ')[0]}; free that, or move the card to a slot with"
+                    " a group of its own",
+                    overridable=True,
+                )
+    return None
+
+
+def _ask(function: pci.Function, usage: Usage) -> list[tuple[Guard, str]]:
+    """The guards that object, with their reasons."""
+    # Nearly all functions of a host have no use, and most guards are about uses.
+    guards = GUARDS if usage.uses.get(function.address) else _OF_THE_FUNCTION
+    found = [(guard, guard.reason(function, usage)) for guard in guards]
+    return [(guard, reason) for guard, reason in found if reason]

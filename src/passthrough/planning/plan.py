@@ -1,0 +1,257 @@
+"""What would change: claims, against the host as it is. Pure.
+
+The same object is applied by reconcile, printed by the ``plan`` action and asserted on by tests.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Collection, Container, Iterable, Mapping
+
+from passthrough import pci_address
+from passthrough.config import options
+from passthrough.host import grub, machine, pci
+from passthrough.planning import boot_files, claims, prerequisites
+from passthrough.state.record import Record
+from passthrough.system import files
+
+
+@dataclasses.dataclass(frozen=True)
+class FileChange:
+    """One owned file that is not as it should be; ``old`` is None where there is none yet.
+
+    ``drifted`` tells that it once was as it should be: somebody else has changed it since.
+    """
+
+    file: boot_files.File
+    old: files.Present | None
+    drifted: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Binding:
+    """A function that should change its driver while the host runs.
+
+    ``current`` is the driver it has, ``target`` the one it should have: ``vfio-pci``, or the one
+    that it had before; None where there is none or that is not known.
+    """
+
+    address: str
+    current: str | None
+    target: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Everything that would change, in the order in which it is applied.
+
+    Attributes:
+        release: functions to give back to their native drivers.
+        files: owned files to write or remove.
+        rebuild: what has to be rebuilt after them: ``initramfs``, ``grub`` or both.
+        bind: functions to bind to vfio-pci now.
+        at_boot: claimed functions that only a reboot can bind.
+        reboot: the reasons for a reboot, empty when none is needed.
+        record: what the application's record should hold in the end.
+        pending: functions to give back once the guests that hold them are gone; left alone.
+        grub_problem: why GRUB would boot without our options although its configuration was
+            rebuilt, and what to do; None when all is well.
+        kernel_options: what the kernel's command line should hold for the claims.
+    """
+
+    release: tuple[Binding, ...] = ()
+    files: tuple[FileChange, ...] = ()
+    rebuild: tuple[str, ...] = ()
+    bind: tuple[Binding, ...] = ()
+    at_boot: tuple[str, ...] = ()
+    reboot: tuple[str, ...] = ()
+    record: Record = dataclasses.field(default_factory=Record)
+    pending: tuple[Binding, ...] = ()
+    grub_problem: str | None = None
+    kernel_options: tuple[str, ...] = ()
+
+    @property
+    def changes_host(self) -> bool:
+        """Whether applying it would change anything on the host."""
+        return bool(self.release or self.files or self.rebuild or self.bind)
+
+
+def make(
+    application: str,
+    wanted: options.Options,
+    decision: claims.Decision,
+    host: pci.Host,
+    facts: machine.Platform,
+    record: Record,
+    present: Mapping[str, files.Present | None],
+    *,
+    held: Container[str] = (),
+    others: Collection[str] = (),
+) -> Plan:
+    """Compare what is wanted with what is there.
+
+    Args:
+        application: the Juju application.
+        wanted: its options.
+        decision: what it claims on this host.
+        host: the PCI functions.
+        facts: bootloader, generator, running command line.
+        record: what the application has taken and activated before.
+        present: what each owned path holds now.
+        held: addresses of functions that a guest holds; none of them is to be given back now.
+        others: addresses that another application has taken; they are its own to give back.
+
+    Raises:
+        support.UnsupportedHostError: when the host cannot do it. Nothing may be changed then.
+        OptionError: when blacklist-drivers names what the host needs. The same.
+    """
+    claimed = decision.claims
+    blacklist = boot_files.blacklisted_drivers(wanted, claimed, host)
+    tokens = boot_files.kernel_options(wanted, blacklist, facts)
+    if claimed:
+        prerequisites.check(wanted, tokens, host, facts)
+        prerequisites.check_blacklist(blacklist, host, {*decision.addresses, *others})
+    # A group is only known while the IOMMU is on. Were its option dropped as soon as a group turns
+    # out not to be viable, the next boot would know nothing and claim again.
+    unviable = any(refusal.rule in claims.GROUP_RULES for refusal in decision.refusals)
+    desired = boot_files.desired_files(
+        application,
+        wanted,
+        claimed,
+        blacklist,
+        tokens if facts.has_grub else (),
+        facts.generator,
+        twins=boot_files.find_twins(claimed, host),
+        keep_kernel_options=unviable and present.get(boot_files.grub_path(application)) is not None,
+        present=present,
+    )
+    activated = {
+        feeds: digest
+        for feeds in (boot_files.INITRAMFS, boot_files.GRUB)
+        if (digest := fingerprint(desired, feeds))
+    }
+    changes = tuple(
+        FileChange(file, present.get(file.path), drifted=_was_activated(file, activated, record))
+        for file in desired
+        if present.get(file.path) != file.as_present()
+    )
+    grub_problem = None
+    if claimed and boot_files.GRUB in activated:
+        grub_problem = grub.find_problem(facts.grub, boot_files.grub_path(application), tokens)
+    rebuild = tuple(
+        feeds
+        for feeds in (boot_files.INITRAMFS, *([boot_files.GRUB] if facts.has_grub else []))
+        if activated.get(feeds) != record.activated.get(feeds)
+        or any(change.file.feeds == feeds for change in changes)
+        # Settings that spoiled our option were mended, and nobody has run update-grub since.
+        or (feeds == boot_files.GRUB and grub_problem and facts.grub.is_stale)
+    )
+    returns = _releases(decision, host, record, others, blacklist)
+    pending = tuple(binding for binding in returns if binding.address in held)
+    taken = _target_taken(claimed, record)
+    taken.update({each.address: record.taken[each.address] for each in pending})
+    return Plan(
+        release=tuple(binding for binding in returns if binding.address not in held),
+        files=changes,
+        rebuild=rebuild,
+        bind=_bindings(claimed) if host.has_groups else (),
+        at_boot=() if host.has_groups else decision.addresses,
+        reboot=_reboot_reasons(tokens, host, facts) if claimed else (),
+        record=dataclasses.replace(
+            record,
+            taken=taken,
+            activated=activated,
+            # Kept while anything is asked for, found or not: a device that comes late with every
+            # boot would have each of them forget the reboot that was in vain, and ask for another.
+            reboot=record.reboot if wanted.devices.items or pending else None,
+        ),
+        pending=pending,
+        grub_problem=None if boot_files.GRUB in rebuild else grub_problem,
+        kernel_options=tokens if claimed else (),
+    )
+
+
+def _was_activated(file: boot_files.File, activated: Mapping[str, str], record: Record) -> bool:
+    feeds = [file.feeds] if file.feeds else [boot_files.INITRAMFS, boot_files.GRUB]
+    return bool(activated) and all(
+        activated.get(each) == record.activated.get(each) for each in feeds
+    )
+
+
+def fingerprint(desired: Iterable[boot_files.File], feeds: str) -> str | None:
+    """Digest the files that feed one rebuild; None when there are none."""
+    present = [file for file in desired if file.feeds == feeds and file.content is not None]
+    if not present:
+        return None
+    digest = hashlib.sha256()
+    for file in present:
+        digest.update(f"{file.path}\0{file.mode:o}\0{file.content}\0".encode())
+    return digest.hexdigest()
+
+
+def unclaimed(
+    decision: claims.Decision, record: Record, others: Container[str] = ()
+) -> tuple[str, ...]:
+    """The addresses that the application took and does not claim any more, in order."""
+    kept = set(decision.addresses)
+    return tuple(
+        address
+        for address in sorted(record.taken, key=pci_address.sort_key)
+        if address not in kept and address not in others
+    )
+
+
+def _releases(
+    decision: claims.Decision,
+    host: pci.Host,
+    record: Record,
+    others: Container[str],
+    blacklist: Container[str],
+) -> tuple[Binding, ...]:
+    found = []
+    for address in unclaimed(decision, record, others):
+        function = host.functions.get(address)
+        if function is None:
+            continue
+        # A function that was to be bound at the next boot was never touched. One without a driver,
+        # where there was one, is what a crash left between unbind and probe.
+        halfway = function.driver is None and record.taken[address] is not None
+        if halfway or pci.VFIO_PCI in (function.driver, function.override):
+            native = record.taken[address]
+            keep_off = native is not None and native in blacklist
+            found.append(Binding(address, function.driver, None if keep_off else native))
+    return tuple(found)
+
+
+def _bindings(claimed: tuple[claims.Claim, ...]) -> tuple[Binding, ...]:
+    return tuple(
+        Binding(claim.address, claim.function.driver, pci.VFIO_PCI)
+        for claim in claimed
+        if {claim.function.driver, claim.function.override} != {pci.VFIO_PCI}
+    )
+
+
+def _target_taken(claimed: tuple[claims.Claim, ...], record: Record) -> dict[str, str | None]:
+    taken = {}
+    for claim in claimed:
+        driver = claim.function.driver
+        native = None if driver == pci.VFIO_PCI else driver
+        taken[claim.address] = native or record.taken.get(claim.address)
+    return taken
+
+
+def _reboot_reasons(
+    tokens: tuple[str, ...], host: pci.Host, facts: machine.Platform
+) -> tuple[str, ...]:
+    reasons = []
+    if not host.has_groups:
+        reasons.append("the IOMMU is off until the kernel starts with intel_iommu=on")
+    missing = [
+        token
+        for token in prerequisites.missing(tokens, facts)
+        if not prerequisites.starts_iommu(token)
+    ]
+    if missing:
+        reasons.append(f"the running kernel lacks {' '.join(missing)}")
+    return tuple(reasons)

@@ -1,0 +1,124 @@
+"""Which hosts can do what is asked. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterable
+
+from passthrough.config import options
+from passthrough.errors import OptionError, PassthroughError
+from passthrough.host import machine, pci
+from passthrough.planning import boot_files
+from passthrough.system.quoting import show
+
+
+class UnsupportedHostError(PassthroughError):
+    """The host cannot do what is asked, and nothing is changed on it."""
+
+
+def missing(tokens: tuple[str, ...], facts: machine.Platform) -> list[str]:
+    """The tokens that the running kernel lacks and that only its command line can bring.
+
+    A blacklist matters at boot alone, and stands in modprobe.d too.
+    """
+    return [
+        token
+        for token in tokens
+        if not _is_in_force(token, facts) and not token.startswith("modprobe.blacklist=")
+    ]
+
+
+def _is_in_force(token: str, facts: machine.Platform) -> bool:
+    if starts_iommu(token):
+        # The kernel takes the last of several values.
+        return [each for each in facts.command_line if starts_iommu(each)][-1:] == [token]
+    return token in facts.command_line
+
+
+def starts_iommu(token: str) -> bool:
+    """Whether the kernel's option is about having an IOMMU at all: groups show that one runs."""
+    return token.startswith("intel_iommu=")
+
+
+def check(
+    wanted: options.Options, tokens: tuple[str, ...], host: pci.Host, facts: machine.Platform
+) -> None:
+    """Refuse to claim anything on a host where it would not work or not last.
+
+    Args:
+        wanted: the application's options.
+        tokens: what the kernel's command line should hold.
+        host: the PCI functions.
+        facts: bootloader, generator, running command line.
+
+    Raises:
+        UnsupportedHostError: with what is in the way, and the way out.
+    """
+    if facts.is_container:
+        raise UnsupportedHostError(
+            "this unit is in a container, which has no kernel or boot loader of its own; deploy"
+            " nova-compute and this charm on a machine"
+        )
+    if facts.generator not in boot_files.GENERATORS:
+        raise UnsupportedHostError(
+            f"this host's initramfs generator is none of {', '.join(boot_files.GENERATORS)}. "
+            "Nothing was changed"
+        )
+    lacking = missing(tokens, facts)
+    if host.has_groups:
+        # An IOMMU runs, whichever option did it.
+        lacking = [token for token in lacking if not starts_iommu(token)]
+    if lacking and not facts.has_grub:
+        raise UnsupportedHostError(
+            "this host does not boot with GRUB, so its kernel command line cannot be set; add"
+            f" {' '.join(lacking)} by its boot loader's own means. Nothing was changed"
+        )
+    if not host.has_groups:
+        _check_iommu_can_start(wanted, tokens, facts)
+
+
+def check_blacklist(blacklist: Iterable[str], host: pci.Host, given_away: Container[str]) -> None:
+    """Refuse to keep off a driver that the host needs: its disks and NICs would lose it at boot.
+
+    Args:
+        blacklist: the drivers to keep off.
+        host: the PCI functions.
+        given_away: addresses of the functions that are to be on vfio-pci, this application's and
+            others'.
+
+    Raises:
+        OptionError: naming the driver, a function that has it, and the way out.
+    """
+    in_use = boot_files.modules_in_use(host, given_away)
+    for name in blacklist:
+        function = in_use.get(name.replace("-", "_"))
+        if function:
+            raise OptionError(
+                "blacklist-drivers",
+                f"{function.address} ({function.id}) is on {function.driver} and not claimed, and"
+                " would lose it at the next boot; leave the name out, or claim that function too",
+                f"item {show(name)}",
+            )
+
+
+def _check_iommu_can_start(
+    wanted: options.Options, tokens: tuple[str, ...], facts: machine.Platform
+) -> None:
+    """Refuse where no reboot would bring an IOMMU; otherwise one with ``tokens`` will."""
+    if facts.iommu_table is None:
+        raise UnsupportedHostError(
+            "the firmware offers no IOMMU (no DMAR, IVRS or IORT table); enable VT-d, AMD-Vi or"
+            " the SMMU in its settings. Nothing was changed"
+        )
+    running = [each for each in facts.command_line if starts_iommu(each)][-1:]
+    wants_on = any(token.startswith("intel_iommu=on") for token in tokens)
+    if facts.iommu_table == "DMAR" and wants_on and running[:1] != ["intel_iommu=on"]:
+        return
+    if facts.iommu_table == "DMAR" and not wants_on and not wanted.iommu:
+        hint = "the option iommu=off keeps this charm from turning it on; set iommu=auto"
+    elif running == ["intel_iommu=on"]:
+        hint = "it was started with intel_iommu=on; check VT-d in the firmware's settings"
+    else:
+        hint = "remove iommu=off or amd_iommu=off from its command line, or check the firmware"
+    raise UnsupportedHostError(
+        f"the running kernel has no active IOMMU: {hint}. Nothing was changed"
+    )

@@ -1,0 +1,48 @@
+"""Every PCI function of a host, for people and for programs: what ``list`` shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from passthrough import TYPE_CHECKING
+from passthrough.host import pci, pci_ids, usage
+from passthrough.planning import viability
+
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def describe(root: Path, host: pci.Host) -> Iterator[dict[str, Any]]:
+    """Describe every PCI function: what it is, who has it, and whether it can be claimed.
+
+    Yields:
+        One mapping a function, in address order. ``reason`` says why it cannot be claimed, or is
+        None; ``devices`` is the item that would claim exactly this function.
+
+    Raises:
+        OSError: when it cannot be seen what the host uses.
+    """
+    known = pci_ids.look_up(root, host.functions.values())
+    used = usage.read(root, host)
+    for address, function in host.functions.items():
+        reason = viability.explain_unclaimable(function, host, used)
+        identity = function.id
+        yield {
+            "address": address,
+            "id": identity,
+            "name": known.device(function),
+            "model": known.model(function),
+            "class": known.kind(function),
+            "class-code": f"{function.class_code:06x}",
+            "driver": function.driver,
+            "numa-node": function.numa_node,
+            "iommu-group": function.group,
+            "group-members": [each.address for each in host.group_members(function)],
+            "device-type": function.device_type,
+            "sriov-total-vfs": function.total_vfs,
+            "sriov-vfs": function.num_vfs,
+            "claimable": reason is None,
+            "reason": reason,
+            "devices": f"{identity}@{address}",
+        }

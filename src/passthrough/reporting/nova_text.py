@@ -1,0 +1,58 @@
+"""What Nova is told, for the plan action: text for people and plain values for programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from passthrough.nova import lines as nova_lines
+from passthrough.nova import offer as nova_offer
+from passthrough.nova import publication
+from passthrough.reporting import tables
+
+
+def describe_offer(offer: nova_offer.Offer) -> dict[str, Any]:
+    """Describe what a compute host offers, in plain values."""
+    release = offer.facts.release
+    return {
+        "release": str(release) if release else None,
+        "device-specs": [dict(each) for each in (*offer.device_specs, *offer.held)],
+        "aliases": [dict(each) for each in offer.aliases],
+        "restart": not offer.read,
+        "problems": list(offer.problems),
+        "notes": list(offer.notes),
+    }
+
+
+def offer_steps(offer: nova_offer.Offer) -> list[str]:
+    """What is to be done or said about Nova on a compute host, one sentence each.
+
+    The drop-in's diff is not among them.
+    """
+    steps = [f"not for Nova: {problem}" for problem in offer.problems]
+    steps += [f"note: {note}" for note in offer.notes]
+    if not offer.read:
+        steps.append("restart: nova-compute, if it runs and the policy layer agrees")
+    return steps
+
+
+def describe_publication(published: publication.Publication) -> dict[str, Any]:
+    """Describe what a controller's charm is sent, in plain values."""
+    return {
+        "release": str(published.release) if published.release else None,
+        "aliases": [dict(each) for each in published.aliases],
+        "subordinate-configuration": published.payload,
+        "problems": list(published.problems),
+        "notes": list(published.notes),
+    }
+
+
+def publication_text(published: publication.Publication, style: tables.Style = tables.PLAIN) -> str:
+    """Lay out for a person what a controller's charm is sent."""
+    lines = []
+    if published.payload:
+        lines.append("nova-cloud-controller is sent, for its nova.conf:")
+        lines += [f"pci_alias = {nova_lines.to_line(each)}" for each in published.aliases]
+        lines.append(f"enabled_filters gets {nova_lines.FILTER}")
+    lines += [f"not published: {problem}" for problem in published.problems]
+    lines += [f"note: {note}" for note in published.notes]
+    return "\n".join(tables.wrap(line, style) for line in lines) or "nothing to publish"

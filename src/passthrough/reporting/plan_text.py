@@ -1,0 +1,227 @@
+"""The same data twice: tables for people and plain values for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from passthrough import errors
+from passthrough.planning import plan
+from passthrough.reporting import leftovers, nova_text, tables
+from passthrough.reporting import leftovers as hand_made
+from passthrough.reporting.verify import result
+from passthrough.survey import Survey
+
+# Enough for a word and an address: "device_spec 0000:83:00.0".
+_NAME_WIDTH = 26
+_RESULT_COLOURS = {result.OK: "green", result.FAIL: "red", result.UNKNOWN: "yellow"}
+
+
+def describe_plan(survey: Survey, leftovers: Sequence[leftovers.Leftover] = ()) -> dict[str, Any]:
+    """Describe a survey's plan in plain values, stable for the same host and options.
+
+    Args:
+        survey: the host, and what would change on it.
+        leftovers: what `leftovers.find` found on the host.
+    """
+    planned = survey.plan
+    return {
+        "claims": [
+            {
+                "address": claim.address,
+                "id": claim.function.id,
+                "driver": claim.function.driver,
+                "alias": claim.item.alias if claim.companion_of is None else None,
+                "companion-of": claim.companion_of,
+                "allow-in-use": claim.item.allow_in_use,
+                "overridden": [each.fact for each in claim.overridden],
+            }
+            for claim in survey.decision.claims
+        ],
+        "refusals": [
+            {"rule": refusal.rule, "blocking": refusal.blocking, "reason": str(refusal)}
+            for refusal in survey.decision.refusals
+        ],
+        "files": [
+            {"path": f"/{change.file.path}", "change": _kind_of(change), "diff": _diff(change)}
+            for change in _changes(survey)
+        ],
+        "rebuild": list(planned.rebuild),
+        "bind": [binding.address for binding in planned.bind],
+        "release": [binding.address for binding in planned.release],
+        "pending": [
+            {"address": binding.address, "processes": list(survey.held[binding.address])}
+            for binding in planned.pending
+        ],
+        "at-boot": list(planned.at_boot),
+        "reboot": list(planned.reboot),
+        "grub-problem": planned.grub_problem,
+        "nova": nova_text.describe_offer(survey.nova_planned),
+        "leftovers": [dataclasses.asdict(each) for each in leftovers],
+    }
+
+
+def plan_text(
+    survey: Survey,
+    leftovers: Sequence[leftovers.Leftover] = (),
+    style: tables.Style = tables.PLAIN,
+) -> str:
+    """Lay a survey's plan out for a person: claims, refusals, diffs, then what follows."""
+    planned = survey.plan
+    sections = []
+    if survey.decision.claims:
+        sections.append(_claims_table(survey, style))
+    if survey.decision.refusals:
+        refusals = (f"not claimed: {each}" for each in survey.decision.refusals)
+        sections.append("\n".join(tables.wrap(each, style) for each in refusals))
+    overridden = [
+        f"claimed by allow-in-use: {claim.address}, though it {each.fact}"
+        for claim in survey.decision.claims
+        for each in claim.overridden
+    ]
+    if overridden:
+        sections.append("\n".join(tables.wrap(each, style) for each in overridden))
+    sections += [tables.paint_diff(_diff(change), style) for change in _changes(survey)]
+    steps = [f"rebuild: {what}" for what in planned.rebuild]
+    steps += [f"give back: {_movement(binding)}" for binding in planned.release]
+    steps += [
+        f"give back when the guest is gone: {_movement(binding)}, held by process"
+        f" {', '.join(map(str, survey.held[binding.address]))}"
+        for binding in planned.pending
+    ]
+    steps += [f"bind now: {_movement(binding)}" for binding in planned.bind]
+    if planned.at_boot:
+        steps.append(f"bind at the next boot: {' '.join(planned.at_boot)}")
+    steps += nova_text.offer_steps(survey.nova_planned)
+    steps += [f"reboot required: {reason}" for reason in planned.reboot]
+    if planned.grub_problem:
+        steps.append(f"to be mended first: {planned.grub_problem}")
+    sections.append(
+        "\n".join(tables.wrap(step, style) for step in steps) if steps else "nothing to change"
+    )
+    if leftovers:
+        sections.append(_leftovers_text(survey, leftovers, style))
+    return "\n\n".join(section.rstrip("\n") for section in sections)
+
+
+def _leftovers_text(
+    survey: Survey, leftovers: Sequence[leftovers.Leftover], style: tables.Style
+) -> str:
+    lines = ["left over from a set-up by hand (the charm deletes none of it):"]
+    for each in leftovers:
+        lines.append(tables.wrap(f"{each.path}: {each.advice}", style))
+        lines.append(tables.wrap(f"  {each.reason}", style))
+        if not each.can_go:
+            shown = (f"  line {part.line}: {part.text}" for part in each.parts)
+            lines += [tables.cut(line, style.width) for line in shown]
+    commands = dict.fromkeys(each.rebuild for each in leftovers if each.rebuild)
+    if commands:
+        lines.append(f"after that, run: {' && '.join(commands)}")
+    unclaimed = hand_made.find_unclaimed(leftovers, survey.host, survey.decision)
+    if unclaimed:
+        text = (
+            "before that, claim what it binds, or the next boot leaves"
+            f" {' '.join(unclaimed)} to the host's drivers"
+            f" (devices={hand_made.suggest_devices(leftovers, survey.host)})"
+        )
+        lines.insert(1, tables.wrap(text, style))
+    return "\n".join(lines)
+
+
+def checks_table(checks: Sequence[result.Check], style: tables.Style = tables.PLAIN) -> str:
+    """Lay checks out for a person; what is wrong stands below the table, with the way out."""
+    table = tables.format_table(
+        ("CHECK", "RESULT", "SEEN"),
+        (_check_row(each) for each in checks),
+        style,
+        {1: _RESULT_COLOURS},
+    )
+    notes = []
+    for each in checks:
+        if each.status != result.OK:
+            notes.append(tables.wrap(f"{each.name}: {each.seen}", style))
+            if each.fix:
+                notes.append(tables.wrap(f"  to mend it: {each.fix}", style, indent="    "))
+    return "\n".join([table, *([""] if notes else []), *notes])
+
+
+def describe_rebind(done: Mapping[str, errors.BindError | None]) -> list[dict[str, Any]]:
+    """Describe what the rebind action did to each function."""
+    return [
+        {"address": address, "bound": error is None, "error": str(error) if error else None}
+        for address, error in done.items()
+    ]
+
+
+def rebind_table(done: Mapping[str, errors.BindError | None]) -> str:
+    """Lay out for a person what the rebind action did; the errors stand whole below the table."""
+    table = tables.format_table(
+        ("ADDRESS", "RESULT"),
+        ((each, "failed" if error else "bound to vfio-pci") for each, error in done.items()),
+    )
+    errors = [tables.wrap(str(error)) for error in done.values() if error]
+    return "\n".join([table, *([""] if errors else []), *errors])
+
+
+def _check_row(check: result.Check) -> tuple[str, str, str]:
+    """A check's cells; what a long name is about moves over, so that it widens no column."""
+    if len(check.name) <= _NAME_WIDTH:
+        return check.name, check.status, check.seen
+    kind, _, subject = check.name.partition(" ")
+    return kind, check.status, f"{subject}: {check.seen}"
+
+
+def _claims_table(survey: Survey, style: tables.Style) -> str:
+    return tables.format_table(
+        ("CLAIM", "ID", "DRIVER", "GROUP", "FOR"),
+        (
+            (
+                claim.address,
+                claim.function.id,
+                claim.function.driver or "-",
+                "-" if claim.function.group is None else str(claim.function.group),
+                f"companion of {claim.companion_of}"
+                if claim.companion_of
+                else f"alias {claim.item.alias}"
+                if claim.item.alias
+                else f"item {claim.item.position}",
+            )
+            for claim in survey.decision.claims
+        ),
+        style,
+    )
+
+
+def _changes(survey: Survey) -> tuple[plan.FileChange, ...]:
+    """Every file that would change; Nova's as it will be once the functions are bound."""
+    drop_in = survey.nova_planned.change
+    return (*survey.plan.files, *([drop_in] if drop_in else []))
+
+
+def _movement(binding: plan.Binding) -> str:
+    return f"{binding.address} {binding.current or 'no driver'} -> {binding.target or 'native'}"
+
+
+def _kind_of(change: plan.FileChange) -> str:
+    if change.old is None:
+        return "create"
+    return "remove" if change.file.content is None else "replace"
+
+
+def _diff(change: plan.FileChange) -> str:
+    """A unified diff; a change of mode alone is one line."""
+    path = change.file.path
+    old, new = change.old.content if change.old else "", change.file.content or ""
+    if change.old and change.file.content == old:
+        return f"/{path}: mode {change.old.mode:o} -> {change.file.mode:o}\n"
+    return "".join(
+        line if line.endswith("\n") else f"{line}\n"
+        for line in difflib.unified_diff(
+            old.splitlines(keepends=True),
+            new.splitlines(keepends=True),
+            f"a/{path}" if change.old else "/dev/null",
+            f"b/{path}" if change.file.content is not None else "/dev/null",
+        )
+    )

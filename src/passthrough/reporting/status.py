@@ -1,0 +1,161 @@
+"""From facts to one status. Pure."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from passthrough import reboot
+from passthrough.config import options
+from passthrough.errors import BindError, InUseError, PostponedError
+from passthrough.host import pci
+from passthrough.nova import offer as nova_offer
+from passthrough.survey import Survey
+
+if TYPE_CHECKING:
+    from passthrough.nova import publication
+
+ACTIVE = "active"
+BLOCKED = "blocked"
+MAINTENANCE = "maintenance"
+WAITING = "waiting"
+
+_REBOOT_KINDS = {
+    reboot.Action.NOW: MAINTENANCE,
+    reboot.Action.WAIT: WAITING,
+    reboot.Action.SPENT: BLOCKED,
+}
+
+NO_DEVICES = "devices is not set: run list-devices, then juju config devices=…"
+
+
+@dataclasses.dataclass(frozen=True)
+class Status:
+    """A Juju status, by one of the names above, and a sentence an operator can act on."""
+
+    kind: str
+    message: str
+
+
+def summarize(
+    survey: Survey,
+    failed: Mapping[str, BindError] | None = None,
+    verdict: reboot.Verdict | None = None,
+) -> Status:
+    """Say how the unit is, the most urgent thing first.
+
+    Args:
+        survey: the host after the last run.
+        failed: the functions whose driver the last run could not change, and why.
+        verdict: what is done about a reboot; None leaves it to the operator.
+    """
+    failed = failed or {}
+    planned = survey.plan
+    if not (survey.wanted.devices.items or planned.release or planned.pending):
+        return Status(BLOCKED, NO_DEVICES)
+    blocking = survey.decision.blocking
+    if blocking:
+        return Status(BLOCKED, _with_more(str(blocking[0]), len(blocking) - 1))
+    held = [*_describe_pending(survey), *_describe_held(failed)]
+    if held:
+        return Status(BLOCKED, _with_more(held[0], len(held) - 1))
+    problems = survey.nova.problems
+    if problems:
+        return Status(BLOCKED, _with_more(problems[0], len(problems) - 1))
+    if planned.grub_problem:
+        return Status(BLOCKED, planned.grub_problem)
+    postponed = [str(each) for each in failed.values() if isinstance(each, PostponedError)]
+    if postponed:
+        said = f"the next hook goes on with {postponed[0]}"
+        return Status(WAITING, _with_more(said, len(postponed) - 1))
+    if verdict and verdict.action is not reboot.Action.NONE:
+        return Status(_REBOOT_KINDS[verdict.action], verdict.message)
+    reasons = reboot.reasons(planned, failed)
+    if reasons:
+        return Status(BLOCKED, _with_more(f"reboot required: {reasons[0]}", len(reasons) - 1))
+    ready = _count_ready(survey) if survey.decision.claims else "no matching device"
+    said = [*_describe_overrides(survey), *_describe_nova(survey.nova)]
+    return Status(ACTIVE, "; ".join([ready, *said]))
+
+
+def describe_removal(left: Sequence[str]) -> str:
+    """Say how a unit leaves its host; ``left`` are the addresses that stay on vfio-pci for now."""
+    if not left:
+        return "everything given back"
+    return f"left on vfio-pci until the next boot: {' '.join(left)}"
+
+
+def settled(survey: Survey) -> str:
+    """Name the state of a unit whose host is as it should be, with all that Juju was told of it.
+
+    Two surveys with the same name call for the same status, logs and relation data. The name is
+    empty while there is anything to do, to wait for, or to mend.
+    """
+    planned, offer = survey.plan, survey.nova
+    found = summarize(survey)
+    busy = planned.changes_host or planned.record != survey.record
+    if busy or offer.change or not offer.read or found.kind != ACTIVE:
+        return ""
+    told = (survey.wanted, offer.device_specs, offer.held, offer.notes, found.message)
+    return hashlib.sha256(repr(told).encode()).hexdigest()
+
+
+def summarize_controller(wanted: options.Options, published: publication.Publication) -> Status:
+    """Say how a controller unit is.
+
+    Args:
+        wanted: the charm's options.
+        published: the survey of the unit after the last run.
+    """
+    if not wanted.devices.items:
+        return Status(BLOCKED, NO_DEVICES)
+    problems = published.problems
+    if problems:
+        return Status(BLOCKED, _with_more(problems[0], len(problems) - 1))
+    names = sorted({alias["name"] for alias in published.aliases})
+    said = [f"{', '.join(names)}: published to nova-cloud-controller"] if names else []
+    return Status(ACTIVE, "; ".join([*said, *published.notes]) or "no alias to publish")
+
+
+def _describe_pending(survey: Survey) -> list[str]:
+    return [
+        f"{binding.address}: a guest holds it (process"
+        f" {', '.join(map(str, survey.held[binding.address]))}), and it is given back when that"
+        " guest is gone; stop or migrate the guest"
+        for binding in survey.plan.pending
+    ]
+
+
+def _describe_held(failed: Mapping[str, BindError]) -> list[str]:
+    return [str(error) for error in failed.values() if isinstance(error, InUseError)]
+
+
+def _describe_overrides(survey: Survey) -> list[str]:
+    """The functions that allow-in-use covers: what a guest has may be what the host needs."""
+    allowed = [claim.address for claim in survey.decision.claims if claim.item.allow_in_use]
+    return [f"allow-in-use: {', '.join(allowed)}"] if allowed else []
+
+
+def _describe_nova(offer: nova_offer.Offer) -> list[str]:
+    said = []
+    if offer.deferred:
+        said.append("nova-compute's restart is deferred: run its restart-services action")
+    if offer.notes:
+        said.append(_with_more(offer.notes[0], len(offer.notes) - 1, "verify"))
+    return said
+
+
+def _count_ready(survey: Survey) -> str:
+    counts = collections.Counter(
+        claim.item.alias or claim.item.id
+        for claim in survey.decision.claims
+        if claim.companion_of is None and claim.function.driver == pci.VFIO_PCI
+    )
+    return ", ".join(f"{name}: {counts[name]} ready" for name in sorted(counts))
+
+
+def _with_more(message: str, more: int, action: str = "plan") -> str:
+    return f"{message} ({more} more: run the {action} action)" if more else message

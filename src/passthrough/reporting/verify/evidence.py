@@ -1,0 +1,127 @@
+"""What `verify` looks at besides a survey: slower to read, and of no use to a hook. Reads only."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+from passthrough.host import guests, initramfs, vfio_users
+from passthrough.planning import boot_files
+from passthrough.survey import Survey
+from passthrough.system import files, sysfs
+
+
+@dataclasses.dataclass(frozen=True)
+class Image:
+    """An initramfs: which of our files it lacks as they are now, or why it could not be read."""
+
+    path: str
+    missing: tuple[str, ...] = ()
+    has_vfio_pci: bool = False
+    problem: str | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Seen:
+    """What was seen.
+
+    ``remaps_interrupts`` and ``lockdown`` are None where the kernel does not say.
+    ``unsafe_interrupts`` and ``noiommu`` are vfio's parameters. ``holders`` maps each claimed
+    function that a process holds to those processes, ``guests`` a process to its guest's name.
+    """
+
+    remaps_interrupts: bool | None = None
+    unsafe_interrupts: bool = False
+    noiommu: bool = False
+    has_vfio_pci: bool = False
+    vfio_is_built_in: bool = False
+    lockdown: str | None = None
+    images: tuple[Image, ...] = ()
+    holders: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+    guests: Mapping[int, str] = dataclasses.field(default_factory=dict)
+
+
+def read(survey: Survey) -> Seen:
+    """Look at the tree that ``survey`` is of.
+
+    Raises:
+        OSError: when it cannot be read.
+    """
+    root = survey.root
+    module = root / "sys/module"
+    built_in = _is_built_in(root)
+    claimed = survey.decision.addresses
+    held = vfio_users.of_functions(root, claimed) if claimed else {}
+    return Seen(
+        remaps_interrupts=_remaps_interrupts(root),
+        unsafe_interrupts=_is_set(module / "vfio_iommu_type1/parameters/allow_unsafe_interrupts"),
+        noiommu=_is_set(module / "vfio/parameters/enable_unsafe_noiommu_mode"),
+        has_vfio_pci=(root / "sys/bus/pci/drivers/vfio-pci").is_dir(),
+        vfio_is_built_in=built_in,
+        lockdown=_lockdown(root),
+        images=_images(survey) if claimed else (),
+        holders=held,
+        guests={each.process: each.name for each in guests.running(root)} if held else {},
+    )
+
+
+def _remaps_interrupts(root: Path) -> bool | None:
+    """Whether the IOMMU remaps interrupts; only x86 says so, in the names of its controllers."""
+    text = sysfs.attribute_if_there(root / "proc/interrupts")
+    if not text or "IO-APIC" not in text:
+        return None
+    # arch/x86/kernel/apic/io_apic.c and drivers/iommu: "IR-IO-APIC", "IR-PCI-MSI".
+    return " IR-" in text
+
+
+def _is_set(path: Path) -> bool:
+    return sysfs.attribute_if_there(path) in ("Y", "1")
+
+
+def _lockdown(root: Path) -> str | None:
+    """The kernel's lockdown mode, which is printed as ``none [integrity] confidentiality``."""
+    text = sysfs.attribute_if_there(root / "sys/kernel/security/lockdown") or ""
+    return text.partition("[")[2].partition("]")[0] or None
+
+
+def _release(root: Path) -> str:
+    return sysfs.attribute_if_there(root / "proc/sys/kernel/osrelease") or ""
+
+
+def _is_built_in(root: Path) -> bool:
+    text = sysfs.attribute_if_there(root / f"lib/modules/{_release(root)}/modules.builtin") or ""
+    return any(line.endswith("/vfio-pci.ko") for line in text.splitlines())
+
+
+def _images(survey: Survey) -> tuple[Image, ...]:
+    """The initramfs that boots next, and that of the running kernel."""
+    root = survey.root
+    entry = survey.facts.grub.entry
+    names = [Path(each).name for each in entry.initrds] if entry else []
+    names.append(f"initrd.img-{_release(root)}")
+    found = {}
+    for name in dict.fromkeys(names):
+        path = (root / "boot" / name).resolve()
+        # Microcode has an image of its own on the same line.
+        if path.is_file() and name.startswith("initr"):
+            found.setdefault(path, _read_image(survey, path, f"/boot/{name}"))
+    return tuple(found.values())
+
+
+def _read_image(survey: Survey, path: Path, shown: str) -> Image:
+    wanted = {
+        file.path: present.content.encode("utf-8", "surrogateescape")
+        for file in boot_files.owned_files(survey.application)
+        if file.in_initramfs and (present := files.read(survey.root / file.path))
+    }
+    try:
+        contents = initramfs.look_up(survey.root, path, wanted.values())
+    except (initramfs.ImageError, OSError) as error:
+        return Image(shown, problem=str(error))
+    missing = [
+        f"/{name}"
+        for name, content in wanted.items()
+        if initramfs.digest(content) not in contents.digests
+    ]
+    return Image(shown, tuple(missing), contents.has_vfio_pci)

@@ -1,0 +1,171 @@
+"""Checks of the host's kernel, boot files and guests. Pure: what was seen in, checks out.
+
+To add a check, write a function and add it to ``CHECKS``; what it needs to see beyond the survey
+is a field of `evidence.Seen`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from passthrough import reboot
+from passthrough.planning import boot_files
+from passthrough.reporting.verify.evidence import Seen
+from passthrough.reporting.verify.result import FAIL, OK, UNKNOWN, Check
+from passthrough.survey import Survey
+
+
+def _interrupts(survey: Survey, seen: Seen) -> Iterator[Check]:
+    name = "interrupt-remapping"
+    if not survey.host.has_groups:
+        return
+    if seen.remaps_interrupts is None:
+        yield Check(name, OK, "the kernel shows none to remap (not an x86 machine)")
+    elif seen.remaps_interrupts:
+        yield Check(name, OK, "on")
+    elif seen.unsafe_interrupts:
+        yield Check(
+            name, OK, "off, and allow_unsafe_interrupts is set: a guest can attack the host with it"
+        )
+    else:
+        yield Check(
+            name,
+            FAIL,
+            "off, so vfio refuses every guest",
+            "turn interrupt remapping (and x2APIC) on in the firmware's settings; where it has"
+            " none, and for trusted guests alone, set allow-unsafe-interrupts=true",
+        )
+
+
+def _modules(survey: Survey, seen: Seen) -> Iterator[Check]:
+    if not survey.decision.claims:
+        return
+    # The IOMMU backend is not looked for: the kernel loads it when the first guest needs it.
+    if seen.has_vfio_pci:
+        how = "built into the kernel" if seen.vfio_is_built_in else "loaded"
+        yield Check("vfio-modules", OK, f"vfio-pci is {how}")
+    else:
+        hint = f"; lockdown is {seen.lockdown}: modules must be signed" if _is_locked(seen) else ""
+        yield Check(
+            "vfio-modules",
+            FAIL,
+            "vfio-pci is not loaded",
+            f"run modprobe vfio-pci and see dmesg{hint}",
+        )
+
+
+def _noiommu(survey: Survey, seen: Seen) -> Iterator[Check]:
+    del survey
+    if seen.noiommu:
+        yield Check(
+            "noiommu",
+            FAIL,
+            "vfio's enable_unsafe_noiommu_mode is on: guests could write to all of the memory",
+            "take it out of modprobe.d and the kernel command line, and reboot",
+        )
+    else:
+        yield Check("noiommu", OK, "off")
+
+
+def _lockdown(survey: Survey, seen: Seen) -> Iterator[Check]:
+    del survey
+    if seen.lockdown is None:
+        yield Check("lockdown", OK, "the kernel has none")
+    else:
+        signed = ": only signed modules load" if _is_locked(seen) else ""
+        yield Check("lockdown", OK, f"{seen.lockdown}{signed}")
+
+
+def _is_locked(seen: Seen) -> bool:
+    return seen.lockdown not in (None, "none")
+
+
+def _initramfs(survey: Survey, seen: Seen) -> Iterator[Check]:
+    if not survey.decision.claims:
+        return
+    if not seen.images:
+        yield Check("initramfs-content", UNKNOWN, "no image was found below /boot")
+    for image in seen.images:
+        name = f"initramfs-content {image.path}"
+        if image.problem:
+            yield Check(name, UNKNOWN, image.problem)
+        elif image.missing:
+            yield Check(
+                name,
+                FAIL,
+                f"lacks {' '.join(image.missing)} as they are now",
+                "run update-initramfs -u -k all, and see what it says",
+            )
+        elif not (image.has_vfio_pci or seen.vfio_is_built_in):
+            yield Check(
+                name,
+                FAIL,
+                "holds our files and no vfio-pci module",
+                "see whether the kernel has vfio-pci: modinfo vfio-pci",
+            )
+        else:
+            yield Check(name, OK, "holds our files and vfio-pci")
+
+
+def _grub(survey: Survey, seen: Seen) -> Iterator[Check]:
+    del seen
+    # Without GRUB the running kernel's command line is all there is to see.
+    if not (survey.plan.kernel_options and survey.facts.has_grub):
+        return
+    entry = survey.facts.grub.entry
+    if survey.plan.grub_problem:
+        what, _, fix = survey.plan.grub_problem.partition(": ")
+        yield Check("grub.cfg", FAIL, what, fix)
+    elif boot_files.GRUB in survey.plan.rebuild:
+        yield Check("grub.cfg", FAIL, "not rebuilt since its files changed", "run any hook")
+    elif entry is None:
+        yield Check("grub.cfg", UNKNOWN, "there is none, or it has no entry")
+    else:
+        yield Check("grub.cfg", OK, f"boots with {' '.join(survey.plan.kernel_options)}")
+
+
+def _holders(survey: Survey, seen: Seen) -> Iterator[Check]:
+    for claim in survey.decision.claims:
+        who = seen.holders.get(claim.address)
+        if who:
+            names = ", ".join(f"{seen.guests.get(each, 'a process')} ({each})" for each in who)
+            yield Check(f"in-use {claim.address}", OK, f"held by {names}")
+    for binding in survey.plan.pending:
+        who = ", ".join(map(str, survey.held[binding.address]))
+        yield Check(
+            f"in-use {binding.address}",
+            FAIL,
+            f"not claimed any more, and held by process {who}",
+            "stop or migrate the guest; the next hook then gives the device back",
+        )
+
+
+def _overrides(survey: Survey, seen: Seen) -> Iterator[Check]:
+    del seen
+    for claim in survey.decision.claims:
+        if claim.item.allow_in_use:
+            facts = "; ".join(f"it {each.fact}" for each in claim.overridden)
+            yield Check(
+                f"allow-in-use {claim.address}", OK, facts or "no guard has anything against it"
+            )
+
+
+def _reboot(survey: Survey, seen: Seen) -> Iterator[Check]:
+    del seen
+    # Whether guests run is of no matter here: a reboot that is still to come is no failure of it.
+    verdict = reboot.judge(survey, lambda: ())
+    if verdict.action is reboot.Action.SPENT:
+        yield Check("reboot", FAIL, verdict.message, "mend the cause, then reboot by hand")
+
+
+CHECKS = (
+    _interrupts,
+    _modules,
+    _noiommu,
+    _lockdown,
+    _initramfs,
+    _grub,
+    _holders,
+    _overrides,
+    _reboot,
+)

@@ -1,0 +1,165 @@
+"""Checks of Nova's part: what is in effect, from which files, and what is missing. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from passthrough.nova import aliases as nova_aliases
+from passthrough.nova import conf as nova_conf
+from passthrough.nova import lines as nova_lines
+from passthrough.nova import offer as nova_offer
+from passthrough.nova import publication
+from passthrough.reporting.verify.result import FAIL, OK, UNKNOWN, Check
+from passthrough.survey import Survey
+
+_RENDERED = "wait for nova-cloud-controller's next hook, which renders its nova.conf"
+
+
+def check_compute(survey: Survey) -> Iterator[Check]:
+    """Check what nova-compute is told on this host."""
+    offer = survey.nova
+    for problem in offer.problems:
+        yield Check("nova", FAIL, problem)
+    if not offer.facts.release:
+        yield Check("nova", OK, "nova-common is not installed on this host")
+        return
+    yield Check("nova", OK, f"Nova {offer.facts.release}")
+    yield from _drop_in(survey)
+    yield from _device_specs(survey)
+    yield from _aliases_on_host(survey)
+    yield from _console(survey)
+
+
+def check_controller(
+    published: publication.Publication, wanted: Iterable[nova_lines.Fields]
+) -> tuple[Check, ...]:
+    """Check what nova-cloud-controller was sent, and what became of it.
+
+    Args:
+        published: the survey of the controller unit.
+        wanted: the aliases that the configuration asks for.
+    """
+    release = published.release
+    checks = [Check("nova", FAIL, problem) for problem in published.problems]
+    checks.append(Check("nova", OK, f"Nova {release}" if release else "no nova-common here"))
+    names = sorted({alias["name"] for alias in wanted})
+    for name in names:
+        lines = [alias for alias in published.aliases if alias["name"] == name]
+        files = _files_with(name, published.config)
+        present = {nova_aliases.meaning(entry.content) for entry in _named(name, published.config)}
+        if lines and not {nova_aliases.meaning(each) for each in lines} <= present:
+            checks.append(
+                Check(f"alias {name}", UNKNOWN, "published, not in nova.conf yet", _RENDERED)
+            )
+        elif files:
+            checks.append(Check(f"alias {name}", OK, f"in {files}"))
+    if names:
+        checks.append(_filter(published.config))
+    return tuple(checks)
+
+
+def _filter(config: nova_conf.Config) -> Check:
+    value = config.last(nova_conf.ENABLED_FILTERS)
+    if publication.has_filter(config):
+        return Check("scheduler-filter", OK, f"{nova_lines.FILTER} in {value}")
+    seen = f"{nova_lines.FILTER} is not in {value or 'enabled_filters, which is not set'}"
+    return Check(
+        "scheduler-filter",
+        FAIL,
+        seen,
+        f"{_RENDERED}; elsewhere add it to [filter_scheduler] enabled_filters",
+    )
+
+
+def _drop_in(survey: Survey) -> Iterator[Check]:
+    offer = survey.nova
+    path = f"/{nova_lines.path_of(survey.application)}"
+    if offer.change:
+        yield Check("nova-file", FAIL, f"{path} is not as it should be", "run any hook")
+    elif offer.content is not None:
+        yield Check("nova-file", OK, path)
+    if offer.deferred:
+        yield Check(
+            "nova-compute",
+            FAIL,
+            f"has not read {path}: the policy layer denied its restart",
+            "run nova-compute's restart-services action, or restart the service",
+        )
+    elif not offer.read:
+        yield Check(
+            "nova-compute", FAIL, f"has not read {path}", "run any hook, or restart the service"
+        )
+    elif offer.content is not None:
+        yield Check("nova-compute", OK, f"started with {path}, or is down")
+
+
+def _device_specs(survey: Survey) -> Iterator[Check]:
+    offer = survey.nova
+    offered = {each["address"] for each in offer.device_specs}
+    held = {each["address"] for each in offer.held}
+    files = {
+        each.address: [
+            str(entry.value)
+            for entry in offer.facts.config.device_specs()
+            if entry.offers(each.function)
+        ]
+        for each in survey.decision.claims
+    }
+    for claim in survey.decision.claims:
+        name = f"device_spec {claim.address}"
+        where = ", ".join(dict.fromkeys(files[claim.address]))
+        if claim.companion_of:
+            if where:
+                yield Check(name, FAIL, f"a companion, yet {where} offers it", "unset it there")
+        elif claim.address in offered | held and where:
+            seen = f"in {where}"
+            yield Check(name, OK, f"{seen}; a guest holds it" if claim.address in held else seen)
+        else:
+            yield Check(name, FAIL, "not offered to Nova", "see the checks of driver and group")
+    for address in sorted(held - {claim.address for claim in survey.decision.claims}):
+        seen = "no longer claimed; offered while a guest holds it"
+        yield Check(f"device_spec {address}", OK, seen)
+
+
+def _aliases_on_host(survey: Survey) -> Iterator[Check]:
+    config = survey.nova.facts.config
+    backed = {
+        (claim.item.alias, claim.address)
+        for claim in nova_offer.find_verified(survey.decision, survey.host)
+    }
+    for name in survey.wanted.devices.aliases():
+        addresses = [address for alias, address in sorted(backed, key=str) if alias == name]
+        files = _files_with(name, config)
+        behind = " ".join(addresses) or "no device on this host, as is normal in a mixed fleet"
+        if files:
+            yield Check(f"alias {name}", OK, f"{behind}; in {files}")
+        else:
+            yield Check(f"alias {name}", FAIL, "in none of Nova's files", "run any hook")
+
+
+def _console(survey: Survey) -> Iterator[Check]:
+    """Hint at SPICE, which gives a guest a usable VGA device beside a GPU.
+
+    Source: the OpenStack charm guide's page on PCI passthrough.
+    """
+    primary = nova_offer.find_primary(survey.decision)
+    displays = [claim.address for claim in primary if claim.function.is_display]
+    config = survey.nova.facts.config
+    if not displays or config.is_true(nova_conf.SPICE_ENABLED):
+        return
+    vnc = config.last(nova_conf.VNC_ENABLED)
+    yield Check(
+        "console",
+        UNKNOWN,
+        f"SPICE is not enabled ({vnc or 'no [vnc] enabled either'}), and guests get"
+        f" {' '.join(displays)}",
+        "for guests with a GPU: juju config nova-cloud-controller console-access-protocol=spice",
+    )
+
+
+def _named(name: str, config: nova_conf.Config) -> list[nova_conf.Entry]:
+    return [entry for entry in config.aliases() if entry.name == name]
+
+
+def _files_with(name: str, config: nova_conf.Config) -> str:
+    return ", ".join(dict.fromkeys(str(entry.value) for entry in _named(name, config)))

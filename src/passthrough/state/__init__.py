@@ -1,0 +1,1 @@
+"""What earlier runs left for later ones: the record, what was seen last, a stuck unbind."""

@@ -1,0 +1,156 @@
+"""What this application has taken and activated: the only state that cannot be read off the host.
+
+One JSON file an application below /var/lib/pci-passthrough. A function is written into it before
+its driver_override is, and leaves it only after the kernel has shown the function given back, so
+that a crash in between is mended by the next run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from passthrough import naming, pci_address
+from passthrough.errors import PassthroughError
+from passthrough.system import files, quoting
+
+DIRECTORY = "var/lib/pci-passthrough"
+
+# Stands where a fingerprint does while a rebuild is under way, and after it failed: what was built
+# last is not known then, so that it is built again even if the files are as they were before.
+DIRTY = ""
+
+
+class RecordError(PassthroughError):
+    """The record of an application cannot be read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reboot:
+    """A reboot that was asked for: the plan it was to complete, and the boot it was to end."""
+
+    plan: str
+    boot_id: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Nova:
+    """What nova-compute knows of its drop-in.
+
+    ``read`` is the fingerprint of the content it last started with; empty where it read none.
+    ``deferred`` is that of a content for which the policy layer denied a restart, and ``run`` the
+    run of the service that went on without it; both empty where none was denied.
+    ``made_directory`` tells that nova.conf.d was not there before.
+    """
+
+    read: str = ""
+    deferred: str = ""
+    run: str = ""
+    made_directory: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """What one application has done to this host.
+
+    ``taken`` maps the address of every function it took to the driver that had it before, or
+    None. ``activated`` maps ``initramfs`` and ``grub`` to the fingerprint of the files that the
+    last successful rebuild took in, or to DIRTY. ``reboot`` is the last one it asked for, ``nova``
+    what became of the drop-in for nova-compute.
+    """
+
+    taken: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
+    activated: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    reboot: Reboot | None = None
+    nova: Nova = dataclasses.field(default_factory=Nova)
+
+    @property
+    def is_empty(self) -> bool:
+        """Nothing is taken, nothing was activated and no reboot is to be remembered."""
+        return not (self.taken or self.activated or self.reboot) and self.nova == Nova()
+
+
+def read(root: Path, application: str) -> Record:
+    """Read an application's record; an empty one when it has none.
+
+    Raises:
+        RecordError: when the file is there but is not what `write` wrote.
+    """
+    path = _path(root, application)
+    present = files.read(path)
+    if present is None:
+        return Record()
+    try:
+        return _parse(json.loads(present.content))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RecordError(
+            f"/{path.relative_to(root)} is not readable ({error}); move it away, and what it held"
+            " is found again from the configuration"
+        ) from error
+
+
+def write(root: Path, application: str, record: Record) -> bool:
+    """Store an application's record, or remove the file when it is empty.
+
+    Returns:
+        True if anything was changed.
+    """
+    path = _path(root, application)
+    # A kill in the middle of a write leaves a part of a record beside its place.
+    files.sweep([path])
+    if not record.is_empty:
+        return files.ensure(path, json.dumps(dataclasses.asdict(record), indent=1, sort_keys=True))
+    changed = files.ensure(path, None)
+    if path.parent.is_dir() and not any(path.parent.iterdir()):
+        path.parent.rmdir()
+    return changed
+
+
+def read_others(root: Path, application: str) -> dict[str, Record]:
+    """Read the records of the host's other applications of this charm, by their names.
+
+    Raises:
+        RecordError: as `read`.
+    """
+    names = sorted(path.stem for path in (root / DIRECTORY).glob("*.json"))
+    return {name: read(root, name) for name in names if name != application}
+
+
+def taken_by(others: Mapping[str, Record]) -> dict[str, str]:
+    """Map every address that another application has taken to that one's name.
+
+    An application that has given up its boot files only waits for a guest to let go of what it
+    took: it was removed, or asks for nothing any more, and bars nobody.
+    """
+    return {
+        address: name
+        for name, other in others.items()
+        if other.activated
+        for address in other.taken
+    }
+
+
+def _parse(data: Any) -> Record:
+    taken, activated = dict(data["taken"]), dict(data["activated"])
+    for address, driver in taken.items():
+        if not (pci_address.is_exact(address) and isinstance(driver, (str, type(None)))):
+            raise ValueError(f"{quoting.show(address)} is not the address of a function")
+    for what, digest in activated.items():
+        if not isinstance(digest, str):
+            raise TypeError(f"{quoting.show(what)} has no fingerprint")
+    reboot = data.get("reboot")
+    if reboot is not None:
+        reboot = Reboot(str(reboot["plan"]), str(reboot["boot_id"]))
+    nova = data.get("nova") or {}
+    known = Nova(
+        *(str(nova.get(name, "")) for name in ("read", "deferred", "run")),
+        made_directory=bool(nova.get("made_directory", False)),
+    )
+    return Record(taken, activated, reboot, known)
+
+
+def _path(root: Path, application: str) -> Path:
+    return root / DIRECTORY / f"{naming.check_application(application)}.json"

@@ -1,0 +1,1 @@
+"""Files, locks, commands, and the kernel's file systems. Knows nothing of PCI."""

@@ -1,0 +1,229 @@
+"""A made-up host whose kernel answers, and the tools of a host that are only recorded.
+
+`FakeKernel` puts `hosttree.kernel` behind the one place from which vfio.py writes to sysfs, so
+that an unbind unbinds and a probe binds, also where a child process makes the write. What it
+cannot know, it is told: which driver's probe fails, which write the kernel refuses, which process
+holds a group.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness import hosttree
+from harness.hosttree import kernel as model
+from harness.hosttree import programs
+
+from passthrough import reconcile
+from passthrough.config import options
+from passthrough.effects import drivers
+from passthrough.system import commands
+
+GPU_BUSES = ("83", "84", "85")
+GPU_ID, AUDIO_ID, NIC_ID, NVME_ID = "10de:1bb0", "10de:10f0", "8086:1572", "144d:a808"
+GPUS = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"
+CLAIMED = ("0000:83:00.0", "0000:83:00.1", "0000:84:00.0", "0000:84:00.1")
+OWNED = ("etc", "var/lib", "usr/lib/dracut")
+
+# What the host's own administrator set: an option of the charm that comes later wins.
+IOMMU_OFF = "intel_iommu=off"
+
+_WRITES = ".made/writes"
+
+
+def build_host(root: Path, **values) -> hosttree.HostTree:
+    """The issue's host, its IOMMU off: three equal GPUs with audio, two NICs and an NVMe disk."""
+    tree = hosttree.HostTree(root, **{"command_line": f"quiet splash {IOMMU_OFF}", **values})
+    if (root / "etc/default/grub").exists():
+        defaults = tree.read("etc/default/grub").replace(
+            "quiet splash", f"quiet splash {IOMMU_OFF}"
+        )
+        tree.write("etc/default/grub", defaults)
+    tree.function("0000:00:00.0", "8086:2020", 0x060000)
+    for number, bus in enumerate(GPU_BUSES):
+        above = f"0000:80:0{number + 1}.0"
+        tree.bridge(above)
+        tree.function(f"0000:{bus}:00.0", GPU_ID, 0x030000, parent=above, driver="nouveau", numa=1)
+        tree.function(
+            f"0000:{bus}:00.1", AUDIO_ID, 0x040300, parent=above, driver="snd_hda_intel", numa=1
+        )
+    tree.bridge("0000:3a:00.0")
+    for address in ("0000:3b:00.0", "0000:3b:00.1"):
+        tree.function(address, NIC_ID, 0x020000, parent="0000:3a:00.0", driver="i40e")
+    tree.function("0000:02:00.0", NVME_ID, 0x010802, driver="nvme", built_in=True)
+    return tree
+
+
+def make_ready(tree: hosttree.HostTree) -> None:
+    """Bring a host to where the charm has its devices: configured with `GPUS`, and rebooted."""
+    wanted = options.parse({"devices": GPUS})
+    with pytest.MonkeyPatch.context() as patch:
+        kernel, tools = FakeKernel(tree, patch), FakeTools(tree)
+        reconcile.reconcile(tree.root, "pci-passthrough", wanted, tools, lambda said: None)
+        kernel.reboot()
+        reconcile.reconcile(tree.root, "pci-passthrough", wanted, tools, lambda said: None)
+        kernel.forget_writes()
+
+
+class FakeKernel:
+    """The kernel behind a `hosttree.HostTree`: reacts to what vfio.py writes."""
+
+    def __init__(self, tree: hosttree.HostTree, monkeypatch: pytest.MonkeyPatch):
+        self.tree = tree
+        self.root = tree.root
+        self._refused: dict[str, int] = {}
+        self._failing: dict[str, set[str]] = {}
+        self.before_write: Callable[[str, str], object] = lambda name, text: None
+        monkeypatch.setattr(drivers, "_write", self.write)
+
+    def write(self, path: Path, text: str) -> None:
+        """Stand in for the write to sysfs; a child process may call it, so the log is a file."""
+        name = os.fspath(path.resolve().relative_to(self.root.resolve()))
+        self.before_write(name, text)
+        with (self.root / _WRITES).open("a") as log:
+            log.write(f"{name}={text!r}\n")
+        for ending, number in self._refused.items():
+            if os.fspath(path).endswith(ending):
+                raise OSError(number, os.strerror(number), os.fspath(path))
+        if not path.exists():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path))
+        if name == "sys/bus/pci/drivers_probe":
+            wanted = model.wanted_driver(self.root, text)
+            if wanted in self._failing.get(text, set()):
+                return  # dmesg tells of a probe that fails, the writer is not told
+        model.store(self.root, name, text.encode())
+
+    def writes(self) -> list[str]:
+        """Everything that was written below /sys, such as ``sys/bus/pci/drivers_probe='…'``."""
+        log = self.root / _WRITES
+        return log.read_text().splitlines() if log.exists() else []
+
+    def forget_writes(self) -> None:
+        """Begin a new log of writes."""
+        (self.root / _WRITES).unlink(missing_ok=True)
+
+    def fail_probe(self, address: str, *drivers: str) -> None:
+        """Let these drivers' probes of a function fail from now on; none lets all succeed."""
+        self._failing[address] = set(drivers)
+
+    def refuse(self, ending: str, number: int = errno.EBUSY) -> None:
+        """Let every write to a path that ends like this fail."""
+        self._refused[ending] = number
+
+    def relent(self) -> None:
+        """Take back every `refuse` and `fail_probe`."""
+        self._refused.clear()
+        self._failing.clear()
+
+    @property
+    def is_kind(self) -> bool:
+        """Whether it refuses nothing."""
+        return not self._refused
+
+    def hold(self, address: str, process: int = 4711) -> Path:
+        """Let a process have the node of a function's group open; the link to remove again."""
+        group = os.path.basename(os.readlink(self.tree.directory(address) / "iommu_group"))
+        descriptors = self.root / "proc" / str(process) / "fd"
+        descriptors.mkdir(parents=True, exist_ok=True)
+        held = descriptors / str(len(list(descriptors.iterdir())))
+        held.symlink_to(f"/dev/vfio/{group}")
+        return held
+
+    def drivers(self) -> dict[str, str | None]:
+        """The driver of every function of the GPUs."""
+        return {
+            f"0000:{bus}:00.{number}": self.tree.driver_of(f"0000:{bus}:00.{number}")
+            for bus in GPU_BUSES
+            for number in (0, 1)
+        }
+
+    def reboot(self) -> None:
+        """Start the host again with the initramfs and grub.cfg that were built last."""
+        self.tree.power_cycle()
+        claimed = [
+            address
+            for address, identity, twins in self._claims_of_the_initramfs()
+            if all(self._is_at(each, identity) for each in (address, *twins))
+            and (self.root / model.DEVICES / address / "iommu_group").exists()
+        ]
+        if claimed:
+            model.load(self.root, ["vfio-pci"])
+        for address in claimed:
+            model.set_driver(self.root, address, None)  # one that is built in has to let go
+            device = self.root / model.DEVICES / address
+            model.store(self.root, f"{_below(self.root, device)}/driver_override", b"vfio-pci")
+            if "vfio-pci" not in self._failing.get(address, ()):
+                model.probe(self.root, address)
+        self.tree.load_natives()
+
+    def _is_at(self, address: str, identity: str) -> bool:
+        device = self.root / model.DEVICES / address
+        return device.exists() and identity in (device / "uevent").read_text()
+
+    def _claims_of_the_initramfs(self) -> list[tuple[str, str, list[str]]]:
+        with tempfile.TemporaryDirectory() as scratch:
+            scripts = programs.unpack_boot_scripts(self.root, Path(scratch))
+            text = "\n".join(script.read_text() for script in scripts)
+        lines = re.findall(r"(?m)^claim (\S+) 0x(\S+) 0x(\S+)(.*)$", text)
+        return [
+            (address, f"PCI_ID={vendor}:{product}".upper(), twins.split())
+            for address, vendor, product, twins in lines
+        ]
+
+
+class FakeTools:
+    """`tools.Tools` for a `hosttree.HostTree`: remembers what it was asked for, and does it."""
+
+    def __init__(self, tree: hosttree.HostTree):
+        self.tree = tree
+        self.calls: list[str] = []
+        self.failing: dict[str, str] = {}
+        self.services: dict[str, str] = {}
+        self.restarts_denied = False
+        self.before_rebuild: Callable[[str], object] = lambda what: None
+
+    def rebuild(self, what: str, progress: Callable[[str], object]) -> None:
+        """Do what update-initramfs or update-grub does to the tree."""
+        self.calls.append(f"rebuild {what}")
+        self.before_rebuild(what)
+        self._fail_where_told(what)
+        progress(f"{what}: rebuilt")
+        programs.run(self.tree.root, f"update-{what}", ["-u"])
+
+    def load_vfio(self) -> None:
+        """Load vfio-pci, whose driver then binds what has an override and no driver."""
+        self.calls.append("load vfio")
+        self._fail_where_told("modprobe")
+        model.load(self.tree.root, ["vfio_iommu_type1", "vfio-pci"])
+
+    def load_native(self, modalias: str) -> None:
+        """Load the native drivers of a modalias."""
+        self.calls.append(f"load {modalias}")
+        model.load(self.tree.root, [modalias])
+
+    def running(self, service: str) -> str | None:
+        """Name this run of a service, None for one that does not run."""
+        return self.services.get(service)
+
+    def restart(self, service: str) -> bool:
+        """Start a service anew; False where the policy layer is told to deny it."""
+        self.calls.append(f"restart {service}")
+        self._fail_where_told("restart")
+        if self.restarts_denied:
+            return False
+        self.services[service] = f"{self.services.get(service, '')}+"
+        return True
+
+    def _fail_where_told(self, what: str) -> None:
+        if what in self.failing:
+            raise commands.CommandError((what,), "failed with exit code 1", (self.failing[what],))
+
+
+def _below(root: Path, path: Path) -> str:
+    return os.fspath(path.resolve().relative_to(root.resolve()))

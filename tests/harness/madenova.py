@@ -1,0 +1,91 @@
+"""Nova's part made up in memory: its configuration, facts about it, what is offered to it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from harness import made
+
+from passthrough import reconcile
+from passthrough.host import pci
+from passthrough.nova import conf as nova_conf
+from passthrough.nova import facts as nova_facts
+from passthrough.nova import lines as nova_lines
+from passthrough.nova import offer as nova_offer
+from passthrough.nova.release import Release
+from passthrough.state import record
+from passthrough.system import files
+
+APPLICATION = "pci-passthrough"
+DROP_IN = "/etc/nova/nova.conf.d/pci-passthrough.conf"
+GPUS = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"
+VFIO: dict[str, Any] = {"driver": "vfio-pci"}
+GROUP = 64060
+
+
+def config(text: str, path: str = "/etc/nova/nova.conf") -> nova_conf.Config:
+    """What Nova's files say when one of them holds this text."""
+    return nova_conf.Config(tuple(nova_conf.Value(path, *parts) for parts in nova_conf.parse(text)))
+
+
+def facts(text: str = "", **values: Any) -> nova_facts.Facts:
+    """Nova 2024.1 whose nova.conf holds ``text``."""
+    given = {"release": Release(29), "config": config(text), "group": GROUP, **values}
+    return nova_facts.Facts(**given)
+
+
+def written(offer: nova_offer.Offer, **values: Any) -> nova_facts.Facts:
+    """The facts of the next survey, once an offer's drop-in was written."""
+    content = offer.content or ""
+    present = files.Present(content, nova_lines.MODE, GROUP) if content else None
+    both = (*offer.facts.config.without(DROP_IN).values, *config(content, DROP_IN).values)
+    given = {"present": present, "config": nova_conf.Config(both), **values}
+    return dataclasses.replace(offer.facts, **given)
+
+
+def decide(
+    devices: str,
+    *functions: pci.Function,
+    nova_facts: nova_facts.Facts | None = None,
+    known: record.Nova | None = None,
+    leaving: bool = False,
+    **options: object,
+) -> nova_offer.Offer:
+    """What is offered of a host with these functions."""
+    host = made.host(*functions)
+    decision = made.decide(devices, *functions)
+    return nova_offer.decide(
+        APPLICATION,
+        made.wanted(devices, **options),
+        decision,
+        nova_offer.find_verified(decision, host),
+        host,
+        nova_facts or facts(),
+        known or record.Nova(),
+        leaving=leaving,
+    )
+
+
+def cards(**values: Any) -> list[pci.Function]:
+    """Three equal cards, in groups, on vfio-pci unless it is said otherwise."""
+    return made.gpus("83", "84", "85", group=20, **{**VFIO, **values})
+
+
+def survey(
+    devices: str, *functions: pci.Function, offer: nova_offer.Offer | None = None
+) -> reconcile.Survey:
+    """What `surveying.survey` gives for such a host, Nova's part included.
+
+    Args:
+        devices: the option.
+        functions: the functions that are there.
+        offer: Nova's part; by default that of a drop-in that was written and read.
+    """
+    if offer is None:
+        first = decide(devices, *functions)
+        known = record.Nova(read=nova_offer.fingerprint(first.content))
+        offer = decide(devices, *functions, nova_facts=written(first), known=known)
+    wanted = made.wanted(devices)
+    before = made.survey(wanted, *functions, facts=made.IOMMU_ON)
+    return dataclasses.replace(before, nova=offer, nova_planned=offer)

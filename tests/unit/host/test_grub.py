@@ -1,0 +1,322 @@
+"""What GRUB will boot, and which file spoils it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import hypothesis
+import pytest
+from harness import hosttree, made
+from harness.fakekernel import GPUS, FakeKernel, FakeTools
+from hypothesis import strategies
+
+from passthrough import reconcile
+from passthrough.host import grub
+from passthrough.reporting import status
+
+DROP_IN = "etc/default/grub.d/95-pci-passthrough.cfg"
+TOKENS = ("intel_iommu=on", "iommu=pt")
+
+# Cut from what grub-mkconfig 2.06 writes on Ubuntu 22.04, with its functions and conditions.
+HEAD = """\
+if [ -s $prefix/grubenv ]; then
+  set have_grubenv=true
+  load_env
+fi
+if [ "${next_entry}" ] ; then
+   set default="${next_entry}"
+   set next_entry=
+   save_env next_entry
+   set boot_once=true
+else
+   set default="DEFAULT"
+fi
+if [ x"${feature_menuentry_id}" = xy ]; then
+  menuentry_id_option="--id"
+else
+  menuentry_id_option=""
+fi
+function gfxmode {
+	set gfxpayload="${1}"
+	if [ "${1}" = "keep" ]; then
+		set vt_handoff=vt.handoff=7
+	else
+		set vt_handoff=
+	fi
+}
+"""
+ENTRY = """\
+menuentry '@TITLE@' --class ubuntu --class os $menuentry_id_option '@NAME@' {
+	recordfail
+	load_video
+	if [ x$feature_platform_search_hint = xy ]; then
+		search --no-floppy --fs-uuid --set=root --hint-bios=hd0,gpt2 0f5a1c52
+	else
+		search --no-floppy --fs-uuid --set=root 0f5a1c52
+	fi
+	linux	/boot/vmlinuz-@VERSION@ root=UUID=0f5a1c52 ro  @OPTIONS@ $vt_handoff
+	initrd	/boot/microcode.cpio /boot/initrd.img-@VERSION@
+}
+"""
+
+
+def entry(title: str, name: str, version: str, options: str) -> str:
+    text = ENTRY.replace("@TITLE@", title).replace("@NAME@", name)
+    return text.replace("@VERSION@", version).replace("@OPTIONS@", options)
+
+
+def config(default: str = "0", options: str = "quiet intel_iommu=on iommu=pt") -> str:
+    """A menu of three: the newest kernel, a submenu with an older and a recovery, firmware."""
+    below = entry("Ubuntu, with Linux 6.8", "gnulinux-6.8-advanced", "6.8", "old") + entry(
+        "Ubuntu, with Linux 6.8 (recovery mode)", "gnulinux-6.8-recovery", "6.8", "recovery"
+    )
+    below = "".join(f"\t{line}\n" for line in below.splitlines())
+    return (
+        HEAD.replace("DEFAULT", default)
+        + entry("Ubuntu", "gnulinux-simple", "6.9", options)
+        + "submenu 'Advanced options for Ubuntu' $menuentry_id_option 'gnulinux-advanced' {\n"
+        + below
+        + "}\nmenuentry 'UEFI Firmware Settings' $menuentry_id_option 'uefi-firmware' {\n"
+        "\tfwsetup\n}\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("default", "environment", "title"),
+    [
+        ("0", "", "Ubuntu"),
+        ("", "", "Ubuntu"),
+        ("1>0", "", "Ubuntu, with Linux 6.8"),
+        ("1>1", "", "Ubuntu, with Linux 6.8 (recovery mode)"),
+        ("1", "", "Ubuntu, with Linux 6.8"),
+        ("gnulinux-advanced>gnulinux-6.8-advanced", "", "Ubuntu, with Linux 6.8"),
+        ("Advanced options for Ubuntu>Ubuntu, with Linux 6.8", "", "Ubuntu, with Linux 6.8"),
+        ("2", "", "UEFI Firmware Settings"),
+        ("7", "", "Ubuntu"),
+        ("no-such-entry", "", "Ubuntu"),
+        ("${saved_entry}", "saved_entry=1>0\n", "Ubuntu, with Linux 6.8"),
+        ("${saved_entry}", "# GRUB Environment Block\n####", "Ubuntu"),
+        ("0", "next_entry=gnulinux-advanced>gnulinux-6.8-advanced\n", "Ubuntu, with Linux 6.8"),
+    ],
+)
+def test_default_entry(default: str, environment: str, title: str):
+    found = grub.default_entry(config(default), environment)
+    assert found
+    assert found.title == title
+
+
+def test_entry_holds_the_kernels_arguments_and_its_images():
+    found = grub.default_entry(config())
+    assert found == grub.Entry(
+        "Ubuntu",
+        ("root=UUID=0f5a1c52", "ro", "quiet", "intel_iommu=on", "iommu=pt", "$vt_handoff"),
+        ("/boot/microcode.cpio", "/boot/initrd.img-6.9"),
+    )
+
+
+@pytest.mark.parametrize("text", ["", "}\n}\n", "menuentry {\n", "menuentry 'x {\nlinux\n}"])
+def test_no_entry_is_no_crash(text: str):
+    found = grub.default_entry(text)
+    assert found is None or found.arguments == ()
+
+
+@hypothesis.given(
+    strategies.text(
+        alphabet=strategies.sampled_from(
+            "menuentry submenu{}'\"\\\n\t$linux initrd set default=>0"
+        ),
+        max_size=300,
+    )
+)
+def test_any_text_is_read_without_a_crash(text: str):
+    grub.default_entry(text, text)
+
+
+class TestFindProblem:
+    def find(self, entry_options: str, *erasers: str) -> str | None:
+        texts = dict.fromkeys(erasers, 'GRUB_CMDLINE_LINUX_DEFAULT="quiet"\n')
+        return self.find_among(entry_options, texts)
+
+    def find_among(self, entry_options: str, texts: dict[str, str]) -> str | None:
+        found = grub.Grub(grub.default_entry(config(options=entry_options)), texts)
+        return grub.find_problem(found, DROP_IN, TOKENS)
+
+    def test_none_where_all_options_are_there(self):
+        assert self.find("quiet intel_iommu=on iommu=pt") is None
+
+    def test_none_where_there_is_no_grub(self):
+        assert grub.find_problem(grub.Grub(), DROP_IN, TOKENS) is None
+
+    def test_an_earlier_file_is_nobody_that_spoils(self):
+        assert self.find("intel_iommu=on iommu=pt", "etc/default/grub.d/90-sysconfig.cfg") is None
+
+    def test_names_the_file_that_comes_later(self):
+        erasers = (
+            grub.SETTINGS,
+            "etc/default/grub.d/90-sysconfig.cfg",
+            "etc/default/grub.d/99-x.cfg",
+        )
+        assert self.find("quiet", *erasers) == (
+            "/boot/grub/grub.cfg boots 'Ubuntu' without intel_iommu=on iommu=pt:"
+            " /etc/default/grub.d/99-x.cfg sets GRUB_CMDLINE_LINUX_DEFAULT outright and is read"
+            f" after /{DROP_IN}; let it begin with $GRUB_CMDLINE_LINUX_DEFAULT, then run"
+            " update-grub"
+        )
+
+    def test_names_the_way_out_where_no_file_is_to_blame(self):
+        assert self.find("quiet intel_iommu=on", grub.SETTINGS) == (
+            "/boot/grub/grub.cfg boots 'Ubuntu' without iommu=pt: run update-grub, and see which"
+            " entry GRUB_DEFAULT names in /etc/default/grub"
+        )
+
+    def test_names_a_later_value_that_wins(self):
+        assert self.find("intel_iommu=on iommu=pt intel_iommu=off") == (
+            "/boot/grub/grub.cfg boots 'Ubuntu' with intel_iommu=off after intel_iommu=on, and the"
+            " last one counts; take intel_iommu=off out of the other settings, then run update-grub"
+        )
+
+    def test_names_the_files_that_hold_the_value_that_wins(self):
+        append = 'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT {}"\n'
+        before = {
+            grub.SETTINGS: "GRUB_CMDLINE_LINUX=intel_iommu=off\n",
+            "etc/default/grub.d/50-a.cfg": append.format("intel_iommu=off,sm_off"),
+            "etc/default/grub.d/60-b.cfg": append.format("xintel_iommu=off intel_iommu=offline"),
+            DROP_IN: append.format("intel_iommu=on iommu=pt"),
+        }
+        behind = dict.fromkeys(
+            ("etc/default/grub.d/98-c.cfg", "etc/default/grub.d/99-d.cfg"),
+            append.format("quiet intel_iommu=off"),
+        )
+        for texts, shown in (
+            ({**before, **behind}, " and ".join(f"/{path}" for path in behind)),
+            (before, "/etc/default/grub"),
+        ):
+            problem = self.find_among("intel_iommu=on iommu=pt intel_iommu=off", texts)
+            assert problem
+            assert problem.endswith(f"; take intel_iommu=off out of {shown}, then run update-grub")
+
+    def test_an_earlier_value_loses(self):
+        assert self.find("intel_iommu=off intel_iommu=on iommu=pt") is None
+
+    def test_an_operators_own_value_after_ours_wins(self):
+        tokens = ("intel_iommu=on", "iommu=pt", "intel_iommu=on,sm_on")
+        found = grub.Grub(grub.default_entry(config(options=" ".join(tokens))))
+        assert grub.find_problem(found, DROP_IN, tokens) is None
+
+    def test_values_that_add_up_are_no_contradiction(self):
+        found = grub.Grub(
+            grub.default_entry(config(options="modprobe.blacklist=a modprobe.blacklist=b"))
+        )
+        assert grub.find_problem(found, DROP_IN, ("modprobe.blacklist=a",)) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "erases"),
+    [
+        ('GRUB_CMDLINE_LINUX_DEFAULT="quiet"\n', True),
+        ("GRUB_CMDLINE_LINUX_DEFAULT=\n", True),
+        ("  export GRUB_CMDLINE_LINUX_DEFAULT='a b'\n", True),
+        ('GRUB_CMDLINE_LINUX_DEFAULT="a \\\n  b"\n', True),
+        ('GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT a"\n', False),
+        ('GRUB_CMDLINE_LINUX_DEFAULT="${GRUB_CMDLINE_LINUX_DEFAULT} a"\n', False),
+        ('GRUB_CMDLINE_LINUX_DEFAULT="$(echo $GRUB_CMDLINE_LINUX_DEFAULT)"\n', False),
+        ('GRUB_CMDLINE_LINUX_DEFAULT="a \\\n $GRUB_CMDLINE_LINUX_DEFAULT"\n', False),
+        ('# GRUB_CMDLINE_LINUX_DEFAULT="quiet"\n', False),
+        ('GRUB_CMDLINE_LINUX="quiet"\n', False),
+        ('GRUB_CMDLINE_LINUX_DEFAULT_XEN="quiet"\n', False),
+        ('GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT_OTHER"\n', True),
+        ('X=1; GRUB_CMDLINE_LINUX_DEFAULT="quiet"\n', True),
+        ('X=1;GRUB_CMDLINE_LINUX_DEFAULT=quiet; Y="$GRUB_CMDLINE_LINUX_DEFAULT"\n', True),
+        ('X=1; GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT a;b"\n', False),
+        ('GRUB_CMDLINE_LINUX_DEFAULT="a;b $GRUB_CMDLINE_LINUX_DEFAULT"\n', False),
+        ('GRUB_CMDLINE_LINUX_DEFAULT="a\nb $GRUB_CMDLINE_LINUX_DEFAULT"\n', False),
+        ('GRUB_CMDLINE_LINUX_DEFAULT=$(echo "$GRUB_CMDLINE_LINUX_DEFAULT" | cat)\n', False),
+        ("if true; then GRUB_CMDLINE_LINUX_DEFAULT=quiet; fi\n", True),
+        ("[ -e /x ] && GRUB_CMDLINE_LINUX_DEFAULT=quiet\n", True),
+        ('X="${GRUB_CMDLINE_LINUX_DEFAULT=quiet}"\n', False),
+        ("unset GRUB_CMDLINE_LINUX_DEFAULT\n", True),
+        ("X=1; unset -v Y GRUB_CMDLINE_LINUX_DEFAULT\n", True),
+        ("unset GRUB_CMDLINE_LINUX_DEFAULT_XEN\n", False),
+        ("# X=1; GRUB_CMDLINE_LINUX_DEFAULT=quiet\n", False),
+        ("  # X=1; unset GRUB_CMDLINE_LINUX_DEFAULT", False),
+        ('GRUB_CMDLINE_LINUX_DEFAULT="quiet\n', True),
+    ],
+)
+def test_a_file_that_erases(tree: hosttree.HostTree, text: str, erases: bool):
+    tree.write("etc/default/grub.d/99-x.cfg", text)
+    tree.write("etc/default/grub.d/.98-hidden.cfg", "GRUB_CMDLINE_LINUX_DEFAULT=x\n")
+    tree.write("etc/default/grub.d/97-other.conf", "GRUB_CMDLINE_LINUX_DEFAULT=x\n")
+    found = grub.read(tree.root).erasers
+    assert found == (grub.SETTINGS, *(["etc/default/grub.d/99-x.cfg"] if erases else []))
+
+
+class TestOtherWriters:
+    """On a host whose update-grub really sources the files, as grub-mkconfig does."""
+
+    @pytest.fixture
+    def run(
+        self, tree: hosttree.HostTree, kernel: FakeKernel, tools: FakeTools
+    ) -> Callable[[], tuple[str, reconcile.Result]]:
+        def run() -> tuple[str, reconcile.Result]:
+            wanted = made.wanted(GPUS, iommu_passthrough=True)
+            result = reconcile.reconcile(
+                tree.root, "pci-passthrough", wanted, tools, lambda said: None
+            )
+            found = status.summarize(result.survey, result.outcome.failed)
+            return f"{found.kind}: {found.message}", result
+
+        return run
+
+    @pytest.mark.parametrize("name", ["50-cloudimg-settings", "50-curtin-settings", "90-sysconfig"])
+    def test_that_come_first_erase_nothing_of_ours(self, tree, kernel, run, name: str):
+        tree.write(f"etc/default/grub.d/{name}.cfg", 'GRUB_CMDLINE_LINUX_DEFAULT="quiet"\n')
+        run()
+        kernel.reboot()
+        assert run()[0] == "active: gpu: 2 ready"
+
+    def test_that_come_later_are_named_before_any_reboot(self, tree, kernel, run):
+        tree.write("etc/default/grub.d/99-zz.cfg", 'GRUB_CMDLINE_LINUX_DEFAULT="quiet"\n')
+        said, result = run()
+        assert said.startswith("blocked: /boot/grub/grub.cfg boots 'Ubuntu' without intel_iommu=on")
+        assert "/etc/default/grub.d/99-zz.cfg sets GRUB_CMDLINE_LINUX_DEFAULT outright" in said
+        assert result.survey.plan.reboot
+
+    def test_that_add_what_undoes_ours_are_named(self, tree, kernel, run):
+        text = 'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT intel_iommu=off"\n'
+        tree.write("etc/default/grub.d/98-other.cfg", text)
+        said, _ = run()
+        assert said.startswith("blocked: /boot/grub/grub.cfg boots 'Ubuntu' with intel_iommu=off")
+        assert "take intel_iommu=off out of /etc/default/grub.d/98-other.cfg, then" in said
+
+    def test_that_mend_their_ways_are_noticed(self, tree, kernel, tools, run):
+        spoiler = "etc/default/grub.d/99-zz.cfg"
+        tree.write(spoiler, 'GRUB_CMDLINE_LINUX_DEFAULT="quiet"\n')
+        run()
+        tools.calls.clear()
+        assert run()[0].startswith("blocked: /boot/grub/grub.cfg")
+        assert tools.calls == []  # running update-grub again would bring the same
+        self.age(tree, "boot/grub/grub.cfg")
+        tree.write(spoiler, 'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT quiet"\n')
+        assert run()[0].startswith("blocked: reboot required: ")
+        assert tools.calls == ["rebuild grub"]
+        tools.calls.clear()
+        run()
+        assert tools.calls == []
+
+    def test_that_run_update_grub_later_are_noticed_while_all_is_well(
+        self, tree, kernel, tools, run
+    ):
+        run()
+        kernel.reboot()
+        assert run()[0] == "active: gpu: 2 ready"
+        tree.write("etc/default/grub.d/99-zz.cfg", 'GRUB_CMDLINE_LINUX_DEFAULT="quiet"\n')
+        tools.rebuild("grub", lambda said: None)
+        said, result = run()
+        assert said.startswith("blocked: /boot/grub/grub.cfg boots 'Ubuntu' without intel_iommu=on")
+        assert not result.survey.plan.reboot
+
+    @staticmethod
+    def age(tree: hosttree.HostTree, path: str) -> None:
+        """Let a file be older than whatever is written from now on."""
+        os.utime(tree.root / path, (1, 1))

@@ -1,0 +1,546 @@
+"""What would change: the plan that reconcile applies, for each state a host can be in."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from harness import made
+
+from passthrough import errors
+from passthrough.host import grub, machine, pci
+from passthrough.planning import boot_files, plan, prerequisites
+from passthrough.planning.plan import Binding
+from passthrough.state.record import Record
+from passthrough.system import files
+
+GPUS = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"
+CLAIMED = ("0000:83:00.0", "0000:83:00.1", "0000:84:00.0", "0000:84:00.1")
+WANTED = made.wanted(GPUS)
+CARDS_OFF = made.gpus("83", "84", "85")
+CARDS_ON = made.gpus("83", "84", "85", group=15)
+NATIVE = {address: CARDS_OFF[int(address[-1])].driver for address in CLAIMED}
+BOUND = [
+    dataclasses.replace(each, driver="vfio-pci", override="vfio-pci")
+    if each.address in CLAIMED
+    else each
+    for each in CARDS_ON
+]
+GRUB = "etc/default/grub.d/95-pci-passthrough.cfg"
+MODULES = "etc/modules-load.d/pci-passthrough.conf"
+RULES = "etc/udev/rules.d/60-pci-passthrough.rules"
+HOOK = "etc/initramfs-tools/hooks/pci-passthrough"
+INIT_TOP = "etc/initramfs-tools/scripts/init-top/pci-passthrough"
+
+
+def settled(**values) -> plan.Plan:
+    """The plan of a host on which everything was applied and that has rebooted since."""
+    first = made.survey(WANTED, *CARDS_OFF)
+    given = {"facts": made.IOMMU_ON, **made.applied(first), **values}
+    functions = given.pop("functions", BOUND)
+    return made.survey(given.pop("wanted", WANTED), *functions, **given).plan
+
+
+class TestFreshHost:
+    def test_with_the_iommu_off_writes_rebuilds_and_waits_for_a_reboot(self):
+        found = made.survey(WANTED, *CARDS_OFF).plan
+        assert [change.file.path for change in found.files] == [
+            GRUB, MODULES, RULES, HOOK, INIT_TOP
+        ]  # fmt: skip
+        assert all(change.old is None for change in found.files)
+        assert found.rebuild == ("initramfs", "grub")
+        assert found.bind == ()
+        assert found.at_boot == CLAIMED
+        assert found.reboot == ("the IOMMU is off until the kernel starts with intel_iommu=on",)
+        assert found.record.taken == NATIVE
+        assert set(found.record.activated) == {"initramfs", "grub"}
+        assert found.changes_host
+
+    def test_with_the_iommu_on_binds_at_once_and_needs_no_reboot(self):
+        found = made.survey(WANTED, *CARDS_ON, facts=made.IOMMU_ON).plan
+        assert found.bind == tuple(
+            Binding(address, NATIVE[address], "vfio-pci") for address in CLAIMED
+        )
+        assert found.rebuild == ("initramfs", "grub")
+        assert found.at_boot == ()
+        assert found.reboot == ()
+
+    def test_names_the_tokens_that_the_running_kernel_lacks(self):
+        wanted = made.wanted(GPUS, kernel_options="pci=realloc quiet", iommu_passthrough=True)
+        found = made.survey(wanted, *CARDS_ON, facts=made.IOMMU_ON).plan
+        assert found.reboot == ("the running kernel lacks iommu=pt pci=realloc",)
+
+    def test_asks_no_reboot_for_a_blacklist_or_for_an_iommu_that_runs_anyhow(self):
+        wanted = made.wanted("10de:1bb0", blacklist_drivers="nouveau")
+        facts = dataclasses.replace(made.IOMMU_ON, command_line=("quiet",))
+        found = made.survey(wanted, *CARDS_ON, facts=facts).plan
+        assert "modprobe.blacklist=nouveau" in str(found.files[0].file.content)
+        assert found.reboot == ()
+
+    @pytest.mark.parametrize(
+        "devices", ["", "x=1234:5678", "x=1234:5678@83:00.0", "x=10de:1bb0@01:00.0"]
+    )
+    def test_without_a_match_does_nothing_at_all(self, devices: str):
+        found = made.survey(made.wanted(devices, kernel_options="quiet"), *CARDS_OFF).plan
+        assert found == plan.Plan()
+        assert not found.changes_host
+
+    def test_binds_what_vfio_has_only_for_want_of_an_override(self):
+        """A module option gave it to vfio-pci: without an override a later probe may take it."""
+        card = made.function("0000:83:00.0", driver="vfio-pci", group=15)
+        found = made.survey(made.wanted("10de:1bb0"), card, facts=made.IOMMU_ON).plan
+        assert found.bind == (Binding("0000:83:00.0", "vfio-pci", "vfio-pci"),)
+        assert found.record.taken == {"0000:83:00.0": None}
+
+
+class TestSettledHost:
+    def test_changes_nothing(self):
+        found = settled()
+        assert dataclasses.replace(found, record=Record(), kernel_options=()) == plan.Plan()
+        assert found.record.taken == NATIVE
+        assert not found.changes_host
+
+    def test_keeps_the_native_drivers_in_the_record(self):
+        assert settled().record == made.survey(WANTED, *CARDS_OFF).plan.record
+
+    @pytest.mark.parametrize(
+        ("path", "rebuild"),
+        [
+            (GRUB, ("grub",)),
+            (HOOK, ("initramfs",)),
+            (INIT_TOP, ("initramfs",)),
+            (MODULES, ()),
+            (RULES, ("initramfs",)),
+        ],
+        ids=["grub", "hook", "init-top", "modules-load", "udev"],
+    )
+    @pytest.mark.parametrize("damage", ["edited", "removed", "mode"])
+    def test_mends_one_file_and_rebuilds_only_what_it_feeds(
+        self, path: str, rebuild: tuple[str, ...], damage: str
+    ):
+        present = made.applied(made.survey(WANTED, *CARDS_OFF))["present"]
+        good = present[path]
+        bad = {
+            "edited": files.Present(f"{good.content}# edited\n", good.mode),
+            "removed": None,
+            "mode": files.Present(good.content, 0o600),
+        }[damage]
+        found = settled(present={**present, path: bad})
+        assert [(change.file.path, change.old) for change in found.files] == [(path, bad)]
+        assert found.files[0].file.content == good.content
+        assert found.rebuild == rebuild
+        assert found.changes_host
+
+    @pytest.mark.parametrize("what", ["initramfs", "grub"])
+    def test_repeats_a_rebuild_that_is_not_known_to_have_ended(self, what: str):
+        activated = made.survey(WANTED, *CARDS_OFF).plan.record.activated
+        others = {key: value for key, value in activated.items() if key != what}
+        for stale in (others, {**others, what: "other files"}):
+            found = settled(has=Record(NATIVE, stale))
+            assert found.files == ()
+            assert found.rebuild == (what,)
+
+    def test_binds_again_what_was_taken_from_vfio(self):
+        functions = [dataclasses.replace(BOUND[0], driver="nouveau"), *BOUND[1:]]
+        found = settled(functions=functions)
+        assert found.bind == (Binding("0000:83:00.0", "nouveau", "vfio-pci"),)
+        assert found.reboot == ()
+        assert found.changes_host
+
+
+class TestDrift:
+    """A file that once was as it should be was changed by somebody else, and is told apart."""
+
+    @pytest.mark.parametrize("path", [GRUB, HOOK, MODULES, RULES])
+    def test_is_what_changed_since_it_was_activated(self, path: str):
+        present = made.applied(made.survey(WANTED, *CARDS_OFF))["present"]
+        edited = files.Present("mine\n", 0o644)
+        (change,) = settled(present={**present, path: edited}).files
+        assert (change.file.path, change.drifted) == (path, True)
+
+    def test_is_not_what_a_new_configuration_changes(self):
+        found = settled(wanted=made.wanted(GPUS, kernel_options="a=b"))
+        assert [(change.file.path, change.drifted) for change in found.files] == [(GRUB, False)]
+
+    def test_is_not_what_was_never_there(self):
+        found = made.survey(WANTED, *CARDS_OFF).plan
+        assert not any(change.drifted for change in found.files)
+
+    def test_is_not_what_a_removal_leaves_to_do(self):
+        assert not any(change.drifted for change in settled(wanted=made.wanted()).files)
+
+
+class TestGrub:
+    """Somebody's settings, read after ours, have thrown our option out of grub.cfg."""
+
+    SPOILED = grub.Grub(
+        grub.Entry("Ubuntu", ("quiet",)),
+        {"etc/default/grub.d/99-x.cfg": "GRUB_CMDLINE_LINUX_DEFAULT=quiet\n"},
+    )
+
+    def test_that_boots_without_our_option_is_a_problem(self):
+        facts = dataclasses.replace(made.IOMMU_ON, grub=self.SPOILED)
+        found = settled(facts=facts)
+        assert found.grub_problem is not None
+        assert "/etc/default/grub.d/99-x.cfg sets GRUB_CMDLINE_LINUX_DEFAULT" in found.grub_problem
+        assert found.rebuild == ()
+
+    def test_is_built_again_once_the_settings_are_newer(self):
+        stale = dataclasses.replace(self.SPOILED, is_stale=True)
+        found = settled(facts=dataclasses.replace(made.IOMMU_ON, grub=stale))
+        assert (found.rebuild, found.grub_problem) == (("grub",), None)
+
+    def test_is_no_problem_before_ours_is_in_it(self):
+        facts = dataclasses.replace(made.IOMMU_OFF, grub=self.SPOILED)
+        found = made.survey(WANTED, *CARDS_OFF, facts=facts).plan
+        assert found.grub_problem is None
+        assert "grub" in found.rebuild
+
+    @pytest.mark.parametrize("is_stale", [True, False])
+    def test_is_not_ours_to_build_while_it_has_our_option(self, is_stale: bool):
+        """Whoever changed the settings runs update-grub, or means not to yet."""
+        good = grub.Grub(grub.Entry("Ubuntu", ("intel_iommu=on",)), is_stale=is_stale)
+        found = settled(facts=dataclasses.replace(made.IOMMU_ON, grub=good))
+        assert (found.rebuild, found.grub_problem) == ((), None)
+
+    def test_is_not_looked_at_where_nothing_is_claimed(self):
+        facts = dataclasses.replace(made.IOMMU_ON, grub=self.SPOILED)
+        found = made.survey(made.wanted("x=1234:5678"), *CARDS_ON, facts=facts).plan
+        assert found == plan.Plan()
+
+
+class TestRemoval:
+    def test_of_one_card_releases_it_and_rewrites_the_rest(self):
+        found = settled(wanted=made.wanted("gpu=10de:1bb0@83:00.0"))
+        assert found.release == (
+            Binding("0000:84:00.0", "vfio-pci", "nouveau"),
+            Binding("0000:84:00.1", "vfio-pci", "snd_hda_intel"),
+        )
+        assert [change.file.path for change in found.files] == [RULES, INIT_TOP]
+        assert all(change.file.content for change in found.files)
+        assert found.rebuild == ("initramfs",)
+        assert found.record.taken == {
+            "0000:83:00.0": "nouveau",
+            "0000:83:00.1": "snd_hda_intel",
+        }
+
+    def test_of_everything_leaves_no_file_and_no_record(self):
+        found = settled(wanted=made.wanted())
+        assert [binding.address for binding in found.release] == list(CLAIMED)
+        assert {change.file.path for change in found.files} == {
+            GRUB, MODULES, RULES, HOOK, INIT_TOP
+        }  # fmt: skip
+        assert {change.file.content for change in found.files} == {None}
+        assert found.rebuild == ("initramfs", "grub")
+        assert found.record.is_empty
+        assert found.reboot == ()
+
+    def test_before_the_reboot_touches_no_driver(self):
+        found = settled(wanted=made.wanted(), functions=CARDS_OFF, facts=made.IOMMU_OFF)
+        assert found.release == ()
+        assert found.rebuild == ("initramfs", "grub")
+        assert found.record.is_empty
+
+    def test_clears_an_override_that_a_native_driver_outlived(self):
+        card = made.function("0000:83:00.0", driver="nouveau", override="vfio-pci", group=15)
+        found = settled(wanted=made.wanted(), functions=[card])
+        assert found.release == (Binding("0000:83:00.0", "nouveau", "nouveau"),)
+
+    def test_passes_over_a_card_that_was_pulled(self):
+        found = settled(functions=[each for each in BOUND if ":84:" not in each.address])
+        assert found.release == ()
+        assert set(found.record.taken) == {"0000:83:00.0", "0000:83:00.1"}
+
+    def test_never_releases_what_another_tool_put_on_vfio(self):
+        foreign = made.function(
+            "0000:86:00.0", "8086:1572", driver="vfio-pci", override="vfio-pci", group=30
+        )
+        found = settled(wanted=made.wanted(), functions=[*BOUND, foreign])
+        assert "0000:86:00.0" not in [binding.address for binding in found.release]
+
+    @pytest.mark.parametrize(
+        ("driver", "native", "released"),
+        [
+            (None, "nouveau", True),
+            (None, None, False),
+            ("nouveau", "nouveau", False),
+            ("vfio-pci", None, True),
+        ],
+        ids=["crashed-halfway", "never-had-one", "has-its-own", "native-unknown"],
+    )
+    def test_releases_what_has_not_come_home(
+        self, driver: str | None, native: str | None, released: bool
+    ):
+        card = made.function("0000:83:00.0", driver=driver, group=15)
+        found = made.survey(
+            made.wanted(), card, facts=made.IOMMU_ON, has=Record({card.address: native})
+        ).plan
+        assert [binding.address for binding in found.release] == [card.address] * released
+        assert found.changes_host is released
+
+    def test_leaves_to_another_application_what_that_has_taken_since(self):
+        card = made.function("0000:83:00.0", driver="vfio-pci", override="vfio-pci", group=15)
+        found = made.survey(
+            made.wanted(),
+            card,
+            facts=made.IOMMU_ON,
+            has=Record({card.address: "nouveau"}),
+            taken={card.address: "more"},
+        ).plan
+        assert found.release == ()
+
+    def test_waits_for_the_guest_that_holds_it(self):
+        card = made.function("0000:83:00.0", driver="vfio-pci", override="vfio-pci", group=15)
+        found = made.survey(
+            made.wanted(),
+            card,
+            facts=made.IOMMU_ON,
+            has=Record({card.address: "nouveau"}),
+            held={card.address: (4711,)},
+        ).plan
+        assert found.release == ()
+        assert found.pending == (Binding(card.address, "vfio-pci", "nouveau"),)
+        assert found.record.taken == {card.address: "nouveau"}
+        assert not found.changes_host
+
+
+class TestGroupThatIsNotViable:
+    STRANGER = made.function("0000:3b:00.0", "8086:1572", made.ETHERNET, driver="i40e", group=15)
+
+    def test_keeps_the_iommu_option_so_that_the_group_stays_known(self):
+        """Without it the next boot would know no group, claim again, and so on for ever."""
+        found = settled(functions=[*BOUND[:2], self.STRANGER], wanted=made.wanted("10de:1bb0"))
+        changed = {change.file.path for change in found.files}
+        assert changed == {MODULES, RULES, HOOK, INIT_TOP}
+        assert found.rebuild == ("initramfs",)
+        assert [binding.address for binding in found.release] == list(CLAIMED[:2])
+
+    def test_writes_no_option_where_there_was_none(self):
+        functions = [*made.gpus("83", group=15), self.STRANGER]
+        facts = dataclasses.replace(made.IOMMU_ON, command_line=())
+        assert made.survey(WANTED, *functions, facts=facts).plan == plan.Plan()
+
+
+class TestTwoApplications:
+    def test_own_files_and_records_of_their_own(self):
+        first = made.survey(made.wanted("gpu=10de:1bb0@83:00.0"), *CARDS_OFF)
+        second = made.survey(
+            made.wanted("more=10de:1bb0@84:00.0"),
+            *CARDS_OFF,
+            application="more",
+            taken=dict.fromkeys(first.plan.record.taken, "pci-passthrough"),
+        )
+        paths = [{change.file.path for change in each.plan.files} for each in (first, second)]
+        assert not paths[0] & paths[1]
+        assert set(second.plan.record.taken) == {"0000:84:00.0", "0000:84:00.1"}
+
+
+HOSTS_THAT_CANNOT = {
+    "container": (
+        dataclasses.replace(made.IOMMU_OFF, is_container=True),
+        {},
+        "this unit is in a container, which has no kernel or boot loader of its own; deploy"
+        " nova-compute and this charm on a machine",
+    ),
+    "no-grub": (
+        dataclasses.replace(made.IOMMU_OFF, has_grub=False),
+        {"kernel_options": "quiet pci=realloc"},
+        "this host does not boot with GRUB, so its kernel command line cannot be set; add"
+        " intel_iommu=on pci=realloc by its boot loader's own means. Nothing was changed",
+    ),
+    "no-iommu": (
+        dataclasses.replace(made.IOMMU_OFF, iommu_table=None),
+        {},
+        "the firmware offers no IOMMU (no DMAR, IVRS or IORT table); enable VT-d, AMD-Vi or the"
+        " SMMU in its settings. Nothing was changed",
+    ),
+    "iommu-off-option": (
+        made.IOMMU_OFF,
+        {"iommu": "off"},
+        "the running kernel has no active IOMMU: the option iommu=off keeps this charm from"
+        " turning it on; set iommu=auto. Nothing was changed",
+    ),
+    "amd-with-intels-option": (
+        dataclasses.replace(made.IOMMU_OFF, iommu_table="IVRS"),
+        {"kernel_options": "intel_iommu=on"},
+        "the running kernel has no active IOMMU: remove iommu=off or amd_iommu=off from its"
+        " command line, or check the firmware. Nothing was changed",
+    ),
+    "amd-with-iommu-off-option": (
+        dataclasses.replace(made.IOMMU_OFF, iommu_table="IVRS"),
+        {"iommu": "off"},
+        "the running kernel has no active IOMMU: remove iommu=off or amd_iommu=off from its"
+        " command line, or check the firmware. Nothing was changed",
+    ),
+    "intel-on-in-vain": (
+        made.IOMMU_ON,
+        {},
+        "the running kernel has no active IOMMU: it was started with intel_iommu=on; check VT-d"
+        " in the firmware's settings. Nothing was changed",
+    ),
+    "amd-off": (
+        dataclasses.replace(made.IOMMU_OFF, iommu_table="IVRS"),
+        {},
+        "the running kernel has no active IOMMU: remove iommu=off or amd_iommu=off from its"
+        " command line, or check the firmware. Nothing was changed",
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("facts", "config", "message"), HOSTS_THAT_CANNOT.values(), ids=HOSTS_THAT_CANNOT
+)
+def test_host_that_cannot_is_refused_with_the_way_out(facts, config, message: str):
+    with pytest.raises(prerequisites.UnsupportedHostError) as caught:
+        made.survey(made.wanted(GPUS, **config), *CARDS_OFF, facts=facts)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "facts", [row[0] for row in HOSTS_THAT_CANNOT.values()], ids=HOSTS_THAT_CANNOT
+)
+def test_host_that_cannot_is_no_matter_where_nothing_is_claimed(facts: machine.Platform):
+    assert made.survey(made.wanted("x=1234:5678"), *CARDS_OFF, facts=facts).plan == plan.Plan()
+
+
+def test_unknown_initramfs_generator_is_refused():
+    facts = dataclasses.replace(made.IOMMU_OFF, generator=None)
+    with pytest.raises(prerequisites.UnsupportedHostError) as caught:
+        made.survey(WANTED, *CARDS_OFF, facts=facts)
+    assert str(caught.value) == (
+        "this host's initramfs generator is none of dracut, initramfs-tools. Nothing was changed"
+    )
+
+
+def test_the_last_iommu_option_on_the_line_counts():
+    """GRUB's drop-in sorts last: an intel_iommu=off before it is overridden by the next boot."""
+    line = (*made.IOMMU_ON.command_line, "intel_iommu=off")
+    facts = dataclasses.replace(made.IOMMU_ON, command_line=line)
+    assert made.survey(WANTED, *CARDS_OFF, facts=facts).plan.reboot
+
+
+def test_the_operators_own_iommu_option_will_do():
+    wanted = made.wanted(GPUS, iommu="off", kernel_options="intel_iommu=on,sm_on")
+    found = made.survey(wanted, *CARDS_OFF).plan
+    assert found.reboot[0] == "the IOMMU is off until the kernel starts with intel_iommu=on"
+    assert found.at_boot == CLAIMED
+
+
+def test_without_grub_an_option_that_is_there_already_will_do():
+    facts = dataclasses.replace(made.IOMMU_ON, has_grub=False)
+    found = made.survey(WANTED, *CARDS_ON, facts=facts).plan
+    assert [binding.address for binding in found.bind] == list(CLAIMED)
+
+
+class TestBlacklist:
+    NVME = made.function("0000:02:00.0", "144d:a808", made.STORAGE, driver="nvme")
+
+    def find(self, names: str, *functions: pci.Function, devices: str = GPUS, **values) -> str:
+        """What is refused, or nothing."""
+        wanted = made.wanted(devices, blacklist_drivers=names)
+        try:
+            made.survey(wanted, *CARDS_ON, *functions, facts=made.IOMMU_ON, **values)
+        except errors.OptionError as error:
+            return str(error)
+        return ""
+
+    def test_names_the_driver_the_function_and_the_way_out(self):
+        assert self.find("nvidiafb nvme", self.NVME) == (
+            'blacklist-drivers: item "nvme": 0000:02:00.0 (144d:a808) is on nvme and not claimed,'
+            " and would lose it at the next boot; leave the name out, or claim that function too"
+        )
+
+    @pytest.mark.parametrize(
+        ("name", "driver"),
+        [
+            ("snd-hda_intel", "snd_hda_intel"),
+            ("virtio_pci", "virtio-pci"),
+            ("bochs", "bochs-drm"),
+            ("bochs_drm", "bochs-drm"),
+            ("xhci-pci", "xhci_hcd"),
+            ("xhci_hcd", "xhci_hcd"),
+        ],
+    )
+    def test_knows_a_module_by_its_drivers_name(self, name: str, driver: str):
+        function = dataclasses.replace(self.NVME, driver=driver)
+        found = self.find(name, function, devices="10de:1bb0")
+        assert f"0000:02:00.0 (144d:a808) is on {driver}" in found
+
+    def test_the_third_card_of_a_kind_counts(self):
+        assert "0000:85:00.0 (10de:1bb0) is on nouveau" in self.find("nouveau")
+        assert self.find("nouveau", devices="10de:1bb0") == ""
+
+    def test_a_refused_function_keeps_its_driver(self):
+        """Asked for, but the host holds on to it."""
+        found = self.find("nvme", self.NVME, devices=f"{GPUS}, 144d:a809@0000:02:00.0")
+        assert "is on nvme and not claimed" in found
+
+    def test_what_another_application_has_taken_does_not_count(self):
+        taken = dict.fromkeys(("0000:85:00.0", "0000:85:00.1"), "other")
+        assert self.find("nouveau", taken=taken) == ""
+
+    @pytest.mark.parametrize("driver", ["vfio-pci", None])
+    def test_what_has_no_native_driver_does_not_count(self, driver: str | None):
+        assert self.find("nvme", dataclasses.replace(self.NVME, driver=driver)) == ""
+
+    def test_without_a_claim_nothing_is_kept_off(self):
+        assert self.find("nvme", self.NVME, devices="x=1234:5678") == ""
+
+
+NO_GRUB = dataclasses.replace(made.IOMMU_OFF, has_grub=False)
+
+
+class TestWithoutGrub:
+    def test_groups_show_that_no_option_is_needed(self):
+        """The kernel's own default, or AMD's, has turned the IOMMU on."""
+        found = made.survey(WANTED, *CARDS_ON, facts=NO_GRUB).plan
+        assert [binding.address for binding in found.bind] == list(CLAIMED)
+        assert found.reboot == ()
+
+    def test_grubs_file_is_not_written_nor_its_configuration_rebuilt(self):
+        found = made.survey(WANTED, *CARDS_ON, facts=NO_GRUB).plan
+        assert [change.file.path for change in found.files] == [MODULES, RULES, HOOK, INIT_TOP]
+        assert found.rebuild == ("initramfs",)
+        assert set(found.record.activated) == {"initramfs"}
+
+    def test_an_option_that_no_group_shows_is_still_asked_for(self):
+        wanted = made.wanted(GPUS, iommu_passthrough=True)
+        with pytest.raises(
+            prerequisites.UnsupportedHostError, match="; add iommu=pt by its boot loader"
+        ):
+            made.survey(wanted, *CARDS_ON, facts=NO_GRUB)
+
+    def test_a_blacklist_needs_no_command_line(self):
+        wanted = made.wanted("10de:1bb0", blacklist_drivers="nouveau")
+        found = made.survey(wanted, *CARDS_ON, facts=NO_GRUB).plan
+        (modprobe,) = [each for each in found.files if "/modprobe.d/" in each.file.path]
+        assert "blacklist nouveau" in str(modprobe.file.content)
+
+    def test_an_option_that_a_later_one_revokes_is_not_there(self):
+        """GRUB's drop-in would come last; here nothing comes behind it."""
+        line = ("intel_iommu=on", "intel_iommu=off")
+        facts = dataclasses.replace(NO_GRUB, command_line=line)
+        with pytest.raises(prerequisites.UnsupportedHostError, match="; add intel_iommu=on by"):
+            made.survey(WANTED, *CARDS_OFF, facts=facts)
+
+    def test_what_grub_left_behind_goes_without_a_rebuild(self):
+        """GRUB was removed from a host that had claims."""
+        applied = made.applied(made.survey(WANTED, *CARDS_OFF))
+        facts = dataclasses.replace(made.IOMMU_ON, has_grub=False)
+        found = made.survey(WANTED, *BOUND, facts=facts, **applied).plan
+        assert [(each.file.path, each.file.content) for each in found.files] == [(GRUB, None)]
+        assert found.rebuild == ()
+        assert set(found.record.activated) == {"initramfs"}
+
+
+def test_fingerprint_tells_path_mode_and_text_apart():
+    one = boot_files.File("a", 0o644, boot_files.GRUB, "text")
+    others = [
+        dataclasses.replace(one, path="b"),
+        dataclasses.replace(one, mode=0o755),
+        dataclasses.replace(one, content="texts"),
+    ]
+    digests = {plan.fingerprint([each], boot_files.GRUB) for each in (one, *others)}
+    assert len(digests) == 4
+    assert plan.fingerprint([one], boot_files.INITRAMFS) is None
+    assert plan.fingerprint([dataclasses.replace(one, content=None)], boot_files.GRUB) is None

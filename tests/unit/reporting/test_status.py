@@ -1,0 +1,199 @@
+"""One status from the facts, the most urgent thing first, in words an operator can act on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from harness import made
+
+from passthrough import errors
+from passthrough.host import grub, machine
+from passthrough.reboot import Action, Verdict
+from passthrough.reporting import status
+from passthrough.reporting.status import Status
+from passthrough.state.record import Record
+
+GPUS = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"
+
+
+def bound(*buses: str):
+    return made.gpus(*buses, group=15, driver="vfio-pci", override="vfio-pci")
+
+
+def of(devices: str, *functions, failed=None, verdict=None, config=None, **values) -> Status:
+    survey = made.survey(made.wanted(devices, **(config or {})), *functions, **values)
+    return status.summarize(survey, failed, verdict)
+
+
+PAIR = [*bound("83"), *made.gpus("84", group=16)]
+# Somebody else's settings, read after ours, have thrown our option out of grub.cfg.
+SPOILED = dataclasses.replace(
+    made.IOMMU_ON,
+    grub=grub.Grub(
+        entry=grub.Entry("Ubuntu", ("quiet",)),
+        settings={"etc/default/grub.d/99-x.cfg": "GRUB_CMDLINE_LINUX_DEFAULT=quiet\n"},
+    ),
+)
+
+
+def settled(facts: machine.Platform) -> dict[str, Any]:
+    """What `made.survey` takes for a host on which everything was applied."""
+    return made.applied(made.survey(made.wanted("gpu=10de:1bb0@83:00.0"), *PAIR, facts=facts))
+
+
+NIC = made.function("0000:3b:00.0", "8086:1572", made.ETHERNET, driver="i40e", group=30)
+SECOND_NIC = dataclasses.replace(NIC, address="0000:3b:00.1")
+
+CASES = {
+    "not-set": (
+        partial(of, "", NIC),
+        Status("blocked", "devices is not set: run list-devices, then juju config devices=…"),
+    ),
+    "no-match": (partial(of, GPUS, NIC), Status("active", "no matching device")),
+    "reboot": (
+        partial(of, GPUS, *made.gpus("83", "84")),
+        Status(
+            "blocked",
+            "reboot required: the IOMMU is off until the kernel starts with intel_iommu=on",
+        ),
+    ),
+    "reboot-for-two-reasons": (
+        partial(of, GPUS, *made.gpus("83", "84"), config={"iommu_passthrough": True}),
+        Status(
+            "blocked",
+            "reboot required: the IOMMU is off until the kernel starts with intel_iommu=on"
+            " (1 more: run the plan action)",
+        ),
+    ),
+    "reboot-for-an-option": (
+        partial(
+            of, "10de:1bb0", *bound("83"), facts=made.IOMMU_ON, config={"kernel_options": "a=b"}
+        ),
+        Status("blocked", "reboot required: the running kernel lacks a=b"),
+    ),
+    "not-bound": (
+        partial(of, GPUS, *bound("83"), *made.gpus("84", group=16), facts=made.IOMMU_ON),
+        Status(
+            "blocked",
+            "reboot required: 0000:84:00.0 is on nouveau, not vfio-pci (1 more: run the plan"
+            " action)",
+        ),
+    ),
+    "not-given-back": (
+        partial(
+            of, "", *bound("83")[:1], has=Record({"0000:83:00.0": "nouveau"}), facts=made.IOMMU_ON
+        ),
+        Status("blocked", "reboot required: 0000:83:00.0 is on vfio-pci, not nouveau"),
+    ),
+    "not-given-back-to-whom": (
+        partial(of, "", *bound("83")[:1], has=Record({"0000:83:00.0": None}), facts=made.IOMMU_ON),
+        Status("blocked", "reboot required: 0000:83:00.0 is on vfio-pci, not its native driver"),
+    ),
+    "refused": (
+        partial(of, "gpu=10de:1bb0@3b:00.0", NIC),
+        Status(
+            "blocked",
+            "devices: item 1 gpu=10de:1bb0@0000:3b:00.0: 0000:3b:00.0 holds 8086:1572, not"
+            " 10de:1bb0; correct the id or the address",
+        ),
+    ),
+    "refused-before-reboot": (
+        partial(of, "gpu=10de:1bb0, x=0001:0002@3b:00.0", NIC, *made.gpus("83")),
+        Status(
+            "blocked",
+            "devices: item 2 x=0001:0002@0000:3b:00.0: 0000:3b:00.0 holds 8086:1572, not"
+            " 0001:0002; correct the id or the address",
+        ),
+    ),
+    "refused-twice": (
+        partial(of, "a=10de:1bb0@3b:00.0, b=10de:1bb0@3b:00.1", NIC, SECOND_NIC),
+        Status(
+            "blocked",
+            "devices: item 1 a=10de:1bb0@0000:3b:00.0: 0000:3b:00.0 holds 8086:1572, not"
+            " 10de:1bb0; correct the id or the address (1 more: run the plan action)",
+        ),
+    ),
+    "held": (
+        partial(
+            of,
+            "",
+            *bound("83")[:1],
+            has=Record({"0000:83:00.0": "nouveau"}),
+            facts=made.IOMMU_ON,
+            failed={"0000:83:00.0": errors.InUseError("0000:83:00.0", "a guest holds it")},
+        ),
+        Status("blocked", "0000:83:00.0: a guest holds it"),
+    ),
+    "held-before-anything-was-tried": (
+        partial(
+            of,
+            "",
+            *bound("83")[:1],
+            has=Record({"0000:83:00.0": "nouveau"}, {"initramfs": "x"}),
+            facts=made.IOMMU_ON,
+            held={"0000:83:00.0": (4711, 4712)},
+        ),
+        Status(
+            "blocked",
+            "0000:83:00.0: a guest holds it (process 4711, 4712), and it is given back when that"
+            " guest is gone; stop or migrate the guest",
+        ),
+    ),
+    "grub-spoiled": (
+        lambda: of("gpu=10de:1bb0@83:00.0", *PAIR, facts=SPOILED, **settled(SPOILED)),
+        Status(
+            "blocked",
+            "/boot/grub/grub.cfg boots 'Ubuntu' without intel_iommu=on:"
+            " /etc/default/grub.d/99-x.cfg sets GRUB_CMDLINE_LINUX_DEFAULT outright and is read"
+            " after /etc/default/grub.d/95-pci-passthrough.cfg; let it begin with"
+            " $GRUB_CMDLINE_LINUX_DEFAULT, then run update-grub",
+        ),
+    ),
+    "reboots-by-itself": (
+        partial(of, GPUS, *made.gpus("83", "84"), verdict=Verdict(Action.WAIT, "guests run")),
+        Status("waiting", "guests run"),
+    ),
+    "reboot-was-in-vain": (
+        partial(of, GPUS, *made.gpus("83", "84"), verdict=Verdict(Action.SPENT, "in vain")),
+        Status("blocked", "in vain"),
+    ),
+    "override-is-shown": (
+        partial(
+            of,
+            "- {id: 10de:1bb0, alias: gpu, allow-in-use: true}",
+            *bound("83"),
+            facts=made.IOMMU_ON,
+        ),
+        Status("active", "gpu: 1 ready; allow-in-use: 0000:83:00.0, 0000:83:00.1"),
+    ),
+    "ready": (
+        partial(of, GPUS, *bound("83", "84"), facts=made.IOMMU_ON),
+        Status("active", "gpu: 2 ready"),
+    ),
+    "ready-by-alias": (
+        partial(
+            of,
+            "gpu=10de:1bb0 10de:10f0@01:00.1 nic=8086:1572",
+            *bound("83", "84"),
+            dataclasses.replace(NIC, driver="vfio-pci", override="vfio-pci"),
+            made.audio("0000:01:00.1", driver="vfio-pci", override="vfio-pci", group=40),
+            facts=made.IOMMU_ON,
+        ),
+        Status("active", "10de:10f0: 1 ready, gpu: 2 ready, nic: 1 ready"),
+    ),
+    "ready-of-two-items": (
+        partial(
+            of, "gpu=10de:1bb0@83:00.0, gpu=10de:1bb0@99:00.0", *bound("83"), facts=made.IOMMU_ON
+        ),
+        Status("active", "gpu: 1 ready"),
+    ),
+}
+
+
+@pytest.mark.parametrize(("look", "expected"), CASES.values(), ids=CASES)
+def test_status(look: Callable[[], Status], expected: Status):
+    assert look() == expected

@@ -1,0 +1,385 @@
+"""The checks of kernel, boot images and guests: what each sees, when it fails, and the way out."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness import cpio, hosttree, made, uses
+from harness.fakekernel import GPUS, FakeKernel, FakeTools
+from harness.hosttree import kernel as model
+
+from passthrough import reboot, reconcile
+from passthrough import survey as surveying
+from passthrough.host import initramfs
+from passthrough.reporting.verify import checklist, result
+from passthrough.reporting.verify import host as host_checks
+from passthrough.state import record
+
+INIT_TOP = "etc/initramfs-tools/scripts/init-top/pci-passthrough"
+VFIO_MODULE = "usr/lib/modules/6.8.0-51-generic/kernel/drivers/vfio/pci/vfio-pci.ko.zst"
+
+
+def need_zstd() -> None:
+    """Where CI runs, a missing program is a failure."""
+    if not shutil.which("zstd"):
+        assert "CI" not in os.environ, "zstd is not installed"
+        pytest.skip("zstd is not installed")
+
+
+class Host:
+    """A host that is ready, and what verify says of it."""
+
+    def __init__(self, tree: hosttree.HostTree, kernel: FakeKernel, tools: FakeTools):
+        self.tree, self.kernel, self.tools = tree, kernel, tools
+        self.config: dict[str, str] = {"devices": GPUS}
+
+    @property
+    def image(self) -> Path:
+        return self.tree.root / f"boot/initrd.img-{self.tree.release.kernel}"
+
+    def hook(self) -> None:
+        wanted = made.wanted(**self.config)
+        reconcile.reconcile(
+            self.tree.root, "pci-passthrough", wanted, self.tools, lambda said: None
+        )
+
+    def build_image(self, *left_out: str, **more: bytes) -> None:
+        """Write an image in the place of the made-up one."""
+        files = {
+            "scripts/init-top/pci-passthrough": self.tree.read(INIT_TOP).encode(),
+            VFIO_MODULE: b"module",
+            **more,
+        }
+        kept = {name: files[name] for name in files if name not in left_out}
+        self.image.write_bytes(cpio.image(kept))
+
+    def checks(self) -> dict[str, result.Check]:
+        survey = surveying.survey(self.tree.root, "pci-passthrough", made.wanted(**self.config))
+        return {each.name: each for each in checklist.verify(survey)}
+
+    def shown(self, name: str) -> str:
+        found = self.checks()[name]
+        return f"{found.status}: {found.seen}" + (f" -> {found.fix}" if found.fix else "")
+
+
+@pytest.fixture
+def host(tree: hosttree.HostTree, kernel: FakeKernel, tools: FakeTools) -> Host:
+    found = Host(tree, kernel, tools)
+    tree.write("proc/sys/kernel/osrelease", f"{tree.release.kernel}\n")
+    found.hook()
+    kernel.reboot()
+    found.hook()
+    found.build_image()
+    return found
+
+
+@pytest.fixture
+def image_check(host: Host) -> str:
+    return f"initramfs-content /boot/{host.image.name}"
+
+
+def test_a_host_that_is_ready_is_green(host: Host, image_check: str):
+    checks = host.checks()
+    assert {name: each.status for name, each in checks.items() if each.status != result.OK} == {}
+    assert {
+        "devices",
+        "iommu",
+        "boot-files",
+        "initramfs",
+        "grub",
+        "command-line",
+        "driver 0000:83:00.0",
+        "driver 0000:83:00.1",
+        "interrupt-remapping",
+        "vfio-modules",
+        "noiommu",
+        "lockdown",
+        image_check,
+        "grub.cfg",
+    } <= set(checks)
+    assert any(name.startswith("group ") for name in checks)
+
+
+def test_a_host_that_waits_for_its_reboot_says_so(
+    tree: hosttree.HostTree, kernel: FakeKernel, tools: FakeTools
+):
+    host = Host(tree, kernel, tools)
+    host.hook()
+    found = host.checks()
+    assert found["iommu"].status == result.FAIL
+    assert found["command-line"].status == result.FAIL
+    assert "interrupt-remapping" not in found
+
+
+class TestInterrupts:
+    @pytest.mark.parametrize(
+        ("table", "unsafe", "shown"),
+        [
+            ("  8: 0 IR-IO-APIC 8-edge rtc0\n 24: 0 IR-PCI-MSI 1 nvme\n", False, "ok: on"),
+            (
+                "  8: 0 IO-APIC 8-edge rtc0\n",
+                False,
+                "fail: off, so vfio refuses every guest -> turn interrupt remapping (and x2APIC)"
+                " on in the firmware's settings; where it has none, and for trusted guests alone,"
+                " set allow-unsafe-interrupts=true",
+            ),
+            (
+                "  8: 0 IO-APIC 8-edge rtc0\n",
+                True,
+                "ok: off, and allow_unsafe_interrupts is set: a guest can attack the host with it",
+            ),
+            ("  9: 0 GICv3 25 arch_timer\n", False, "ok: the kernel shows none to remap (not an"),
+        ],
+        ids=["on", "off", "off-and-allowed", "arm"],
+    )
+    def test_are_remapped(self, host: Host, table: str, unsafe: bool, shown: str):
+        host.tree.write("proc/interrupts", table)
+        host.tree.write(
+            "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts",
+            "Y\n" if unsafe else "N\n",
+        )
+        assert host.shown("interrupt-remapping").startswith(shown)
+
+
+class TestKernel:
+    def test_without_vfio_pci(self, host: Host):
+        model.remove_driver(host.tree.root, "vfio-pci")
+        assert host.shown("vfio-modules") == (
+            "fail: vfio-pci is not loaded -> run modprobe vfio-pci and see dmesg"
+        )
+        host.tree.write("sys/kernel/security/lockdown", "none [integrity] confidentiality\n")
+        assert host.shown("vfio-modules").endswith("lockdown is integrity: modules must be signed")
+
+    def test_with_vfio_pci_built_in(self, make_host, tools, monkeypatch):
+        tree = make_host(ubuntu="22.04")
+        host = Host(tree, FakeKernel(tree, monkeypatch), FakeTools(tree))
+        tree.write("proc/sys/kernel/osrelease", f"{tree.release.kernel}\n")
+        host.hook()
+        host.build_image(VFIO_MODULE)
+        assert host.shown("vfio-modules") == "ok: vfio-pci is built into the kernel"
+        assert host.shown(f"initramfs-content /boot/{host.image.name}").startswith("ok: ")
+
+    @pytest.mark.parametrize(
+        ("text", "shown"),
+        [
+            (None, "ok: the kernel has none"),
+            ("[none] integrity confidentiality\n", "ok: none"),
+            ("none [integrity] confidentiality\n", "ok: integrity: only signed modules load"),
+        ],
+    )
+    def test_lockdown(self, host: Host, text: str | None, shown: str):
+        if text:
+            host.tree.write("sys/kernel/security/lockdown", text)
+        assert host.shown("lockdown") == shown
+
+    def test_noiommu_is_a_failure(self, host: Host):
+        assert host.shown("noiommu") == "ok: off"
+        host.tree.write("sys/module/vfio/parameters/enable_unsafe_noiommu_mode", "Y\n")
+        assert host.shown("noiommu").startswith("fail: vfio's enable_unsafe_noiommu_mode is on")
+
+
+class TestImage:
+    @pytest.mark.parametrize("compression", list(cpio.COMPRESSIONS))
+    def test_is_read_whatever_packed_it(self, tmp_path: Path, compression: str):
+        if compression == "zstd":
+            need_zstd()
+        files = {"scripts/init-top/x": b"#!/bin/sh\n", VFIO_MODULE: os.urandom(300_001)}
+        path = tmp_path / "initrd.img"
+        path.write_bytes(cpio.image(files, compression))
+        assert initramfs.read(path, [b"#!/bin/sh\n", b"something else"]) == initramfs.Contents(
+            frozenset({initramfs.digest(b"#!/bin/sh\n")}), True
+        )
+        assert initramfs.read(path, []) == initramfs.Contents(frozenset(), True)
+
+    def test_without_our_script(self, host: Host, image_check: str):
+        host.build_image("scripts/init-top/pci-passthrough")
+        assert host.shown(image_check) == (
+            f"fail: lacks /{INIT_TOP} as they are now -> run update-initramfs -u -k all, and see"
+            " what it says"
+        )
+
+    def test_with_an_older_script(self, host: Host, image_check: str):
+        host.build_image(**{"scripts/init-top/pci-passthrough": b"#!/bin/sh\n# older\n"})
+        assert host.checks()[image_check].status == result.FAIL
+
+    def test_without_the_module(self, host: Host, image_check: str):
+        host.build_image(VFIO_MODULE)
+        assert host.shown(image_check).startswith("fail: holds our files and no vfio-pci module")
+
+    @pytest.mark.parametrize(
+        ("content", "problem"),
+        [
+            (b"not an image", "is not an initramfs: unknown compression"),
+            (
+                cpio.image({"a": bytes(range(256)) * 40}, "none")[:-2000],
+                "is not an initramfs: it ends",
+            ),
+            (b"070701" + b"zz" * 60, "is not an initramfs: "),
+            (cpio.archive({"x" * 5000: b""}), "is not an initramfs: a name of 5001 bytes"),
+        ],
+        ids=["text", "cut", "no-numbers", "long-name"],
+    )
+    def test_that_cannot_be_read_is_unknown(
+        self, host: Host, image_check: str, content: bytes, problem: str
+    ):
+        host.image.write_bytes(content)
+        assert host.shown(image_check).startswith(f"unknown: /boot/{host.image.name} {problem}")
+
+    def test_whose_program_is_missing_is_unknown(self, host: Host, image_check: str, monkeypatch):
+        host.image.write_bytes(b"\x28\xb5\x2f\xfd" + b"x" * 100)
+        monkeypatch.setenv("PATH", "/nonexistent")
+        assert host.shown(image_check) == (
+            f"unknown: /boot/{host.image.name}: zstd is not installed"
+        )
+
+    def test_that_its_program_refuses_is_unknown(self, host: Host, image_check: str):
+        need_zstd()
+        host.image.write_bytes(b"\x28\xb5\x2f\xfd" + b"x" * 100)
+        assert host.shown(image_check).startswith(f"unknown: /boot/{host.image.name}: zstd: ")
+
+    def test_that_grub_boots_is_read_beside_the_running_ones(self, host: Host):
+        old = host.image.with_name("initrd.img-6.5.0-old")
+        shutil.copy(host.image, old)
+        grub_cfg = host.tree.read("boot/grub/grub.cfg")
+        host.tree.write("boot/grub/grub.cfg", grub_cfg.replace(host.image.name, old.name))
+        found = [name for name in host.checks() if name.startswith("initramfs-content ")]
+        assert found == [
+            f"initramfs-content /boot/{old.name}",
+            f"initramfs-content /boot/{host.image.name}",
+        ]
+
+    def test_is_not_found(self, host: Host):
+        host.image.unlink()
+        assert host.shown("initramfs-content") == "unknown: no image was found below /boot"
+
+
+class TestCache:
+    @pytest.fixture
+    def reads(self, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+        found: list[Path] = []
+        real = initramfs.read
+
+        def count(image: Path, wanted: object) -> initramfs.Contents:
+            found.append(image)
+            return real(image, wanted)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(initramfs, "read", count)
+        return found
+
+    def test_an_image_is_unpacked_once(self, host: Host, reads: list[Path]):
+        first = host.checks()
+        assert len(reads) == 1
+        assert host.checks() == first
+        assert len(reads) == 1
+
+    def test_a_new_image_or_another_question_is_looked_at(self, host: Host, reads: list[Path]):
+        host.checks()
+        host.build_image("scripts/init-top/pci-passthrough")
+        assert result.has_failed(tuple(host.checks().values()))
+        assert len(reads) == 2
+        host.tree.write(INIT_TOP, "#!/bin/sh\n", mode=0o755)
+        host.checks()
+        assert len(reads) == 3
+
+    def test_is_for_root_alone_and_stays_small(self, host: Host):
+        for number in range(20):
+            initramfs.look_up(host.tree.root, host.image, [b"%d" % number])
+        path = host.tree.root / initramfs.CACHE
+        assert path.stat().st_mode & 0o777 == 0o600
+        assert path.stat().st_size < 5000
+
+    def test_that_is_damaged_is_written_anew(self, host: Host, reads: list[Path]):
+        host.tree.write(initramfs.CACHE, "{broken")
+        host.checks()
+        host.checks()
+        assert len(reads) == 1
+
+    def test_a_hook_never_reads_an_image(self, host: Host, reads: list[Path]):
+        host.hook()
+        assert reads == []
+
+
+class TestGrub:
+    def test_that_lacks_our_options_names_why(self, host: Host):
+        host.tree.write("etc/default/grub.d/99-z.cfg", "GRUB_CMDLINE_LINUX_DEFAULT=quiet\n")
+        host.tools.rebuild("grub", lambda said: None)
+        found = host.checks()["grub.cfg"]
+        assert found.status == result.FAIL
+        assert found.seen == "/boot/grub/grub.cfg boots 'Ubuntu' without intel_iommu=on"
+        assert found.fix.startswith("/etc/default/grub.d/99-z.cfg sets GRUB_CMDLINE_LINUX_DEFAULT")
+
+    def test_that_is_not_rebuilt_yet(self, host: Host):
+        host.tree.write("etc/default/grub.d/95-pci-passthrough.cfg", "# edited\n")
+        assert host.shown("grub.cfg").startswith("fail: not rebuilt since its files changed")
+
+
+class TestGuests:
+    def test_that_hold_a_device_are_named(self, host: Host):
+        host.kernel.hold("0000:83:00.0", process=4711)
+        host.tree.write("proc/4711/cmdline", "qemu\0-name\0guest=instance-1,x=y\0")
+        assert host.shown("in-use 0000:83:00.0") == "ok: held by instance-1 (4711)"
+        assert host.shown("in-use 0000:83:00.1") == "ok: held by instance-1 (4711)"
+        assert "in-use 0000:84:00.0" not in host.checks()
+
+    def test_that_hold_what_is_not_claimed_any_more(self, host: Host):
+        host.kernel.hold("0000:84:00.0", process=4711)
+        host.config["devices"] = "gpu=10de:1bb0@83:00.0"
+        assert host.shown("in-use 0000:84:00.0") == (
+            "fail: not claimed any more, and held by process 4711 -> stop or migrate the guest;"
+            " the next hook then gives the device back"
+        )
+
+
+class TestAllowInUse:
+    DEVICES = "- {id: 10de:1bb0, address: '83:00.0', allow-in-use: true}"
+
+    def test_is_shown_with_what_it_sets_aside(
+        self, tree: hosttree.HostTree, kernel: FakeKernel, tools: FakeTools
+    ):
+        host = Host(tree, kernel, tools)
+        host.config["devices"] = self.DEVICES
+        uses.disk(tree, "0000:83:00.1", "sdz", "8:240")
+        uses.swap(tree, "/dev/sdz")
+        assert host.shown("allow-in-use 0000:83:00.1") == "ok: it holds swap space: sdz"
+        assert host.shown("allow-in-use 0000:83:00.0") == "ok: no guard has anything against it"
+
+
+def test_a_reboot_that_did_not_help_is_a_failure(host: Host):
+    host.config["reboot"] = "when-idle"
+    host.hook()
+    survey = surveying.survey(host.tree.root, "pci-passthrough", made.wanted(**host.config))
+    asked = record.Reboot(reboot.key(survey), "an earlier boot")
+    record.write(
+        host.tree.root, "pci-passthrough", dataclasses.replace(survey.record, reboot=asked)
+    )
+    assert "reboot" not in host.checks()
+    host.tree.bind("0000:83:00.0", "nouveau")
+    assert host.shown("reboot").startswith("fail: the reboot did not help: ")
+
+
+def test_checks_have_names_of_their_own(host: Host):
+    survey = surveying.survey(host.tree.root, "pci-passthrough", made.wanted(**host.config))
+    names = [each.name for each in checklist.verify(survey)]
+    assert len(set(names)) == len(names)
+    assert len(host_checks.CHECKS) == len(set(host_checks.CHECKS))
+
+
+def test_another_tree_is_only_read_and_written_inside(host: Host, tmp_path: Path):
+    """What --root promises: the answers come from that tree, and the cache stays in it."""
+    copy = tmp_path / "copy"
+    subprocess.run(["cp", "-a", host.tree.root, copy], check=True)
+    before = host.tree.snapshot("etc", "boot", "run", "var")
+    model.remove_driver(copy, "vfio-pci")
+    survey = surveying.survey(copy, "pci-passthrough", made.wanted(**host.config))
+    found: Callable[[str], bool] = {
+        each.name: each.status == result.FAIL for each in checklist.verify(survey)
+    }.__getitem__
+    assert found("vfio-modules")
+    assert (copy / initramfs.CACHE).exists()
+    assert host.tree.snapshot("etc", "boot", "run", "var") == before

@@ -1,0 +1,156 @@
+"""What an application has done, kept between hooks; damaged or hostile content included."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+
+import pytest
+
+from passthrough import naming
+from passthrough.state import record
+from passthrough.state.record import Record
+
+ONE = Record({"0000:83:00.0": "nouveau", "0000:83:00.1": None}, {"initramfs": "aa", "grub": "bb"})
+
+
+def path_of(root: pathlib.Path, application: str = "pci-passthrough") -> pathlib.Path:
+    return root / f"var/lib/pci-passthrough/{application}.json"
+
+
+def test_what_is_written_is_read_again(tmp_path: pathlib.Path):
+    assert record.write(tmp_path, "pci-passthrough", ONE) is True
+    assert record.read(tmp_path, "pci-passthrough") == ONE
+
+
+def test_an_application_without_a_record_has_an_empty_one(tmp_path: pathlib.Path):
+    assert record.read(tmp_path, "pci-passthrough") == Record()
+    assert Record().is_empty
+    assert not ONE.is_empty
+    assert not Record(reboot=record.Reboot("plan", "boot")).is_empty
+
+
+def test_an_equal_record_is_not_written_again(tmp_path: pathlib.Path):
+    record.write(tmp_path, "pci-passthrough", ONE)
+    before = path_of(tmp_path).stat()
+    reordered = Record(
+        dict(reversed([*ONE.taken.items()])), dict(reversed([*ONE.activated.items()]))
+    )
+    assert record.write(tmp_path, "pci-passthrough", reordered) is False
+    after = path_of(tmp_path).stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+@pytest.mark.parametrize("content", [ONE, Record()], ids=["same", "empty"])
+def test_what_a_kill_left_beside_it_goes_even_if_nothing_is_to_be_written(tmp_path, content):
+    record.write(tmp_path, "pci-passthrough", content)
+    part = path_of(tmp_path).with_name(".pci-passthrough.json.new")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    part.touch()
+    assert record.write(tmp_path, "pci-passthrough", content) is False
+    assert not part.exists()
+
+
+def test_an_empty_record_leaves_neither_file_nor_directory(tmp_path: pathlib.Path):
+    (tmp_path / "var/lib").mkdir(parents=True)
+    assert record.write(tmp_path, "pci-passthrough", Record()) is False
+    record.write(tmp_path, "pci-passthrough", ONE)
+    assert record.write(tmp_path, "pci-passthrough", Record()) is True
+    assert list((tmp_path / "var/lib").iterdir()) == []
+
+
+def test_an_empty_record_leaves_the_other_applications_alone(tmp_path: pathlib.Path):
+    record.write(tmp_path, "pci-passthrough", ONE)
+    record.write(tmp_path, "qat", ONE)
+    record.write(tmp_path, "pci-passthrough", Record())
+    assert record.read(tmp_path, "qat") == ONE
+
+
+def taken_by_others(root: pathlib.Path, application: str) -> dict[str, str]:
+    return record.taken_by(record.read_others(root, application))
+
+
+def test_taken_by_others(tmp_path: pathlib.Path):
+    record.write(tmp_path, "pci-passthrough", ONE)
+    record.write(tmp_path, "qat", Record({"0000:3d:00.0": None}, {"initramfs": "cc"}))
+    assert taken_by_others(tmp_path, "qat") == dict.fromkeys(ONE.taken, "pci-passthrough")
+    assert taken_by_others(tmp_path, "third") == {
+        **dict.fromkeys(ONE.taken, "pci-passthrough"),
+        "0000:3d:00.0": "qat",
+    }
+    assert taken_by_others(tmp_path / "elsewhere", "qat") == {}
+
+
+def test_an_application_that_gave_up_its_boot_files_bars_nobody(tmp_path: pathlib.Path):
+    """It was removed, and waits for a guest to let go of what it took."""
+    record.write(tmp_path, "gone", Record({"0000:83:00.0": "nouveau"}))
+    assert taken_by_others(tmp_path, "next") == {}
+
+
+def test_an_application_in_the_middle_of_its_first_rebuild_bars_others(tmp_path: pathlib.Path):
+    record.write(tmp_path, "first", Record({"0000:83:00.0": None}, {"initramfs": record.DIRTY}))
+    assert taken_by_others(tmp_path, "next") == {"0000:83:00.0": "first"}
+
+
+def test_a_reboot_that_was_asked_for_is_kept(tmp_path: pathlib.Path):
+    asked = Record(reboot=record.Reboot("plan", "boot"), taken={"0000:83:00.0": None})
+    record.write(tmp_path, "pci-passthrough", asked)
+    assert record.read(tmp_path, "pci-passthrough") == asked
+
+
+DAMAGED = {
+    "empty": "",
+    "cut": '{"taken": {"0000:83:0',
+    "not-json": "hello",
+    "no-mapping": "[]",
+    "null": "null",
+    "number": "7",
+    "no-taken": '{"activated": {}}',
+    "no-activated": '{"taken": {}}',
+    "taken-is-text": '{"taken": "abc", "activated": {}}',
+    "taken-is-null": '{"taken": null, "activated": {}}',
+    "hostile-address": '{"taken": {"../../etc/x": null}, "activated": {}}',
+    "driver-is-a-list": '{"taken": {"0000:83:00.0": []}, "activated": {}}',
+    "fingerprint-is-a-number": '{"taken": {}, "activated": {"grub": 1}}',
+    "reboot-is-text": '{"taken": {}, "activated": {}, "reboot": "now"}',
+    "nova-is-text": '{"taken": {}, "activated": {}, "nova": "x"}',
+    "deep": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("text", DAMAGED.values(), ids=DAMAGED)
+def test_a_damaged_record_is_named_with_the_way_out(tmp_path: pathlib.Path, text: str):
+    path_of(tmp_path).parent.mkdir(parents=True)
+    path_of(tmp_path).write_text(text)
+    for look in (record.read, record.read_others):
+        application = "pci-passthrough" if look is record.read else "qat"
+        with pytest.raises(record.RecordError) as caught:
+            look(tmp_path, application)
+        message = str(caught.value)
+        assert message.startswith("/var/lib/pci-passthrough/pci-passthrough.json is not readable (")
+        assert message.endswith(
+            "move it away, and what it held is found again from the configuration"
+        )
+
+
+@pytest.mark.parametrize("name", ["a", "pci-passthrough", "gpu2", "a-b2c-d"])
+def test_application_names_of_juju_are_taken(name: str):
+    assert naming.check_application(name) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", "../x", "a/b", "A", "a_b", "-a", "a-", "a-2", "2a", "a\n", "$(x)", "a b", "é"]
+)
+def test_other_names_reach_no_path(tmp_path: pathlib.Path, name: str):
+    with pytest.raises(ValueError, match="is not the name of a Juju application"):
+        naming.check_application(name)
+    with pytest.raises(ValueError, match="is not the name of a Juju application"):
+        record.write(tmp_path, name, ONE)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_file_is_plain_json_for_a_person_to_read(tmp_path: pathlib.Path):
+    record.write(tmp_path, "pci-passthrough", ONE)
+    content = json.loads(path_of(tmp_path).read_text())
+    assert content["taken"] == {"0000:83:00.0": "nouveau", "0000:83:00.1": None}
+    assert content["activated"] == {"grub": "bb", "initramfs": "aa"}

@@ -1,0 +1,84 @@
+"""IPv4 addresses as the kernel lists them over netlink."""
+
+from __future__ import annotations
+
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from passthrough.system import netlink
+
+SHOW_IPV4 = """\
+ip address add 10.9.9.9/32 dev lo label "$1" || exit
+test -z "$(sed 1d /proc/net/route)" || exit
+exec "$2" -c 'from passthrough.system import netlink
+print(sorted(netlink.interfaces_with_ipv4()))'
+"""
+
+
+@pytest.mark.parametrize("label", ["lo", "lo:vip", "lovip"])
+def test_an_address_without_a_route_counts_whatever_its_label(charm_root: Path, label: str):
+    """As keepalived and the like set them; in a network namespace of its own."""
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    done = subprocess.run(
+        ["unshare", *user, "--net", "sh", "-c", SHOW_IPV4, "sh", label, sys.executable],
+        env={**os.environ, "PYTHONPATH": str(charm_root / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    if done.stderr.startswith("unshare: "):
+        # Where CI runs, a namespace that cannot be made is a failure.
+        assert "CI" not in os.environ, done.stderr
+        pytest.skip(done.stderr)
+    assert (done.stderr, done.stdout) == ("", "['lo']\n")
+
+
+def message(kind: int, body: bytes, flags: int = 0x2) -> bytes:
+    """One message of a netlink answer, padded as the kernel does."""
+    head = struct.pack("=IHHII", 16 + len(body), kind, flags, 0, 0)
+    return (head + body).ljust(-(-(16 + len(body)) // 4) * 4, b"\0")
+
+
+ADDRESSES = [message(20, struct.pack("=BBBBI", 2, 32, 0, 0, number) + b"x") for number in (2, 7)]
+DONE = message(3, bytes(4))
+
+
+@pytest.mark.parametrize(
+    ("datagrams", "indexes"),
+    [
+        ([DONE], frozenset()),
+        ([b"".join(ADDRESSES), DONE], frozenset({2, 7})),
+        ([*ADDRESSES, message(1, b""), DONE], frozenset({2, 7})),
+        ([ADDRESSES[0], message(20, bytes(8), flags=0x12), DONE], None),
+        ([ADDRESSES[0], message(3, bytes(4), flags=0x12)], None),
+    ],
+    ids=["none", "in-one", "in-several", "changed", "changed-at-the-end"],
+)
+def test_the_kernels_list_of_addresses(datagrams: list[bytes], indexes: frozenset[int] | None):
+    assert netlink.read_indexes(datagrams) == indexes
+
+
+@pytest.mark.parametrize(
+    ("datagrams", "said"),
+    [
+        ([message(2, struct.pack("=i", -1))], "Operation not permitted"),
+        (ADDRESSES, "has no end"),
+        ([bytes(16)], "has no end"),
+    ],
+    ids=["refused", "cut-off", "empty"],
+)
+def test_addresses_that_cannot_be_read_are_no_none(datagrams: list[bytes], said: str):
+    with pytest.raises(OSError, match=said):
+        netlink.read_indexes(datagrams)
+
+
+def test_addresses_that_never_hold_still_are_no_none(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(netlink, "_ask_for_ipv4", lambda: [message(3, bytes(4), flags=0x12)])
+    with pytest.raises(OSError, match="change too often"):
+        netlink.interfaces_with_ipv4()
