@@ -1,0 +1,25 @@
+"""Where something is done: a host's root, and the application whose files and record are meant."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from passthrough import naming
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """One application of the charm on one host.
+
+    ``root`` is ``/`` on a real host; a copy of another machine's /sys, /proc and /etc serves too.
+    ``application`` is the Juju application's name, such as ``pci-passthrough``.
+    """
+
+    root: Path
+    application: str
+
+    @property
+    def name(self) -> str:
+        """The stem of every file that the application owns on the host."""
+        return naming.name_for(self.application)
