@@ -60,12 +60,14 @@ integration: pack ## Run the charm on a real Juju controller
 	@scripts/sync-env .venv-integration requirements/integration.txt
 	@scripts/tier "integration tests" .venv-integration/bin/python -m pytest tests/integration
 
-lint: env ## Check style, types, spelling and shell scripts
+lint: env ## Check style, types, spelling, shell scripts and workflows
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	.venv/bin/pyright
 	.venv/bin/shellcheck $(SHELL_SCRIPTS)
 	.venv/bin/codespell
+	scripts/actionlint
+	.venv/bin/zizmor --offline --quiet .github/workflows
 
 format: env ## Format the code and mend what ruff can mend
 	$(PYTHON) -m ruff check --fix .
