@@ -233,3 +233,45 @@ def test_changelog_says_how_to_upgrade_and_keeps_to_the_known_kinds(charm_root: 
         assert set(named) <= kinds
         assert len(named) == len(set(named))
     assert re.findall(r"(?m)^### (.+)$", sections[0])[0] == "Upgrading"
+
+
+# Decision records
+
+
+RECORDS = sorted((pathlib.Path(__file__).resolve().parents[2] / "docs" / "adr").glob("0*.md"))
+
+
+def test_index_of_decisions_is_what_the_records_say(charm_root: pathlib.Path):
+    rows = []
+    for number, path in enumerate(RECORDS, 1):
+        assert path.name.startswith(f"{number:04d}-")
+        text = read(path)
+        heading = re.match(rf"# {number}\. (.+)\n\n", text)
+        date = re.search(r"(?m)^- Date: (\d{4}-\d{2}-\d{2})(?:; .+)?$", text)
+        status = re.search(r"(?m)^- Status: (proposed|accepted|superseded by \d+)$", text)
+        assert heading, path.name
+        assert date, path.name
+        assert status, path.name
+        rows.append(f"| {number} | [{heading[1]}]({path.name}) | {date[1]} | {status[1]} |")
+    index = read(charm_root / "docs" / "adr" / "index.md")
+    table = index[index.index("<!-- checked: decisions -->") :].split("\n\n")[0]
+    assert rows
+    assert table.splitlines()[3:] == rows
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_record_has_the_sections_of_the_template(path: pathlib.Path):
+    template = re.search(r"(?s)```markdown\n(.+?)```", read(path.parent / "index.md"))
+    assert template
+    wanted = re.findall(r"(?m)^## (.+)$", template[1])
+    assert wanted
+    assert re.findall(r"(?m)^## (.+)$", read(path)) == wanted
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.stem)
+def test_record_and_the_page_for_operators_lead_to_each_other(path: pathlib.Path):
+    explained = re.search(r"(?m)^- Explained in: (?:\[.+\]\(([^#)]+)[^)]*\)|none)$", read(path))
+    assert explained
+    if explained[1]:
+        page = read(path.parent / explained[1])
+        assert f"adr/{path.name})" in page
