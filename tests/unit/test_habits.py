@@ -275,3 +275,30 @@ def test_record_and_the_page_for_operators_lead_to_each_other(path: pathlib.Path
     if explained[1]:
         page = read(path.parent / explained[1])
         assert f"adr/{path.name})" in page
+
+
+# Where things are
+
+
+def named_paths(text: str) -> list[str]:
+    """The files and folders in backticks, from the top of the checkout or from the package."""
+    return re.findall(r"`((?:src|tests|docs|scripts|bin|lib|[a-z_]+)/[\w./-]*)`", text)
+
+
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "STYLE.md"])
+def test_named_files_are_there(name: str, charm_root: pathlib.Path):
+    named = named_paths(read(charm_root / name))
+    assert len(named) >= 10
+    places = (charm_root, charm_root / "src" / "passthrough")
+    lost = [path for path in named if not any((place / path).exists() for place in places)]
+    assert lost == []
+
+
+def test_named_tables_are_in_their_files(charm_root: pathlib.Path):
+    """What CONTRIBUTING says to add a row to, such as `ROWS` in `tests/lab/matrix.py`."""
+    named = re.findall(r"`(_?[A-Z]+)` in `([\w./-]+)`", read(charm_root / "CONTRIBUTING.md"))
+    assert len(named) >= 4
+    places = (charm_root, charm_root / "src" / "passthrough")
+    for table, path in named:
+        (file,) = [place / path for place in places if (place / path).is_file()]
+        assert re.search(rf"(?m)^{table}\b.* = ", read(file)), f"{table} in {path}"
