@@ -7,7 +7,6 @@ import logging
 import subprocess
 
 from passthrough.errors import PassthroughError
-from passthrough.system import commands
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +65,7 @@ def run(
     except FileNotFoundError as error:
         raise CommandError(command, "is not installed on this host") from error
     except OSError as error:
-        raise commands.not_started(command, error) from error
+        raise not_started(command, error) from error
     except subprocess.TimeoutExpired as error:
         raise CommandError(
             command, f"was killed after {timeout:.0f} s", _tail(error.output)
