@@ -130,7 +130,8 @@ class Host:
         from passthrough.system import commands, files, timed_write
 
         self._boot, self._files, self._options, self._pci = boot_files, files, options, pci
-        self._tools, self._commands = tools, commands
+        self._tools = tools
+        self._commands: Any = commands  # `run` below puts something else in its place
         self._reconcile, self._record, self._vfio = reconcile, record, drivers
         self._run_command = commands.run
         # A child of the process that is killed would go on without it.
