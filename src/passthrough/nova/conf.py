@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import json
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -199,7 +198,7 @@ def _split(line: str) -> tuple[str, str]:
 
 def _drop_ins(directory: Path) -> list[Path]:
     try:
-        names = os.listdir(directory)
+        names = [path.name for path in directory.iterdir()]
     except (FileNotFoundError, NotADirectoryError):
         return []
     # A hidden file is not matched by the glob that oslo.config uses.

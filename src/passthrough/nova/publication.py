@@ -6,13 +6,16 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from passthrough.config import options
 from passthrough.nova import aliases as nova_aliases
 from passthrough.nova import conf as nova_conf
 from passthrough.nova import lines as nova_lines
 from passthrough.nova import release as nova_release
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PROGRAMS = ("nova-api", "nova-scheduler")
 

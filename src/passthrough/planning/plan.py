@@ -8,13 +8,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Collection, Container, Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from passthrough import pci_address
 from passthrough.config import options
 from passthrough.host import grub, machine, pci
 from passthrough.planning import boot_files, claims, prerequisites
 from passthrough.state.record import Record
-from passthrough.system import files
+
+if TYPE_CHECKING:
+    from passthrough.system import files
 
 
 @dataclasses.dataclass(frozen=True)

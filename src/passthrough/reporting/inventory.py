@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from passthrough import TYPE_CHECKING
 from passthrough.host import pci, pci_ids, usage
 from passthrough.planning import viability
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Any
 
 
