@@ -60,10 +60,11 @@ integration: pack ## Run the charm on a real Juju controller
 	@scripts/sync-env .venv-integration requirements/integration.txt
 	@scripts/tier "integration tests" .venv-integration/bin/python -m pytest tests/integration
 
-lint: env ## Check style, types, spelling, shell scripts and workflows
+lint: env ## Check style, types, rooms, spelling, shell scripts and workflows
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
 	.venv/bin/pyright
+	PYTHONPATH=src .venv/bin/lint-imports --no-logo --no-cache
 	.venv/bin/shellcheck $(SHELL_SCRIPTS)
 	.venv/bin/codespell
 	scripts/actionlint
