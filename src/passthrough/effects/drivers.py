@@ -150,7 +150,7 @@ def _is_lent(root: Path, address: str, driver: str) -> bool:
     The variants of vfio-pci have its name in theirs (mlx5_vfio_pci); from Linux 6.1 on the kernel
     shows each device that VFIO has, whichever driver gave it (NVIDIA's does, for vGPUs on VFs).
     """
-    shown = (_device(root, address) / "vfio-dev").is_dir()
+    shown = sysfs.is_there_or_raise(_device(root, address) / "vfio-dev")
     return shown or "vfio" in driver or vfio_users.is_cut_up(root, address)
 
 
@@ -197,7 +197,7 @@ def _unbind(root: Path, address: str) -> None:
     path = _device(root, address) / "driver/unbind"
     child = timed_write.write(path, address, UNBIND_DEADLINE, _write)
     if child is not None:
-        started = procfs.started(root, child)
+        started = procfs.started_if_there(root, child)
         files.ensure(root / stuck.PATH, f"{address} {child} {started}\n", 0o600)
         raise errors.StuckError(address, stuck.REASON)
 

@@ -34,7 +34,7 @@ def running(root: Path) -> tuple[Guest, ...]:
     """
     found = certain(root) | {
         process
-        for process, target in procfs.open_files(root)
+        for process, target in procfs.open_files_if_there(root)
         if target.startswith("/dev/vfio/") and target != _VFIO_CONTAINER
     }
     return tuple(Guest(process, _name(root, process)) for process in sorted(found))
@@ -42,10 +42,10 @@ def running(root: Path) -> tuple[Guest, ...]:
 
 def certain(root: Path) -> frozenset[int]:
     """The processes that run a guest for certain: under KVM, QEMU by its name, or libvirt's."""
-    alive = frozenset(procfs.numbers(root))
+    alive = frozenset(procfs.processes_if_there(root))
     return frozenset(
-        {process for process, target in procfs.open_files(root) if target == _KVM_GUEST}
-        | {each for each in alive if _PROGRAM.fullmatch(procfs.program(root, each))}
+        {process for process, target in procfs.open_files_if_there(root) if target == _KVM_GUEST}
+        | {each for each in alive if _PROGRAM.fullmatch(procfs.program_if_there(root, each))}
         | (alive & _known_to_libvirt(root))
     )
 
@@ -64,9 +64,9 @@ def _known_to_libvirt(root: Path) -> set[int]:
 
 
 def _name(root: Path, process: int) -> str:
-    words = procfs.arguments(root, process)
+    words = procfs.arguments_if_there(root, process)
     for option, value in itertools.pairwise(words):
         given = _NAME.fullmatch(value)
         if option == "-name" and given:
             return given[1]
-    return quoting.show(procfs.program(root, process))[1:-1] or "a process"
+    return quoting.show(procfs.program_if_there(root, process))[1:-1] or "a process"

@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from passthrough.host import grub
-from passthrough.system import sysfs
+from passthrough.system import procfs, sysfs
 
 INITRAMFS_TOOLS = "initramfs-tools"
 DRACUT = "dracut"
@@ -43,16 +43,16 @@ class Platform:
 
 def read(root: Path) -> Platform:
     """Read the facts from the tree at ``root``."""
-    tables = root / "sys/firmware/acpi/tables"
+    tables = sysfs.names_or_raise(root / "sys/firmware/acpi/tables")
     return Platform(
-        iommu_table=next((name for name in _IOMMU_TABLES if (tables / name).exists()), None),
+        iommu_table=next((name for name in _IOMMU_TABLES if name in tables), None),
         has_grub=(root / "boot/grub/grub.cfg").exists()
         and (root / "usr/sbin/update-grub").exists(),
         generator=_generator(root),
-        command_line=tuple((sysfs.attribute_if_there(root / "proc/cmdline") or "").split()),
+        command_line=procfs.command_line_if_there(root),
         # systemd writes this file in every kind of container (systemd.io/CONTAINER_INTERFACE).
         is_container=(root / "run/systemd/container").exists(),
-        boot_id=sysfs.attribute_if_there(root / "proc/sys/kernel/random/boot_id") or "",
+        boot_id=procfs.boot_id_if_there(root),
         grub=grub.read(root),
     )
 

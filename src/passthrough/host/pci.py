@@ -145,12 +145,8 @@ def read(root: Path, *, overrides: bool = True) -> Host:
         OSError: when /sys/bus/pci is there but cannot be read. A host without PCI is empty.
     """
     directory = os.path.join(root, DEVICES)
-    try:
-        addresses = os.listdir(directory)
-    except FileNotFoundError:
-        return Host({})
     functions = {}
-    for address in sorted(addresses, key=pci_address.sort_key):
+    for address in sorted(sysfs.names_or_raise(directory), key=pci_address.sort_key):
         function = _read_function(directory, address, overrides)
         if function:
             functions[address] = function

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from passthrough.host import pci
-from passthrough.system import procfs
+from passthrough.system import procfs, sysfs
 
 OWN_NODES = "/dev/vfio/devices/"  # each function's own one; its group's stands above
 
@@ -27,7 +26,7 @@ def of_nodes(root: Path, nodes: frozenset[str]) -> dict[str, tuple[int, ...]]:
     """
     found: dict[str, set[int]] = {}
     if nodes:
-        for process, target in procfs.open_files(root):
+        for process, target in procfs.open_files_if_there(root):
             if target in nodes:
                 found.setdefault(target, set()).add(process)
     return {node: tuple(sorted(found[node])) for node in sorted(found)}
@@ -58,7 +57,7 @@ def nodes_of(root: Path, address: str) -> frozenset[str]:
 
     Its group's and its own, and those of the mediated devices that it is cut up into.
     """
-    device = root / pci.DEVICES / address
+    device = _device(root, address)
     return frozenset[str]().union(
         *(_nodes(root, each) for each in (device, *_mediated_devices(device)))
     )
@@ -66,7 +65,7 @@ def nodes_of(root: Path, address: str) -> frozenset[str]:
 
 def is_cut_up(root: Path, address: str) -> bool:
     """Whether a function has mediated devices, such as vGPUs, which are guests' own."""
-    return bool(_mediated_devices(root / pci.DEVICES / address))
+    return bool(_mediated_devices(_device(root, address)))
 
 
 def opens_once(root: Path, node: str) -> bool:
@@ -84,36 +83,35 @@ def opens_once(root: Path, node: str) -> bool:
 
 def vfs_of(root: Path, address: str) -> list[str]:
     """The addresses of the VFs that a function has now, sorted."""
-    device = root / pci.DEVICES / address
-    links = [name for name in _listdir(device) if name.startswith("virtfn")]
-    return sorted(os.path.basename(os.readlink(device / name)) for name in links)
+    device = _device(root, address)
+    links = [name for name in sysfs.names_if_there(device) if name.startswith("virtfn")]
+    found = (sysfs.link_name_or_raise(f"{device}/{name}") for name in links)
+    return sorted(filter(None, found))
 
 
-def _nodes(root: Path, device: Path) -> Iterator[str]:
+def _nodes(root: Path, device: str) -> Iterator[str]:
     """A device's own node, which is iommufd's, and its group's.
 
     A kernel that offers the first shows its number as ``dev``; others from 6.1 on have the
     directory ``vfio-dev`` alone, and no node.
     """
-    for name in _listdir(device / "vfio-dev"):
-        if (device / "vfio-dev" / name / "dev").exists():
+    for name in sysfs.names_if_there(f"{device}/vfio-dev"):
+        if sysfs.is_there_or_raise(f"{device}/vfio-dev/{name}/dev"):
             yield f"{OWN_NODES}{name}"
-    with contextlib.suppress(FileNotFoundError):  # no IOMMU, hence no group
-        group = os.path.basename(os.readlink(device / "iommu_group"))
+    group = sysfs.link_name_or_raise(f"{device}/iommu_group")
+    if group:  # else no IOMMU is on
         yield f"/dev/vfio/{group}"
         # What somebody has who runs the kernel's "unsafe noiommu mode".
         if (root / f"dev/vfio/noiommu-{group}").exists():
             yield f"/dev/vfio/noiommu-{group}"
 
 
-def _mediated_devices(device: Path) -> list[Path]:
-    if not (device / "mdev_supported_types").is_dir():
+def _mediated_devices(device: str) -> list[str]:
+    if not sysfs.is_there_or_raise(f"{device}/mdev_supported_types"):
         return []
-    return [device / name for name in _listdir(device) if (device / name / "mdev_type").exists()]
+    children = (f"{device}/{name}" for name in sysfs.names_if_there(device))
+    return [each for each in children if sysfs.is_there_or_raise(f"{each}/mdev_type")]
 
 
-def _listdir(path: Path) -> list[str]:
-    try:
-        return os.listdir(path)
-    except OSError:
-        return []  # gone, or not a directory
+def _device(root: Path, address: str) -> str:
+    return os.path.join(root, pci.DEVICES, address)

@@ -27,5 +27,5 @@ def check_responsive(root: Path) -> None:
     """
     note = files.read(root / PATH)
     found = _NOTE.fullmatch(note.content) if note else None
-    if found and procfs.started(root, int(found["process"])) == found["started"]:
+    if found and procfs.started_if_there(root, int(found["process"])) == found["started"]:
         raise StuckError(found["address"], REASON)

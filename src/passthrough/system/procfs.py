@@ -1,6 +1,8 @@
-"""The processes of the host as /proc shows them. Reads only; see proc(5).
+"""Readers of /proc, see proc(5). The name of each says what happens to an error.
 
-A process that ends, or a file that is closed, while it is looked at is passed over.
+``…_if_there`` takes every error for absence: processes end, and files are closed, while they are
+looked at. ``…_or_raise`` takes a missing file alone for absence, and lets every other error
+through.
 """
 
 from __future__ import annotations
@@ -9,68 +11,87 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-
-def numbers(root: Path) -> tuple[int, ...]:
-    """The ids of all processes, sorted."""
-    return tuple(sorted(int(name) for name in _listdir(root / "proc") if name.isdecimal()))
+from passthrough.system import sysfs
 
 
-def open_files(root: Path) -> Iterator[tuple[int, str]]:
-    """Every open file of every process: the process id and what the descriptor points to."""
-    for process in numbers(root):
+def text_if_there(root: Path, name: str) -> str:
+    """Read a file of /proc, such as ``cmdline``, as text; empty when it cannot be read."""
+    try:
+        with open(f"{root}/proc/{name}", encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return ""
+
+
+def lines_or_raise(root: Path, name: str) -> list[str]:
+    """Read the lines of a file of /proc, such as ``net/route``; empty where there is none.
+
+    Raises:
+        OSError: when it is there and cannot be read.
+    """
+    return sysfs.lines_or_raise(os.path.join(root, "proc", name))
+
+
+def processes_if_there(root: Path) -> tuple[int, ...]:
+    """List the ids of all processes, sorted."""
+    names = sysfs.names_if_there(f"{root}/proc")
+    return tuple(sorted(int(name) for name in names if name.isdecimal()))
+
+
+def open_files_if_there(root: Path) -> Iterator[tuple[int, str]]:
+    """List every open file of every process: the process id and what the descriptor points to."""
+    for process in processes_if_there(root):
         directory = f"{root}/proc/{process}/fd"
-        for descriptor in _listdir(directory):
+        for descriptor in sysfs.names_if_there(directory):
             try:
                 yield process, os.readlink(f"{directory}/{descriptor}")
             except OSError:
                 continue  # closed since it was listed
 
 
-def lines_or_raise(path: Path) -> list[str]:
-    """The lines of a file of /proc or /run; empty where there is none.
+def mount_namespace_or_raise(root: Path, process: int | str) -> str:
+    """Name the mount namespace of a process, or of the reader as ``self``: ``mnt:[4026531841]``.
 
     Raises:
-        OSError: when it is there and cannot be read.
+        OSError: when the process has ended, or is another user's and the reader is not root.
     """
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except FileNotFoundError:
-        return []
+    return os.readlink(f"{root}/proc/{process}/ns/mnt")
 
 
-def program(root: Path, process: int) -> str:
-    """The file name of the program a process runs, or an empty string (a kernel thread)."""
+def program_if_there(root: Path, process: int) -> str:
+    """Give the file name of the program a process runs; empty for a kernel thread."""
     try:
-        path = os.readlink(root / f"proc/{process}/exe")
+        path = os.readlink(f"{root}/proc/{process}/exe")
     except OSError:
         return ""
     # The kernel says so of a program that an upgrade replaced while it runs.
     return os.path.basename(path.removesuffix(" (deleted)"))
 
 
-def arguments(root: Path, process: int) -> tuple[str, ...]:
-    """The command line of a process, empty for one without."""
-    text = _read(root / f"proc/{process}/cmdline").rstrip("\0")
+def arguments_if_there(root: Path, process: int) -> tuple[str, ...]:
+    """Give the command line of a process; empty for a kernel thread."""
+    text = text_if_there(root, f"{process}/cmdline").rstrip("\0")
     return tuple(text.split("\0")) if text else ()
 
 
-def started(root: Path, process: int) -> str | None:
-    """When a process started, in clock ticks since boot: with its id this names it for good."""
+def started_if_there(root: Path, process: int) -> str | None:
+    """Give the start of a process in clock ticks since boot; with its id this names it for good."""
     # The second field is a name in parentheses, which can hold anything.
-    _, _, rest = _read(root / f"proc/{process}/stat").rpartition(")")
+    _, _, rest = text_if_there(root, f"{process}/stat").rpartition(")")
     values = rest.split()
     return values[19] if len(values) > 19 else None
 
 
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return ""
+def command_line_if_there(root: Path) -> tuple[str, ...]:
+    """Give the tokens of the running kernel's command line, in order."""
+    return tuple(text_if_there(root, "cmdline").split())
 
 
-def _listdir(path: str | Path) -> list[str]:
-    try:
-        return os.listdir(path)
-    except OSError:
-        return []
+def boot_id_if_there(root: Path) -> str:
+    """Give the id of this boot, another one after every boot; empty where there is none."""
+    return text_if_there(root, "sys/kernel/random/boot_id").rstrip("\n")
+
+
+def release_if_there(root: Path) -> str:
+    """Give the running kernel's release, such as ``6.8.0-31-generic``; empty where none is told."""
+    return text_if_there(root, "sys/kernel/osrelease").rstrip("\n")

@@ -1,4 +1,9 @@
-"""Readers of sysfs; the name of each says what becomes of what cannot be read."""
+"""Readers of sysfs, and of what udev adds to it. The name of each says what happens to an error.
+
+``…_if_there`` takes every error for absence: functions vanish between two reads, and some
+attributes answer EINVAL or EIO. ``…_or_raise`` takes a missing path alone for absence, and lets
+every other error through: a use that cannot be seen is not the same as none.
+"""
 
 from __future__ import annotations
 
@@ -9,46 +14,135 @@ _CHUNK = 1 << 16
 
 
 def attribute_if_there(path: str | Path) -> str | None:
-    """Read a small file of /sys or /proc without its last newline; None when it cannot be read.
+    """Read a file as text without its last newline; None when it cannot be read.
 
-    A function can vanish between two reads, and some attributes answer EINVAL or EIO.
+    Bytes that are no UTF-8 become U+FFFD.
     """
     return _read(path, once=False)
 
 
 def value_if_there(path: str) -> str | None:
-    """`attribute_if_there` of a value in sysfs, of which the kernel gives a first read all.
+    """Read an attribute that fits one read(2), as `attribute_if_there` does.
 
-    It is a page at most, says Documentation/filesystems/sysfs.rst.
+    The kernel gives a value in sysfs whole at the first read, a page at most
+    (Documentation/filesystems/sysfs.rst).
     """
     return _read(path, once=True)
 
 
 def link_name_if_there(path: str) -> str | None:
-    """Give the last part of what a link points to; None where there is no link to be read."""
+    """Give the last part of a link's target; None when the link cannot be read."""
     try:
         return os.readlink(path).rpartition("/")[2]
     except OSError:
         return None
 
 
-def links_or_raise(directory: Path) -> dict[str, str]:
-    """What the links in a directory point to, by name, sorted; empty where there is none.
+def link_name_or_raise(path: str) -> str | None:
+    """Give the last part of a link's target; None where nothing is at ``path``.
+
+    Raises:
+        OSError: when the link cannot be read.
+    """
+    try:
+        return os.readlink(path).rpartition("/")[2]
+    except FileNotFoundError:
+        return None
+
+
+def links_or_raise(directory: str | Path) -> dict[str, str]:
+    """Map the names of a directory's links to their targets, sorted; empty where there is none.
+
+    Entries that are no links, such as bonding_masters, are left out, and so are links that vanish
+    meanwhile.
 
     Raises:
         OSError: when the directory is there and cannot be read.
     """
-    try:
-        names = sorted(os.listdir(directory))
-    except FileNotFoundError:
-        return {}
     found = {}
-    for name in names:
+    for name in sorted(names_or_raise(directory)):
         try:
             found[name] = os.readlink(os.path.join(directory, name))
         except OSError:
-            continue  # not a link, such as bonding_masters; or gone since it was listed
+            continue
     return found
+
+
+def names_if_there(directory: str | Path) -> list[str]:
+    """List a directory in the kernel's order; empty when it cannot be read."""
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
+
+
+def names_or_raise(directory: str | Path) -> list[str]:
+    """List a directory in the kernel's order; empty where there is none.
+
+    Raises:
+        OSError: when it is there and cannot be read, or is no directory.
+    """
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []
+
+
+def names_if_directory_or_raise(directory: str | Path) -> list[str]:
+    """List a directory in the kernel's order; empty where none is, or something else.
+
+    Raises:
+        OSError: when it is there and cannot be read.
+    """
+    try:
+        return os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def paths_if_there(directory: Path, pattern: str) -> list[Path]:
+    """Find the paths below a directory that match a glob, sorted; what cannot be read is not."""
+    return sorted(directory.glob(pattern))
+
+
+def is_there_or_raise(path: str | Path) -> bool:
+    """Tell whether something is at ``path``.
+
+    Raises:
+        OSError: when that cannot be told.
+    """
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def is_empty_or_raise(directory: str) -> bool:
+    """Tell whether a directory is there and holds nothing.
+
+    Raises:
+        OSError: when it is there and cannot be read, or is no directory.
+    """
+    try:
+        return not os.listdir(directory)
+    except FileNotFoundError:
+        return False
+
+
+def lines_or_raise(path: str | Path) -> list[str]:
+    """Read a file's lines without their ends; empty where there is no file.
+
+    Bytes that are no UTF-8 become U+FFFD.
+
+    Raises:
+        OSError: when it is there and cannot be read.
+    """
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read().splitlines()
+    except FileNotFoundError:
+        return []
 
 
 def _read(path: str | Path, *, once: bool) -> str | None:

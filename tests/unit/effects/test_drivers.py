@@ -241,7 +241,7 @@ class TestHeld:
     def test_by_nobody_is_told_without_a_look_at_all_processes(
         self, host, operation, monkeypatch, device
     ):
-        monkeypatch.setattr(procfs, "open_files", lambda root: pytest.fail("looked"))
+        monkeypatch.setattr(procfs, "open_files_if_there", lambda root: pytest.fail("looked"))
         operation(host, GPU)
 
     def test_through_an_iommufd_that_does_not_have_it_yet(self, host, kernel, operation, device):
@@ -422,7 +422,7 @@ class TestStuck:
         host.write(stuck.PATH, f"{GPU} 4711 100\n")
         fields = " ".join(["S", *map(str, range(4, 22)), "101", *map(str, range(23, 53))])
         host.write("proc/4711/stat", f"4711 (a ) b) {fields}\n")
-        assert procfs.started(host.root, 4711) == "101"
+        assert procfs.started_if_there(host.root, 4711) == "101"
         stuck.check_responsive(host.root)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
-import os
 import pathlib
 
 import pytest
@@ -12,7 +10,6 @@ from harness import fakekernel, hosttree, made
 
 from passthrough import pci_address
 from passthrough.host import pci
-from passthrough.system import sysfs
 
 
 @pytest.fixture
@@ -204,28 +201,6 @@ def test_an_attribute_that_vanishes_is_not_set(tree: hosttree.HostTree, name: st
         "boot_vga": function.boot_vga or None,
     }
     assert missing[name] is None
-
-
-@pytest.mark.parametrize("call", ["open", "read"])
-def test_a_file_that_answers_an_error_is_taken_as_absent(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, call: str
-):
-    (tmp_path / "x").write_text("1\n")
-    assert sysfs.attribute_if_there(tmp_path / "x") == "1"
-
-    def fail(*_: object, **__: object):
-        raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, call, fail)
-        found = sysfs.attribute_if_there(tmp_path / "x")
-    assert found is None
-
-
-def test_a_directory_and_a_file_longer_than_a_chunk(tmp_path: pathlib.Path):
-    assert sysfs.attribute_if_there(tmp_path) is None
-    (tmp_path / "long").write_text("x" * 200_000)
-    assert sysfs.attribute_if_there(tmp_path / "long") == "x" * 200_000
 
 
 def test_sort_key_orders_domains_as_numbers():

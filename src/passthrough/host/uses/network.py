@@ -65,7 +65,7 @@ def _describe_master(root: Path, master: str) -> str:
     if master == _OPEN_VSWITCH:
         return "Open vSwitch"
     for directory, kind in (("bonding", "the bond"), ("bridge", "the bridge")):
-        if (root / _NET / master / directory).is_dir():
+        if sysfs.is_there_or_raise(root / _NET / master / directory):
             return f"{kind} {quoting.plain(master)}"
     return quoting.plain(master)
 
@@ -80,12 +80,12 @@ def _addresses(root: Path, name: str, with_ipv4: Container[str]) -> Iterator[str
         yield "an IPv4 address"
     own = [
         words[0]
-        for words in map(str.split, procfs.lines_or_raise(root / "proc/net/if_inet6"))
+        for words in map(str.split, procfs.lines_or_raise(root, "net/if_inet6"))
         if len(words) == 6 and words[5] == name and words[3] == _LINK_LOCAL
     ]
     if any(
         len(words) == 6 and words[5] == name and words[3] != _LINK_LOCAL
-        for words in map(str.split, procfs.lines_or_raise(root / "proc/net/if_inet6"))
+        for words in map(str.split, procfs.lines_or_raise(root, "net/if_inet6"))
     ):
         yield "an IPv6 address"
     elif own and _has_session(root, own):
@@ -100,7 +100,7 @@ def _with_ipv4(root: Path) -> frozenset[str]:
             none.
     """
     # An address almost always brings a route to its network; there the interface is named.
-    lines = procfs.lines_or_raise(root / "proc/net/route")[1:]
+    lines = procfs.lines_or_raise(root, "net/route")[1:]
     routed = frozenset(line.split("\t")[0].strip() for line in lines)
     if root != Path("/"):
         return routed
@@ -122,17 +122,17 @@ def _has_session(root: Path, addresses: list[str]) -> bool:
     }
     return any(
         len(words) > 3 and words[1].partition(":")[0] in local and words[3] == _ESTABLISHED
-        for words in map(str.split, procfs.lines_or_raise(root / "proc/net/tcp6"))
+        for words in map(str.split, procfs.lines_or_raise(root, "net/tcp6"))
     )
 
 
 def _default_routes(root: Path) -> frozenset[str]:
     found = set()
-    for line in procfs.lines_or_raise(root / "proc/net/route")[1:]:
+    for line in procfs.lines_or_raise(root, "net/route")[1:]:
         words = line.split()
         if len(words) > 7 and words[1] == "00000000" and words[7] == "00000000":
             found.add(words[0])
-    for words in map(str.split, procfs.lines_or_raise(root / "proc/net/ipv6_route")):
+    for words in map(str.split, procfs.lines_or_raise(root, "net/ipv6_route")):
         # The kernel keeps an unreachable ::/0 on lo, which is no function's interface.
         if len(words) == 10 and words[0] == "0" * 32 and words[1] == "00":
             found.add(words[9])
@@ -142,24 +142,11 @@ def _default_routes(root: Path) -> frozenset[str]:
 def _is_elsewhere(devices: str, function: pci.Function) -> bool:
     """A function whose interface is not to be seen here, though sysfs has the place for it."""
     device = f"{devices}/{function.address}"  # no Path: there may be thousands of VFs
-    if _is_empty(f"{device}/net"):
+    if sysfs.is_empty_or_raise(f"{device}/net"):
         return True
     # The interface of a virtio device stands below that one, which its driver makes.
     return function.driver == _VIRTIO and any(
-        _is_empty(f"{device}/{name}/net") for name in _listdir(device) if name.startswith("virtio")
+        sysfs.is_empty_or_raise(f"{device}/{name}/net")
+        for name in sysfs.names_or_raise(device)
+        if name.startswith("virtio")
     )
-
-
-def _is_empty(place: str) -> bool:
-    """Whether a directory is there and holds nothing."""
-    try:
-        return not os.listdir(place)
-    except FileNotFoundError:
-        return False
-
-
-def _listdir(place: str) -> list[str]:
-    try:
-        return os.listdir(place)
-    except FileNotFoundError:
-        return []  # unplugged since it was listed

@@ -111,8 +111,8 @@ def _read_disks(root: Path) -> Disks:
         label = sysfs.attribute_if_there(device / "dm/name")
         if label:
             labels[name] = label
-        holders[name] = tuple(sorted(_listdir(device / "holders")))
-        lower[name].update(_listdir(device / "slaves"))
+        holders[name] = tuple(sorted(sysfs.names_if_directory_or_raise(device / "holders")))
+        lower[name].update(sysfs.names_if_directory_or_raise(device / "slaves"))
         parent = path.split("/")[-2]
         if parent in paths:  # of a partition
             lower[name].add(parent)
@@ -151,7 +151,7 @@ def _mounts(root: Path, disks: Disks) -> dict[str, set[str]]:
         for each in [name] if name else named[source]:
             found.setdefault(each, set()).add(_unescape(words[4]))
     for pattern in _LIVE:
-        for place in sorted((root / "sys/fs").glob(pattern)):
+        for place in sysfs.paths_if_there(root / "sys/fs", pattern):
             # Beside the devices stand others, such as ext4's features.
             if place.name in disks.own:
                 kind = pattern.partition("/")[0]
@@ -162,9 +162,9 @@ def _mounts(root: Path, disks: Disks) -> dict[str, set[str]]:
 def _mount_lines(root: Path) -> Iterable[str]:
     seen: set[str] = set()
     lines: dict[str, None] = {}
-    for process in ("self", *procfs.numbers(root)):
+    for process in ("self", *procfs.processes_if_there(root)):
         try:
-            namespace = os.readlink(root / f"proc/{process}/ns/mnt")
+            namespace = procfs.mount_namespace_or_raise(root, process)
         except OSError:
             if process not in ("self", 1):
                 continue  # gone since it was listed; or of another user, and we are not root
@@ -172,7 +172,7 @@ def _mount_lines(root: Path) -> Iterable[str]:
         if namespace in seen:
             continue
         try:
-            lines.update(dict.fromkeys(procfs.lines_or_raise(root / f"proc/{process}/mountinfo")))
+            lines.update(dict.fromkeys(procfs.lines_or_raise(root, f"{process}/mountinfo")))
             seen.add(namespace)
         except OSError:
             continue  # the same; another process of the namespace may answer
@@ -180,7 +180,7 @@ def _mount_lines(root: Path) -> Iterable[str]:
 
 
 def _swaps(root: Path, disks: Disks) -> Iterator[str]:
-    for line in procfs.lines_or_raise(root / "proc/swaps")[1:]:
+    for line in procfs.lines_or_raise(root, "swaps")[1:]:
         words = line.split()
         # A swap file lies on a file system, which is mounted.
         if len(words) > 1 and words[1] == "partition":
@@ -203,7 +203,7 @@ def _named(
 
 
 def _signature(root: Path, number: str) -> str | None:
-    for line in procfs.lines_or_raise(root / f"run/udev/data/b{number}"):
+    for line in sysfs.lines_or_raise(root / f"run/udev/data/b{number}"):
         key, _, value = line.partition("=")
         if key == _PARTITION_KEY and value.lower() in _PARTITION_TYPES:
             return _PARTITION_TYPES[value.lower()]
@@ -221,10 +221,3 @@ def _unescape(text: str) -> str:
     for code, character in (("040", " "), ("011", "\t"), ("012", "\n"), ("134", "\\")):
         text = text.replace(f"\\{code}", character)
     return text
-
-
-def _listdir(path: Path) -> list[str]:
-    try:
-        return os.listdir(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return []

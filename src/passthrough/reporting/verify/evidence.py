@@ -9,7 +9,7 @@ from pathlib import Path
 from passthrough.host import guests, initramfs, vfio_users
 from passthrough.planning import boot_files
 from passthrough.survey import Survey
-from passthrough.system import files, sysfs
+from passthrough.system import files, procfs, sysfs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +57,7 @@ def read(survey: Survey) -> Seen:
         remaps_interrupts=_remaps_interrupts(root),
         unsafe_interrupts=_is_set(module / "vfio_iommu_type1/parameters/allow_unsafe_interrupts"),
         noiommu=_is_set(module / "vfio/parameters/enable_unsafe_noiommu_mode"),
-        has_vfio_pci=(root / "sys/bus/pci/drivers/vfio-pci").is_dir(),
+        has_vfio_pci=sysfs.is_there_or_raise(root / "sys/bus/pci/drivers/vfio-pci"),
         vfio_is_built_in=built_in,
         lockdown=_lockdown(root),
         images=_images(survey) if claimed else (),
@@ -68,8 +68,8 @@ def read(survey: Survey) -> Seen:
 
 def _remaps_interrupts(root: Path) -> bool | None:
     """Whether the IOMMU remaps interrupts; only x86 says so, in the names of its controllers."""
-    text = sysfs.attribute_if_there(root / "proc/interrupts")
-    if not text or "IO-APIC" not in text:
+    text = procfs.text_if_there(root, "interrupts")
+    if "IO-APIC" not in text:
         return None
     # arch/x86/kernel/apic/io_apic.c and drivers/iommu: "IR-IO-APIC", "IR-PCI-MSI".
     return " IR-" in text
@@ -85,13 +85,11 @@ def _lockdown(root: Path) -> str | None:
     return text.partition("[")[2].partition("]")[0] or None
 
 
-def _release(root: Path) -> str:
-    return sysfs.attribute_if_there(root / "proc/sys/kernel/osrelease") or ""
-
-
 def _is_built_in(root: Path) -> bool:
-    text = sysfs.attribute_if_there(root / f"lib/modules/{_release(root)}/modules.builtin") or ""
-    return any(line.endswith("/vfio-pci.ko") for line in text.splitlines())
+    listed = files.read(root / f"lib/modules/{procfs.release_if_there(root)}/modules.builtin")
+    return bool(listed) and any(
+        line.endswith("/vfio-pci.ko") for line in listed.content.splitlines()
+    )
 
 
 def _images(survey: Survey) -> tuple[Image, ...]:
@@ -99,7 +97,7 @@ def _images(survey: Survey) -> tuple[Image, ...]:
     root = survey.root
     entry = survey.facts.grub.entry
     names = [Path(each).name for each in entry.initrds] if entry else []
-    names.append(f"initrd.img-{_release(root)}")
+    names.append(f"initrd.img-{procfs.release_if_there(root)}")
     found = {}
     for name in dict.fromkeys(names):
         path = (root / "boot" / name).resolve()
