@@ -25,6 +25,8 @@ from passthrough.reporting import inventory, inventory_tree, nova_text, plan_tex
 from passthrough.reporting import leftovers as hand_made
 from passthrough.reporting.verify import checklist, result
 from passthrough.reporting.verify import nova as nova_checks
+from passthrough.site import Site
+from passthrough.state import record
 from passthrough.system import lock
 
 # Juju hands an action's results over as command-line arguments: Linux takes 128 KiB in one.
@@ -110,10 +112,12 @@ def _rebind(unit: Unit, root: Path, event: ops.ActionEvent) -> None:
 
     def work() -> dict[str, errors.BindError | None]:
         address, tools = event.params["address"], host_tools.HostTools()
-        with lock.hold(root, f"the rebind action of {unit.app.name}"):
+        site = Site(root, unit.app.name)
+        purpose = f"the rebind action of {unit.app.name}"
+        with lock.hold(root, purpose), record.open(site) as ledger:
             done = rebind.rebind(root, unit.survey(), address, tools, event.log)
             offer = unit.survey().nova
-            nova_compute.apply(root, unit.app.name, offer, tools, event.log)
+            nova_compute.apply(ledger, offer, tools, event.log)
         unit.publish_devices(offer)
         return done
 

@@ -12,6 +12,8 @@ from passthrough.effects import apply, nova_compute
 from passthrough.effects.tools import Tools
 from passthrough.errors import PassthroughError
 from passthrough.nova import offer as nova_offer
+from passthrough.site import Site
+from passthrough.state import record
 from passthrough.survey import Survey
 from passthrough.system import lock
 
@@ -46,24 +48,26 @@ def reconcile(
             or a restart fails; or when another run has the lock and does not end.
         OSError: when a file cannot be read or written.
     """
-    with lock.hold(root, f"a hook of {application}"):
-        return _reconcile(root, application, wanted, tools, progress, leaving=leaving)
+    site = Site(root, application)
+    with lock.hold(root, f"a hook of {application}"), record.open(site) as ledger:
+        return _reconcile(ledger, wanted, tools, progress, leaving=leaving)
 
 
 def _reconcile(
-    root: Path,
-    application: str,
+    ledger: record.Ledger,
     wanted: options.Options,
     tools: Tools,
     progress: Callable[[str], object],
     *,
     leaving: bool,
 ) -> Result:
+    root, application = ledger.site.root, ledger.site.application
+
     def look() -> Survey:
         return surveying.survey(root, application, wanted, leaving=leaving)
 
     def offer(found: Survey) -> tuple[str, ...]:
-        return nova_compute.apply(root, application, found.nova, tools, progress)
+        return nova_compute.apply(ledger, found.nova, tools, progress)
 
     before = look()
     released = [binding.address for binding in before.plan.release]
@@ -73,10 +77,8 @@ def _reconcile(
         before = look()
     try:
         outcome = apply.apply(
-            root,
-            application,
+            ledger,
             before.plan,
-            before.record,
             tools,
             progress,
             look_again=lambda: look().decision.addresses,
@@ -87,7 +89,7 @@ def _reconcile(
     after = look() if outcome.did else before
     offered = offer(after)
     if leaving:
-        nova_compute.leave(root, application, after.nova, progress)
+        nova_compute.leave(ledger, after.nova, progress)
     outcome = dataclasses.replace(outcome, did=(*withdrawn, *outcome.did, *offered))
     changed = offered or not after.nova.read
     return Result(look() if changed else after, outcome)

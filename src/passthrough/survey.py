@@ -15,6 +15,7 @@ from passthrough.nova import facts as nova_facts
 from passthrough.nova import lines as nova_lines
 from passthrough.nova import offer as nova_offer
 from passthrough.planning import boot_files, claims, plan
+from passthrough.site import Site
 from passthrough.state import record, stuck
 from passthrough.system import files
 
@@ -63,8 +64,9 @@ def survey(
     stuck.check_responsive(root)
     host = pci.read(root)
     facts = machine.read(root)
-    mine = record.read(root, application)
-    records = record.read_others(root, application)
+    site = Site(root, application)
+    mine = record.read(site)
+    records = record.read_others(site)
     others = record.taken_by(records)
     # An application that has left still answers for what a guest keeps on vfio-pci.
     ours = frozenset(mine.taken).union(*(each.taken for each in records.values()))

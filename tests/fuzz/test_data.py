@@ -15,6 +15,7 @@ from passthrough import pci_address
 from passthrough.host import grub, initramfs, pci
 from passthrough.host.uses import console, network, storage
 from passthrough.nova import conf as nova_conf
+from passthrough.site import Site
 from passthrough.state import record, stuck
 from passthrough.system import procfs
 
@@ -97,7 +98,7 @@ def test_a_record_is_read_whole_or_refused(tmp_path: Path):
     for text in mutation.variants("record", seeds, HOST // 4):
         path.write_bytes(text.encode("utf-8", "surrogatepass"))
         try:
-            found = record.read(tmp_path, "x")
+            found = record.read(Site(tmp_path, "x"))
         except record.RecordError as error:
             judge.check_message(error)
             continue

@@ -20,6 +20,7 @@ from harness.hosttree import etcfiles
 from passthrough import reconcile
 from passthrough.nova import lines as nova_lines
 from passthrough.planning import boot_files
+from passthrough.site import Site
 from passthrough.state import record
 from passthrough.system import timed_write
 
@@ -169,7 +170,7 @@ def test_every_kill_is_mended(machine: Machine, case: Case):
             mended.append(left)
             for path, content in machine.files().items():
                 assert content in machine.seen[path], f"kill {number} leaves half of /{path}"
-            record.read(machine.root, APPLICATION)
+            record.read(Site(machine.root, APPLICATION))
             machine.settle(case.after)
             assert machine.state() == wanted, f"kill {number}, then a hook"
         # A boot does not see the beginnings of files.

@@ -30,6 +30,7 @@ from passthrough.config import options
 from passthrough.effects import reboot_request
 from passthrough.errors import PassthroughError
 from passthrough.planning import boot_files
+from passthrough.site import Site
 from passthrough.state import record
 from passthrough.system import timed_write
 
@@ -192,7 +193,7 @@ class Life:
             self.tree.snapshot("etc", "boot/grub", "var/lib/pci-passthrough", "run")
         )
         found.pop(RECORD, None)
-        mine = record.read(self.tree.root, APPLICATION)
+        mine = record.read(Site(self.tree.root, APPLICATION))
         # Where our own blacklist had kept a native driver off before, it is not known.
         known = {address: self.natives[address] for address in mine.taken}
         assert all(mine.taken[address] in (None, known[address]) for address in known)

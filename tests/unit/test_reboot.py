@@ -18,6 +18,7 @@ from passthrough.effects import reboot_request
 from passthrough.host import guests
 from passthrough.reboot import Action
 from passthrough.reporting import status
+from passthrough.site import Site
 from passthrough.state import record
 
 APPLICATION = "pci-passthrough"
@@ -55,7 +56,7 @@ class Unit:
 
     @property
     def asked(self) -> record.Reboot | None:
-        return record.read(self.tree.root, APPLICATION).reboot
+        return record.read(Site(self.tree.root, APPLICATION)).reboot
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from passthrough.config import options
 from passthrough.planning import prerequisites
 from passthrough.reporting import status
 from passthrough.reporting.status import Status
+from passthrough.site import Site
 from passthrough.state import record
 
 NATIVE = {
@@ -73,7 +74,7 @@ def identities(tree: hosttree.HostTree) -> dict[str, tuple[int, int]]:
 
 
 def record_of(unit: Unit) -> record.Record:
-    return record.read(unit.tree.root, unit.application)
+    return record.read(Site(unit.tree.root, unit.application))
 
 
 class TestLife:

@@ -20,7 +20,6 @@ from passthrough.nova import lines as nova_lines
 from passthrough.planning import boot_files
 from passthrough.planning.plan import Binding, FileChange, Plan
 from passthrough.state import record
-from passthrough.state.record import Record
 from passthrough.system import files
 
 _PUT_BACK = "the files that belong together were put back, and the next hook tries again"
@@ -47,21 +46,17 @@ class Outcome:
 
 
 def apply(
-    root: Path,
-    application: str,
+    ledger: record.Ledger,
     plan: Plan,
-    present: Record,
     tools: Tools,
     progress: Callable[[str], object],
     look_again: Callable[[], Container[str]],
 ) -> Outcome:
-    """Carry out ``plan`` on the host at ``root``.
+    """Carry out ``plan`` on the host of the ledger's site.
 
     Args:
-        root: ``/`` on a real host.
-        application: the Juju application.
+        ledger: the application's record, opened under the host's lock.
         plan: what to do; an empty plan touches nothing.
-        present: the application's record as it is now.
         tools: how to rebuild and to load modules.
         progress: told, in words, of everything that is done.
         look_again: gives the functions that are claimed on the host as it is by then. It is asked
@@ -76,6 +71,7 @@ def apply(
             are as they were before, and the next run tries again. Or as ``look_again`` does.
         OSError: when the record cannot be written; nothing was touched after it.
     """
+    root, application = ledger.site.root, ledger.site.application
     did: list[str] = []
 
     def report(sentence: str) -> None:
@@ -85,19 +81,14 @@ def apply(
     owned = [file.path for file in boot_files.owned_files(application)]
     files.sweep(root / path for path in (*owned, nova_lines.path_of(application)))
     # Functions enter the record before they are touched and leave it after they are given back.
-    before, everything = present.taken, {**present.taken, **plan.record.taken}
-    unknown = dict.fromkeys(plan.rebuild, record.DIRTY)
-    present = dataclasses.replace(
-        present, taken=everything, activated={**present.activated, **unknown}
-    )
-    record.write(root, application, present)
+    before = ledger.present.taken
+    ledger.enter(plan.record.taken, plan.rebuild)
     for what in plan.rebuild:
         changes = [change for change in plan.files if change.file.feeds == what]
         with _put_back_on_failure(root, changes, report):
             _write_files(root, changes, report)
             _rebuild(tools, what, report)
-        present = _mark_rebuilt(present, plan, what)
-        record.write(root, application, present)
+        ledger.rebuilt(what, plan.record.activated.get(what))
     rest = [change for change in plan.files if change.file.feeds not in plan.rebuild]
     with _put_back_on_failure(root, rest, report):
         _write_files(root, rest, report)
@@ -107,11 +98,11 @@ def apply(
     failed = _change_drivers(root, plan, barred, tools, report)
     taken = {
         **plan.record.taken,
-        **{each: everything[each] for each in failed if each not in plan.record.taken},
+        **{each: before[each] for each in failed if each not in plan.record.taken},
     }
     # What is left to do may ask for a reboot, and is to remember one that was in vain.
-    reboot = present.reboot if failed else plan.record.reboot
-    record.write(root, application, dataclasses.replace(plan.record, taken=taken, reboot=reboot))
+    reboot = ledger.present.reboot if failed else plan.record.reboot
+    ledger.update(taken=taken, activated=plan.record.activated, reboot=reboot)
     repaired = [_describe(change) for change in plan.files if change.drifted]
     if not plan.rebuild:
         repaired += [
@@ -120,13 +111,6 @@ def apply(
             if each.address in before and each.address not in failed
         ]
     return Outcome(tuple(did), failed, tuple(repaired))
-
-
-def _mark_rebuilt(present: Record, plan: Plan, what: str) -> Record:
-    activated = {key: value for key, value in present.activated.items() if key != what}
-    if what in plan.record.activated:
-        activated[what] = plan.record.activated[what]
-    return dataclasses.replace(present, activated=activated)
 
 
 def _write_files(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from passthrough.nova import facts as nova_facts
@@ -19,8 +18,7 @@ if TYPE_CHECKING:
 
 
 def apply(
-    root: Path,
-    application: str,
+    ledger: record.Ledger,
     offer: nova_offer.Offer,
     tools: Tools,
     progress: Callable[[str], object],
@@ -32,8 +30,7 @@ def apply(
     over when the service runs anew.
 
     Args:
-        root: ``/`` on a real host.
-        application: the Juju application.
+        ledger: the application's record, opened under the host's lock.
         offer: what `survey` gave.
         tools: how to restart a service.
         progress: told, in words, of everything that is done.
@@ -52,51 +49,47 @@ def apply(
         progress(sentence)
 
     if offer.change:
-        _write(root, application, offer)
+        _write(ledger, offer)
         report(f"/{offer.change.file.path}: {'removed' if offer.content is None else 'written'}")
     if not offer.read:
-        _have_it_read(root, application, offer, tools, report)
+        _have_it_read(ledger, offer, tools, report)
     return tuple(did)
 
 
 def leave(
-    root: Path, application: str, offer: nova_offer.Offer, progress: Callable[[str], object]
+    ledger: record.Ledger, offer: nova_offer.Offer, progress: Callable[[str], object]
 ) -> None:
     """Drop what is recorded of nova-compute, when nobody is left to act on it; say what stays."""
     if offer.content is not None:
         progress(
-            f"/{nova_lines.path_of(application)}: stays, as Nova does not start without"
+            f"/{nova_lines.path_of(ledger.site.application)}: stays, as Nova does not start without"
             " report_in_placement once it was on"
         )
-    mine = record.read(root, application)
-    record.write(root, application, dataclasses.replace(mine, nova=record.Nova()))
+    ledger.update(nova=record.Nova())
 
 
-def _write(root: Path, application: str, offer: nova_offer.Offer) -> None:
-    path = root / nova_lines.path_of(application)
-    mine = record.read(root, application)
+def _write(ledger: record.Ledger, offer: nova_offer.Offer) -> None:
+    path = ledger.site.root / nova_lines.path_of(ledger.site.application)
     if offer.content is not None and not path.parent.is_dir():
-        known = dataclasses.replace(mine.nova, made_directory=True)
-        record.write(root, application, dataclasses.replace(mine, nova=known))
+        ledger.update(nova=dataclasses.replace(ledger.present.nova, made_directory=True))
     files.ensure(path, offer.content, nova_lines.MODE, offer.facts.group)
-    if offer.content is None and mine.nova.made_directory:
+    if offer.content is None and ledger.present.nova.made_directory:
         with contextlib.suppress(OSError):  # others have files in it by now
             path.parent.rmdir()
 
 
 def _have_it_read(
-    root: Path,
-    application: str,
+    ledger: record.Ledger,
     offer: nova_offer.Offer,
     tools: Tools,
     report: Callable[[str], object],
 ) -> None:
     from passthrough.system import commands  # only what changes something runs commands
 
-    mine = record.read(root, application)
+    known = ledger.present.nova
     digest = nova_offer.fingerprint(offer.content)
     run = tools.running(nova_facts.SERVICE)
-    if run and offer.deferred and run == mine.nova.run:
+    if run and offer.deferred and run == known.run:
         return
     if run and not offer.deferred:
         outcome = "restarted"
@@ -110,9 +103,7 @@ def _have_it_read(
             allowed, outcome = True, f"started anew, but not ready yet: {error}"
         if not allowed:
             report(f"{nova_facts.SERVICE}: the policy layer denied the restart")
-            denied = dataclasses.replace(mine.nova, deferred=digest, run=run)
-            record.write(root, application, dataclasses.replace(mine, nova=denied))
+            ledger.update(nova=dataclasses.replace(known, deferred=digest, run=run))
             return
         report(f"{nova_facts.SERVICE}: {outcome}")
-    known = record.Nova(read=digest, made_directory=mine.nova.made_directory)
-    record.write(root, application, dataclasses.replace(mine, nova=known))
+    ledger.update(nova=record.Nova(read=digest, made_directory=known.made_directory))

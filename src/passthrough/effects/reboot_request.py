@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from passthrough import errors, reboot
 from passthrough.host import guests
+from passthrough.site import Site
 from passthrough.state import record
 from passthrough.survey import Survey
 from passthrough.system import lock
@@ -27,9 +27,9 @@ def arrange(
     verdict = reboot.judge(survey, lambda: _guests(root), failed)
     if verdict.action is reboot.Action.NOW:
         asked = record.Reboot(reboot.key(survey), survey.facts.boot_id)
-        with lock.hold(root, f"a hook of {survey.application}"):
-            mine = record.read(root, survey.application)
-            record.write(root, survey.application, dataclasses.replace(mine, reboot=asked))
+        site = Site(root, survey.application)
+        with lock.hold(root, f"a hook of {survey.application}"), record.open(site) as ledger:
+            ledger.update(reboot=asked)
     return verdict
 
 

@@ -7,14 +7,16 @@ that a crash in between is mended by the next run.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from passthrough import naming, pci_address
 from passthrough.errors import PassthroughError
+from passthrough.site import Site
 from passthrough.system import files, quoting
 
 DIRECTORY = "var/lib/pci-passthrough"
@@ -73,50 +75,104 @@ class Record:
         return not (self.taken or self.activated or self.reboot) and self.nova == Nova()
 
 
-def read(root: Path, application: str) -> Record:
+class Ledger:
+    """The one writer of an application's record; `open` gives it.
+
+    Each of its steps is on the disk when it returns: what comes next on the host may stand on it.
+    """
+
+    def __init__(self, site: Site):
+        self.site = site
+        self._present = _load(site)
+
+    @property
+    def present(self) -> Record:
+        """What the record holds now."""
+        return self._present
+
+    def enter(self, taken: Mapping[str, str | None], rebuilds: Iterable[str]) -> None:
+        """Record functions before they are touched, and that rebuilds are under way.
+
+        Raises:
+            OSError: as `put`.
+        """
+        unknown = dict.fromkeys(rebuilds, DIRTY)
+        self.update(
+            taken={**self._present.taken, **taken},
+            activated={**self._present.activated, **unknown},
+        )
+
+    def rebuilt(self, what: str, digest: str | None) -> None:
+        """Record what a rebuild has taken in; None where none of our files feeds it any more.
+
+        Raises:
+            OSError: as `put`.
+        """
+        activated = {key: value for key, value in self._present.activated.items() if key != what}
+        self.update(activated=activated if digest is None else {**activated, what: digest})
+
+    def update(self, **changes: Any) -> None:
+        """Record other values for some of the fields of `Record`, by their names.
+
+        Raises:
+            OSError: as `put`.
+        """
+        self.put(dataclasses.replace(self._present, **changes))
+
+    def put(self, record: Record) -> bool:
+        """Store a whole record, or remove the file when it is empty.
+
+        Returns:
+            True if anything was changed.
+
+        Raises:
+            OSError: when it cannot be stored; `present` is what it was.
+        """
+        path = _path(self.site)
+        if record.is_empty:
+            changed = files.ensure(path, None)
+            if path.parent.is_dir() and not any(path.parent.iterdir()):
+                path.parent.rmdir()
+        else:
+            content = json.dumps(dataclasses.asdict(record), indent=1, sort_keys=True)
+            changed = files.ensure(path, content)
+        self._present = record
+        return changed
+
+
+@contextlib.contextmanager
+def open(site: Site) -> Iterator[Ledger]:
+    """Have an application's record at hand, to read and to write, while the block runs.
+
+    Whoever changes the host has its lock around the block: what the ledger holds is then what
+    stands in the file, and nobody else writes one.
+
+    Raises:
+        RecordError: as `read`.
+        OSError: when what a kill in the middle of a write left beside the file stays there.
+    """
+    ledger = Ledger(site)
+    files.sweep([_path(site)])
+    yield ledger
+
+
+def read(site: Site) -> Record:
     """Read an application's record; an empty one when it has none.
 
     Raises:
-        RecordError: when the file is there but is not what `write` wrote.
+        RecordError: when the file is there but is not what a `Ledger` wrote.
     """
-    path = _path(root, application)
-    present = files.read(path)
-    if present is None:
-        return Record()
-    try:
-        return _parse(json.loads(present.content))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RecordError(
-            f"/{path.relative_to(root)} is not readable ({error}); move it away, and what it held"
-            " is found again from the configuration"
-        ) from error
+    return _load(site)
 
 
-def write(root: Path, application: str, record: Record) -> bool:
-    """Store an application's record, or remove the file when it is empty.
-
-    Returns:
-        True if anything was changed.
-    """
-    path = _path(root, application)
-    # A kill in the middle of a write leaves a part of a record beside its place.
-    files.sweep([path])
-    if not record.is_empty:
-        return files.ensure(path, json.dumps(dataclasses.asdict(record), indent=1, sort_keys=True))
-    changed = files.ensure(path, None)
-    if path.parent.is_dir() and not any(path.parent.iterdir()):
-        path.parent.rmdir()
-    return changed
-
-
-def read_others(root: Path, application: str) -> dict[str, Record]:
+def read_others(site: Site) -> dict[str, Record]:
     """Read the records of the host's other applications of this charm, by their names.
 
     Raises:
         RecordError: as `read`.
     """
-    names = sorted(path.stem for path in (root / DIRECTORY).glob("*.json"))
-    return {name: read(root, name) for name in names if name != application}
+    names = sorted(path.stem for path in (site.root / DIRECTORY).glob("*.json"))
+    return {name: read(Site(site.root, name)) for name in names if name != site.application}
 
 
 def taken_by(others: Mapping[str, Record]) -> dict[str, str]:
@@ -131,6 +187,20 @@ def taken_by(others: Mapping[str, Record]) -> dict[str, str]:
         if other.activated
         for address in other.taken
     }
+
+
+def _load(site: Site) -> Record:
+    path = _path(site)
+    present = files.read(path)
+    if present is None:
+        return Record()
+    try:
+        return _parse(json.loads(present.content))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RecordError(
+            f"/{path.relative_to(site.root)} is not readable ({error}); move it away, and what it"
+            " held is found again from the configuration"
+        ) from error
 
 
 def _parse(data: Any) -> Record:
@@ -152,5 +222,5 @@ def _parse(data: Any) -> Record:
     return Record(taken, activated, reboot, known)
 
 
-def _path(root: Path, application: str) -> Path:
-    return root / DIRECTORY / f"{naming.check_application(application)}.json"
+def _path(site: Site) -> Path:
+    return site.root / DIRECTORY / f"{naming.check_application(site.application)}.json"

@@ -126,6 +126,7 @@ class Host:
         from passthrough.effects import drivers, tools
         from passthrough.host import pci
         from passthrough.planning import boot_files
+        from passthrough.site import Site
         from passthrough.state import record
         from passthrough.system import commands, files, timed_write
 
@@ -133,6 +134,7 @@ class Host:
         self._tools = tools
         self._commands: Any = commands  # `run` below puts something else in its place
         self._reconcile, self._record, self._vfio = reconcile, record, drivers
+        self._site = Site(ROOT, APPLICATION)
         self._run_command = commands.run
         # A child of the process that is killed would go on without it.
         timed_write.write = lambda path, text, seconds, do: do(path, text)
@@ -183,7 +185,7 @@ class Host:
 
     def check_record(self) -> None:
         """Make sure that the application's record can be read, whatever it holds."""
-        self._record.read(ROOT, APPLICATION)
+        self._record.read(self._site)
 
     def put_back(self, state: State) -> None:
         """Make the host what it was."""

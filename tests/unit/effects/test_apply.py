@@ -14,6 +14,7 @@ from passthrough import errors, reboot, reconcile
 from passthrough.effects import reboot_request
 from passthrough.errors import PassthroughError
 from passthrough.reporting import status
+from passthrough.site import Site
 from passthrough.state import record, stuck
 from passthrough.system import files, timed_write
 
@@ -38,7 +39,7 @@ def status_of(result: reconcile.Result) -> str:
 
 
 def taken(tree: hosttree.HostTree) -> dict[str, str | None]:
-    return dict(record.read(tree.root, "pci-passthrough").taken)
+    return dict(record.read(Site(tree.root, "pci-passthrough")).taken)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from passthrough.nova import facts as nova_facts
 from passthrough.nova import lines as nova_lines
 from passthrough.reporting import status
 from passthrough.reporting.status import Status
+from passthrough.site import Site
 from passthrough.state import record
 from passthrough.system import commands
 
@@ -68,7 +69,7 @@ class Unit:
 
     @property
     def known(self) -> record.Nova:
-        return record.read(self.tree.root, self.application).nova
+        return record.read(Site(self.tree.root, self.application)).nova
 
 
 @pytest.fixture
@@ -146,16 +147,16 @@ class TestOffering:
 
     def test_also_when_the_record_cannot_be_written(self, ready: Unit, kernel, monkeypatch):
         """The disk is full once grub has been rebuilt, and for the record alone."""
-        write = record.write
+        put = record.Ledger.put
         ready.tree.bind("0000:83:00.0", None)
         kernel.fail_probe("0000:83:00.0", "vfio-pci", "nouveau")
 
-        def refuse(root, application, content):
+        def refuse(ledger, content):
             if record.DIRTY not in content.activated.values():
                 raise OSError(errno.ENOSPC, "No space left on device")
-            return write(root, application, content)
+            return put(ledger, content)
 
-        ready.tools.before_rebuild = lambda what: monkeypatch.setattr(record, "write", refuse)
+        ready.tools.before_rebuild = lambda what: monkeypatch.setattr(record.Ledger, "put", refuse)
         with pytest.raises(OSError, match="No space left"):
             ready.hook(GPUS, kernel_options="a=b")
         assert ready.offered() == ["0000:84:00.0"]

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import json
 import pathlib
 
 import pytest
 
 from passthrough import naming
+from passthrough.site import Site
 from passthrough.state import record
 from passthrough.state.record import Record
+from passthrough.system import files
 
 ONE = Record({"0000:83:00.0": "nouveau", "0000:83:00.1": None}, {"initramfs": "aa", "grub": "bb"})
 
@@ -18,61 +22,66 @@ def path_of(root: pathlib.Path, application: str = "pci-passthrough") -> pathlib
     return root / f"var/lib/pci-passthrough/{application}.json"
 
 
+def put(root: pathlib.Path, application: str, content: Record) -> bool:
+    with record.open(Site(root, application)) as ledger:
+        return ledger.put(content)
+
+
 def test_what_is_written_is_read_again(tmp_path: pathlib.Path):
-    assert record.write(tmp_path, "pci-passthrough", ONE) is True
-    assert record.read(tmp_path, "pci-passthrough") == ONE
+    assert put(tmp_path, "pci-passthrough", ONE) is True
+    assert record.read(Site(tmp_path, "pci-passthrough")) == ONE
 
 
 def test_an_application_without_a_record_has_an_empty_one(tmp_path: pathlib.Path):
-    assert record.read(tmp_path, "pci-passthrough") == Record()
+    assert record.read(Site(tmp_path, "pci-passthrough")) == Record()
     assert Record().is_empty
     assert not ONE.is_empty
     assert not Record(reboot=record.Reboot("plan", "boot")).is_empty
 
 
 def test_an_equal_record_is_not_written_again(tmp_path: pathlib.Path):
-    record.write(tmp_path, "pci-passthrough", ONE)
+    put(tmp_path, "pci-passthrough", ONE)
     before = path_of(tmp_path).stat()
     reordered = Record(
         dict(reversed([*ONE.taken.items()])), dict(reversed([*ONE.activated.items()]))
     )
-    assert record.write(tmp_path, "pci-passthrough", reordered) is False
+    assert put(tmp_path, "pci-passthrough", reordered) is False
     after = path_of(tmp_path).stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 @pytest.mark.parametrize("content", [ONE, Record()], ids=["same", "empty"])
 def test_what_a_kill_left_beside_it_goes_even_if_nothing_is_to_be_written(tmp_path, content):
-    record.write(tmp_path, "pci-passthrough", content)
+    put(tmp_path, "pci-passthrough", content)
     part = path_of(tmp_path).with_name(".pci-passthrough.json.new")
     part.parent.mkdir(parents=True, exist_ok=True)
     part.touch()
-    assert record.write(tmp_path, "pci-passthrough", content) is False
+    assert put(tmp_path, "pci-passthrough", content) is False
     assert not part.exists()
 
 
 def test_an_empty_record_leaves_neither_file_nor_directory(tmp_path: pathlib.Path):
     (tmp_path / "var/lib").mkdir(parents=True)
-    assert record.write(tmp_path, "pci-passthrough", Record()) is False
-    record.write(tmp_path, "pci-passthrough", ONE)
-    assert record.write(tmp_path, "pci-passthrough", Record()) is True
+    assert put(tmp_path, "pci-passthrough", Record()) is False
+    put(tmp_path, "pci-passthrough", ONE)
+    assert put(tmp_path, "pci-passthrough", Record()) is True
     assert list((tmp_path / "var/lib").iterdir()) == []
 
 
 def test_an_empty_record_leaves_the_other_applications_alone(tmp_path: pathlib.Path):
-    record.write(tmp_path, "pci-passthrough", ONE)
-    record.write(tmp_path, "qat", ONE)
-    record.write(tmp_path, "pci-passthrough", Record())
-    assert record.read(tmp_path, "qat") == ONE
+    put(tmp_path, "pci-passthrough", ONE)
+    put(tmp_path, "qat", ONE)
+    put(tmp_path, "pci-passthrough", Record())
+    assert record.read(Site(tmp_path, "qat")) == ONE
 
 
 def taken_by_others(root: pathlib.Path, application: str) -> dict[str, str]:
-    return record.taken_by(record.read_others(root, application))
+    return record.taken_by(record.read_others(Site(root, application)))
 
 
 def test_taken_by_others(tmp_path: pathlib.Path):
-    record.write(tmp_path, "pci-passthrough", ONE)
-    record.write(tmp_path, "qat", Record({"0000:3d:00.0": None}, {"initramfs": "cc"}))
+    put(tmp_path, "pci-passthrough", ONE)
+    put(tmp_path, "qat", Record({"0000:3d:00.0": None}, {"initramfs": "cc"}))
     assert taken_by_others(tmp_path, "qat") == dict.fromkeys(ONE.taken, "pci-passthrough")
     assert taken_by_others(tmp_path, "third") == {
         **dict.fromkeys(ONE.taken, "pci-passthrough"),
@@ -83,19 +92,19 @@ def test_taken_by_others(tmp_path: pathlib.Path):
 
 def test_an_application_that_gave_up_its_boot_files_bars_nobody(tmp_path: pathlib.Path):
     """It was removed, and waits for a guest to let go of what it took."""
-    record.write(tmp_path, "gone", Record({"0000:83:00.0": "nouveau"}))
+    put(tmp_path, "gone", Record({"0000:83:00.0": "nouveau"}))
     assert taken_by_others(tmp_path, "next") == {}
 
 
 def test_an_application_in_the_middle_of_its_first_rebuild_bars_others(tmp_path: pathlib.Path):
-    record.write(tmp_path, "first", Record({"0000:83:00.0": None}, {"initramfs": record.DIRTY}))
+    put(tmp_path, "first", Record({"0000:83:00.0": None}, {"initramfs": record.DIRTY}))
     assert taken_by_others(tmp_path, "next") == {"0000:83:00.0": "first"}
 
 
 def test_a_reboot_that_was_asked_for_is_kept(tmp_path: pathlib.Path):
     asked = Record(reboot=record.Reboot("plan", "boot"), taken={"0000:83:00.0": None})
-    record.write(tmp_path, "pci-passthrough", asked)
-    assert record.read(tmp_path, "pci-passthrough") == asked
+    put(tmp_path, "pci-passthrough", asked)
+    assert record.read(Site(tmp_path, "pci-passthrough")) == asked
 
 
 DAMAGED = {
@@ -125,7 +134,7 @@ def test_a_damaged_record_is_named_with_the_way_out(tmp_path: pathlib.Path, text
     for look in (record.read, record.read_others):
         application = "pci-passthrough" if look is record.read else "qat"
         with pytest.raises(record.RecordError) as caught:
-            look(tmp_path, application)
+            look(Site(tmp_path, application))
         message = str(caught.value)
         assert message.startswith("/var/lib/pci-passthrough/pci-passthrough.json is not readable (")
         assert message.endswith(
@@ -145,12 +154,78 @@ def test_other_names_reach_no_path(tmp_path: pathlib.Path, name: str):
     with pytest.raises(ValueError, match="is not the name of a Juju application"):
         naming.check_application(name)
     with pytest.raises(ValueError, match="is not the name of a Juju application"):
-        record.write(tmp_path, name, ONE)
+        put(tmp_path, name, ONE)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_file_is_plain_json_for_a_person_to_read(tmp_path: pathlib.Path):
-    record.write(tmp_path, "pci-passthrough", ONE)
+    put(tmp_path, "pci-passthrough", ONE)
     content = json.loads(path_of(tmp_path).read_text())
     assert content["taken"] == {"0000:83:00.0": "nouveau", "0000:83:00.1": None}
     assert content["activated"] == {"grub": "bb", "initramfs": "aa"}
+
+
+class TestLedger:
+    """Each step is on the disk before the next effect, and touches nothing but its own part."""
+
+    FULL = Record(
+        {"0000:83:00.0": "nouveau"},
+        {"initramfs": "aa", "grub": "bb"},
+        record.Reboot("plan", "boot"),
+        record.Nova(read="cc", made_directory=True),
+    )
+
+    @pytest.fixture
+    def site(self, tmp_path: pathlib.Path) -> Site:
+        put(tmp_path, "pci-passthrough", self.FULL)
+        return Site(tmp_path, "pci-passthrough")
+
+    def test_holds_what_the_file_holds(self, site: Site):
+        with record.open(site) as ledger:
+            assert ledger.present == record.read(site) == self.FULL
+            assert ledger.site == site
+
+    def test_functions_enter_and_their_rebuilds_are_under_way(self, site: Site):
+        with record.open(site) as ledger:
+            ledger.enter({"0000:84:00.0": None}, ["initramfs"])
+            assert ledger.present == record.read(site)
+        assert record.read(site) == dataclasses.replace(
+            self.FULL,
+            taken={"0000:83:00.0": "nouveau", "0000:84:00.0": None},
+            activated={"initramfs": record.DIRTY, "grub": "bb"},
+        )
+
+    @pytest.mark.parametrize(
+        ("digest", "activated"),
+        [("dd", {"initramfs": "dd", "grub": "bb"}), (None, {"grub": "bb"})],
+        ids=["with-files", "without"],
+    )
+    def test_a_rebuild_that_is_done(self, site: Site, digest, activated):
+        with record.open(site) as ledger:
+            ledger.enter({}, ["initramfs"])
+            ledger.rebuilt("initramfs", digest)
+            assert ledger.present == record.read(site)
+        assert record.read(site) == dataclasses.replace(self.FULL, activated=activated)
+
+    def test_one_field_leaves_the_others(self, site: Site):
+        with record.open(site) as ledger:
+            ledger.update(nova=record.Nova())
+            ledger.update(reboot=None)
+        assert record.read(site) == dataclasses.replace(self.FULL, nova=record.Nova(), reboot=None)
+
+    def test_what_the_disk_does_not_take_is_not_held(self, site: Site, monkeypatch):
+        def refuse(*_: object):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with record.open(site) as ledger:
+            with monkeypatch.context() as patch:
+                patch.setattr(files, "ensure", refuse)
+                with pytest.raises(OSError, match="No space"):
+                    ledger.update(reboot=None)
+            assert ledger.present == record.read(site) == self.FULL
+
+    def test_a_damaged_record_is_not_opened(self, site: Site):
+        path_of(site.root).write_text("{")
+        with pytest.raises(record.RecordError, match="is not readable"), record.open(site):
+            pass
+        assert path_of(site.root).read_text() == "{"

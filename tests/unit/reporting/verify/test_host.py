@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import shutil
 import subprocess
@@ -19,6 +18,7 @@ from passthrough import survey as surveying
 from passthrough.host import initramfs
 from passthrough.reporting.verify import checklist, result
 from passthrough.reporting.verify import host as host_checks
+from passthrough.site import Site
 from passthrough.state import record
 
 INIT_TOP = "etc/initramfs-tools/scripts/init-top/pci-passthrough"
@@ -355,9 +355,8 @@ def test_a_reboot_that_did_not_help_is_a_failure(host: Host):
     host.hook()
     survey = surveying.survey(host.tree.root, "pci-passthrough", made.wanted(**host.config))
     asked = record.Reboot(reboot.key(survey), "an earlier boot")
-    record.write(
-        host.tree.root, "pci-passthrough", dataclasses.replace(survey.record, reboot=asked)
-    )
+    with record.open(Site(host.tree.root, "pci-passthrough")) as ledger:
+        ledger.update(reboot=asked)
     assert "reboot" not in host.checks()
     host.tree.bind("0000:83:00.0", "nouveau")
     assert host.shown("reboot").startswith("fail: the reboot did not help: ")
