@@ -79,12 +79,14 @@ coverage: unit ## Write the unit tests' coverage to build/coverage/index.html
 
 docs: env ## Build the documentation into build/docs; a broken link or a warning is an error
 	@$(PYTHON) scripts/reference.py --check
+	@$(PYTHON) scripts/rooms.py --check
 	@scripts/sync-env .venv-docs requirements/docs.txt
 	@.venv-docs/bin/mkdocs build --strict --clean --site-dir build/docs
 	@echo "build/docs/index.html"
 
-reference: env ## Write docs/reference/options.md and actions.md anew from the YAML files
+reference: env ## Write what the documentation repeats: options, actions, the picture of the rooms
 	@$(PYTHON) scripts/reference.py
+	@$(PYTHON) scripts/rooms.py
 
 pack: ## Build build/pci-passthrough.charm with charmcraft
 	@scripts/pack

@@ -1,16 +1,22 @@
-"""The contracts of pyproject.toml: `make lint` names the import that breaks one, and no other."""
+"""The contracts of pyproject.toml: `make lint` names the import that breaks one, and no other.
+
+And the page of the rooms: its picture and its tables show the package as it is.
+"""
 
 from __future__ import annotations
 
 import ast
+import dataclasses
 import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
+from xml.etree import ElementTree
 
 import pytest
+import rooms
 from importlinter import api
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -223,3 +229,86 @@ def touches(source: str) -> list[str]:
         if (isinstance(function, ast.Attribute) and TOUCHES.fullmatch(function.attr))
         or (isinstance(function, ast.Name) and function.id == "open")
     ]
+
+
+# The picture, and the page around it
+
+
+@pytest.fixture(scope="module")
+def house() -> rooms.House:
+    return rooms.read()
+
+
+def test_the_picture_is_as_the_imports_are():
+    assert rooms.find_outdated() == [], "make reference"
+
+
+def test_the_picture_is_outdated_when_a_module_is_new(
+    house: rooms.House, monkeypatch: pytest.MonkeyPatch
+):
+    modules = {**house.modules, "nova": (*house.modules["nova"], "quotas")}
+    monkeypatch.setattr(rooms, "read", lambda: dataclasses.replace(house, modules=modules))
+    assert rooms.find_outdated() == [rooms.PICTURE]
+    assert rooms.main(["--check"]) == 1
+
+
+def test_an_arrow_that_others_lead_around_is_left_out():
+    imports = {"top": {"middle", "bottom"}, "middle": {"bottom"}, "bottom": {"errors"}}
+    house = rooms.House(
+        layers=(("top",), ("middle",), ("bottom",)),
+        values=("errors",),
+        modules=dict.fromkeys(imports, ()),
+        imports={
+            **{room: frozenset(each) for room, each in imports.items()},
+            "errors": frozenset(),
+        },
+        pure=frozenset(),
+    )
+    assert rooms.find_arrows(house) == [("top", "middle"), ("middle", "bottom")]
+
+
+def test_every_arrow_of_the_picture_leads_down(house: rooms.House):
+    row = {room: index for index, layer in enumerate(house.layers) for room in layer}
+    arrows = rooms.find_arrows(house)
+    assert arrows
+    assert [(room, other) for room, other in arrows if row[room] >= row[other]] == []
+
+
+def test_the_picture_has_every_module_and_no_two_boxes_overlap(house: rooms.House):
+    tree = ElementTree.fromstring(rooms.draw(house))  # noqa: S314 - drawn a moment ago, by us
+    svg = "{http://www.w3.org/2000/svg}"
+    shown = {word for text in tree.iter(f"{svg}text") for word in (text.text or "").split()}
+    named = {part for names in house.modules.values() for name in names for part in name.split(".")}
+    assert named - {word.rstrip("/") for word in shown} == set()
+
+    page, *boxes = [
+        tuple(float(each.get(key, 0)) for key in ("x", "y", "width", "height"))
+        for each in tree.iter(f"{svg}rect")
+    ]
+    for x, y, width, height in boxes:
+        assert x > 0
+        assert x + width < page[2]
+        assert y + height < page[3]
+        beside = [
+            other
+            for other in boxes
+            if other[0] < x + width and x < other[0] + other[2]
+            if other[1] < y + height and y < other[1] + other[3]
+        ]
+        assert beside == [(x, y, width, height)]
+
+
+def test_the_page_says_what_every_room_is_for(house: rooms.House):
+    _, block = page().split("<!-- checked: rooms -->\n")
+    rows = re.findall(r"(?m)^\| `(\w+)` \| .+ \|$", block.split("\n\n")[0])
+    assert sorted(rows) == sorted({*house.modules, *house.values} - {rooms.WIRING}), "and no other"
+
+
+def test_the_page_sends_nobody_to_a_file_that_is_not_there():
+    named = re.findall(r"`([a-z_/]+\.py)`", page())
+    assert named
+    assert [name for name in named if not (PACKAGE / name).is_file()] == []
+
+
+def page() -> str:
+    return (REPOSITORY / "docs/explanation/architecture.md").read_text(encoding="utf-8")
