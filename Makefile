@@ -5,7 +5,7 @@ SHELL := /bin/bash
 .NOTPARALLEL:
 .PHONY: help demo test unit faults functional lab matrix integration lint format coverage docs reference pack \
 	analyse lock upgrade nova-env clean distclean env test-packages \
-	functional-packages deps
+	functional-packages deps bare bare-packages
 
 # Survives `git clone` and `make clean`: tools, Nova, the lab's disk images.
 export PCI_PASSTHROUGH_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/pci-passthrough
@@ -41,6 +41,9 @@ lab: pack env deps ## Run the charm on a virtual machine with PCI devices
 
 matrix: pack env deps ## Show the charm on every kind of host, or on MACHINE=NAME: one table
 	@scripts/tier "matrix" $(PYTEST) tests/lab --rows=$(or $(MACHINE),all) --matrix-json=build/matrix.json
+
+bare: bare-packages ## Run README's two commands, or TIERS="lint unit", where only make and git are installed
+	@scripts/bare $(TIERS)
 
 bench: pack env bench-packages ## Compare with lspci and an empty charm; BENCH=--quick or --keep (docs)
 	@$(BENCH_RUN) $(BENCH)
@@ -117,6 +120,9 @@ env: ## Install the Python packages for development into .venv
 
 bench-packages:
 	@scripts/install-packages "the benchmarks" bench/requirements-apt.txt
+
+bare-packages:
+	@scripts/install-packages "bare machines" scripts/requirements-apt.txt
 
 test-packages:
 	@scripts/install-packages "the unit tests" tests/unit/requirements-apt.txt
