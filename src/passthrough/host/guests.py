@@ -69,4 +69,4 @@ def _name(root: Path, process: int) -> str:
         given = _NAME.fullmatch(value)
         if option == "-name" and given:
             return given[1]
-    return quoting.show(procfs.program_if_there(root, process))[1:-1] or "a process"
+    return quoting.bare(procfs.program_if_there(root, process)) or "a process"

@@ -97,7 +97,7 @@ def _acquire(handle: int, end: float, seconds: float) -> None:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = os.pread(handle, 200, 0).decode("utf-8", "replace").strip()
-            who = quoting.show(holder, 200)[1:-1] if holder else "another run"
+            who = quoting.bare(holder, 198) if holder else "another run"
             if time.monotonic() >= end:
                 raise LockError(
                     f"{who} is at work on this host and has not ended within {seconds:.0f} s;"

@@ -13,12 +13,16 @@ _shortener.maxlevel = 2
 def show(value: object, limit: int = 60) -> str:
     """Quote hostile text for a message: printable, on one line, at most ``limit`` long."""
     if isinstance(value, str):
-        text = f'"{value[:limit].encode("unicode_escape").decode()}"'
-        cut = len(value) > limit
-    else:
-        text = _shortener.repr(value).encode("ascii", "backslashreplace").decode()
-        cut = False
-    return text[: limit - 4] + '..."' if cut or len(text) > limit else text
+        return f'"{bare(value, limit - 2)}"'
+    text = _shortener.repr(value).encode("ascii", "backslashreplace").decode()
+    return text[: limit - 4] + '..."' if len(text) > limit else text
+
+
+def bare(text: str, limit: int = 58) -> str:
+    """Hostile text for a message, as `show` gives it, without the quotes."""
+    # Cut before it is escaped, too: a megabyte of it is not worth the time.
+    shown = text[: limit + 2].encode("unicode_escape").decode()
+    return shown[: limit - 3] + "..." if len(text) > limit + 2 or len(shown) > limit else shown
 
 
 def plain(name: str) -> str:

@@ -41,7 +41,7 @@ def find(root: Path, host: pci.Host, ours: Container[str]) -> Iterator[tuple[str
         certain = guests.certain(root)
         for node, found in held.items():
             for process in sorted(set(found) - certain):
-                who = quoting.show(procfs.program_if_there(root, process))[1:-1] or "a program"
+                who = quoting.bare(procfs.program_if_there(root, process)) or "a program"
                 what = f"{who} (process {process}) has {node} open"
                 yield from ((address, kinds.Use(kinds.PROGRAM, what)) for address in nodes[node])
 
