@@ -15,15 +15,22 @@ class OptionError(PassthroughError):
 
     Attributes:
         option: the option's name, as ``juju config`` spells it.
-        reason: what is wrong and what to write instead.
+        fact: what is wrong.
         item: the offending part of the value, or None when it is the whole.
+        way_out: what to write instead; empty where the fact says it.
     """
 
-    def __init__(self, option: str, reason: str, item: str | None = None):
+    def __init__(self, option: str, fact: str, item: str | None = None, way_out: str = ""):
         self.option = option
-        self.reason = reason
+        self.fact = fact
         self.item = item
-        super().__init__(f"{option}: {item}: {reason}" if item else f"{option}: {reason}")
+        self.way_out = way_out
+        super().__init__(": ".join([option, *([item] if item else []), self.reason]))
+
+    @property
+    def reason(self) -> str:
+        """What is wrong and what to write instead, for whoever knows which option and item."""
+        return f"{self.fact}; {self.way_out}" if self.way_out else self.fact
 
 
 class BindError(PassthroughError):
@@ -31,11 +38,18 @@ class BindError(PassthroughError):
 
     Attributes:
         address: the function's address.
+        fact: what kept it from changing.
+        left: where that left the function, where that is not where it was.
+        way_out: what an operator does about it; empty where the next hook does it.
     """
 
-    def __init__(self, address: str, reason: str):
+    def __init__(self, address: str, fact: str, way_out: str = "", *, left: str = ""):
         self.address = address
-        super().__init__(f"{address}: {reason}")
+        self.fact = fact
+        self.left = left
+        self.way_out = way_out
+        said = "; ".join(part for part in (fact, left, way_out) if part)
+        super().__init__(f"{address}: {said}")
 
 
 class InUseError(BindError):

@@ -60,10 +60,7 @@ def reasons(planned: plan.Plan, failed: Mapping[str, errors.BindError] = NONE) -
 
 def _because(failed: Mapping[str, errors.BindError], address: str) -> str:
     """What kept a function from changing its driver, without where that left it."""
-    if address not in failed:
-        return ""
-    reason = str(failed[address]).removeprefix(f"{address}: ").partition("; ")[0]
-    return f" ({reason})"
+    return f" ({failed[address].fact})" if address in failed else ""
 
 
 def key(survey: Survey) -> str:

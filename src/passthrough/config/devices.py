@@ -49,6 +49,11 @@ class Item:
         return f"{self.vendor}:{self.product}"
 
     @property
+    def label(self) -> str:
+        """What a message calls the item: ``item 2 gpu=10de:1bb0``."""
+        return f"item {self.position} {self}"
+
+    @property
     def exact_addresses(self) -> tuple[str, ...]:
         """The addresses that name one function rather than a pattern."""
         return tuple(address for address in self.addresses if pci_address.is_exact(address))

@@ -54,7 +54,7 @@ def bind(root: Path, address: str) -> bool:
     _put_back(root, address, former_override)
     now = pci.driver_of(root, address) or "no driver"
     raise errors.BindError(
-        address, f"{problem}; it is on {now} (it was on {former or 'no driver'})"
+        address, problem, left=f"it is on {now} (it was on {former or 'no driver'})"
     )
 
 
@@ -184,7 +184,9 @@ def _refuse_held(root: Path, address: str, nodes: frozenset[str]) -> None:
 
 
 def _in_use(address: str, how: str) -> errors.InUseError:
-    return errors.InUseError(address, f"a guest holds it ({how}); stop or migrate the guest first")
+    return errors.InUseError(
+        address, f"a guest holds it ({how})", "stop or migrate the guest first"
+    )
 
 
 def _unbind(root: Path, address: str) -> None:
@@ -199,7 +201,7 @@ def _unbind(root: Path, address: str) -> None:
     if child is not None:
         started = procfs.started_if_there(root, child)
         files.ensure(root / stuck.PATH, f"{address} {child} {started}\n", 0o600)
-        raise errors.StuckError(address, stuck.REASON)
+        raise errors.StuckError(address, stuck.FACT, stuck.WAY_OUT)
 
 
 def _put_back(root: Path, address: str, former_override: str | None) -> None:

@@ -14,6 +14,7 @@ import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from passthrough.problem import Kind, Problem
 from passthrough.system import files
 
 CONFIG = "boot/grub/grub.cfg"
@@ -122,8 +123,8 @@ def default_entry(config: str, environment: str = "") -> Entry | None:
     return menu.entry
 
 
-def find_problem(grub: Grub, drop_in: str, tokens: Iterable[str]) -> str | None:
-    """Say why GRUB would boot without some of ``tokens``, and what to do; None when it has all.
+def find_problem(grub: Grub, drop_in: str, tokens: Iterable[str]) -> Problem | None:
+    """Find why GRUB would boot without some of ``tokens``, and what to do; None when it has all.
 
     Args:
         grub: what `read` gave.
@@ -134,23 +135,33 @@ def find_problem(grub: Grub, drop_in: str, tokens: Iterable[str]) -> str | None:
         return None
     missing = [token for token in tokens if token not in grub.entry.arguments]
     if missing:
+        lacks = f"boots {grub.entry.title!r} without {' '.join(missing)}"
         erasers = _behind(grub.erasers, drop_in)
-        cause = (
-            f"/{erasers[-1]} sets GRUB_CMDLINE_LINUX_DEFAULT outright and is read after"
-            f" /{drop_in}; let it begin with $GRUB_CMDLINE_LINUX_DEFAULT, then run update-grub"
-            if erasers
-            else "run update-grub, and see which entry GRUB_DEFAULT names in /etc/default/grub"
+        if not erasers:
+            return Problem(
+                Kind.GRUB_LACKS_OPTIONS,
+                lacks,
+                "run update-grub, and see which entry GRUB_DEFAULT names in /etc/default/grub",
+                subject=f"/{CONFIG}",
+            )
+        return Problem(
+            Kind.GRUB_IS_OVERRULED,
+            lacks,
+            "let it begin with $GRUB_CMDLINE_LINUX_DEFAULT, then run update-grub",
+            cause=f"/{erasers[-1]} sets GRUB_CMDLINE_LINUX_DEFAULT outright and is read after"
+            f" /{drop_in}",
+            subject=f"/{CONFIG}",
         )
-        return f"/{CONFIG} boots {grub.entry.title!r} without {' '.join(missing)}: {cause}"
     # Of several of ours, such as an operator's own after the charm's, the last one is meant.
     for key, token in {token.partition("=")[0]: token for token in tokens}.items():
         last = [each for each in grub.entry.arguments if each.partition("=")[0] == key][-1]
         if key in _LAST_WINS and last != token:
             holders = " and ".join(f"/{path}" for path in _holders(grub, last, drop_in))
-            return (
-                f"/{CONFIG} boots {grub.entry.title!r} with {last} after {token}, and the last one"
-                f" counts; take {last} out of {holders or 'the other settings'}, then run"
-                " update-grub"
+            return Problem(
+                Kind.OPTION_LOSES,
+                f"boots {grub.entry.title!r} with {last} after {token}, and the last one counts",
+                f"take {last} out of {holders or 'the other settings'}, then run update-grub",
+                subject=f"/{CONFIG}",
             )
     return None
 

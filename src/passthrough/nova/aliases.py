@@ -9,6 +9,7 @@ from typing import Any
 
 from passthrough.nova import conf as nova_conf
 from passthrough.nova import lines as nova_lines
+from passthrough.problem import Kind, Problem
 
 _TRUE = ("1", "on", "t", "true", "y", "yes")  # oslo.utils' bool_from_string
 
@@ -22,7 +23,7 @@ class Sharing:
 
     published: tuple[nova_lines.Fields, ...] = ()
     notes: tuple[str, ...] = ()
-    problems: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
 
 
 def share(
@@ -43,14 +44,21 @@ def share(
     ours = _by_name((each["name"], each) for each in wanted)
     theirs = _by_name((each.name, each) for each in elsewhere)
     published: list[nova_lines.Fields] = []
-    notes, problems = [], []
+    notes: list[str] = []
+    problems: list[Problem] = []
     for name, lines in ours.items():
         others = theirs.get(name, [])
         if not others:
             if pci_in_placement and len(lines) > 1:
                 problems.append(
-                    f"devices: alias {name} has {len(lines)} models, and with pci_in_placement Nova"
-                    " takes one per alias; give each model an alias of its own"
+                    Problem(
+                        Kind.ALIAS_OF_SEVERAL_MODELS,
+                        f"has {len(lines)} models, and with pci_in_placement Nova takes one per"
+                        " alias",
+                        "give each model an alias of its own",
+                        subject=f"alias {name}",
+                        where=("devices",),
+                    )
                 )
             else:
                 published += lines
@@ -60,9 +68,14 @@ def share(
             )
         else:
             problems.append(
-                f"devices: alias {name} is {_join(lines)} here but"
-                f" {_join(each.content for each in others)} in {others[0].value}; rename one of"
-                " them, or remove the other"
+                Problem(
+                    Kind.ALIAS_DIFFERS,
+                    f"is {_join(lines)} here but {_join(each.content for each in others)} in"
+                    f" {others[0].value}",
+                    "rename one of them, or remove the other",
+                    subject=f"alias {name}",
+                    where=("devices",),
+                )
             )
     return Sharing(tuple(published), tuple(notes), tuple(problems))
 

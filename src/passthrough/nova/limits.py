@@ -1,7 +1,7 @@
 """Claims against what Nova can do with them. Pure.
 
-Each check says what is wrong in a sentence with the way out; the sources are the Nova modules named
-at each of them.
+Each check gives what is wrong as a problem, with the way out; the sources are the Nova modules
+named at each of them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from passthrough.host import pci
 from passthrough.nova import conf as nova_conf
 from passthrough.nova import lines as nova_lines
 from passthrough.planning import claims
+from passthrough.problem import Kind, Problem
 
 _KINDS = {
     "type-PCI": "has no SR-IOV",
@@ -22,7 +23,7 @@ _KINDS = {
 }
 
 
-def device_types(decision: claims.Decision) -> Iterator[str]:
+def device_types(decision: claims.Decision) -> Iterator[Problem]:
     """Aliases whose device type never matches a function that they are for.
 
     Source: _get_device_type in nova/virt/libvirt/host.py and nova/pci/stats.py. A PF is given out
@@ -36,16 +37,19 @@ def device_types(decision: claims.Decision) -> Iterator[str]:
         if claim.companion_of or not item.alias or asked == actual or key in seen:
             continue
         seen.add(key)
-        yield (
-            f"devices: item {item.position} {item}: {claim.address} {_KINDS[actual]}, so Nova calls"
-            f" it {actual} and alias {item.alias} ({asked}) never matches it; write the item as"
-            f" {item_text(item, device_type=actual)}"
+        yield Problem(
+            Kind.DEVICE_TYPE_NEVER_MATCHES,
+            f"{_KINDS[actual]}, so Nova calls it {actual} and alias {item.alias} ({asked}) never"
+            " matches it",
+            f"write the item as {item_text(item, device_type=actual)}",
+            subject=claim.address,
+            where=("devices", item.label),
         )
 
 
 def unofferable(
     verified: Iterable[claims.Claim], host: pci.Host, in_placement: bool
-) -> dict[str, str]:
+) -> dict[str, Problem]:
     """Functions whose device_spec would keep nova-compute from starting.
 
     Args:
@@ -59,20 +63,29 @@ def unofferable(
     found = {}
     by_address = {claim.address: claim for claim in verified}
     for address, claim in by_address.items():
-        prefix = f"devices: item {claim.item.position} {claim.item}: {address}"
+        problem = None
         if not nova_lines.can_address(address):
-            found[address] = f"{prefix}: Nova takes no PCI domain above ffff; leave it out"
+            problem = Problem(
+                Kind.PCI_DOMAIN_TOO_HIGH,
+                "Nova takes no PCI domain above ffff",
+                "leave it out",
+                where=_place(claim),
+            )
         elif in_placement:
             problem = _refused_by_placement(claim, by_address, host)
-            if problem:
-                found[address] = f"{prefix}: with report-in-placement {problem}"
+        if problem:
+            found[address] = problem
     return found
+
+
+def _place(claim: claims.Claim) -> tuple[str, ...]:
+    return ("devices", claim.item.label, claim.address)
 
 
 def _refused_by_placement(
     claim: claims.Claim, verified: dict[str, claims.Claim], host: pci.Host
-) -> str | None:
-    """Say why Placement cannot hold a function beside the others.
+) -> Problem | None:
+    """Find why Placement cannot hold a function beside the others.
 
     Source: PciResourceProvider in nova/compute/pci_placement_translator.py: a PF and its VFs are
     one provider, which has either, and one resource class and set of traits.
@@ -82,25 +95,36 @@ def _refused_by_placement(
         # The exact address of a PF also matches those of its VFs that have its id.
         offered = other.address in verified or other.id == function.id
         if other.physfn == function.address and offered:
-            return f"Nova takes a PF or its VFs, not both ({other.address}); claim one kind"
+            return _either_kind(claim, other.address)
     if not function.physfn:
         return None
     if function.physfn in verified:
-        return f"Nova takes a PF or its VFs, not both ({function.physfn}); claim one kind"
+        return _either_kind(claim, function.physfn)
     tags = (claim.item.resource_class, claim.item.traits)
     for other in verified.values():
         others = (other.item.resource_class, other.item.traits)
         if other.function.physfn == function.physfn and others != tags:
-            return (
-                f"all VFs of {function.physfn} need the same resource-class and traits, and item"
-                f" {other.item.position} has others"
+            return Problem(
+                Kind.VFS_DIFFER,
+                f"with report-in-placement all VFs of {function.physfn} need the same"
+                f" resource-class and traits, and item {other.item.position} has others",
+                where=_place(claim),
             )
     return None
 
 
+def _either_kind(claim: claims.Claim, other: str) -> Problem:
+    return Problem(
+        Kind.PF_BESIDE_VF,
+        f"with report-in-placement Nova takes a PF or its VFs, not both ({other})",
+        "claim one kind",
+        where=_place(claim),
+    )
+
+
 def offered_elsewhere(
     verified: Iterable[claims.Claim], elsewhere: nova_conf.Config
-) -> tuple[list[str], list[str]]:
+) -> tuple[list[str], list[Problem]]:
     """Claimed functions that another file offers to Nova too.
 
     Nova takes the first match (nova/pci/whitelist.py), and reads our file last.
@@ -108,7 +132,8 @@ def offered_elsewhere(
     Returns:
         Notes, where the other says the same, and problems, where it says something else.
     """
-    notes, problems = [], []
+    notes: list[str] = []
+    problems: list[Problem] = []
     for entry in elsewhere.device_specs():
         matched = [claim for claim in verified if entry.offers(claim.function)]
         differing = [claim for claim in matched if _tags(claim) != entry.tags]
@@ -116,8 +141,13 @@ def offered_elsewhere(
         if differing:
             names = " ".join(claim.address for claim in differing)
             problems.append(
-                f"{names} is offered to Nova by {where} too, which counts and says something else"
-                " of it; unset it there (nova-compute's option pci-passthrough-whitelist)"
+                Problem(
+                    Kind.OFFERED_DIFFERENTLY,
+                    f"is offered to Nova by {where} too, which counts and says something else of"
+                    " it",
+                    "unset it there (nova-compute's option pci-passthrough-whitelist)",
+                    subject=names,
+                )
             )
         elif matched:
             names = " ".join(claim.address for claim in matched)

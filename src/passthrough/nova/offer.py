@@ -17,6 +17,7 @@ from passthrough.nova import limits as nova_limits
 from passthrough.nova import lines as nova_lines
 from passthrough.nova import release as nova_release
 from passthrough.planning import boot_files, claims, plan, viability
+from passthrough.problem import Kind, Problem
 from passthrough.state import record
 
 
@@ -45,7 +46,7 @@ class Offer:
     change: plan.FileChange | None = None
     read: bool = True
     deferred: bool = False
-    problems: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
 
 
@@ -101,11 +102,20 @@ def decide(
     )
     notes, clashes = nova_limits.offered_elsewhere(offered, elsewhere)
     if facts.group is None:
-        problems.append(f"nova-common is installed, but there is no group {nova_lines.GROUP}")
+        problems.append(
+            Problem(
+                Kind.NO_NOVA_GROUP,
+                f"nova-common is installed, but there is no group {nova_lines.GROUP}",
+            )
+        )
     if stays and not wanted.report_in_placement and not leaving:
         problems.append(
-            "report-in-placement: Nova does not start without it once it was on, so it stays on;"
-            " set it to true again"
+            Problem(
+                Kind.REPORTED_FOR_GOOD,
+                "Nova does not start without it once it was on, so it stays on",
+                "set it to true again",
+                where=("report-in-placement",),
+            )
         )
     offer = Offer(
         facts=facts,

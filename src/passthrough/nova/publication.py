@@ -13,6 +13,7 @@ from passthrough.nova import aliases as nova_aliases
 from passthrough.nova import conf as nova_conf
 from passthrough.nova import lines as nova_lines
 from passthrough.nova import release as nova_release
+from passthrough.problem import Problem
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +51,7 @@ class Publication:
     config: nova_conf.Config = dataclasses.field(default_factory=nova_conf.Config)
     aliases: tuple[nova_lines.Fields, ...] = ()
     payload: str | None = None
-    problems: tuple[str, ...] = ()
+    problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     memory: Memory = dataclasses.field(default_factory=Memory)
 

@@ -183,7 +183,7 @@ def check(
                 value = f" {key.value(item)}" if key.newer else ""
                 raise errors.OptionError(
                     "devices",
-                    f"{key.option}{value} needs Nova {name_of(needed)} or later, and {present};"
-                    " leave it out, or upgrade",
-                    f"item {item.position} {item}",
+                    f"{key.option}{value} needs Nova {name_of(needed)} or later, and {present}",
+                    item.label,
+                    "leave it out, or upgrade",
                 )

@@ -40,19 +40,21 @@ class Claim:
 class Refusal:
     """Why an item, or one function it asks for, is not claimed on this host.
 
-    ``blocking`` is False where an operator of a mixed fleet expects it: the device is simply
-    not in this host. ``rule`` is a short kebab-case name of the rule that refused.
+    ``address`` is the function, None where no function of the host is meant. ``objection`` is what
+    is against it; where that names another address, it is against this companion, which goes where
+    the function goes. ``blocking`` is False where an operator of a mixed fleet expects it: the
+    device is simply not in this host.
     """
 
     item: devices.Item
-    rule: str
-    reason: str
+    objection: guards.Objection
     address: str | None = None
     blocking: bool = True
 
-    def __str__(self) -> str:
-        where = f"{self.address} " if self.address else ""
-        return f"devices: item {self.item.position} {self.item}: {where}{self.reason}"
+    @property
+    def rule(self) -> str:
+        """A short kebab-case name of the rule that refused."""
+        return self.objection.guard
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,15 +99,17 @@ def decide(
         matches = _match(item, host)
         refusals += _refuse_mismatches(item, host)
         if not matches and not item.exact_addresses:
-            refusals.append(Refusal(item, "absent", "no such device on this host", blocking=False))
+            absent = guards.Objection("absent", "no such device on this host")
+            refusals.append(Refusal(item, absent, blocking=False))
         for function in matches:
             rival = by_address.get(function.address)
             if rival:
                 raise OptionError(
                     "devices",
                     f"{function.address} is claimed by item {rival.item.position} ({rival.item})"
-                    " too; narrow one of them by address",
-                    f"item {item.position} {item}",
+                    " too",
+                    item.label,
+                    "narrow one of them by address",
                 )
             by_address[function.address] = Claim(function, item)
     _add_companions(list(by_address.values()), by_address, host)
@@ -135,14 +139,16 @@ def _refuse_mismatches(item: devices.Item, host: pci.Host) -> Iterable[Refusal]:
     for address in item.exact_addresses:
         function = host.functions.get(address)
         if function is None:
-            yield Refusal(item, "absent", "is not in this host", address, blocking=False)
+            absent = guards.Objection("absent", "is not in this host", address=address)
+            yield Refusal(item, absent, address, blocking=False)
         elif function.id != item.id:
-            yield Refusal(
-                item,
+            mismatch = guards.Objection(
                 "id-mismatch",
-                f"holds {function.id}, not {item.id}; correct the id or the address",
-                address,
+                f"holds {function.id}, not {item.id}",
+                "correct the id or the address",
+                address=address,
             )
+            yield Refusal(item, mismatch, address)
 
 
 def _add_companions(
@@ -216,14 +222,17 @@ def _refuse(
     taken: Mapping[str, str],
     usage: Usage,
 ) -> Refusal | None:
-    def refuse(rule: str, reason: str) -> Refusal:
-        if claim.companion_of:
-            reason = viability.as_companion(claim.address, reason)
-        return Refusal(claim.item, rule, reason, claim.companion_of or claim.address)
-
-    if claim.address in taken:
-        return refuse("taken", f"is claimed by the application {taken[claim.address]} already")
-    objection = viability.object_to(
-        claim.function, host, usage, by_address, allow_in_use=claim.item.allow_in_use
+    objection = (
+        guards.Objection(
+            "taken",
+            f"is claimed by the application {taken[claim.address]} already",
+            address=claim.address,
+        )
+        if claim.address in taken
+        else viability.object_to(
+            claim.function, host, usage, by_address, allow_in_use=claim.item.allow_in_use
+        )
     )
-    return refuse(objection.guard, objection.reason) if objection else None
+    if objection is None:
+        return None
+    return Refusal(claim.item, objection, claim.companion_of or claim.address)

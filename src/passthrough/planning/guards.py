@@ -1,8 +1,8 @@
 """Rules that keep the charm's hands off devices the host itself needs.
 
-Each guard is one row of ``GUARDS``: a name, a pure rule that gives the reason for refusing a
-function or None, and whether ``allow-in-use: true`` on the item overrides it. To add a guard,
-write the rule, add its row, and a line to docs/reference/guards.md.
+Each guard is one row of ``GUARDS``: a name, a pure rule that gives what is against claiming a
+function or None, the way out, and whether ``allow-in-use: true`` on the item overrides it. To add
+a guard, write the rule, add its row, and a line to docs/reference/guards.md.
 """
 
 from __future__ import annotations
@@ -18,20 +18,22 @@ Rule = Callable[[pci.Function, Usage], "str | None"]
 
 GROUP_IN_USE = "group-in-use"
 
-_WAY_OUT = "; free it, or set allow-in-use: true on the item"
+_WAY_OUT = "free it, or set allow-in-use: true on the item"
 
 
 @dataclasses.dataclass(frozen=True)
 class Guard:
-    """One rule: ``reason`` maps a function and its uses to why it must not be claimed, or None.
+    """One rule: ``fact`` maps a function and its uses to what is against claiming it, or None.
 
-    ``overridable`` tells whether allow-in-use sets it aside, ``for_group`` whether it also keeps
-    the other functions of the IOMMU group from being claimed, and ``of_use`` whether it never
-    objects to a function without uses.
+    ``way_out`` is what an operator does about that, empty where nothing helps. ``overridable``
+    tells whether allow-in-use sets it aside, ``for_group`` whether it also keeps the other
+    functions of the IOMMU group from being claimed, and ``of_use`` whether it never objects to a
+    function without uses.
     """
 
     name: str
-    reason: Rule
+    fact: Rule
+    way_out: str = ""
     overridable: bool = True
     for_group: bool = True
     of_use: bool = False
@@ -39,16 +41,23 @@ class Guard:
 
 @dataclasses.dataclass(frozen=True)
 class Objection:
-    """A guard's refusal of one function."""
+    """What a rule has against claiming one function.
+
+    Attributes:
+        guard: the rule's name.
+        fact: what is against it, said of the function: "holds swap space: sda2".
+        way_out: what an operator does about it; empty where nothing helps.
+        overridable: whether allow-in-use sets it aside.
+        address: the function; None where the host has no such function.
+        sibling: what is against another function of the IOMMU group, where that is the matter.
+    """
 
     guard: str
-    reason: str
-    overridable: bool
-
-    @property
-    def fact(self) -> str:
-        """The reason without the way out."""
-        return self.reason.partition("; ")[0]
+    fact: str
+    way_out: str = ""
+    overridable: bool = False
+    address: str | None = None
+    sibling: Objection | None = None
 
 
 def _pci_bridge(function: pci.Function, usage: Usage) -> str | None:
@@ -67,22 +76,22 @@ def _host_controller(function: pci.Function, usage: Usage) -> str | None:
 def _vfs_in_use(function: pci.Function, usage: Usage) -> str | None:
     del usage
     if function.num_vfs and function.driver != pci.VFIO_PCI:
-        return f"has {function.num_vfs} VFs, which would go with its driver{_WAY_OUT}"
+        return f"has {function.num_vfs} VFs, which would go with its driver"
     return None
 
 
 def _used_for(name: str, kind: str, phrase: str) -> Guard:
     """A guard of what the host uses in one way; ``phrase`` has a place for what it is."""
 
-    def reason(function: pci.Function, usage: Usage) -> str | None:
+    def fact(function: pci.Function, usage: Usage) -> str | None:
         uses = usage.of(function.address, kind)
         if not uses:
             return None
         more = len(uses) - 1
         what = f"{uses[0]} and {more} more" if more else uses[0]
-        return f"{phrase.format(what)}{_WAY_OUT}"
+        return phrase.format(what)
 
-    return Guard(name, reason, of_use=True)
+    return Guard(name, fact, _WAY_OUT, of_use=True)
 
 
 GUARDS = (
@@ -99,7 +108,7 @@ GUARDS = (
     _used_for("console", kinds.CONSOLE, "is the boot VGA, and {}"),
     _used_for("mediated", kinds.MEDIATED, "is cut up into mediated devices (vGPUs): {}"),
     _used_for("program", kinds.PROGRAM, "is driven by a program of the host: {}"),
-    Guard("vfs-in-use", _vfs_in_use),
+    Guard("vfs-in-use", _vfs_in_use, _WAY_OUT),
 )
 _OF_THE_FUNCTION = tuple(guard for guard in GUARDS if not guard.of_use)
 
@@ -117,10 +126,7 @@ def all_objections(
 ) -> tuple[Objection, ...]:
     """Give every objection to claiming ``function`` for itself, in the order of the table."""
     del host
-    return tuple(
-        Objection(guard.name, reason, guard.overridable)
-        for guard, reason in _ask(function, usage or Usage())
-    )
+    return tuple(objection for _, objection in _ask(function, usage or Usage()))
 
 
 def object_to_group(
@@ -136,21 +142,25 @@ def object_to_group(
     for sibling in host.group_members(function):
         if sibling.address in claimed or sibling.is_pci_bridge:
             continue
-        for guard, reason in _ask(sibling, usage):
+        for guard, objection in _ask(sibling, usage):
             if guard.for_group:
                 return Objection(
                     GROUP_IN_USE,
-                    f"shares IOMMU group {function.group} with {sibling.address}, which"
-                    f" {reason.partition('; ')[0]}; free that, or move the card to a slot with"
-                    " a group of its own",
+                    f"shares IOMMU group {function.group}",
+                    "free that, or move the card to a slot with a group of its own",
                     overridable=True,
+                    address=function.address,
+                    sibling=objection,
                 )
     return None
 
 
-def _ask(function: pci.Function, usage: Usage) -> list[tuple[Guard, str]]:
-    """The guards that object, with their reasons."""
+def _ask(function: pci.Function, usage: Usage) -> list[tuple[Guard, Objection]]:
+    """The guards that object, each with its objection."""
     # Nearly all functions of a host have no use, and most guards are about uses.
     guards = GUARDS if usage.uses.get(function.address) else _OF_THE_FUNCTION
-    found = [(guard, guard.reason(function, usage)) for guard in guards]
-    return [(guard, reason) for guard, reason in found if reason]
+    return [
+        (guard, Objection(guard.name, fact, guard.way_out, guard.overridable, function.address))
+        for guard in guards
+        if (fact := guard.fact(function, usage))
+    ]

@@ -14,6 +14,7 @@ from passthrough import pci_address
 from passthrough.config import options
 from passthrough.host import grub, machine, pci
 from passthrough.planning import boot_files, claims, prerequisites
+from passthrough.problem import Problem
 from passthrough.state.record import Record
 
 if TYPE_CHECKING:
@@ -71,7 +72,7 @@ class Plan:
     reboot: tuple[str, ...] = ()
     record: Record = dataclasses.field(default_factory=Record)
     pending: tuple[Binding, ...] = ()
-    grub_problem: str | None = None
+    grub_problem: Problem | None = None
     kernel_options: tuple[str, ...] = ()
 
     @property

@@ -10,9 +10,26 @@ from passthrough.host import machine, pci
 from passthrough.planning import boot_files
 from passthrough.system.quoting import show
 
+_END = ". Nothing was changed"
+
 
 class UnsupportedHostError(PassthroughError):
-    """The host cannot do what is asked, and nothing is changed on it."""
+    """The host cannot do what is asked, and nothing is changed on it.
+
+    Attributes:
+        fact: what the host lacks.
+        way_out: what an operator does about it; empty where nothing helps.
+        cause: what makes it so, where that is known and is not the fact itself.
+    """
+
+    def __init__(
+        self, fact: str, way_out: str = "", *, cause: str = "", joint: str = "; ", end: str = _END
+    ):
+        self.fact = fact
+        self.way_out = way_out
+        self.cause = cause
+        explained = ": ".join(part for part in (fact, cause) if part)
+        super().__init__(joint.join(part for part in (explained, way_out) if part) + end)
 
 
 def missing(tokens: tuple[str, ...], facts: machine.Platform) -> list[str]:
@@ -55,13 +72,13 @@ def check(
     """
     if facts.is_container:
         raise UnsupportedHostError(
-            "this unit is in a container, which has no kernel or boot loader of its own; deploy"
-            " nova-compute and this charm on a machine"
+            "this unit is in a container, which has no kernel or boot loader of its own",
+            "deploy nova-compute and this charm on a machine",
+            end="",
         )
     if facts.generator not in boot_files.GENERATORS:
         raise UnsupportedHostError(
-            f"this host's initramfs generator is none of {', '.join(boot_files.GENERATORS)}. "
-            "Nothing was changed"
+            f"this host's initramfs generator is none of {', '.join(boot_files.GENERATORS)}"
         )
     lacking = missing(tokens, facts)
     if host.has_groups:
@@ -69,8 +86,8 @@ def check(
         lacking = [token for token in lacking if not starts_iommu(token)]
     if lacking and not facts.has_grub:
         raise UnsupportedHostError(
-            "this host does not boot with GRUB, so its kernel command line cannot be set; add"
-            f" {' '.join(lacking)} by its boot loader's own means. Nothing was changed"
+            "this host does not boot with GRUB, so its kernel command line cannot be set",
+            f"add {' '.join(lacking)} by its boot loader's own means",
         )
     if not host.has_groups:
         _check_iommu_can_start(wanted, tokens, facts)
@@ -95,8 +112,9 @@ def check_blacklist(blacklist: Iterable[str], host: pci.Host, given_away: Contai
             raise OptionError(
                 "blacklist-drivers",
                 f"{function.address} ({function.id}) is on {function.driver} and not claimed, and"
-                " would lose it at the next boot; leave the name out, or claim that function too",
+                " would lose it at the next boot",
                 f"item {show(name)}",
+                "leave the name out, or claim that function too",
             )
 
 
@@ -106,19 +124,23 @@ def _check_iommu_can_start(
     """Refuse where no reboot would bring an IOMMU; otherwise one with ``tokens`` will."""
     if facts.iommu_table is None:
         raise UnsupportedHostError(
-            "the firmware offers no IOMMU (no DMAR, IVRS or IORT table); enable VT-d, AMD-Vi or"
-            " the SMMU in its settings. Nothing was changed"
+            "the firmware offers no IOMMU (no DMAR, IVRS or IORT table)",
+            "enable VT-d, AMD-Vi or the SMMU in its settings",
         )
     running = [each for each in facts.command_line if starts_iommu(each)][-1:]
     wants_on = any(token.startswith("intel_iommu=on") for token in tokens)
     if facts.iommu_table == "DMAR" and wants_on and running[:1] != ["intel_iommu=on"]:
         return
+    joint = "; "
     if facts.iommu_table == "DMAR" and not wants_on and not wanted.iommu:
-        hint = "the option iommu=off keeps this charm from turning it on; set iommu=auto"
+        cause = "the option iommu=off keeps this charm from turning it on"
+        way_out = "set iommu=auto"
     elif running == ["intel_iommu=on"]:
-        hint = "it was started with intel_iommu=on; check VT-d in the firmware's settings"
+        cause = "it was started with intel_iommu=on"
+        way_out = "check VT-d in the firmware's settings"
     else:
-        hint = "remove iommu=off or amd_iommu=off from its command line, or check the firmware"
+        cause, joint = "", ": "
+        way_out = "remove iommu=off or amd_iommu=off from its command line, or check the firmware"
     raise UnsupportedHostError(
-        f"the running kernel has no active IOMMU: {hint}. Nothing was changed"
+        "the running kernel has no active IOMMU", way_out, cause=cause, joint=joint
     )

@@ -80,25 +80,22 @@ def object_to(
     names = ", ".join(f"{each.address} ({each.id}, {each.driver})" for each in others)
     return guards.Objection(
         NOT_VIABLE,
-        f"shares IOMMU group {function.group} with {names}; claim them too, or move the card to a"
-        " slot with a group of its own",
-        overridable=False,
+        f"shares IOMMU group {function.group} with {names}",
+        "claim them too, or move the card to a slot with a group of its own",
+        address=function.address,
     )
 
 
-def as_companion(address: str, reason: str) -> str:
-    """Word a reason against the companion at ``address`` as one against what it accompanies."""
-    return f"with its companion {address}: it {reason}; set companions: false to leave it out"
-
-
-def explain_unclaimable(
+def object_to_card(
     function: pci.Function, host: pci.Host, usage: Usage | None = None
-) -> str | None:
-    """Say why ``function`` could not be claimed if an item named it; None when it could."""
+) -> guards.Objection | None:
+    """Give what would be against ``function`` if an item named it; None when it could be claimed.
+
+    Where the objection's address is another one, it is against a companion of ``function``.
+    """
     card = {each.address: each for each in (function, *companions(function, host))}
-    for address, each in card.items():
+    for each in card.values():
         objection = object_to(each, host, usage or Usage(), card)
         if objection:
-            reason = objection.reason
-            return reason if each is function else as_companion(address, reason)
+            return objection
     return None

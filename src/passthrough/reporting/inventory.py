@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from passthrough import TYPE_CHECKING
 from passthrough.host import pci, pci_ids, usage
 from passthrough.planning import viability
+from passthrough.reporting import words
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +27,7 @@ def describe(root: Path, host: pci.Host) -> Iterator[dict[str, Any]]:
     known = pci_ids.look_up(root, host.functions.values())
     used = usage.read(root, host)
     for address, function in host.functions.items():
-        reason = viability.explain_unclaimable(function, host, used)
+        objection = viability.object_to_card(function, host, used)
         identity = function.id
         yield {
             "address": address,
@@ -42,7 +43,7 @@ def describe(root: Path, host: pci.Host) -> Iterator[dict[str, Any]]:
             "device-type": function.device_type,
             "sriov-total-vfs": function.total_vfs,
             "sriov-vfs": function.num_vfs,
-            "claimable": reason is None,
-            "reason": reason,
+            "claimable": objection is None,
+            "reason": words.reason(objection, address) if objection else None,
             "devices": f"{identity}@{address}",
         }

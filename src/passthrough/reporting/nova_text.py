@@ -7,7 +7,7 @@ from typing import Any
 from passthrough.nova import lines as nova_lines
 from passthrough.nova import offer as nova_offer
 from passthrough.nova import publication
-from passthrough.reporting import tables
+from passthrough.reporting import tables, words
 
 
 def describe_offer(offer: nova_offer.Offer) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def describe_offer(offer: nova_offer.Offer) -> dict[str, Any]:
         "device-specs": [dict(each) for each in (*offer.device_specs, *offer.held)],
         "aliases": [dict(each) for each in offer.aliases],
         "restart": not offer.read,
-        "problems": list(offer.problems),
+        "problems": [words.sentence(each) for each in offer.problems],
         "notes": list(offer.notes),
     }
 
@@ -28,7 +28,7 @@ def offer_steps(offer: nova_offer.Offer) -> list[str]:
 
     The drop-in's diff is not among them.
     """
-    steps = [f"not for Nova: {problem}" for problem in offer.problems]
+    steps = [f"not for Nova: {words.sentence(each)}" for each in offer.problems]
     steps += [f"note: {note}" for note in offer.notes]
     if not offer.read:
         steps.append("restart: nova-compute, if it runs and the policy layer agrees")
@@ -41,7 +41,7 @@ def describe_publication(published: publication.Publication) -> dict[str, Any]:
         "release": str(published.release) if published.release else None,
         "aliases": [dict(each) for each in published.aliases],
         "subordinate-configuration": published.payload,
-        "problems": list(published.problems),
+        "problems": [words.sentence(each) for each in published.problems],
         "notes": list(published.notes),
     }
 
@@ -53,6 +53,6 @@ def publication_text(published: publication.Publication, style: tables.Style = t
         lines.append("nova-cloud-controller is sent, for its nova.conf:")
         lines += [f"pci_alias = {nova_lines.to_line(each)}" for each in published.aliases]
         lines.append(f"enabled_filters gets {nova_lines.FILTER}")
-    lines += [f"not published: {problem}" for problem in published.problems]
+    lines += [f"not published: {words.sentence(each)}" for each in published.problems]
     lines += [f"note: {note}" for note in published.notes]
     return "\n".join(tables.wrap(line, style) for line in lines) or "nothing to publish"

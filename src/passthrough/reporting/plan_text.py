@@ -9,7 +9,7 @@ from typing import Any
 
 from passthrough import errors
 from passthrough.planning import plan
-from passthrough.reporting import leftovers, nova_text, tables
+from passthrough.reporting import leftovers, nova_text, tables, words
 from passthrough.reporting import leftovers as hand_made
 from passthrough.reporting.verify import result
 from passthrough.survey import Survey
@@ -27,6 +27,7 @@ def describe_plan(survey: Survey, leftovers: Sequence[leftovers.Leftover] = ()) 
         leftovers: what `leftovers.find` found on the host.
     """
     planned = survey.plan
+    problem = planned.grub_problem
     return {
         "claims": [
             {
@@ -36,12 +37,12 @@ def describe_plan(survey: Survey, leftovers: Sequence[leftovers.Leftover] = ()) 
                 "alias": claim.item.alias if claim.companion_of is None else None,
                 "companion-of": claim.companion_of,
                 "allow-in-use": claim.item.allow_in_use,
-                "overridden": [each.fact for each in claim.overridden],
+                "overridden": [words.objection_fact(each) for each in claim.overridden],
             }
             for claim in survey.decision.claims
         ],
         "refusals": [
-            {"rule": refusal.rule, "blocking": refusal.blocking, "reason": str(refusal)}
+            {"rule": refusal.rule, "blocking": refusal.blocking, "reason": words.refusal(refusal)}
             for refusal in survey.decision.refusals
         ],
         "files": [
@@ -57,7 +58,7 @@ def describe_plan(survey: Survey, leftovers: Sequence[leftovers.Leftover] = ()) 
         ],
         "at-boot": list(planned.at_boot),
         "reboot": list(planned.reboot),
-        "grub-problem": planned.grub_problem,
+        "grub-problem": words.sentence(problem) if problem else None,
         "nova": nova_text.describe_offer(survey.nova_planned),
         "leftovers": [dataclasses.asdict(each) for each in leftovers],
     }
@@ -74,10 +75,10 @@ def plan_text(
     if survey.decision.claims:
         sections.append(_claims_table(survey, style))
     if survey.decision.refusals:
-        refusals = (f"not claimed: {each}" for each in survey.decision.refusals)
+        refusals = (f"not claimed: {words.refusal(each)}" for each in survey.decision.refusals)
         sections.append("\n".join(tables.wrap(each, style) for each in refusals))
     overridden = [
-        f"claimed by allow-in-use: {claim.address}, though it {each.fact}"
+        f"claimed by allow-in-use: {claim.address}, though it {words.objection_fact(each)}"
         for claim in survey.decision.claims
         for each in claim.overridden
     ]
@@ -97,7 +98,7 @@ def plan_text(
     steps += nova_text.offer_steps(survey.nova_planned)
     steps += [f"reboot required: {reason}" for reason in planned.reboot]
     if planned.grub_problem:
-        steps.append(f"to be mended first: {planned.grub_problem}")
+        steps.append(f"to be mended first: {words.sentence(planned.grub_problem)}")
     sections.append(
         "\n".join(tables.wrap(step, style) for step in steps) if steps else "nothing to change"
     )

@@ -13,6 +13,7 @@ from passthrough.config import options
 from passthrough.errors import BindError, InUseError, PostponedError
 from passthrough.host import pci
 from passthrough.nova import offer as nova_offer
+from passthrough.reporting import words
 from passthrough.survey import Survey
 
 if TYPE_CHECKING:
@@ -58,15 +59,15 @@ def summarize(
         return Status(BLOCKED, NO_DEVICES)
     blocking = survey.decision.blocking
     if blocking:
-        return Status(BLOCKED, _with_more(str(blocking[0]), len(blocking) - 1))
+        return Status(BLOCKED, _with_more(words.refusal(blocking[0]), len(blocking) - 1))
     held = [*_describe_pending(survey), *_describe_held(failed)]
     if held:
         return Status(BLOCKED, _with_more(held[0], len(held) - 1))
     problems = survey.nova.problems
     if problems:
-        return Status(BLOCKED, _with_more(problems[0], len(problems) - 1))
+        return Status(BLOCKED, _with_more(words.sentence(problems[0]), len(problems) - 1))
     if planned.grub_problem:
-        return Status(BLOCKED, planned.grub_problem)
+        return Status(BLOCKED, words.sentence(planned.grub_problem))
     postponed = [str(each) for each in failed.values() if isinstance(each, PostponedError)]
     if postponed:
         said = f"the next hook goes on with {postponed[0]}"
@@ -114,7 +115,7 @@ def summarize_controller(wanted: options.Options, published: publication.Publica
         return Status(BLOCKED, NO_DEVICES)
     problems = published.problems
     if problems:
-        return Status(BLOCKED, _with_more(problems[0], len(problems) - 1))
+        return Status(BLOCKED, _with_more(words.sentence(problems[0]), len(problems) - 1))
     names = sorted({alias["name"] for alias in published.aliases})
     said = [f"{', '.join(names)}: published to nova-cloud-controller"] if names else []
     return Status(ACTIVE, "; ".join([*said, *published.notes]) or "no alias to publish")

@@ -10,10 +10,8 @@ from passthrough.system import files, procfs
 
 PATH = "run/pci-passthrough.stuck"
 _NOTE = re.compile(r"(?P<address>[0-9a-f:.]{12,16}) (?P<process>[0-9]{1,10}) (?P<started>[0-9]+)\n")
-REASON = (
-    "its driver was told to let go and sleeps in the kernel; stop what uses the device, or reboot"
-    " the host"
-)
+FACT = "its driver was told to let go and sleeps in the kernel"
+WAY_OUT = "stop what uses the device, or reboot the host"
 
 
 def check_responsive(root: Path) -> None:
@@ -28,4 +26,4 @@ def check_responsive(root: Path) -> None:
     note = files.read(root / PATH)
     found = _NOTE.fullmatch(note.content) if note else None
     if found and procfs.started_if_there(root, int(found["process"])) == found["started"]:
-        raise StuckError(found["address"], REASON)
+        raise StuckError(found["address"], FACT, WAY_OUT)

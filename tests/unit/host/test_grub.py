@@ -13,7 +13,7 @@ from hypothesis import strategies
 
 from passthrough import reconcile
 from passthrough.host import grub
-from passthrough.reporting import status
+from passthrough.reporting import status, words
 
 DROP_IN = "etc/default/grub.d/95-pci-passthrough.cfg"
 TOKENS = ("intel_iommu=on", "iommu=pt")
@@ -140,7 +140,8 @@ class TestFindProblem:
 
     def find_among(self, entry_options: str, texts: dict[str, str]) -> str | None:
         found = grub.Grub(grub.default_entry(config(options=entry_options)), texts)
-        return grub.find_problem(found, DROP_IN, TOKENS)
+        problem = grub.find_problem(found, DROP_IN, TOKENS)
+        return words.sentence(problem) if problem else None
 
     def test_none_where_all_options_are_there(self):
         assert self.find("quiet intel_iommu=on iommu=pt") is None

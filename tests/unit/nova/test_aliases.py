@@ -8,6 +8,7 @@ from passthrough.config import devices as devices_option
 from passthrough.nova import aliases as nova_aliases
 from passthrough.nova import conf as nova_conf
 from passthrough.nova import lines as nova_lines
+from passthrough.reporting import words
 
 GPU = {"name": "gpu", "vendor_id": "10de", "product_id": "1bb0"}
 ELSEWHERE = "/etc/nova/nova.conf [pci] alias"
@@ -67,7 +68,7 @@ class TestShare:
         sharing = share("gpu=10de:1bb0, nic=8086:10fb", theirs)
         assert names(sharing) == ["nic"]
         assert sharing.notes == ()
-        [problem] = sharing.problems
+        [problem] = map(words.sentence, sharing.problems)
         assert problem.startswith('devices: alias gpu is {"device_type": "type-PCI"')
         assert f"in {ELSEWHERE}; rename one of them" in problem
 
@@ -82,7 +83,7 @@ class TestShare:
     def test_placement_wants_one_model_an_alias(self):
         sharing = share("gpu=10de:1bb0, gpu=10de:1eb8, nic=8086:10fb", in_placement=True)
         assert names(sharing) == ["nic"]
-        [problem] = sharing.problems
+        [problem] = map(words.sentence, sharing.problems)
         assert problem.startswith("devices: alias gpu has 2 models, and with pci_in_placement")
 
     def test_hostile_values_are_compared_too(self):

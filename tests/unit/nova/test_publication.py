@@ -12,6 +12,7 @@ from passthrough.nova import conf as nova_conf
 from passthrough.nova import publication
 from passthrough.nova.publication import Memory, Publication
 from passthrough.nova.release import Release
+from passthrough.reporting import words
 
 CURRENT = Release(29)
 GPU = "gpu=10de:1bb0"
@@ -173,7 +174,7 @@ class TestOthersAliases:
         for _ in range(3):
             published = unit.hook(GPU)
             assert published.aliases == ()
-            [problem] = published.problems
+            [problem] = map(words.sentence, published.problems)
             assert '"product_id": "1bb0"' in problem
             assert '"product_id": "1eb8"' in problem
             assert "/etc/nova/nova.conf [pci] alias" in problem
@@ -221,7 +222,7 @@ class TestOthersAliases:
         principal.render()
         published = Unit(principal).hook(f"{GPU}, {OTHER}")
         assert published.aliases == ()
-        assert "pci_in_placement" in published.problems[0]
+        assert "pci_in_placement" in words.sentence(published.problems[0])
 
 
 class TestRelease:

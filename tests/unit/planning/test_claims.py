@@ -10,6 +10,7 @@ from passthrough.config import devices
 from passthrough.host import usage
 from passthrough.host.uses import kinds
 from passthrough.planning import claims, viability
+from passthrough.reporting import words
 
 NIC_ID = "8086:1572"
 GPUS = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"
@@ -25,7 +26,7 @@ def companions(decision: claims.Decision) -> dict[str, str | None]:
 
 
 def reasons(decision: claims.Decision) -> list[str]:
-    return [str(refusal) for refusal in decision.refusals]
+    return [words.refusal(refusal) for refusal in decision.refusals]
 
 
 def test_the_named_cards_are_claimed_with_their_audio_and_the_third_is_not():
@@ -414,7 +415,8 @@ def test_explain_unclaimable(address: str, reason: str | None):
         *made.gpus("83", group=15),
         *nics("0000:3b:00.0", "0000:3c:00.0", group=20),
     )
-    assert viability.explain_unclaimable(host.functions[address], host) == reason
+    objection = viability.object_to_card(host.functions[address], host)
+    assert (objection and words.reason(objection, address)) == reason
 
 
 def test_explain_unclaimable_says_what_an_item_would_be_told():
@@ -436,8 +438,10 @@ def test_explain_unclaimable_says_what_an_item_would_be_told():
     told = {}
     for address, function in host.functions.items():
         decision = claims.decide(devices.parse(f"{function.id}@{address}"), host, usage=used)
-        told[address] = decision.refusals[0].reason if decision.refusals else None
-        assert viability.explain_unclaimable(function, host, used) == told[address]
+        refused = [words.reason(each.objection, address) for each in decision.refusals]
+        told[address] = refused[0] if refused else None
+        objection = viability.object_to_card(function, host, used)
+        assert (objection and words.reason(objection, address)) == told[address]
     assert [address for address, reason in told.items() if reason is None] == [
         "0000:3c:00.1",
         "0000:83:00.0",

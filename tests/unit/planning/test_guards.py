@@ -11,6 +11,7 @@ from passthrough.host.usage import Usage
 from passthrough.host.uses import kinds
 from passthrough.host.uses import kinds as use_kinds
 from passthrough.planning import claims, guards, viability
+from passthrough.reporting import words
 
 NIC_ID, NVME_ID = "8086:1572", "144d:a808"
 NIC, OTHER_NIC = "0000:3b:00.0", "0000:3b:00.1"
@@ -30,7 +31,7 @@ def decide(devices: str, *functions, usage: Usage) -> claims.Decision:
 
 
 def reasons(decision: claims.Decision) -> list[str]:
-    return [f"{each.rule}: {each}" for each in decision.refusals]
+    return [f"{each.rule}: {words.refusal(each)}" for each in decision.refusals]
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,9 @@ def test_a_use_refuses_with_its_reason(guard: str, kind: str, what: str, reason:
     assert reasons(decision) == [f"{guard}: devices: item 1 {NIC_ID}: {NIC} {reason}{WAY_OUT}"]
     assert decision.blocking
     function = made.host(nic())
-    assert viability.explain_unclaimable(nic(), function, usage) == f"{reason}{WAY_OUT}"
+    objection = viability.object_to_card(nic(), function, usage)
+    assert objection
+    assert words.reason(objection, NIC) == f"{reason}{WAY_OUT}"
 
 
 def test_every_kind_of_use_has_its_guard():
@@ -96,7 +99,7 @@ def test_every_kind_of_use_has_its_guard():
         kind
         for kind in kinds
         for guard in guards.GUARDS
-        if guard.reason(nic(), used(kind, "x")) is not None
+        if guard.fact(nic(), used(kind, "x")) is not None
     }
     assert found == kinds
 
@@ -122,7 +125,7 @@ def test_vfs_keep_their_parent(driver: str, count: int, refused: bool):
     decision = decide(f"- {{id: {NIC_ID}, device-type: type-PF}}", parent, usage=Usage())
     assert bool(decision.refusals) is refused
     if refused:
-        assert "has 4 VFs, which would go with its driver" in str(decision.refusals[0])
+        assert "has 4 VFs, which would go with its driver" in words.refusal(decision.refusals[0])
 
 
 def test_a_use_of_the_companion_refuses_the_card():
@@ -144,7 +147,7 @@ class TestGroup:
         decision = decide("gpu=10de:1bb0", *self.SHARED, usage=self.USAGE)
         assert decision.claims == ()
         assert [each.rule for each in decision.refusals] == ["group-in-use"]
-        assert str(decision.refusals[0]).endswith(
+        assert words.refusal(decision.refusals[0]).endswith(
             f"0000:83:00.0 shares IOMMU group 15 with {NIC}, which carries the host's traffic:"
             " ens1 has the default route; free that, or move the card to a slot with a group of"
             " its own"
@@ -195,7 +198,8 @@ class TestGroup:
         functions, usage = behind_a_bridge
         decision = decide(f"{NIC_ID}@0000:05:02.0", *functions, usage=usage)
         assert [each.rule for each in decision.refusals] == ["group-in-use"]
-        assert "shares IOMMU group 15 with 0000:05:01.0, which" in str(decision.refusals[0])
+        (reason,) = reasons(decision)
+        assert "shares IOMMU group 15 with 0000:05:01.0, which" in reason
 
     def test_behind_a_bridge_overriding_the_used_card_frees_the_other(self, behind_a_bridge):
         functions, usage = behind_a_bridge

@@ -11,6 +11,7 @@ from passthrough import errors
 from passthrough.host import grub, machine, pci
 from passthrough.planning import boot_files, plan, prerequisites
 from passthrough.planning.plan import Binding
+from passthrough.reporting import words
 from passthrough.state.record import Record
 from passthrough.system import files
 
@@ -182,7 +183,8 @@ class TestGrub:
         facts = dataclasses.replace(made.IOMMU_ON, grub=self.SPOILED)
         found = settled(facts=facts)
         assert found.grub_problem is not None
-        assert "/etc/default/grub.d/99-x.cfg sets GRUB_CMDLINE_LINUX_DEFAULT" in found.grub_problem
+        said = words.sentence(found.grub_problem)
+        assert "/etc/default/grub.d/99-x.cfg sets GRUB_CMDLINE_LINUX_DEFAULT" in said
         assert found.rebuild == ()
 
     def test_is_built_again_once_the_settings_are_newer(self):

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from passthrough.host import pci
 from passthrough.planning import boot_files, viability
+from passthrough.reporting import words
 from passthrough.reporting.verify import evidence
 from passthrough.reporting.verify import host as host_checks
 from passthrough.reporting.verify import nova as nova_checks
@@ -34,7 +35,7 @@ def verify(survey: Survey) -> tuple[Check, ...]:
 def _decided(survey: Survey) -> Iterator[Check]:
     blocking = survey.decision.blocking
     for refusal in blocking:
-        yield Check("devices", FAIL, str(refusal), "correct the option devices")
+        yield Check("devices", FAIL, words.refusal(refusal), "correct the option devices")
     if not blocking:
         names = [claim.address for claim in survey.decision.claims]
         yield Check("devices", OK, f"{len(names)} functions claimed" if names else "none to claim")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from passthrough import reboot
 from passthrough.planning import boot_files
+from passthrough.reporting import words
 from passthrough.reporting.verify.evidence import Seen
 from passthrough.reporting.verify.result import FAIL, OK, UNKNOWN, Check
 from passthrough.survey import Survey
@@ -113,9 +114,9 @@ def _grub(survey: Survey, seen: Seen) -> Iterator[Check]:
     if not (survey.plan.kernel_options and survey.facts.has_grub):
         return
     entry = survey.facts.grub.entry
-    if survey.plan.grub_problem:
-        what, _, fix = survey.plan.grub_problem.partition(": ")
-        yield Check("grub.cfg", FAIL, what, fix)
+    problem = survey.plan.grub_problem
+    if problem:
+        yield Check("grub.cfg", FAIL, words.fact(problem), words.way_out(problem))
     elif boot_files.GRUB in survey.plan.rebuild:
         yield Check("grub.cfg", FAIL, "not rebuilt since its files changed", "run any hook")
     elif entry is None:
@@ -144,7 +145,7 @@ def _overrides(survey: Survey, seen: Seen) -> Iterator[Check]:
     del seen
     for claim in survey.decision.claims:
         if claim.item.allow_in_use:
-            facts = "; ".join(f"it {each.fact}" for each in claim.overridden)
+            facts = "; ".join(f"it {words.objection_fact(each)}" for each in claim.overridden)
             yield Check(
                 f"allow-in-use {claim.address}", OK, facts or "no guard has anything against it"
             )

@@ -9,6 +9,7 @@ from passthrough.nova import conf as nova_conf
 from passthrough.nova import lines as nova_lines
 from passthrough.nova import offer as nova_offer
 from passthrough.nova import publication
+from passthrough.reporting import words
 from passthrough.reporting.verify.result import FAIL, OK, UNKNOWN, Check
 from passthrough.survey import Survey
 
@@ -19,7 +20,7 @@ def check_compute(survey: Survey) -> Iterator[Check]:
     """Check what nova-compute is told on this host."""
     offer = survey.nova
     for problem in offer.problems:
-        yield Check("nova", FAIL, problem)
+        yield Check("nova", FAIL, words.fact(problem), words.way_out(problem))
     if not offer.facts.release:
         yield Check("nova", OK, "nova-common is not installed on this host")
         return
@@ -40,7 +41,9 @@ def check_controller(
         wanted: the aliases that the configuration asks for.
     """
     release = published.release
-    checks = [Check("nova", FAIL, problem) for problem in published.problems]
+    checks = [
+        Check("nova", FAIL, words.fact(each), words.way_out(each)) for each in published.problems
+    ]
     checks.append(Check("nova", OK, f"Nova {release}" if release else "no nova-common here"))
     names = sorted({alias["name"] for alias in wanted})
     for name in names:

@@ -12,6 +12,7 @@ from harness.hosttree import kernel
 from passthrough.config import devices as devices_option
 from passthrough.host import pci, usage
 from passthrough.planning import claims
+from passthrough.reporting import words
 
 NIC, TWIN, GPU = "0000:3b:00.0", "0000:3b:00.1", "0000:83:00.0"
 OVS = "/usr/lib/openvswitch-switch-dpdk/ovs-vswitchd-dpdk"
@@ -56,7 +57,7 @@ def refusals(tree: hosttree.HostTree, devices: str, *ours: str) -> list[tuple[st
     decided = claims.decide(
         devices_option.parse(devices), host, usage=usage.read(tree.root, host, ours)
     )
-    return [(each.rule, each.reason) for each in decided.refusals]
+    return [(each.rule, words.reason(each.objection, each.address)) for each in decided.refusals]
 
 
 WAY_OUT = "; free it, or set allow-in-use: true on the item"

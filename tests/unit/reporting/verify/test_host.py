@@ -314,6 +314,31 @@ class TestGrub:
         assert found.seen == "/boot/grub/grub.cfg boots 'Ubuntu' without intel_iommu=on"
         assert found.fix.startswith("/etc/default/grub.d/99-z.cfg sets GRUB_CMDLINE_LINUX_DEFAULT")
 
+    def test_whose_title_has_a_colon_is_named_whole(self, host: Host):
+        text = host.tree.read("boot/grub/grub.cfg").replace("'Ubuntu'", "'Ubuntu: main; 2nd'")
+        host.tree.write("boot/grub/grub.cfg", text.replace(" intel_iommu=on", ""))
+        found = host.checks()["grub.cfg"]
+        assert found.seen == (
+            "/boot/grub/grub.cfg boots 'Ubuntu: main; 2nd' without intel_iommu=on"
+        )
+        assert found.fix == (
+            "run update-grub, and see which entry GRUB_DEFAULT names in /etc/default/grub"
+        )
+
+    def test_whose_later_option_wins_says_how_to_mend_it(self, host: Host):
+        """Both stand on the line; the fault and the way out stand in two fields, not in one."""
+        text = host.tree.read("boot/grub/grub.cfg")
+        host.tree.write(
+            "boot/grub/grub.cfg", text.replace("intel_iommu=on", "intel_iommu=on intel_iommu=off")
+        )
+        assert host.checks()["grub.cfg"] == result.Check(
+            "grub.cfg",
+            result.FAIL,
+            "/boot/grub/grub.cfg boots 'Ubuntu' with intel_iommu=off after intel_iommu=on, and the"
+            " last one counts",
+            "take intel_iommu=off out of /etc/default/grub, then run update-grub",
+        )
+
     def test_that_is_not_rebuilt_yet(self, host: Host):
         host.tree.write("etc/default/grub.d/95-pci-passthrough.cfg", "# edited\n")
         assert host.shown("grub.cfg").startswith("fail: not rebuilt since its files changed")
@@ -348,6 +373,17 @@ class TestAllowInUse:
         uses.swap(tree, "/dev/sdz")
         assert host.shown("allow-in-use 0000:83:00.1") == "ok: it holds swap space: sdz"
         assert host.shown("allow-in-use 0000:83:00.0") == "ok: no guard has anything against it"
+
+    def test_names_a_mount_point_whole(
+        self, tree: hosttree.HostTree, kernel: FakeKernel, tools: FakeTools
+    ):
+        host = Host(tree, kernel, tools)
+        host.config["devices"] = self.DEVICES
+        uses.disk(tree, "0000:83:00.1", "sdz", "8:240")
+        uses.mount(tree, "8:240", "/srv/a;\\040b", "/dev/sdz")
+        assert host.shown("allow-in-use 0000:83:00.1") == (
+            'ok: it holds a mounted file system: "/srv/a; b" on sdz'
+        )
 
 
 def test_a_reboot_that_did_not_help_is_a_failure(host: Host):

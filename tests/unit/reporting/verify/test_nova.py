@@ -123,7 +123,8 @@ class TestCompute:
         pf = made.function("0000:03:00.0", "8086:10fb", total_vfs=8, group=3, driver="vfio-pci")
         found = list(nova_checks.check_compute(settled("nic=8086:10fb", pf)))
         assert found[0].status == FAIL
-        assert "device-type" in found[0].seen
+        assert found[0].seen.endswith("alias nic (type-PCI) never matches it")
+        assert "device-type" in found[0].fix
 
 
 class TestConsole:

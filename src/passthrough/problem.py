@@ -1,0 +1,44 @@
+"""What an operator has to mend, as a value; `reporting.words` makes the sentence of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+
+
+class Kind(enum.Enum):
+    """Every kind of problem but the guards' objections, which their rules name."""
+
+    GRUB_LACKS_OPTIONS = "grub-lacks-options"
+    GRUB_IS_OVERRULED = "grub-is-overruled"
+    OPTION_LOSES = "option-loses"
+    DEVICE_TYPE_NEVER_MATCHES = "device-type-never-matches"
+    PCI_DOMAIN_TOO_HIGH = "pci-domain-too-high"
+    PF_BESIDE_VF = "pf-beside-vf"
+    VFS_DIFFER = "vfs-differ"
+    OFFERED_DIFFERENTLY = "offered-differently"
+    ALIAS_OF_SEVERAL_MODELS = "alias-of-several-models"
+    ALIAS_DIFFERS = "alias-differs"
+    NO_NOVA_GROUP = "no-nova-group"
+    REPORTED_FOR_GOOD = "reported-for-good"
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong.
+
+    Attributes:
+        kind: which of the things that can be wrong; for programs.
+        fact: what is wrong, said of ``subject`` where there is one.
+        way_out: what an operator does about it; empty where the fact says it all.
+        cause: what makes it so, where that is known and is not the fact itself.
+        subject: a path, an address or an alias.
+        where: what names the subject, from the outside in: an option, an item, an address.
+    """
+
+    kind: Kind
+    fact: str
+    way_out: str = ""
+    cause: str = ""
+    subject: str = ""
+    where: tuple[str, ...] = ()

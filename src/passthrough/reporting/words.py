@@ -1,0 +1,66 @@
+"""One sentence of each problem and each refusal: the only place where their parts are joined.
+
+A sentence goes to people. Whoever needs a part of it asks for that part: nothing takes a sentence
+apart again, since what is put into it, such as a mount point, may hold any of our joints.
+"""
+
+from __future__ import annotations
+
+from passthrough import TYPE_CHECKING
+from passthrough.problem import Kind
+
+if TYPE_CHECKING:
+    from passthrough.planning import claims, guards
+    from passthrough.problem import Problem
+
+
+def sentence(problem: Problem) -> str:
+    """All of a problem: where, what, why, and the way out."""
+    # What GRUB lacks for no cause that is to be seen, its way out explains too.
+    joint = ": " if problem.kind is Kind.GRUB_LACKS_OPTIONS else "; "
+    return _join(joint, _join(": ", fact(problem), problem.cause), problem.way_out)
+
+
+def fact(problem: Problem) -> str:
+    """What is wrong and where, without the cause and the way out."""
+    what = f"{problem.subject} {problem.fact}" if problem.subject else problem.fact
+    return ": ".join((*problem.where, what))
+
+
+def way_out(problem: Problem) -> str:
+    """How to mend a problem, the cause before it; empty where nothing more is to be said."""
+    return _join("; ", problem.cause, problem.way_out)
+
+
+def objection_fact(objection: guards.Objection) -> str:
+    """What is against claiming a function, said of it: "holds swap space: sda2"."""
+    sibling = objection.sibling
+    if sibling is None:
+        return objection.fact
+    return f"{objection.fact} with {sibling.address}, which {objection_fact(sibling)}"
+
+
+def reason(objection: guards.Objection, address: str | None) -> str:
+    """Why the function at ``address`` is not claimed, said of it, and the way out.
+
+    Args:
+        objection: what is against it, or against a companion, which goes where it goes.
+        address: the function; None where the host has no such function.
+    """
+    said = _join("; ", objection_fact(objection), objection.way_out)
+    if objection.address == address:
+        return said
+    return (
+        f"with its companion {objection.address}: it {said}; set companions: false to leave it out"
+    )
+
+
+def refusal(refused: claims.Refusal) -> str:
+    """Why an item, or a function that it asks for, is not claimed."""
+    said = reason(refused.objection, refused.address)
+    subject = f"{refused.address} " if refused.address else ""
+    return f"devices: {refused.item.label}: {subject}{said}"
+
+
+def _join(joint: str, *parts: str) -> str:
+    return joint.join(part for part in parts if part)
