@@ -8,6 +8,7 @@ the caller knows which option and item to name.
 from __future__ import annotations
 
 import re
+from typing import cast
 
 from passthrough import pci_address
 from passthrough.system import quoting
@@ -69,7 +70,7 @@ def read_address(value: object) -> str:
 
 def read_addresses(value: object) -> tuple[str, ...]:
     """Read one address or a list of them, each once, in the order given."""
-    values = value if isinstance(value, list) else [value]
+    values = cast("list[object]", value) if isinstance(value, list) else [value]
     if not 0 < len(values) <= MAX_LIST:
         raise ValueError(f"{len(values)} addresses; give 1 to {MAX_LIST}, or leave the key out")
     return tuple(dict.fromkeys(read_address(each) for each in values))
@@ -85,7 +86,8 @@ def read_custom_name(value: object) -> str:
 
 def read_traits(value: object) -> tuple[str, ...]:
     """Read trait names from a list, or from a string that commas or spaces separate; sorted."""
-    values = value if isinstance(value, list) else re.split(r"[,\s]+", _word(value))
+    is_list = isinstance(value, list)
+    values = cast("list[object]", value) if is_list else re.split(r"[,\s]+", _word(value))
     names = tuple(sorted({read_custom_name(each) for each in values if each != ""}))
     if not 0 < len(names) <= MAX_LIST:
         raise ValueError(f"{len(names)} trait names; give 1 to {MAX_LIST}, or leave the key out")

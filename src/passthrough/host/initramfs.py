@@ -16,7 +16,7 @@ import lzma
 import os
 import subprocess
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -197,7 +197,7 @@ def _archive(reader: _Reader, sizes: Collection[int]) -> Iterator[tuple[str, byt
 
 
 @contextlib.contextmanager
-def _unpack(image: Path, file: BinaryIO, reader: _Reader) -> Iterator[_Reader]:
+def _unpack(image: Path, file: BinaryIO, reader: _Reader) -> Generator[_Reader]:
     """Unpack the rest of an image."""
     file.seek(reader.position)
     magic = reader.peek(8)

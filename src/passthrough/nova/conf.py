@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from passthrough import pci_address
 from passthrough.host import pci
@@ -211,9 +211,10 @@ def _entries(values: Iterable[Value]) -> Iterator[Entry]:
             loaded = json.loads(value.text)
         except (ValueError, RecursionError):
             continue
-        for each in loaded if isinstance(loaded, list) else [loaded]:
-            if isinstance(each, dict):
-                yield Entry(value, each)
+        entries = cast("list[object]", loaded) if isinstance(loaded, list) else [loaded]
+        for entry in entries:
+            if isinstance(entry, dict):
+                yield Entry(value, cast("dict[str, Any]", entry))
 
 
 def _hex(text: object) -> int | None:
@@ -229,7 +230,8 @@ def _covers(pattern: object, address: str) -> bool:
     slot, _, function = rest.partition(".")
     if isinstance(pattern, Mapping):
         parts = {"domain": domain, "bus": bus, "slot": slot, "function": function}
-        return all(_matches(pattern.get(key, ".*"), part) for key, part in parts.items())
+        given = cast("Mapping[str, object]", pattern)
+        return all(_matches(given.get(key, ".*"), part) for key, part in parts.items())
     front, _, last = str(pattern).partition(".")
     wanted = ["*"] * (3 - front.count(":") - 1) + front.split(":") if front else ["*"] * 3
     return all(

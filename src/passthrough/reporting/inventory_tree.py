@@ -72,7 +72,7 @@ def _reasons(rows: Iterable[Mapping[str, Any]], style: tables.Style) -> list[str
     for row in rows:
         if row["reason"]:
             found.setdefault(row["reason"], []).append(row["address"])
-    notes = []
+    notes: list[str] = []
     for reason, addresses in found.items():
         more = len(addresses) - _MAX_ADDRESSES
         shown = " ".join(addresses[:_MAX_ADDRESSES]) + (f" and {more} more" if more > 0 else "")

@@ -11,7 +11,7 @@ import errno
 import fcntl
 import os
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 
 # EXT4_IOC_CHECKPOINT of fs/ext4/ext4.h (Linux 5.14): _IOW('f', 43, __u32), the value being flags.
@@ -196,7 +196,7 @@ def _sync_directory(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
+def _opened(path: Path, flags: int) -> Generator[int]:
     """A descriptor of a file or directory, while the block runs."""
     handle = os.open(path, flags)
     try:
@@ -207,7 +207,7 @@ def _opened(path: Path, flags: int) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _named(path: Path) -> Iterator[None]:
+def _named(path: Path) -> Generator[None]:
     """Have an error in the block say which file it is about: one of a descriptor names none."""
     try:
         yield

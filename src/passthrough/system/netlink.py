@@ -49,7 +49,7 @@ def read_indexes(datagrams: Iterable[bytes]) -> frozenset[int] | None:
     Raises:
         OSError: when the kernel refuses, or the list has no end.
     """
-    found = set()
+    indexes: set[int] = set()
     for datagram in datagrams:
         at = 0
         while at < len(datagram):
@@ -58,11 +58,11 @@ def read_indexes(datagrams: Iterable[bytes]) -> frozenset[int] | None:
             if flags & _NLM_F_DUMP_INTR:
                 return None
             if kind == _NLMSG_DONE:
-                return frozenset(found)
+                return frozenset(indexes)
             if kind == _NLMSG_ERROR:
                 code = -int.from_bytes(datagram[body : body + 4], sys.byteorder, signed=True)
                 raise OSError(code, os.strerror(code), "netlink")
             if kind == _RTM_NEWADDR:
-                found.add(_IFADDRMSG.unpack_from(datagram, body)[-1])
+                indexes.add(_IFADDRMSG.unpack_from(datagram, body)[-1])
             at += max(length + 3 & ~3, _NLMSGHDR.size)
     raise OSError("the kernel's list of IPv4 addresses has no end")

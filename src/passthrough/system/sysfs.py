@@ -59,13 +59,13 @@ def links_or_raise(directory: str | Path) -> dict[str, str]:
     Raises:
         OSError: when the directory is there and cannot be read.
     """
-    found = {}
+    links: dict[str, str] = {}
     for name in sorted(names_or_raise(directory)):
         try:
-            found[name] = os.readlink(os.path.join(directory, name))
+            links[name] = os.readlink(os.path.join(directory, name))
         except OSError:
             continue
-    return found
+    return links
 
 
 def names_if_there(directory: str | Path) -> list[str]:

@@ -80,7 +80,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import ops
 
@@ -276,7 +276,7 @@ class NovaPciRequirer(ops.Object):
         Raises:
             DataError: when a unit sent something else.
         """
-        found = {}
+        found: dict[str, tuple[DeviceSpec, ...]] = {}
         for relation in self._relations():
             for unit in relation.units:
                 databag = relation.data[unit]
@@ -305,10 +305,10 @@ def _read(databag: Mapping[str, str], sender: str, key: str, kind: type[_T]) -> 
             " fetch a newer one"
         )
     try:
-        loaded: Any = json.loads(databag.get(key, "[]"))
+        loaded: object = json.loads(databag.get(key, "[]"))
         if not isinstance(loaded, list):
             raise TypeError("not an array")
-        return [kind(**each) for each in loaded]
+        return [kind(**row) for row in cast("list[Any]", loaded)]
     except (TypeError, ValueError, RecursionError) as error:
         raise DataError(f"{sender}: {key}: {_show(error)}") from error
 
