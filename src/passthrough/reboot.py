@@ -14,12 +14,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from passthrough import errors
+from passthrough.config import spelling
 from passthrough.host import pci
 from passthrough.planning import plan
+from passthrough.state import digest
 from passthrough.survey import Survey
 
 if TYPE_CHECKING:
     from passthrough.host import guests
+    from passthrough.state import record
 
 NONE: Mapping[str, errors.BindError] = {}
 
@@ -69,7 +72,15 @@ def key(survey: Survey) -> str:
     Of what was asked for, and of nothing that the host adds to it: a function that comes and goes
     between boots, and with it a driver on the blacklist, would make every boot's plan a new one.
     """
-    return hashlib.sha256(repr(survey.wanted).encode()).hexdigest()
+    return digest.of(spelling.VERSION, spelling.spell(survey.wanted))
+
+
+def _was_for(last: record.Reboot, survey: Survey) -> bool:
+    """Tell whether a reboot was asked for the plan of this survey, by this revision or an older."""
+    if last.plan == key(survey):
+        return True
+    former = spelling.spell_as_first_release(survey.wanted)
+    return last.plan == hashlib.sha256(former.encode()).hexdigest()
 
 
 def judge(
@@ -91,7 +102,7 @@ def judge(
     if any(isinstance(each, errors.PostponedError) for each in failed.values()):
         return Verdict()  # the next hook may do without a reboot what this one has not tried
     last = survey.record.reboot
-    if last and last.plan == key(survey) and last.boot_id != boot_id:
+    if last and _was_for(last, survey) and last.boot_id != boot_id:
         return Verdict(Action.SPENT, _describe_failure(survey, failed))
     # What an operator has to mend first would ask for a reboot of its own afterwards, and without
     # a boot's id there is no telling whether one has happened.

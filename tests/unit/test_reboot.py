@@ -127,6 +127,27 @@ def test_a_reboot_that_brings_nothing_is_not_repeated(unit: Unit):
     assert unit.status == "active: gpu: 2 ready"
 
 
+def test_a_reboot_that_the_first_release_asked_for_in_vain_is_not_repeated(unit: Unit):
+    """52ee0af recorded another digest of the same options; the digest here is its own."""
+    unit.config["devices"] = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"
+    unit.hook()
+    theirs = "92b2edd8688964b767530fd18cea9f096a0e66595320c243b330fcc503435efa"
+    with record.open(Site(unit.tree.root, APPLICATION)) as ledger:
+        ledger.update(reboot=record.Reboot(theirs, "an earlier boot"))
+    assert unit.hook().action is Action.SPENT
+    assert unit.life(3) == 0
+    unit.config["iommu_passthrough"] = True
+    assert unit.hook().action is Action.NOW, "another configuration is worth another reboot"
+
+
+def test_what_a_reboot_was_for_is_what_an_operator_asked_for(unit: Unit):
+    """Pinned: another digest of the same options would cost every idle host a reboot."""
+    unit.config["devices"] = "gpu=10de:1bb0@0000:83:00.0"
+    unit.hook()
+    assert unit.asked
+    assert unit.asked.plan == "2:f94cb908df3acdf5a059f147af0e49c01c364b71e5d5dbd6effa64286ae2b868"
+
+
 def test_a_device_that_no_boot_can_bind_costs_one_reboot(unit: Unit):
     unit.life(3)
     unit.config["devices"] = f"{GPUS}, more=10de:1bb0@0000:85:00.0"

@@ -168,7 +168,14 @@ def desired_files(
     context = {
         "application": application,
         "name": naming.name_for(application),
-        "claims": [claim.function for claim in claimed],
+        "claims": [
+            {
+                "address": claim.address,
+                "vendor": claim.function.vendor,
+                "product": claim.function.product,
+            }
+            for claim in claimed
+        ],
         "twins": twins,
         "blacklist": blacklist,
         "kernel_options": tokens,

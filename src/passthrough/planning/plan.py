@@ -15,10 +15,15 @@ from passthrough.config import options
 from passthrough.host import grub, machine, pci
 from passthrough.planning import boot_files, claims, prerequisites
 from passthrough.problem import Problem
+from passthrough.state import digest
 from passthrough.state.record import Record
 
 if TYPE_CHECKING:
     from passthrough.system import files
+
+_FEEDS = (boot_files.INITRAMFS, boot_files.GRUB)
+# Of the way in which files are spelled out for their digest.
+_FINGERPRINT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,13 +135,14 @@ def make(
         keep_kernel_options=unviable and present.get(boot_files.grub_path(application)) is not None,
         present=present,
     )
-    activated = {
-        feeds: digest
-        for feeds in (boot_files.INITRAMFS, boot_files.GRUB)
-        if (digest := fingerprint(desired, feeds))
-    }
+    activated = {feeds: found for feeds in _FEEDS if (found := fingerprint(desired, feeds))}
+    current = [feeds for feeds in _FEEDS if _took_in(record, desired, feeds)]
     changes = tuple(
-        FileChange(file, present.get(file.path), drifted=_was_activated(file, activated, record))
+        FileChange(
+            file,
+            present.get(file.path),
+            drifted=bool(activated) and all(each in current for each in _fed_by(file)),
+        )
         for file in desired
         if present.get(file.path) != file.as_present()
     )
@@ -146,7 +152,7 @@ def make(
     rebuild = tuple(
         feeds
         for feeds in (boot_files.INITRAMFS, *([boot_files.GRUB] if facts.has_grub else []))
-        if activated.get(feeds) != record.activated.get(feeds)
+        if feeds not in current
         or any(change.file.feeds == feeds for change in changes)
         # Settings that spoiled our option were mended, and nobody has run update-grub since.
         or (feeds == boot_files.GRUB and grub_problem and facts.grub.is_stale)
@@ -176,22 +182,36 @@ def make(
     )
 
 
-def _was_activated(file: boot_files.File, activated: Mapping[str, str], record: Record) -> bool:
-    feeds = [file.feeds] if file.feeds else [boot_files.INITRAMFS, boot_files.GRUB]
-    return bool(activated) and all(
-        activated.get(each) == record.activated.get(each) for each in feeds
-    )
+def _fed_by(file: boot_files.File) -> tuple[str, ...]:
+    """What was rebuilt when a file was as it should be; one that feeds nothing came with all."""
+    return (file.feeds,) if file.feeds else _FEEDS
 
 
 def fingerprint(desired: Iterable[boot_files.File], feeds: str) -> str | None:
     """Digest the files that feed one rebuild; None when there are none."""
-    present = [file for file in desired if file.feeds == feeds and file.content is not None]
-    if not present:
-        return None
-    digest = hashlib.sha256()
-    for file in present:
-        digest.update(f"{file.path}\0{file.mode:o}\0{file.content}\0".encode())
-    return digest.hexdigest()
+    found = _feeding(desired, feeds)
+    spelled = {file.path: [f"{file.mode:o}", file.content] for file in found}
+    return digest.of(_FINGERPRINT, spelled) if found else None
+
+
+def _took_in(record: Record, desired: Iterable[boot_files.File], feeds: str) -> bool:
+    """Tell whether the last rebuild took in these very files, whichever revision recorded it."""
+    known = record.activated.get(feeds)
+    return known == fingerprint(desired, feeds) or (
+        known is not None and known == _fingerprint_of_first_release(desired, feeds)
+    )
+
+
+def _fingerprint_of_first_release(desired: Iterable[boot_files.File], feeds: str) -> str:
+    """What 52ee0af and its forebears recorded of the same files. Frozen."""
+    found = hashlib.sha256()
+    for file in _feeding(desired, feeds):
+        found.update(f"{file.path}\0{file.mode:o}\0{file.content}\0".encode())
+    return found.hexdigest()
+
+
+def _feeding(desired: Iterable[boot_files.File], feeds: str) -> list[boot_files.File]:
+    return [file for file in desired if file.feeds == feeds and file.content is not None]
 
 
 def unclaimed(

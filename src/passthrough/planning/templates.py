@@ -9,18 +9,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from passthrough.state import digest
+
 TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
+# Of the way in which a rendering is spelled out for its digest.
+_TRACE = 2
 
 _trusted: Mapping[str, str] = {}
 _learned: dict[str, str] = {}
 
 
-def render(template: str, context: Mapping[str, Any], present: str | None = None) -> str:
+def render(template: str, context: Mapping[str, digest.Plain], present: str | None = None) -> str:
     """Render one template; a name that ``context`` lacks is an error, never an empty string.
 
     Args:
         template: the file below ``templates/``.
-        context: its values. Their ``repr`` must tell them apart.
+        context: its values.
         present: what the file to be written holds now. It is given back as it is, without
             rendering, where `trusting` knows that rendering gives just that.
     """
@@ -52,19 +56,18 @@ def learned() -> dict[str, str]:
     return dict(_learned)
 
 
-def _trace(template: str, context: Mapping[str, Any], content: str) -> str:
-    asked = f"{_version()}\0{template}\0{sorted(context.items())!r}\0{content}"
-    return hashlib.sha256(asked.encode("utf-8", "surrogateescape")).hexdigest()
+def _trace(template: str, context: Mapping[str, digest.Plain], content: str) -> str:
+    return digest.of(_TRACE, [_version(), template, context, content])
 
 
 @functools.lru_cache(maxsize=1)
 def _version() -> str:
     """A digest of all templates, since they include each other, and of how they are rendered."""
-    digest = hashlib.sha256(Path(__file__).read_bytes())
+    found = hashlib.sha256(Path(__file__).read_bytes())
     for path in sorted(TEMPLATES.iterdir()):
-        digest.update(f"{path.name}\0".encode())
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+        found.update(f"{path.name}\0".encode())
+        found.update(path.read_bytes())
+    return found.hexdigest()
 
 
 @functools.lru_cache(maxsize=1)

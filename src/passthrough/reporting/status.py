@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from passthrough import reboot
-from passthrough.config import options
+from passthrough.config import options, spelling
 from passthrough.errors import BindError, InUseError, PostponedError
 from passthrough.host import pci
 from passthrough.nova import offer as nova_offer
 from passthrough.reporting import words
+from passthrough.state import digest
 from passthrough.survey import Survey
 
 if TYPE_CHECKING:
@@ -100,8 +100,14 @@ def settled(survey: Survey) -> str:
     busy = planned.changes_host or planned.record != survey.record
     if busy or offer.change or not offer.read or found.kind != ACTIVE:
         return ""
-    told = (survey.wanted, offer.device_specs, offer.held, offer.notes, found.message)
-    return hashlib.sha256(repr(told).encode()).hexdigest()
+    told = {
+        "options": spelling.spell(survey.wanted),
+        "device-specs": offer.device_specs,
+        "held": offer.held,
+        "notes": offer.notes,
+        "status": found.message,
+    }
+    return digest.of(spelling.VERSION, told)
 
 
 def summarize_controller(wanted: options.Options, published: publication.Publication) -> Status:

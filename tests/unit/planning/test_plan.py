@@ -546,3 +546,51 @@ def test_fingerprint_tells_path_mode_and_text_apart():
     assert len(digests) == 4
     assert plan.fingerprint([one], boot_files.INITRAMFS) is None
     assert plan.fingerprint([dataclasses.replace(one, content=None)], boot_files.GRUB) is None
+
+
+ONE = boot_files.File("etc/a", 0o644, boot_files.GRUB, "x\n")
+TWO = boot_files.File("etc/b", 0o755, boot_files.GRUB, "y\n")
+
+
+def test_fingerprint_is_of_the_files_whatever_their_order():
+    found = plan.fingerprint([ONE, TWO], boot_files.GRUB)
+    assert found == plan.fingerprint([TWO, ONE], boot_files.GRUB)
+    # Pinned: another one would have every host rebuild at its next refresh.
+    assert found == "2:dc1cc2135c85e413d57f6a6236fe3f6e4f212a54d8ba82b78919ece1a824d50d"
+
+
+class TestRecordOfTheFirstRelease:
+    """52ee0af digested the same files in another way."""
+
+    def test_its_digest_is_what_it_was(self):
+        """The digest is 52ee0af's own, of the same files."""
+        assert plan._fingerprint_of_first_release([ONE, TWO], boot_files.GRUB) == (
+            "9eaa163d313bf36f28a73f0447f3a90f2b88ec2be021c163361df27e773f70ea"
+        )
+
+    @pytest.fixture
+    def activated(self) -> dict[str, str]:
+        """What it recorded of the files that the host has."""
+        files_there = [each.file for each in made.survey(WANTED, *CARDS_OFF).plan.files]
+        return {
+            what: plan._fingerprint_of_first_release(files_there, what)
+            for what in ("initramfs", "grub")
+        }
+
+    def test_what_it_rebuilt_is_not_rebuilt_and_is_recorded_anew(self, activated):
+        found = settled(has=Record(NATIVE, activated))
+        assert (found.rebuild, found.files, found.changes_host) == ((), (), False)
+        assert found.record == settled().record
+        assert found.record.activated != activated
+
+    def test_a_file_that_was_edited_since_has_drifted(self, activated):
+        first = made.applied(made.survey(WANTED, *CARDS_OFF))["present"]
+        edited = {**first, GRUB: files.Present("edited", 0o644)}
+        found = settled(has=Record(NATIVE, activated), present=edited)
+        assert [(each.file.path, each.drifted) for each in found.files] == [(GRUB, True)]
+        assert found.rebuild == ("grub",)
+
+    @pytest.mark.parametrize("what", ["initramfs", "grub"])
+    def test_other_files_are_rebuilt(self, activated, what: str):
+        found = settled(has=Record(NATIVE, {**activated, what: "0" * 64}))
+        assert found.rebuild == (what,)

@@ -1,0 +1,87 @@
+"""The options as plain values, for digests that have to outlive a refresh of the charm. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from passthrough.config.devices import Item
+from passthrough.config.options import Options
+
+# Raised when the same options are spelled otherwise; what was digested before then counts as new.
+VERSION = 2
+
+
+def spell(wanted: Options) -> dict[str, Any]:
+    """Spell options out by the names that an operator gives them.
+
+    What has its default is left out: an option that a later revision brings changes nothing for
+    whoever does not set it.
+    """
+    return _differences(_options(wanted), _options(Options()))
+
+
+def _options(wanted: Options) -> dict[str, Any]:
+    named = wanted.blacklist_drivers
+    return {
+        "devices": [spell_item(item) for item in wanted.devices.items],
+        "iommu": "auto" if wanted.iommu else "off",
+        "iommu-passthrough": wanted.iommu_passthrough,
+        "allow-unsafe-interrupts": wanted.allow_unsafe_interrupts,
+        "blacklist-drivers": "auto" if named is None else list(named),
+        "kernel-options": list(wanted.kernel_options),
+        "report-in-placement": wanted.report_in_placement,
+        "reboot": "when-idle" if wanted.reboot_when_idle else "manual",
+    }
+
+
+def spell_item(item: Item) -> dict[str, Any]:
+    """Spell an item of ``devices`` out by the keys of its YAML form; its place is the list's."""
+    return _differences(_keys(item), _keys(Item(position=0, vendor="", product="")))
+
+
+def _keys(item: Item) -> dict[str, Any]:
+    return {
+        "id": item.id,
+        "address": list(item.addresses),
+        "alias": item.alias,
+        "device-type": item.device_type,
+        "numa-policy": item.numa_policy,
+        "resource-class": item.resource_class,
+        "traits": list(item.traits),
+        "live-migratable": item.live_migratable,
+        "managed": item.managed,
+        "companions": item.companions,
+        "allow-in-use": item.allow_in_use,
+    }
+
+
+def _differences(found: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in found.items() if value != default[name]}
+
+
+def spell_as_first_release(wanted: Options) -> str:
+    """Spell options out as 52ee0af did, by Python's `repr` of its own classes.
+
+    Frozen: records hold digests of it. Options that came later are not in it: where one of them is
+    set by now, what was asked for still counts as the same, which costs no reboot.
+    """
+    items = [
+        f"Item(position={item.position!r}, vendor={item.vendor!r}, product={item.product!r},"
+        f" addresses={item.addresses!r}, alias={item.alias!r}, device_type={item.device_type!r},"
+        f" numa_policy={item.numa_policy!r}, resource_class={item.resource_class!r},"
+        f" traits={item.traits!r}, live_migratable={item.live_migratable!r},"
+        f" managed={item.managed!r}, companions={item.companions!r},"
+        f" allow_in_use={item.allow_in_use!r})"
+        for item in wanted.devices.items
+    ]
+    listed = f"({items[0]},)" if len(items) == 1 else f"({', '.join(items)})"
+    return (
+        f"Options(devices=Spec(items={listed}), iommu={wanted.iommu!r},"
+        f" iommu_passthrough={wanted.iommu_passthrough!r},"
+        f" allow_unsafe_interrupts={wanted.allow_unsafe_interrupts!r},"
+        f" blacklist_drivers={wanted.blacklist_drivers!r},"
+        f" kernel_options={wanted.kernel_options!r},"
+        f" report_in_placement={wanted.report_in_placement!r},"
+        f" reboot_when_idle={wanted.reboot_when_idle!r})"
+    )
