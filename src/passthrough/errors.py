@@ -6,8 +6,18 @@ from __future__ import annotations
 class PassthroughError(Exception):
     """Base of every error this package raises on purpose.
 
-    The message is one sentence or two for the operator: what is wrong, and the way out.
+    As text it is one sentence for the operator: what is wrong, and the way out. Whoever needs one
+    of the two asks for it and takes no sentence apart.
+
+    Attributes:
+        fact: what is wrong.
+        way_out: what an operator does about it; empty where the fact says it, or nothing helps.
     """
+
+    def __init__(self, fact: str, way_out: str = ""):
+        self.fact = fact
+        self.way_out = way_out
+        super().__init__(f"{fact}; {way_out}" if way_out else fact)
 
 
 class OptionError(PassthroughError):
@@ -15,22 +25,21 @@ class OptionError(PassthroughError):
 
     Attributes:
         option: the option's name, as ``juju config`` spells it.
-        fact: what is wrong.
         item: the offending part of the value, or None when it is the whole.
-        way_out: what to write instead; empty where the fact says it.
     """
 
     def __init__(self, option: str, fact: str, item: str | None = None, way_out: str = ""):
+        super().__init__(fact, way_out)
         self.option = option
-        self.fact = fact
         self.item = item
-        self.way_out = way_out
-        super().__init__(": ".join([option, *([item] if item else []), self.reason]))
 
     @property
     def reason(self) -> str:
         """What is wrong and what to write instead, for whoever knows which option and item."""
-        return f"{self.fact}; {self.way_out}" if self.way_out else self.fact
+        return super().__str__()
+
+    def __str__(self) -> str:
+        return ": ".join([self.option, *([self.item] if self.item else []), self.reason])
 
 
 class BindError(PassthroughError):
@@ -38,18 +47,17 @@ class BindError(PassthroughError):
 
     Attributes:
         address: the function's address.
-        fact: what kept it from changing.
-        left: where that left the function, where that is not where it was.
-        way_out: what an operator does about it; empty where the next hook does it.
+        left: the driver that the function is left with; empty where it kept the one it had.
     """
 
     def __init__(self, address: str, fact: str, way_out: str = "", *, left: str = ""):
+        super().__init__(fact, way_out)
         self.address = address
-        self.fact = fact
         self.left = left
-        self.way_out = way_out
-        said = "; ".join(part for part in (fact, left, way_out) if part)
-        super().__init__(f"{address}: {said}")
+
+    def __str__(self) -> str:
+        said = "; ".join(part for part in (self.fact, self.left, self.way_out) if part)
+        return f"{self.address}: {said}"
 
 
 class InUseError(BindError):

@@ -47,7 +47,7 @@ def rebind(
             f" {', '.join(claimed) or 'none'}"
         )
     if not survey.host.has_groups:
-        raise RebindError("the IOMMU is off, so vfio-pci can take no device; reboot first")
+        raise RebindError("the IOMMU is off, so vfio-pci can take no device", "reboot first")
     tools.load_vfio()
     done: dict[str, errors.BindError | None] = {}
     stuck: errors.StuckError | None = None

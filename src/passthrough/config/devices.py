@@ -163,18 +163,18 @@ def _parse_entry(entry: object, number: int) -> Item:
             return _parse_short(entry, number)
         if isinstance(entry, Mapping):
             return _parse_mapping(entry, number)
-        raise ValueError(f"neither {_GRAMMAR} nor a mapping")
-    except ValueError as error:
-        raise OptionError("devices", str(error), label) from error
+        raise values.NotAcceptedError(f"neither {_GRAMMAR} nor a mapping")
+    except values.NotAcceptedError as error:
+        raise OptionError("devices", error.fact, label, error.way_out) from error
 
 
 def _parse_short(text: str, number: int) -> Item:
     name, equals, rest = text.rpartition("=")
     identity, at, address = rest.partition("@")
     if at and not address:
-        raise ValueError(f"no address behind the @; write {_GRAMMAR}")
+        raise values.NotAcceptedError("no address behind the @", f"write {_GRAMMAR}")
     if equals and not name:
-        raise ValueError(f"no alias before the =; write {_GRAMMAR}")
+        raise values.NotAcceptedError("no alias before the =", f"write {_GRAMMAR}")
     vendor, product = values.read_id(identity)
     return Item(
         position=number,
@@ -204,9 +204,11 @@ _KEYS: dict[str, tuple[str, Callable[[object], object]]] = {
 def _parse_mapping(entry: Mapping[object, object], number: int) -> Item:
     unknown = sorted(show(key) for key in entry if key not in _KEYS)
     if unknown:
-        raise ValueError(f"unknown key {unknown[0]}; the keys are {', '.join(_KEYS)}")
+        raise values.NotAcceptedError(
+            f"unknown key {unknown[0]}", f"the keys are {', '.join(_KEYS)}"
+        )
     if "id" not in entry:
-        raise ValueError(
+        raise values.NotAcceptedError(
             "no id; every item needs VENDOR:PRODUCT, so that a card that moved to another slot"
             " is never taken for another"
         )
@@ -215,8 +217,8 @@ def _parse_mapping(entry: Mapping[object, object], number: int) -> Item:
         field, reader = _KEYS[str(key)]
         try:
             read[field] = reader(value)
-        except ValueError as error:
-            raise ValueError(f"{key}: {error}") from error
+        except values.NotAcceptedError as error:
+            raise values.NotAcceptedError(f"{key}: {error.fact}", error.way_out) from error
     vendor, product = read.pop("id")
     return Item(position=number, vendor=vendor, product=product, **read)
 

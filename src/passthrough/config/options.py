@@ -16,28 +16,34 @@ from passthrough.system.quoting import show
 _KERNEL_TOKEN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}(=[A-Za-z0-9_.,:/@+%-]{1,128})?")
 _DRIVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
-_CLOUD_INIT = "tells cloud-init what to do as root; leave it out"
-# Names of kernel options that are refused, and why. A name stands here as the kernel and systemd
-# compare it, with "_" for "-", and without the "rd." that addresses the initramfs's programs.
+_LEAVE_OUT = "leave it out"
+_CLOUD_INIT = ("tells cloud-init what to do as root", _LEAVE_OUT)
+# Names of kernel options that are refused, behind why and the way out. A name stands here as the
+# kernel and systemd compare it, with "_" for "-", and without the "rd." that addresses the
+# initramfs's programs.
 _NAMES_REFUSED = {
     # A slip here is not mended by another reboot. The words are run levels and the like.
-    "decides what the host boots; leave it out": (
+    ("decides what the host boots", _LEAVE_OUT): (
         "init", "rdinit", "initrd", "noinitrd", "root", "rootflags", "rootfstype", "boot",
         "nfsroot", "netroot", "overlayroot", "initcall_blacklist", "emergency", "rescue", "single",
         "recovery", "s", "S", "1", "2", "3", "4", "5", "break", "rdbreak",
     ),
-    "keeps drivers off; name them in the option blacklist-drivers, which looks first whether the"
-    " host needs them": (
+    (
+        "keeps drivers off",
+        "name them in the option blacklist-drivers, which looks first whether the host needs them",
+    ): (
         "modprobe.blacklist", "module_blacklist", "driver.blacklist", "rdblacklist",
     ),
-    "is this charm's own switch, for GRUB's menu; to claim nothing, take the devices out of the"
-    " option devices": ("pci_passthrough",),
+    (
+        "is this charm's own switch, for GRUB's menu",
+        "to claim nothing, take the devices out of the option devices",
+    ): ("pci_passthrough",),
     _CLOUD_INIT: ("cloud_config_url", "cloud_init", "ds", "network_config", "url"),
 }  # fmt: skip
-_NOIOMMU = "lets guests write to all of the host's memory, and is never to be used; leave it out"
+_NOIOMMU = ("lets guests write to all of the host's memory, and is never to be used", _LEAVE_OUT)
 # systemd has many that start, mask or mount something, and more with each release; not these.
 _SYSTEMD_HARMLESS = ("systemd.log_", "systemd.show_status", "systemd.unified_cgroup_hierarchy")
-_SYSTEMD = "tells systemd what to do, which decides what the host boots; leave it out"
+_SYSTEMD = ("tells systemd what to do, which decides what the host boots", _LEAVE_OUT)
 
 MAX_TOKENS = 64
 
@@ -103,15 +109,16 @@ def _drivers(text: str) -> tuple[str, ...] | None:
         if not _DRIVER.fullmatch(name):
             raise OptionError(
                 "blacklist-drivers",
-                "not a module name (letters, digits, '_' and '-'); write auto, or names such as"
-                " nouveau,nvidiafb",
+                "not a module name (letters, digits, '_' and '-')",
                 f"item {number} {show(name)}",
+                "write auto, or names such as nouveau,nvidiafb",
             )
         if name.replace("-", "_").startswith("vfio"):
             raise OptionError(
                 "blacklist-drivers",
-                "the claimed devices need this driver; leave it out",
+                "the claimed devices need this driver",
                 f"item {number} {show(name)}",
+                _LEAVE_OUT,
             )
         names[name] = None
     return tuple(sorted(names))
@@ -128,15 +135,20 @@ def _kernel_options(text: str) -> tuple[str, ...]:
                 " ; and $ cannot be passed on)",
                 label,
             )
-        reason = _why_refused(token)
-        if reason:
-            raise OptionError("kernel-options", reason, label)
+        refused = _why_refused(token)
+        if refused:
+            fact, way_out = refused
+            raise OptionError("kernel-options", fact, label, way_out)
         tokens[token] = None
     return tuple(tokens)
 
 
-def _why_refused(token: str) -> str | None:
-    """Why a kernel option would keep the host from booting, or take away what guards it."""
+def _why_refused(token: str) -> tuple[str, str] | None:
+    """Why a kernel option would keep the host from booting, or take away what guards it.
+
+    Returns:
+        What the option does and the way out; None where it is harmless.
+    """
     name = token.partition("=")[0].replace("-", "_").removeprefix("rd.")
     for reason, names in _NAMES_REFUSED.items():
         if name in names:

@@ -1,8 +1,8 @@
 """Read single values that came from an option, strictly.
 
 Everything is hostile until it matched a pattern here: accepted values end up in files that root's
-shell and Nova read. Every reader takes one untyped value and raises ValueError with the reason;
-the caller knows which option and item to name.
+shell and Nova read. Every reader takes one untyped value and raises NotAcceptedError with the
+reason; the caller knows which option and item to name.
 """
 
 from __future__ import annotations
@@ -22,9 +22,22 @@ _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _ID = re.compile(r"[0-9a-f]{4}")
 _CUSTOM_NAME = re.compile(r"[A-Z0-9_]{1,248}")
 
-
 _GLOB_PART = r"(?:[0-9a-f?*]|\[[0-9a-f](?:-?[0-9a-f])*\])+"
 _GLOB = re.compile(rf"{_GLOB_PART}:{_GLOB_PART}:{_GLOB_PART}\.{_GLOB_PART}")
+
+
+class NotAcceptedError(ValueError):
+    """A value is none that an option takes.
+
+    Attributes:
+        fact: what is wrong with it.
+        way_out: what to write instead; empty where the fact says it.
+    """
+
+    def __init__(self, fact: str, way_out: str = ""):
+        self.fact = fact
+        self.way_out = way_out
+        super().__init__(f"{fact}; {way_out}" if way_out else fact)
 
 
 def read_id(value: object) -> tuple[str, str]:
@@ -32,10 +45,10 @@ def read_id(value: object) -> tuple[str, str]:
     text = _word(value)
     vendor, colon, product = text.lower().partition(":")
     if not colon:
-        raise ValueError(f"{quoting.show(text)} is not VENDOR:PRODUCT, e.g. 10de:1bb0")
+        raise NotAcceptedError(f"{quoting.show(text)} is not VENDOR:PRODUCT, e.g. 10de:1bb0")
     for what, part in (("vendor", vendor), ("product", product)):
         if not _ID.fullmatch(part):
-            raise ValueError(
+            raise NotAcceptedError(
                 f"{what} id {quoting.show(part)} is not four hex digits, e.g. 10de:1bb0"
             )
     return vendor, product
@@ -45,7 +58,7 @@ def read_alias(value: object) -> str:
     """Read an alias: a name that a flavor can hold (``pci_passthrough:alias=NAME:COUNT``)."""
     text = _word(value)
     if not _ALIAS.fullmatch(text):
-        raise ValueError(
+        raise NotAcceptedError(
             f"alias {quoting.show(text)} is not a name of up to 64 letters, digits, '.', '_' and"
             " '-' that begins with a letter or digit"
         )
@@ -62,7 +75,7 @@ def read_address(value: object) -> str:
         _GLOB.fullmatch(address) and re.search(r"[?*\[]", address)
     ):
         return address
-    raise ValueError(
+    raise NotAcceptedError(
         f"address {quoting.show(text)} is not [DOMAIN:]BUS:SLOT.FUNCTION in hex, such as"
         " 0000:83:00.0 or the glob 0000:8[34]:00.0"
     )
@@ -72,7 +85,9 @@ def read_addresses(value: object) -> tuple[str, ...]:
     """Read one address or a list of them, each once, in the order given."""
     values = cast("list[object]", value) if isinstance(value, list) else [value]
     if not 0 < len(values) <= MAX_LIST:
-        raise ValueError(f"{len(values)} addresses; give 1 to {MAX_LIST}, or leave the key out")
+        raise NotAcceptedError(
+            f"{len(values)} addresses", f"give 1 to {MAX_LIST}, or leave the key out"
+        )
     return tuple(dict.fromkeys(read_address(each) for each in values))
 
 
@@ -80,7 +95,7 @@ def read_custom_name(value: object) -> str:
     """Read the name of a resource class or trait, in upper case as Placement keeps it."""
     text = _word(value).upper()
     if not _CUSTOM_NAME.fullmatch(text):
-        raise ValueError(f"{quoting.show(value)} is not a name of letters, digits and '_'")
+        raise NotAcceptedError(f"{quoting.show(value)} is not a name of letters, digits and '_'")
     return text
 
 
@@ -90,7 +105,9 @@ def read_traits(value: object) -> tuple[str, ...]:
     values = cast("list[object]", value) if is_list else re.split(r"[,\s]+", _word(value))
     names = tuple(sorted({read_custom_name(each) for each in values if each != ""}))
     if not 0 < len(names) <= MAX_LIST:
-        raise ValueError(f"{len(names)} trait names; give 1 to {MAX_LIST}, or leave the key out")
+        raise NotAcceptedError(
+            f"{len(names)} trait names", f"give 1 to {MAX_LIST}, or leave the key out"
+        )
     return names
 
 
@@ -98,7 +115,7 @@ def read_bool(value: object) -> bool:
     """Read ``true`` or ``false``, in any case."""
     text = _word(value).lower()
     if text not in ("true", "false"):
-        raise ValueError(f"{quoting.show(value)} is neither true nor false")
+        raise NotAcceptedError(f"{quoting.show(value)} is neither true nor false")
     return text == "true"
 
 
@@ -115,11 +132,11 @@ def read_numa_policy(value: object) -> str:
 def _choice(value: object, choices: tuple[str, ...]) -> str:
     text = _word(value)
     if text not in choices:
-        raise ValueError(f"{quoting.show(text)} is not one of {', '.join(choices)}")
+        raise NotAcceptedError(f"{quoting.show(text)} is not one of {', '.join(choices)}")
     return text
 
 
 def _word(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError(f"{quoting.show(value)} is not a plain word")
+        raise NotAcceptedError(f"{quoting.show(value)} is not a plain word")
     return value

@@ -17,19 +17,20 @@ class UnsupportedHostError(PassthroughError):
     """The host cannot do what is asked, and nothing is changed on it.
 
     Attributes:
-        fact: what the host lacks.
-        way_out: what an operator does about it; empty where nothing helps.
         cause: what makes it so, where that is known and is not the fact itself.
     """
 
     def __init__(
         self, fact: str, way_out: str = "", *, cause: str = "", joint: str = "; ", end: str = _END
     ):
-        self.fact = fact
-        self.way_out = way_out
+        super().__init__(fact, way_out)
         self.cause = cause
-        explained = ": ".join(part for part in (fact, cause) if part)
-        super().__init__(joint.join(part for part in (explained, way_out) if part) + end)
+        self._joint = joint
+        self._end = end
+
+    def __str__(self) -> str:
+        explained = ": ".join(part for part in (self.fact, self.cause) if part)
+        return self._joint.join(part for part in (explained, self.way_out) if part) + self._end
 
 
 def missing(tokens: tuple[str, ...], facts: machine.Platform) -> list[str]:

@@ -100,8 +100,8 @@ def _acquire(handle: int, end: float, seconds: float) -> None:
             who = quoting.bare(holder, 198) if holder else "another run"
             if time.monotonic() >= end:
                 raise LockError(
-                    f"{who} is at work on this host and has not ended within {seconds:.0f} s;"
-                    " nothing was changed, and the next hook tries again"
+                    f"{who} is at work on this host and has not ended within {seconds:.0f} s",
+                    "nothing was changed, and the next hook tries again",
                 ) from None
             if not told:
                 logger.info("waiting for %s", who)
