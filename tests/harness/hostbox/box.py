@@ -17,6 +17,7 @@ from typing import Any
 from harness.hosttree import HostTree, programs
 
 HERE = pathlib.Path(__file__).parent
+TESTS = HERE.parents[1]  # what holds the package harness
 # Programs that would change a host, or ask it: recorded and imitated (stub.py) where the tree
 # has them. The path is where Ubuntu has them.
 STUBS = {
@@ -132,7 +133,7 @@ class Box:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(HERE.parent)},
+            env={"PATH": os.environ.get("PATH", ""), "PYTHONPATH": str(TESTS)},
         )
         assert self._process.stdout
         if self._process.stdout.readline() != "ready\n":
@@ -275,7 +276,7 @@ class Box:
         settings = {
             "CONTROL": str(self.control),
             "ROOT": str(self.tree.root.resolve()),
-            "TESTS": str(HERE.parent),
+            "TESTS": str(TESTS),
         }
         lines = [f"{name} = {value!r}" for name, value in settings.items()]
         script = self.control / "stub"
