@@ -186,7 +186,7 @@ def _parse_short(text: str, number: int) -> Item:
 
 
 # One row a key of the YAML form: the field of Item it fills, and its reader.
-_KEYS: dict[str, tuple[str, Callable[[object], object]]] = {
+KEYS: dict[str, tuple[str, Callable[[object], object]]] = {
     "alias": ("alias", values.read_alias),
     "id": ("id", values.read_id),
     "address": ("addresses", values.read_addresses),
@@ -202,10 +202,10 @@ _KEYS: dict[str, tuple[str, Callable[[object], object]]] = {
 
 
 def _parse_mapping(entry: Mapping[object, object], number: int) -> Item:
-    unknown = sorted(show(key) for key in entry if key not in _KEYS)
+    unknown = sorted(show(key) for key in entry if key not in KEYS)
     if unknown:
         raise values.NotAcceptedError(
-            f"unknown key {unknown[0]}", f"the keys are {', '.join(_KEYS)}"
+            f"unknown key {unknown[0]}", f"the keys are {', '.join(KEYS)}"
         )
     if "id" not in entry:
         raise values.NotAcceptedError(
@@ -214,7 +214,7 @@ def _parse_mapping(entry: Mapping[object, object], number: int) -> Item:
         )
     read: dict[str, Any] = {}
     for key, value in entry.items():
-        field, reader = _KEYS[str(key)]
+        field, reader = KEYS[str(key)]
         try:
             read[field] = reader(value)
         except values.NotAcceptedError as error:

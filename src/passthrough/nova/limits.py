@@ -157,17 +157,14 @@ def offered_elsewhere(
 
 def item_text(item: devices.Item, **changes: str) -> str:
     """An item in the YAML form of ``devices``, as one line that can be pasted into a list."""
-    fields: dict[str, object] = {"alias": item.alias, "id": item.id}
-    fields["address"] = list(item.addresses) if len(item.addresses) > 1 else "".join(item.addresses)
-    fields["device-type"] = changes.get("device_type", item.device_type)
-    fields["numa-policy"] = item.numa_policy
-    fields["resource-class"] = item.resource_class
-    fields["traits"] = list(item.traits)
-    fields["live-migratable"] = item.live_migratable
-    fields["managed"] = item.managed
-    fields["companions"] = None if item.companions else False
-    fields["allow-in-use"] = item.allow_in_use or None
-    given = {key: value for key, value in fields.items() if value not in (None, "", [])}
+    blank = devices.Item(0, "", "")
+    given: dict[str, object] = {}
+    for key, (field, _) in devices.KEYS.items():
+        value = changes.get(field, getattr(item, field))
+        if value != getattr(blank, field):
+            given[key] = value
+    if len(item.addresses) == 1:
+        given["address"] = item.addresses[0]
     return json.dumps(given)
 
 
