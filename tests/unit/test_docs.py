@@ -20,6 +20,7 @@ import yaml
 from harness import hosttree
 from lab import matrix
 
+from passthrough import enums
 from passthrough import survey as surveying
 from passthrough.config import devices, options
 from passthrough.effects import nrpe
@@ -396,7 +397,7 @@ def test_every_check_has_its_entry():
             if isinstance(function, ast.FunctionDef):
                 found |= check_names(function)
     # What _rebuilt in checklist.py goes through.
-    found |= {boot_files.INITRAMFS, boot_files.GRUB}
+    found |= {enums.Rebuild.INITRAMFS, enums.Rebuild.GRUB}
     assert sorted(found) == sorted(headings("how-to/verify-is-red.md"))
 
 

@@ -12,7 +12,7 @@ import dataclasses
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from passthrough import errors
+from passthrough import enums, errors
 from passthrough.effects import drivers
 from passthrough.effects.tools import Tools
 from passthrough.errors import PassthroughError
@@ -124,7 +124,7 @@ def _write_files(
         report(f"/{change.file.path}: {_verb(change)}")
 
 
-def _rebuild(tools: Tools, what: str, report: Callable[[str], object]) -> None:
+def _rebuild(tools: Tools, what: enums.Rebuild, report: Callable[[str], object]) -> None:
     try:
         tools.rebuild(what, report)
     except OSError as error:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from passthrough import enums
 from passthrough.system import commands, files, lock
 
 logger = logging.getLogger(__name__)
@@ -41,8 +42,8 @@ _INITRAMFS_REBUILDS = (
 class Tools(Protocol):
     """What applying a plan needs of the host beyond reading and writing files."""
 
-    def rebuild(self, what: str, progress: Callable[[str], object]) -> None:
-        """Rebuild ``initramfs`` or ``grub``; raise CommandError when that fails."""
+    def rebuild(self, what: enums.Rebuild, progress: Callable[[str], object]) -> None:
+        """Rebuild the initramfs or GRUB's configuration; raise CommandError when that fails."""
 
     def load_vfio(self) -> None:
         """Load the vfio modules; raise CommandError when the kernel has none."""
@@ -64,16 +65,16 @@ class Tools(Protocol):
 class HostTools:
     """`Tools` for the machine this runs on."""
 
-    def rebuild(self, what: str, progress: Callable[[str], object]) -> None:
-        """Rebuild ``initramfs`` (of every kernel) or ``grub``'s configuration."""
-        if what == "grub":
+    def rebuild(self, what: enums.Rebuild, progress: Callable[[str], object]) -> None:
+        """Rebuild the initramfs of every kernel, or GRUB's configuration."""
+        if what is enums.Rebuild.GRUB:
             command = ("update-grub",)
         else:
             found = (each for each in _INITRAMFS_REBUILDS if shutil.which(each[0]))
             command = next(found, _INITRAMFS_REBUILDS[0])
         started = time.monotonic()
         progress(f"{' '.join(command)}: running")
-        if what == "grub":
+        if what is enums.Rebuild.GRUB:
             _update_grub(command)
         else:
             commands.run(command, REBUILD_TIMEOUT, lock.descriptors())

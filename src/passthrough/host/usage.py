@@ -23,7 +23,7 @@ class Usage:
 
     uses: Mapping[str, tuple[Use, ...]] = dataclasses.field(default_factory=dict)
 
-    def of(self, address: str, kind: str) -> tuple[str, ...]:
+    def of(self, address: str, kind: kinds.Kind) -> tuple[str, ...]:
         """What a function is used for, in words; only uses of one kind."""
         return tuple(each.what for each in self.uses.get(address, ()) if each.kind == kind)
 
@@ -49,7 +49,7 @@ def read(root: Path, host: pci.Host, ours: Container[str] = ()) -> Usage:
     ):
         function = host.functions.get(address)
         # What is on vfio-pci the host has given up already, but for a program of its own.
-        if function and (function.driver != pci.VFIO_PCI or each.kind == kinds.PROGRAM):
+        if function and (function.driver != pci.VFIO_PCI or each.kind == kinds.Kind.PROGRAM):
             found.setdefault(address, set()).add(each)
     return Usage({address: _in_order(found[address]) for address in sorted(found)})
 

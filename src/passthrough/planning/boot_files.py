@@ -9,14 +9,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Container, Iterable, Mapping
 
-from passthrough import naming
+from passthrough import enums, naming
 from passthrough.config import options
 from passthrough.host import machine, pci
 from passthrough.planning import claims, templates
 from passthrough.system import files
-
-GRUB = "grub"
-INITRAMFS = "initramfs"
 
 # The display drivers of each vendor that a console or a desktop would load by itself.
 DISPLAY_DRIVERS = {
@@ -33,14 +30,14 @@ _MODULES = {"bochs-drm": "bochs", "xhci_hcd": "xhci_pci"}
 class File:
     """One owned file: where it stands below the root, and what it should hold.
 
-    ``feeds`` says what has to be rebuilt for a change to take effect: GRUB, INITRAMFS or None.
+    ``feeds`` says what has to be rebuilt for a change to take effect; None for nothing.
     ``content`` None means that the file should not be there. ``in_initramfs`` tells that an
     initramfs which was built with it holds a copy.
     """
 
     path: str
     mode: int
-    feeds: str | None
+    feeds: enums.Rebuild | None
     content: str | None = None
     in_initramfs: bool = False
 
@@ -55,38 +52,45 @@ class _Row:
 
     path: str
     template: str
-    feeds: str | None = None
+    feeds: enums.Rebuild | None = None
     mode: int = 0o644
     generator: str | None = None
     needs: tuple[str, ...] = ("claims",)
     in_initramfs: bool = False
 
 
+# Sorts after 50-cloudimg-settings, 50-curtin-settings and 90-sysconfig.
+_GRUB_DROP_IN = _Row(
+    "etc/default/grub.d/95-{name}.cfg",
+    "grub.cfg.j2",
+    feeds=enums.Rebuild.GRUB,
+    needs=("kernel_options",),
+)
+
 _FILES = (
-    # Sorts after 50-cloudimg-settings, 50-curtin-settings and 90-sysconfig.
-    _Row("etc/default/grub.d/95-{name}.cfg", "grub.cfg.j2", feeds=GRUB, needs=("kernel_options",)),
+    _GRUB_DROP_IN,
     _Row("etc/modules-load.d/{name}.conf", "modules-load.conf.j2"),
     # initramfs-tools copies modprobe.d into the initramfs; for dracut our module does.
     _Row(
         "etc/modprobe.d/{name}.conf",
         "modprobe.conf.j2",
-        feeds=INITRAMFS,
+        feeds=enums.Rebuild.INITRAMFS,
         needs=("blacklist", "allow_unsafe_interrupts"),
         in_initramfs=True,
     ),
     # Sorts before 80-drivers.rules, which loads the native driver by modalias.
-    _Row("etc/udev/rules.d/60-{name}.rules", "udev.rules.j2", feeds=INITRAMFS),
+    _Row("etc/udev/rules.d/60-{name}.rules", "udev.rules.j2", feeds=enums.Rebuild.INITRAMFS),
     _Row(
         "etc/initramfs-tools/hooks/{name}",
         "initramfs-tools-hook.j2",
-        feeds=INITRAMFS,
+        feeds=enums.Rebuild.INITRAMFS,
         mode=0o755,
         generator=machine.INITRAMFS_TOOLS,
     ),
     _Row(
         "etc/initramfs-tools/scripts/init-top/{name}",
         "initramfs-tools-init-top.j2",
-        feeds=INITRAMFS,
+        feeds=enums.Rebuild.INITRAMFS,
         mode=0o755,
         generator=machine.INITRAMFS_TOOLS,
         in_initramfs=True,
@@ -94,20 +98,20 @@ _FILES = (
     _Row(
         "etc/dracut.conf.d/{name}.conf",
         "dracut.conf.j2",
-        feeds=INITRAMFS,
+        feeds=enums.Rebuild.INITRAMFS,
         generator=machine.DRACUT,
     ),
     _Row(
         "usr/lib/dracut/modules.d/91{name}/module-setup.sh",
         "dracut-module-setup.sh.j2",
-        feeds=INITRAMFS,
+        feeds=enums.Rebuild.INITRAMFS,
         mode=0o755,
         generator=machine.DRACUT,
     ),
     _Row(
         "usr/lib/dracut/modules.d/91{name}/claim.sh",
         "dracut-claim.sh.j2",
-        feeds=INITRAMFS,
+        feeds=enums.Rebuild.INITRAMFS,
         mode=0o755,
         generator=machine.DRACUT,
         in_initramfs=True,
@@ -136,7 +140,7 @@ def owned_folders(application: str) -> tuple[str, ...]:
 
 def grub_path(application: str) -> str:
     """The application's GRUB drop-in, below the root."""
-    return _FILES[0].path.format(name=naming.name_for(application))
+    return _GRUB_DROP_IN.path.format(name=naming.name_for(application))
 
 
 def desired_files(
@@ -184,7 +188,7 @@ def desired_files(
     found = []
     for row, absent in zip(_FILES, owned_files(application), strict=True):
         wants = (
-            (bool(claimed) or (row.feeds == GRUB and keep_kernel_options))
+            (bool(claimed) or (row.feeds == enums.Rebuild.GRUB and keep_kernel_options))
             and row.generator in (None, generator)
             and any(context[name] for name in row.needs)
         )

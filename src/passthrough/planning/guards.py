@@ -80,7 +80,7 @@ def _vfs_in_use(function: pci.Function, usage: Usage) -> str | None:
     return None
 
 
-def _used_for(name: str, kind: str, phrase: str) -> Guard:
+def _used_for(name: str, kind: kinds.Kind, phrase: str) -> Guard:
     """A guard of what the host uses in one way; ``phrase`` has a place for what it is."""
 
     def fact(function: pci.Function, usage: Usage) -> str | None:
@@ -98,16 +98,16 @@ GUARDS = (
     # The kernel lets bridges share a group with what a guest has.
     Guard("pci-bridge", _pci_bridge, overridable=False, for_group=False),
     Guard("host-controller", _host_controller, for_group=False),
-    _used_for("mounted", kinds.MOUNT, "holds a mounted file system: {}"),
-    _used_for("swap", kinds.SWAP, "holds swap space: {}"),
-    _used_for("storage-member", kinds.MEMBER, "holds a part of the host's storage: {}"),
-    _used_for("default-route", kinds.ROUTE, "carries the host's traffic: {}"),
-    _used_for("network-port", kinds.PORT, "carries the host's traffic: {}"),
-    _used_for("network-address", kinds.ADDRESS, "carries the host's traffic: {}"),
-    _used_for("network-namespace", kinds.NAMESPACE, "is in use: {}"),
-    _used_for("console", kinds.CONSOLE, "is the boot VGA, and {}"),
-    _used_for("mediated", kinds.MEDIATED, "is cut up into mediated devices (vGPUs): {}"),
-    _used_for("program", kinds.PROGRAM, "is driven by a program of the host: {}"),
+    _used_for("mounted", kinds.Kind.MOUNT, "holds a mounted file system: {}"),
+    _used_for("swap", kinds.Kind.SWAP, "holds swap space: {}"),
+    _used_for("storage-member", kinds.Kind.MEMBER, "holds a part of the host's storage: {}"),
+    _used_for("default-route", kinds.Kind.ROUTE, "carries the host's traffic: {}"),
+    _used_for("network-port", kinds.Kind.PORT, "carries the host's traffic: {}"),
+    _used_for("network-address", kinds.Kind.ADDRESS, "carries the host's traffic: {}"),
+    _used_for("network-namespace", kinds.Kind.NAMESPACE, "is in use: {}"),
+    _used_for("console", kinds.Kind.CONSOLE, "is the boot VGA, and {}"),
+    _used_for("mediated", kinds.Kind.MEDIATED, "is cut up into mediated devices (vGPUs): {}"),
+    _used_for("program", kinds.Kind.PROGRAM, "is driven by a program of the host: {}"),
     Guard("vfs-in-use", _vfs_in_use, _WAY_OUT),
 )
 _OF_THE_FUNCTION = tuple(guard for guard in GUARDS if not guard.of_use)

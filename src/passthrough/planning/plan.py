@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Collection, Container, Iterable, Mapping
 from typing import TYPE_CHECKING
 
-from passthrough import pci_address
+from passthrough import enums, pci_address
 from passthrough.config import options
 from passthrough.host import grub, machine, pci
 from passthrough.planning import boot_files, claims, prerequisites
@@ -21,7 +21,6 @@ from passthrough.state.record import Record
 if TYPE_CHECKING:
     from passthrough.system import files
 
-_FEEDS = (boot_files.INITRAMFS, boot_files.GRUB)
 # Of the way in which files are spelled out for their digest.
 _FINGERPRINT = 2
 
@@ -58,7 +57,7 @@ class Plan:
     Attributes:
         release: functions to give back to their native drivers.
         files: owned files to write or remove.
-        rebuild: what has to be rebuilt after them: ``initramfs``, ``grub`` or both.
+        rebuild: what has to be rebuilt after them, in that order.
         bind: functions to bind to vfio-pci now.
         at_boot: claimed functions that only a reboot can bind.
         reboot: the reasons for a reboot, empty when none is needed.
@@ -71,7 +70,7 @@ class Plan:
 
     release: tuple[Binding, ...] = ()
     files: tuple[FileChange, ...] = ()
-    rebuild: tuple[str, ...] = ()
+    rebuild: tuple[enums.Rebuild, ...] = ()
     bind: tuple[Binding, ...] = ()
     at_boot: tuple[str, ...] = ()
     reboot: tuple[str, ...] = ()
@@ -135,8 +134,10 @@ def make(
         keep_kernel_options=unviable and present.get(boot_files.grub_path(application)) is not None,
         present=present,
     )
-    activated = {feeds: found for feeds in _FEEDS if (found := fingerprint(desired, feeds))}
-    current = [feeds for feeds in _FEEDS if _took_in(record, desired, feeds)]
+    activated: dict[str, str] = {
+        feeds: found for feeds in enums.Rebuild if (found := fingerprint(desired, feeds))
+    }
+    current = [feeds for feeds in enums.Rebuild if _took_in(record, desired, feeds)]
     changes = tuple(
         FileChange(
             file,
@@ -147,15 +148,18 @@ def make(
         if present.get(file.path) != file.as_present()
     )
     grub_problem = None
-    if claimed and boot_files.GRUB in activated:
+    if claimed and enums.Rebuild.GRUB in activated:
         grub_problem = grub.find_problem(facts.grub, boot_files.grub_path(application), tokens)
     rebuild = tuple(
         feeds
-        for feeds in (boot_files.INITRAMFS, *([boot_files.GRUB] if facts.has_grub else []))
-        if feeds not in current
-        or any(change.file.feeds == feeds for change in changes)
-        # Settings that spoiled our option were mended, and nobody has run update-grub since.
-        or (feeds == boot_files.GRUB and grub_problem and facts.grub.is_stale)
+        for feeds in enums.Rebuild
+        if (feeds != enums.Rebuild.GRUB or facts.has_grub)
+        and (
+            feeds not in current
+            or any(change.file.feeds == feeds for change in changes)
+            # Settings that spoiled our option were mended, and nobody has run update-grub since.
+            or (feeds == enums.Rebuild.GRUB and grub_problem and facts.grub.is_stale)
+        )
     )
     returns = _releases(decision, host, record, others, blacklist)
     pending = tuple(binding for binding in returns if binding.address in held)
@@ -177,24 +181,24 @@ def make(
             reboot=record.reboot if wanted.devices.items or pending else None,
         ),
         pending=pending,
-        grub_problem=None if boot_files.GRUB in rebuild else grub_problem,
+        grub_problem=None if enums.Rebuild.GRUB in rebuild else grub_problem,
         kernel_options=tokens if claimed else (),
     )
 
 
-def _fed_by(file: boot_files.File) -> tuple[str, ...]:
+def _fed_by(file: boot_files.File) -> tuple[enums.Rebuild, ...]:
     """What was rebuilt when a file was as it should be; one that feeds nothing came with all."""
-    return (file.feeds,) if file.feeds else _FEEDS
+    return (file.feeds,) if file.feeds else tuple(enums.Rebuild)
 
 
-def fingerprint(desired: Iterable[boot_files.File], feeds: str) -> str | None:
+def fingerprint(desired: Iterable[boot_files.File], feeds: enums.Rebuild) -> str | None:
     """Digest the files that feed one rebuild; None when there are none."""
     found = _feeding(desired, feeds)
     spelled = {file.path: [f"{file.mode:o}", file.content] for file in found}
     return digest.of(_FINGERPRINT, spelled) if found else None
 
 
-def _took_in(record: Record, desired: Iterable[boot_files.File], feeds: str) -> bool:
+def _took_in(record: Record, desired: Iterable[boot_files.File], feeds: enums.Rebuild) -> bool:
     """Tell whether the last rebuild took in these very files, whichever revision recorded it."""
     known = record.activated.get(feeds)
     return known == fingerprint(desired, feeds) or (
@@ -202,7 +206,7 @@ def _took_in(record: Record, desired: Iterable[boot_files.File], feeds: str) -> 
     )
 
 
-def _fingerprint_of_first_release(desired: Iterable[boot_files.File], feeds: str) -> str:
+def _fingerprint_of_first_release(desired: Iterable[boot_files.File], feeds: enums.Rebuild) -> str:
     """What 52ee0af and its forebears recorded of the same files. Frozen."""
     found = hashlib.sha256()
     for file in _feeding(desired, feeds):
@@ -210,7 +214,7 @@ def _fingerprint_of_first_release(desired: Iterable[boot_files.File], feeds: str
     return found.hexdigest()
 
 
-def _feeding(desired: Iterable[boot_files.File], feeds: str) -> list[boot_files.File]:
+def _feeding(desired: Iterable[boot_files.File], feeds: enums.Rebuild) -> list[boot_files.File]:
     return [file for file in desired if file.feeds == feeds and file.content is not None]
 
 

@@ -16,7 +16,7 @@ from passthrough.survey import Survey
 
 # Enough for a word and an address: "device_spec 0000:83:00.0".
 _NAME_WIDTH = 26
-_RESULT_COLOURS = {result.OK: "green", result.FAIL: "red", result.UNKNOWN: "yellow"}
+_RESULT_COLOURS: dict[str, str] = {result.OK: "green", result.FAIL: "red", result.UNKNOWN: "yellow"}
 
 
 def describe_plan(survey: Survey, leftovers: Sequence[leftovers.Leftover] = ()) -> dict[str, Any]:

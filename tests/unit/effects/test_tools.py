@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 from charmhelpers import osplatform
 
+from passthrough import enums
 from passthrough.effects import tools
 from passthrough.system import commands
 
@@ -103,14 +104,23 @@ class TestRebuild:
     @pytest.mark.parametrize(
         ("what", "programs", "command"),
         [
-            ("grub", ["update-grub"], "update-grub --output=/boot/grub/grub.cfg.pci-passthrough"),
-            ("initramfs", ["update-initramfs", "dracut"], "update-initramfs -u -k all"),
-            ("initramfs", ["dracut"], "dracut --force --regenerate-all"),
+            (
+                enums.Rebuild.GRUB,
+                ["update-grub"],
+                "update-grub --output=/boot/grub/grub.cfg.pci-passthrough",
+            ),
+            (enums.Rebuild.INITRAMFS, ["update-initramfs", "dracut"], "update-initramfs -u -k all"),
+            (enums.Rebuild.INITRAMFS, ["dracut"], "dracut --force --regenerate-all"),
         ],
         ids=["grub", "update-initramfs", "dracut-alone"],
     )
     def test_runs_one_command_and_says_so(
-        self, install: Install, calls: pathlib.Path, what: str, programs: list[str], command: str
+        self,
+        install: Install,
+        calls: pathlib.Path,
+        what: enums.Rebuild,
+        programs: list[str],
+        command: str,
     ):
         for program in programs:
             install(program, "")
@@ -126,7 +136,7 @@ class TestRebuild:
         with pytest.raises(
             commands.CommandError, match=r"^update-grub .*failed with exit code 2: syn"
         ):
-            tools.HostTools().rebuild("grub", lambda said: None)
+            tools.HostTools().rebuild(enums.Rebuild.GRUB, lambda said: None)
 
 
 class TestModules:

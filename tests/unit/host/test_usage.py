@@ -523,10 +523,10 @@ def test_a_hostile_name_is_quoted(host: hosttree.HostTree, kind: str):
 
 
 def test_uses_by_kind():
-    found = usage.Usage({NIC: (kinds.Use(kinds.ROUTE, "a"), kinds.Use(kinds.PORT, "b"))})
-    assert found.of(NIC, kinds.ROUTE) == ("a",)
-    assert found.of(NIC, kinds.SWAP) == ()
-    assert found.of(NVME, kinds.SWAP) == ()
+    found = usage.Usage({NIC: (kinds.Use(kinds.Kind.ROUTE, "a"), kinds.Use(kinds.Kind.PORT, "b"))})
+    assert found.of(NIC, kinds.Kind.ROUTE) == ("a",)
+    assert found.of(NIC, kinds.Kind.SWAP) == ()
+    assert found.of(NVME, kinds.Kind.SWAP) == ()
 
 
 def test_a_damaged_mountinfo_is_passed_over(host: hosttree.HostTree, find: Callable):

@@ -11,6 +11,7 @@ import textwrap
 import pytest
 from harness import made
 
+from passthrough import enums
 from passthrough.config import options
 from passthrough.host import machine
 from passthrough.planning import boot_files
@@ -138,11 +139,13 @@ class TestFiles:
 
     def test_that_feed_a_rebuild_say_which(self):
         feeds = {path: file.feeds for path, file in desired().items()}
-        assert feeds["etc/default/grub.d/95-pci-passthrough.cfg"] == boot_files.GRUB
-        assert feeds["etc/modprobe.d/pci-passthrough.conf"] == boot_files.INITRAMFS
-        assert feeds["etc/initramfs-tools/scripts/init-top/pci-passthrough"] == boot_files.INITRAMFS
+        assert feeds["etc/default/grub.d/95-pci-passthrough.cfg"] == enums.Rebuild.GRUB
+        assert feeds["etc/modprobe.d/pci-passthrough.conf"] == enums.Rebuild.INITRAMFS
+        assert (
+            feeds["etc/initramfs-tools/scripts/init-top/pci-passthrough"] == enums.Rebuild.INITRAMFS
+        )
         assert feeds["etc/modules-load.d/pci-passthrough.conf"] is None
-        assert feeds["etc/udev/rules.d/60-pci-passthrough.rules"] == boot_files.INITRAMFS
+        assert feeds["etc/udev/rules.d/60-pci-passthrough.rules"] == enums.Rebuild.INITRAMFS
 
 
 class TestKernelOptions:

@@ -265,7 +265,7 @@ class TestGuards:
         """Least of all through another item's allow-in-use."""
         disk = made.function("0000:05:00.0", "8086:aaaa", made.STORAGE, driver="ahci", group=group)
         sound = made.audio("0000:05:00.1", driver="snd_hda_intel", group=group)
-        used = usage.Usage({disk.address: (kinds.Use(kinds.MOUNT, "/ on sda"),)})
+        used = usage.Usage({disk.address: (kinds.Use(kinds.Kind.MOUNT, "/ on sda"),)})
         items = "[{id: 8086:aaaa}, {id: 10de:10f0, allow-in-use: true}]"
         decision = made.decide(items, disk, sound, usage=used)
         assert disk.address not in decision.addresses
@@ -431,8 +431,8 @@ def test_explain_unclaimable_says_what_an_item_would_be_told():
     )
     used = usage.Usage(
         {
-            "0000:84:00.1": (kinds.Use(kinds.MOUNT, "/ on sda"),),
-            "0000:3b:00.1": (kinds.Use(kinds.ROUTE, "ens1 has the default route"),),
+            "0000:84:00.1": (kinds.Use(kinds.Kind.MOUNT, "/ on sda"),),
+            "0000:3b:00.1": (kinds.Use(kinds.Kind.ROUTE, "ens1 has the default route"),),
         }
     )
     told = {}

@@ -22,7 +22,7 @@ def nic(address: str = NIC, **values):
     return made.function(address, NIC_ID, made.ETHERNET, **{"driver": "i40e", **values})
 
 
-def used(kind: str, *what: str, address: str = NIC) -> Usage:
+def used(kind: kinds.Kind, *what: str, address: str = NIC) -> Usage:
     return Usage({address: tuple(kinds.Use(kind, each) for each in what)})
 
 
@@ -37,47 +37,47 @@ def reasons(decision: claims.Decision) -> list[str]:
 @pytest.mark.parametrize(
     ("guard", "kind", "what", "reason"),
     [
-        ("mounted", kinds.MOUNT, "/ on vg0", "holds a mounted file system: / on vg0"),
-        ("swap", kinds.SWAP, "sda2", "holds swap space: sda2"),
+        ("mounted", kinds.Kind.MOUNT, "/ on vg0", "holds a mounted file system: / on vg0"),
+        ("swap", kinds.Kind.SWAP, "sda2", "holds swap space: sda2"),
         (
             "storage-member",
-            kinds.MEMBER,
+            kinds.Kind.MEMBER,
             "sda is part of md0",
             "holds a part of the host's storage: sda is part of md0",
         ),
         (
             "default-route",
-            kinds.ROUTE,
+            kinds.Kind.ROUTE,
             "ens1 has the default route",
             "carries the host's traffic: ens1 has the default route",
         ),
         (
             "network-port",
-            kinds.PORT,
+            kinds.Kind.PORT,
             "ens1 is a port of the bond bond0",
             "carries the host's traffic: ens1 is a port of the bond bond0",
         ),
         (
             "network-address",
-            kinds.ADDRESS,
+            kinds.Kind.ADDRESS,
             "ens1 is up with an IPv4 address",
             "carries the host's traffic: ens1 is up with an IPv4 address",
         ),
         (
             "network-namespace",
-            kinds.NAMESPACE,
+            kinds.Kind.NAMESPACE,
             "its interface is in another network namespace",
             "is in use: its interface is in another network namespace",
         ),
         (
             "console",
-            kinds.CONSOLE,
+            kinds.Kind.CONSOLE,
             "the text console is on it",
             "is the boot VGA, and the text console is on it",
         ),
     ],
 )
-def test_a_use_refuses_with_its_reason(guard: str, kind: str, what: str, reason: str):
+def test_a_use_refuses_with_its_reason(guard: str, kind: kinds.Kind, what: str, reason: str):
     usage = used(kind, what)
     decision = decide(NIC_ID, nic(), usage=usage)
     assert decision.claims == ()
@@ -111,7 +111,7 @@ def test_names_of_guards_are_unique_and_in_kebab_case():
 
 
 def test_several_uses_of_a_kind_are_counted():
-    usage = used(kinds.MOUNT, "/ on sda2", "/boot on sda1", "/srv on sda3")
+    usage = used(kinds.Kind.MOUNT, "/ on sda2", "/boot on sda1", "/srv on sda3")
     (reason,) = reasons(decide(NIC_ID, nic(), usage=usage))
     assert "holds a mounted file system: / on sda2 and 2 more; free it" in reason
 
@@ -129,7 +129,7 @@ def test_vfs_keep_their_parent(driver: str, count: int, refused: bool):
 
 
 def test_a_use_of_the_companion_refuses_the_card():
-    usage = used(kinds.MOUNT, "/media on sdb", address="0000:83:00.1")
+    usage = used(kinds.Kind.MOUNT, "/media on sdb", address="0000:83:00.1")
     decision = decide("gpu=10de:1bb0", *made.gpus("83"), usage=usage)
     assert decision.claims == ()
     assert reasons(decision) == [
@@ -140,7 +140,7 @@ def test_a_use_of_the_companion_refuses_the_card():
 
 
 class TestGroup:
-    USAGE = used(kinds.ROUTE, "ens1 has the default route")
+    USAGE = used(kinds.Kind.ROUTE, "ens1 has the default route")
     SHARED = (*made.gpus("83", group=15), nic(group=15))
 
     def test_a_used_sibling_refuses_and_is_named(self):
@@ -172,7 +172,7 @@ class TestGroup:
         console = made.function(
             "0000:06:00.0", "1a03:2000", made.DISPLAY, boot_vga=True, group=15, driver=None
         )
-        usage = used(kinds.CONSOLE, "the text console is on it", address=console.address)
+        usage = used(kinds.Kind.CONSOLE, "the text console is on it", address=console.address)
         cards = (*made.gpus("83", group=15), console)
         assert decide("gpu=10de:1bb0", *cards, usage=usage).claims == ()
         decision = decide("- {id: 10de:1bb0, allow-in-use: true}", *cards, usage=usage)
@@ -190,7 +190,7 @@ class TestGroup:
         """Two cards and their bridge, of one group; the first is used, and so below the bridge."""
         bridge = made.function("0000:04:00.0", "1b36:000e", made.PCI_BRIDGE, group=15)
         cards = [nic(f"0000:05:0{slot}.0", group=15) for slot in (1, 2)]
-        carries = (kinds.Use(kinds.ADDRESS, "ens1 is up with an IPv4 address"),)
+        carries = (kinds.Use(kinds.Kind.ADDRESS, "ens1 is up with an IPv4 address"),)
         used_by = Usage(dict.fromkeys(("0000:04:00.0", "0000:05:01.0"), carries))
         return (bridge, *cards), used_by
 
@@ -217,7 +217,7 @@ class TestGroup:
 
 class TestAllowInUse:
     ITEM = f"- {{id: '{NIC_ID}', allow-in-use: true}}"
-    USAGE = used(kinds.ROUTE, "ens1 has the default route")
+    USAGE = used(kinds.Kind.ROUTE, "ens1 has the default route")
 
     def test_claims_and_remembers_what_was_set_aside(self):
         (claim,) = decide(self.ITEM, nic(), usage=self.USAGE).claims
@@ -231,21 +231,21 @@ class TestAllowInUse:
 
     def test_holds_for_its_item_alone(self):
         items = f"[{{id: '{NIC_ID}', address: '3b:00.0', allow-in-use: true}}, {NIC_ID}@3b:00.1]"
-        usage = Usage({each: (kinds.Use(kinds.SWAP, "sda2"),) for each in (NIC, OTHER_NIC)})
+        usage = Usage({each: (kinds.Use(kinds.Kind.SWAP, "sda2"),) for each in (NIC, OTHER_NIC)})
         decision = decide(items, nic(), nic(OTHER_NIC), usage=usage)
         assert decision.addresses == (NIC,)
         assert [each.address for each in decision.refusals] == [OTHER_NIC]
 
     def test_never_sets_a_bridge_aside(self):
         bridge = made.function("0000:00:01.0", "8086:1901", made.PCI_BRIDGE)
-        usage = used(kinds.MOUNT, "/ on sda", address="0000:00:01.0")
+        usage = used(kinds.Kind.MOUNT, "/ on sda", address="0000:00:01.0")
         decision = decide("- {id: 8086:1901, allow-in-use: true}", bridge, usage=usage)
         assert [each.rule for each in decision.refusals] == ["pci-bridge"]
 
 
 def test_object_to_puts_first_what_cannot_be_overridden():
     bridge = made.function(NIC, "8086:1901", made.PCI_BRIDGE)
-    objection = guards.object_to(bridge, made.host(bridge), used(kinds.MOUNT, "/ on sda"))
+    objection = guards.object_to(bridge, made.host(bridge), used(kinds.Kind.MOUNT, "/ on sda"))
     assert objection
     assert objection.guard == "pci-bridge"
     assert guards.object_to(nic(), made.host(nic())) is None

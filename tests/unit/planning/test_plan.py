@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 from harness import made
 
-from passthrough import errors
+from passthrough import enums, errors
 from passthrough.host import grub, machine, pci
 from passthrough.planning import boot_files, plan, prerequisites
 from passthrough.planning.plan import Binding
@@ -536,25 +536,25 @@ class TestWithoutGrub:
 
 
 def test_fingerprint_tells_path_mode_and_text_apart():
-    one = boot_files.File("a", 0o644, boot_files.GRUB, "text")
+    one = boot_files.File("a", 0o644, enums.Rebuild.GRUB, "text")
     others = [
         dataclasses.replace(one, path="b"),
         dataclasses.replace(one, mode=0o755),
         dataclasses.replace(one, content="texts"),
     ]
-    digests = {plan.fingerprint([each], boot_files.GRUB) for each in (one, *others)}
+    digests = {plan.fingerprint([each], enums.Rebuild.GRUB) for each in (one, *others)}
     assert len(digests) == 4
-    assert plan.fingerprint([one], boot_files.INITRAMFS) is None
-    assert plan.fingerprint([dataclasses.replace(one, content=None)], boot_files.GRUB) is None
+    assert plan.fingerprint([one], enums.Rebuild.INITRAMFS) is None
+    assert plan.fingerprint([dataclasses.replace(one, content=None)], enums.Rebuild.GRUB) is None
 
 
-ONE = boot_files.File("etc/a", 0o644, boot_files.GRUB, "x\n")
-TWO = boot_files.File("etc/b", 0o755, boot_files.GRUB, "y\n")
+ONE = boot_files.File("etc/a", 0o644, enums.Rebuild.GRUB, "x\n")
+TWO = boot_files.File("etc/b", 0o755, enums.Rebuild.GRUB, "y\n")
 
 
 def test_fingerprint_is_of_the_files_whatever_their_order():
-    found = plan.fingerprint([ONE, TWO], boot_files.GRUB)
-    assert found == plan.fingerprint([TWO, ONE], boot_files.GRUB)
+    found = plan.fingerprint([ONE, TWO], enums.Rebuild.GRUB)
+    assert found == plan.fingerprint([TWO, ONE], enums.Rebuild.GRUB)
     # Pinned: another one would have every host rebuild at its next refresh.
     assert found == "2:dc1cc2135c85e413d57f6a6236fe3f6e4f212a54d8ba82b78919ece1a824d50d"
 
@@ -564,7 +564,7 @@ class TestRecordOfTheFirstRelease:
 
     def test_its_digest_is_what_it_was(self):
         """The digest is 52ee0af's own, of the same files."""
-        assert plan._fingerprint_of_first_release([ONE, TWO], boot_files.GRUB) == (
+        assert plan._fingerprint_of_first_release([ONE, TWO], enums.Rebuild.GRUB) == (
             "9eaa163d313bf36f28a73f0447f3a90f2b88ec2be021c163361df27e773f70ea"
         )
 
@@ -573,8 +573,7 @@ class TestRecordOfTheFirstRelease:
         """What it recorded of the files that the host has."""
         files_there = [each.file for each in made.survey(WANTED, *CARDS_OFF).plan.files]
         return {
-            what: plan._fingerprint_of_first_release(files_there, what)
-            for what in ("initramfs", "grub")
+            what: plan._fingerprint_of_first_release(files_there, what) for what in enums.Rebuild
         }
 
     def test_what_it_rebuilt_is_not_rebuilt_and_is_recorded_anew(self, activated):

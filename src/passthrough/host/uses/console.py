@@ -20,7 +20,7 @@ def find(root: Path, host: pci.Host) -> Iterator[tuple[str, kinds.Use]]:
         if function.boot_vga:
             what = _shows_console(root, function.address)
             if what:
-                yield function.address, kinds.Use(kinds.CONSOLE, what)
+                yield function.address, kinds.Use(kinds.Kind.CONSOLE, what)
 
 
 def _shows_console(root: Path, address: str) -> str | None:

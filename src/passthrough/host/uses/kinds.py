@@ -1,24 +1,30 @@
-"""One use of a PCI function by the host, and the way from a device's path to the function."""
+"""One use of a PCI function by the host."""
 
 from __future__ import annotations
 
 import dataclasses
 
-MOUNT = "mount"
-SWAP = "swap"
-MEMBER = "member"
-ADDRESS = "address"
-ROUTE = "route"
-PORT = "port"
-NAMESPACE = "namespace"
-CONSOLE = "console"
-MEDIATED = "mediated"
-PROGRAM = "program"
+from passthrough import enums
+
+
+class Kind(enums.StrEnum):
+    """The ways in which a host uses a function."""
+
+    MOUNT = "mount"
+    SWAP = "swap"
+    MEMBER = "member"
+    ADDRESS = "address"
+    ROUTE = "route"
+    PORT = "port"
+    NAMESPACE = "namespace"
+    CONSOLE = "console"
+    MEDIATED = "mediated"
+    PROGRAM = "program"
 
 
 @dataclasses.dataclass(frozen=True)
 class Use:
-    """One use: its kind, one of the constants above, and in words what it is."""
+    """One use: its kind, and in words what it is."""
 
-    kind: str
+    kind: Kind
     what: str

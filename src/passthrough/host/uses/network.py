@@ -35,7 +35,7 @@ def find(root: Path, host: pci.Host) -> Iterator[tuple[str, kinds.Use]]:
         if function.class_code >> 16 == 0x02 and _is_elsewhere(devices, function):
             yield (
                 function.address,
-                kinds.Use(kinds.NAMESPACE, "its interface is in another network namespace"),
+                kinds.Use(kinds.Kind.NAMESPACE, "its interface is in another network namespace"),
             )
 
 
@@ -44,21 +44,21 @@ def _uses(root: Path, name: str, with_ipv4: Container[str]) -> Iterator[kinds.Us
     shown = quoting.plain(name)
     if int(sysfs.attribute_if_there(device / "flags") or "0", 16) & _UP:
         for what in _addresses(root, name, with_ipv4):
-            yield kinds.Use(kinds.ADDRESS, f"{shown} is up with {what}")
+            yield kinds.Use(kinds.Kind.ADDRESS, f"{shown} is up with {what}")
     links = sysfs.links_or_raise(device)
     if "master" in links:
         master = os.path.basename(links["master"])
-        yield kinds.Use(kinds.PORT, f"{shown} is a port of {_describe_master(root, master)}")
+        yield kinds.Use(kinds.Kind.PORT, f"{shown} is a port of {_describe_master(root, master)}")
     for link, target in links.items():
         upper = os.path.basename(target)
         # A master is an upper device too.
         if link.startswith("upper_") and upper != os.path.basename(links.get("master", "")):
-            yield kinds.Use(kinds.PORT, f"{shown} carries {quoting.plain(upper)}")
+            yield kinds.Use(kinds.Kind.PORT, f"{shown} carries {quoting.plain(upper)}")
 
 
 def _routes(name: str, defaults: frozenset[str]) -> Iterator[kinds.Use]:
     if name in defaults:
-        yield kinds.Use(kinds.ROUTE, f"{quoting.plain(name)} has the default route")
+        yield kinds.Use(kinds.Kind.ROUTE, f"{quoting.plain(name)} has the default route")
 
 
 def _describe_master(root: Path, master: str) -> str:

@@ -31,7 +31,7 @@ def find(root: Path, host: pci.Host, ours: Container[str]) -> Iterator[tuple[str
     """
     for name, path in sysfs.links_or_raise(root / _MEDIATED).items():
         for address in sorted(pci_address.functions_on(path)):
-            yield address, kinds.Use(kinds.MEDIATED, quoting.plain(name))
+            yield address, kinds.Use(kinds.Kind.MEDIATED, quoting.plain(name))
     nodes = _nodes(root, host, ours)
     held = vfio_users.of_nodes(root, frozenset(nodes))
     if held:
@@ -43,7 +43,9 @@ def find(root: Path, host: pci.Host, ours: Container[str]) -> Iterator[tuple[str
             for process in sorted(set(found) - certain):
                 who = quoting.bare(procfs.program_if_there(root, process)) or "a program"
                 what = f"{who} (process {process}) has {node} open"
-                yield from ((address, kinds.Use(kinds.PROGRAM, what)) for address in nodes[node])
+                yield from (
+                    (address, kinds.Use(kinds.Kind.PROGRAM, what)) for address in nodes[node]
+                )
 
 
 def _nodes(root: Path, host: pci.Host, ours: Container[str]) -> dict[str, list[str]]:

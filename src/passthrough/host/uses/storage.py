@@ -86,16 +86,16 @@ def find(root: Path, host: pci.Host) -> Iterator[tuple[str, kinds.Use]]:
 def _uses(root: Path, disks: Disks) -> Iterator[tuple[str, kinds.Use]]:
     for name, places in _mounts(root, disks).items():
         place = quoting.plain(min(places, key=lambda each: (len(each), each)))
-        yield name, kinds.Use(kinds.MOUNT, f"{place} on {disks.label(name)}")
+        yield name, kinds.Use(kinds.Kind.MOUNT, f"{place} on {disks.label(name)}")
     for name in _swaps(root, disks):
-        yield name, kinds.Use(kinds.SWAP, disks.label(name))
+        yield name, kinds.Use(kinds.Kind.SWAP, disks.label(name))
     for name, holders in disks.holders.items():
         for holder in holders:
-            yield name, kinds.Use(kinds.MEMBER, f"{name} is part of {disks.label(holder)}")
+            yield name, kinds.Use(kinds.Kind.MEMBER, f"{name} is part of {disks.label(holder)}")
     for number, name in disks.numbers.items():
         signature = _signature(root, number) if disks.own[name] else None
         if signature:
-            yield name, kinds.Use(kinds.MEMBER, f"{name} is part of {signature}")
+            yield name, kinds.Use(kinds.Kind.MEMBER, f"{name} is part of {signature}")
 
 
 def _read_disks(root: Path) -> Disks:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from passthrough import enums
 from passthrough.host import pci
-from passthrough.planning import boot_files, viability
+from passthrough.planning import viability
 from passthrough.reporting import words
 from passthrough.reporting.verify import evidence
 from passthrough.reporting.verify import host as host_checks
@@ -60,7 +61,7 @@ def _boot_files(survey: Survey) -> Iterator[Check]:
 
 
 def _rebuilt(survey: Survey) -> Iterator[Check]:
-    for what in (boot_files.INITRAMFS, boot_files.GRUB):
+    for what in enums.Rebuild:
         if what in survey.plan.rebuild:
             yield Check(what, FAIL, "not rebuilt since its files changed", "run any hook")
         elif what in survey.record.activated:

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from passthrough import reboot
-from passthrough.planning import boot_files
+from passthrough import enums, reboot
 from passthrough.reporting import words
 from passthrough.reporting.verify.evidence import Seen
 from passthrough.reporting.verify.result import FAIL, OK, UNKNOWN, Check
@@ -117,7 +116,7 @@ def _grub(survey: Survey, seen: Seen) -> Iterator[Check]:
     problem = survey.plan.grub_problem
     if problem:
         yield Check("grub.cfg", FAIL, words.fact(problem), words.way_out(problem))
-    elif boot_files.GRUB in survey.plan.rebuild:
+    elif enums.Rebuild.GRUB in survey.plan.rebuild:
         yield Check("grub.cfg", FAIL, "not rebuilt since its files changed", "run any hook")
     elif entry is None:
         yield Check("grub.cfg", UNKNOWN, "there is none, or it has no entry")

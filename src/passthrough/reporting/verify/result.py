@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 
-OK = "ok"
-FAIL = "fail"
-UNKNOWN = "unknown"
+from passthrough import enums
+
+
+class Result(enums.StrEnum):
+    """How a check came out; UNKNOWN where what it looks at cannot be made out."""
+
+    OK = "ok"
+    FAIL = "fail"
+    UNKNOWN = "unknown"
+
+
+# Every check ends with one of these words, too often to be spelled out.
+OK, FAIL, UNKNOWN = Result.OK, Result.FAIL, Result.UNKNOWN
 
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One thing looked at; ``status`` is OK, FAIL or UNKNOWN, ``fix`` a sentence for a person."""
+    """One thing looked at: how it came out, what was seen, and for a person how to mend it."""
 
     name: str
-    status: str
+    status: Result
     seen: str
     fix: str = ""
 
