@@ -1,4 +1,4 @@
-"""Aliases of the same name from elsewhere: keep clear of them, or say that one has to go. Pure."""
+"""Which aliases to publish where Nova's files hold others of the same name. Pure."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ _TRUE = ("1", "on", "t", "true", "y", "yes")  # oslo.utils' bool_from_string
 
 @dataclasses.dataclass(frozen=True)
 class Sharing:
-    """Which aliases to publish beside what others have, and what there is to say about it.
+    """The aliases to publish beside those that somebody else has set.
 
-    ``notes`` need nobody to act; ``problems`` do, and their aliases are not in ``published``.
+    ``notes`` inform an operator and ask for nothing. ``problems`` ask for a decision; ``published``
+    holds none of their aliases.
     """
 
     published: tuple[nova_lines.Fields, ...] = ()
@@ -31,15 +32,20 @@ def share(
     elsewhere: Iterable[nova_conf.Entry],
     pci_in_placement: bool,
 ) -> Sharing:
-    """Decide what to publish.
+    """Decide which aliases to publish.
 
-    Nova takes several lines of one name for alternatives, so a second alias of the same name from
-    another hand widens both, and a differing device type or NUMA policy stops nova-api.
+    Nova reads several lines of one name as alternatives (nova/pci/request.py): a second alias of
+    that name, which somebody else has set, widens both, and nova-api does not start where the two
+    differ in device type or NUMA policy.
 
     Args:
         wanted: the aliases that the configuration asks for.
         elsewhere: the aliases that somebody else has set on this unit.
         pci_in_placement: whether the scheduler asks Placement, and wants one line per alias.
+
+    Returns:
+        The aliases to publish; a note on each that somebody else has set alike; and a problem for
+        each that somebody else has set otherwise, or that Placement would refuse.
     """
     ours = _by_name((each["name"], each) for each in wanted)
     theirs = _by_name((each.name, each) for each in elsewhere)
@@ -81,7 +87,7 @@ def share(
 
 
 def meaning(alias: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """What an alias says to Nova, so that two spellings of the same compare equal."""
+    """Give an alias as Nova understands it, so that two spellings of the same compare equal."""
     said = {key: str(value).strip() for key, value in alias.items() if key != "capability_type"}
     said.setdefault("device_type", nova_lines.DEFAULT_DEVICE_TYPE)
     said.setdefault("numa_policy", "legacy")
@@ -100,12 +106,12 @@ def meaning(alias: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
 
 
 def foreign(
-    found: Iterable[nova_conf.Entry], ours: Iterable[Mapping[str, Any]]
+    entries: Iterable[nova_conf.Entry], ours: Iterable[Mapping[str, Any]]
 ) -> tuple[nova_conf.Entry, ...]:
-    """Leave out of ``found`` one entry for each of our own aliases; the rest is of others."""
-    mine = collections.Counter(meaning(each) for each in ours)
+    """Leave out one entry for each alias of ``ours``: somebody else has set the rest."""
+    mine = collections.Counter(meaning(alias) for alias in ours)
     rest = []
-    for entry in found:
+    for entry in entries:
         key = meaning(entry.content)
         if mine[key] and entry.value.section == "default":
             mine[key] -= 1

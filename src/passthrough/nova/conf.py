@@ -1,6 +1,6 @@
-"""What Nova's configuration files on this unit say about PCI devices, whoever wrote them.
+"""Read what Nova's configuration files say about PCI devices, whoever wrote them.
 
-The files hold passwords: only the options of ``_OPTIONS`` are ever kept.
+The files hold passwords: this module keeps the options of ``_OPTIONS`` and nothing else.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _OPTIONS = frozenset(
         *SPICE_ENABLED,
     )
 )
-# What oslo.config's Boolean type takes for true.
+# oslo.config's Boolean type takes these for true.
 _TRUE = ("true", "1", "on", "yes")
 
 
@@ -76,7 +76,8 @@ class Entry:
     def offers(self, function: pci.Function) -> bool:
         """Tell whether this device_spec matches a function, as nova/pci/devspec.py does.
 
-        One by ``devname`` matches nothing here: a claimed function has no network interface.
+        A device_spec by ``devname`` matches no claimed function: on vfio-pci a function has no
+        network interface.
         """
         if "devname" in self.content:
             return False
@@ -102,12 +103,12 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What was found, in the order in which Nova reads it."""
+    """The assignments in Nova's files, in the order in which Nova reads them."""
 
     values: tuple[Value, ...] = ()
 
     def aliases(self) -> tuple[Entry, ...]:
-        """Every alias; a line that is not a JSON object is left out, as Nova refuses to start."""
+        """Every alias. Skips a line that holds no JSON object: Nova does not start with one."""
         return tuple(_entries(self._of(_ALIAS)))
 
     def device_specs(self) -> tuple[Entry, ...]:
@@ -115,21 +116,21 @@ class Config:
         return tuple(_entries(self._of(_DEVICE_SPEC)))
 
     def last(self, option: tuple[tuple[str, str], ...]) -> Value | None:
-        """The assignment of a single-valued option that counts; None where there is none."""
+        """The assignment of a single-valued option that counts: the last; None without any."""
         found = self._of(option)
         return found[-1] if found else None
 
     def is_true(self, option: tuple[tuple[str, str], ...]) -> bool:
-        """Tell whether a boolean option is on; one that is not set counts as off."""
+        """Tell whether a boolean option is on; without an assignment it is off."""
         value = self.last(option)
         return value is not None and value.text.strip().lower() in _TRUE
 
     def only(self, path: str) -> Config:
-        """What one file (an absolute path) says."""
+        """The assignments in the file at ``path``, an absolute one."""
         return Config(tuple(value for value in self.values if value.path == path))
 
     def without(self, path: str) -> Config:
-        """What all the other files say."""
+        """The assignments in all files but the one at ``path``, an absolute one."""
         return Config(tuple(value for value in self.values if value.path != path))
 
     def _of(self, option: tuple[tuple[str, str], ...]) -> list[Value]:
@@ -137,11 +138,15 @@ class Config:
 
 
 def read(root: Path, programs: Iterable[str]) -> Config:
-    """Read what Nova's ``programs`` (``nova-compute`` …) would read below ``root``.
+    """Read what Nova's programs read.
 
     Source: oslo.config's find_config_files and find_config_dirs: nova.conf and PROGRAM.conf, then
-    the ``*.conf`` of nova.conf.d and PROGRAM.conf.d in name order; multi-valued options of all
-    files add up, and of a single-valued one the last counts.
+    the ``*.conf`` of nova.conf.d and PROGRAM.conf.d in name order. The assignments of a
+    multi-valued option add up; the last one of a single-valued option counts.
+
+    Args:
+        root: the unit's root.
+        programs: the programs, such as ``nova-compute``.
 
     Raises:
         OSError: when a file is there but cannot be read.
@@ -167,8 +172,8 @@ def read(root: Path, programs: Iterable[str]) -> Config:
 def parse(text: str) -> Iterator[tuple[str, str, str]]:
     """Read oslo.config's dialect of INI: yields section (in lower case), key and value.
 
-    A line that starts with white space continues the value before it; one pair of quotes around
-    a first line is dropped. What cannot be read is passed over: Nova itself refuses it.
+    A line that starts with white space continues the value before it. The dialect drops one pair
+    of quotes around a first line. Skips lines that are no assignment: Nova itself refuses them.
     """
     section, key, value = "default", "", []
     for line in (*text.splitlines(), ""):
@@ -201,7 +206,7 @@ def _drop_ins(directory: Path) -> list[Path]:
         names = [path.name for path in directory.iterdir()]
     except (FileNotFoundError, NotADirectoryError):
         return []
-    # A hidden file is not matched by the glob that oslo.config uses.
+    # The glob that oslo.config uses matches no hidden file.
     return [directory / name for name in sorted(fnmatch.filter(names, "[!.]*.conf"))]
 
 

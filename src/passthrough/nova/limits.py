@@ -1,7 +1,6 @@
-"""Claims against what Nova can do with them. Pure.
+"""Which claims Nova cannot use as they are asked for, and the way out. Pure.
 
-Each check gives what is wrong as a problem, with the way out; the sources are the Nova modules
-named at each of them.
+Each check names the module of Nova that it follows.
 """
 
 from __future__ import annotations
@@ -24,10 +23,11 @@ _KINDS = {
 
 
 def device_types(decision: claims.Decision) -> Iterator[Problem]:
-    """Aliases whose device type never matches a function that they are for.
+    """Find aliases whose device type never matches a function that they are for.
 
-    Source: _get_device_type in nova/virt/libvirt/host.py and nova/pci/stats.py. A PF is given out
-    only where the alias says type-PF, whether or not it has VFs: "No valid host" otherwise.
+    Source: _get_device_type in nova/virt/libvirt/host.py and nova/pci/stats.py. Nova gives a PF to
+    an alias of type-PF alone, whether or not the PF has VFs; a flavor with another alias ends in
+    "No valid host".
     """
     seen = set()
     for claim in decision.claims:
@@ -50,17 +50,17 @@ def device_types(decision: claims.Decision) -> Iterator[Problem]:
 def unofferable(
     verified: Iterable[claims.Claim], host: pci.Host, in_placement: bool
 ) -> dict[str, Problem]:
-    """Functions whose device_spec would keep nova-compute from starting.
+    """Find functions whose device_spec would keep nova-compute from starting.
 
     Args:
         verified: the claims that could be offered.
-        host: the functions that are there.
+        host: the host's functions.
         in_placement: whether nova-compute reports PCI devices to Placement.
 
     Returns:
-        Address → why, in address order.
+        Address → problem, in the order of ``verified``.
     """
-    found = {}
+    withheld = {}
     by_address = {claim.address: claim for claim in verified}
     for address, claim in by_address.items():
         problem = None
@@ -74,8 +74,8 @@ def unofferable(
         elif in_placement:
             problem = _refused_by_placement(claim, by_address, host)
         if problem:
-            found[address] = problem
-    return found
+            withheld[address] = problem
+    return withheld
 
 
 def _place(claim: claims.Claim) -> tuple[str, ...]:
@@ -87,8 +87,8 @@ def _refused_by_placement(
 ) -> Problem | None:
     """Find why Placement cannot hold a function beside the others.
 
-    Source: PciResourceProvider in nova/compute/pci_placement_translator.py: a PF and its VFs are
-    one provider, which has either, and one resource class and set of traits.
+    Source: PciResourceProvider in nova/compute/pci_placement_translator.py. A PF and its VFs are
+    one provider: it holds the PF or the VFs, with one resource class and one set of traits.
     """
     function = claim.function
     for other in host.functions.values():
@@ -125,12 +125,16 @@ def _either_kind(claim: claims.Claim, other: str) -> Problem:
 def offered_elsewhere(
     verified: Iterable[claims.Claim], elsewhere: nova_conf.Config
 ) -> tuple[list[str], list[Problem]]:
-    """Claimed functions that another file offers to Nova too.
+    """Find claimed functions that another of Nova's files offers too.
 
-    Nova takes the first match (nova/pci/whitelist.py), and reads our file last.
+    Nova takes the first match (nova/pci/whitelist.py) and reads our file last: the other counts.
+
+    Args:
+        verified: the claims that are offered.
+        elsewhere: what the other files say.
 
     Returns:
-        Notes, where the other says the same, and problems, where it says something else.
+        Notes, where the other file says the same of a function, and problems, where it does not.
     """
     notes: list[str] = []
     problems: list[Problem] = []

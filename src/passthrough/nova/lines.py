@@ -37,15 +37,15 @@ def path_of(application: str) -> str:
 def aliases(wanted: devices.Spec) -> tuple[Fields, ...]:
     """The aliases that a configuration asks for, each once, sorted by name and content.
 
-    The device type always stands in them: without one Nova cannot compare two lines of the same
-    alias, and refuses both.
+    Each names its device type: without one Nova cannot compare two lines of the same alias, and
+    refuses both.
     """
     found = {to_line(alias(item)): alias(item) for item in wanted.items if item.alias}
     return tuple(sorted(found.values(), key=_alias_order))
 
 
 def alias(item: devices.Item) -> Fields:
-    """The alias of one item, which must have one."""
+    """The alias of an item that names one."""
     return {
         "name": item.alias or "",
         "vendor_id": item.vendor,
@@ -66,9 +66,13 @@ def device_spec(function: pci.Function, item: devices.Item) -> Fields:
 
 
 def kept_device_spec(function: pci.Function, written: Mapping[str, object]) -> Fields:
-    """The device_spec of a function whose item is gone: its tags are those that were written.
+    """The device_spec of a function whose item is gone, with the tags that the drop-in holds.
 
-    Whoever edited the file in between adds no key and no value that an item could not have.
+    Takes only keys and values that an item could have set, whoever has edited the drop-in since.
+
+    Args:
+        function: the function.
+        written: its device_spec in the drop-in.
     """
     tags = {
         name: value
@@ -102,7 +106,7 @@ def drop_in(
     report_in_placement: bool,
     present: str | None = None,
 ) -> str | None:
-    """The content of the drop-in on a compute host; None when there is nothing to say.
+    """Render the drop-in of a compute host; None when it would hold no line.
 
     Args:
         application: the Juju application.
@@ -110,7 +114,7 @@ def drop_in(
         specs: the device_specs.
         offered: the aliases.
         report_in_placement: whether Nova reports the devices to Placement.
-        present: what the drop-in holds now; it saves rendering where that is known to be right.
+        present: what the drop-in holds now; known to be right, it saves rendering.
     """
     lines = [f"{device_spec_option(release)} = {to_line(each)}" for each in specs]
     lines += [f"alias = {to_line(each)}" for each in offered]
@@ -127,11 +131,11 @@ def drop_in(
 
 
 def subordinate_configuration(published: Iterable[Fields]) -> str:
-    """What nova-cloud-controller is sent, as its charm merges it into nova.conf.
+    """The text that nova-cloud-controller's charm merges into its nova.conf.
 
-    Its template prints the section DEFAULT alone; Nova reads ``pci_alias`` there as
-    ``[pci] alias``. The key beside the sections is appended to ``enabled_filters``: flavors need
-    it also where all aliases come from elsewhere.
+    The charm's template prints the section DEFAULT alone; Nova reads ``pci_alias`` there as
+    ``[pci] alias``. The charm appends the key beside the sections to ``enabled_filters``: flavors
+    need the filter also where all aliases come from elsewhere.
     """
     pairs = [["pci_alias", to_line(each)] for each in published]
     file = {"sections": {"DEFAULT": pairs}, "additional_neutron_filters": FILTER}
@@ -139,9 +143,9 @@ def subordinate_configuration(published: Iterable[Fields]) -> str:
 
 
 def published_aliases(text: str | None) -> tuple[str, ...]:
-    """The lines of the aliases in what `subordinate_configuration` gave; () for None.
+    """The lines of the aliases in a text of `subordinate_configuration`; () for None.
 
-    Another revision of the charm may have sent something else: that has no lines.
+    A text of another form, which another revision of the charm may have sent, has no lines.
     """
     if not text:
         return ()
@@ -153,7 +157,7 @@ def published_aliases(text: str | None) -> tuple[str, ...]:
 
 
 def to_line(fields: Fields) -> str:
-    """One object as the line that stands in nova.conf."""
+    """Write one object as nova.conf holds it: JSON on one line, with sorted keys."""
     return json.dumps(fields, sort_keys=True)
 
 

@@ -1,8 +1,8 @@
 """Which Nova is installed, and which keys each release of it knows.
 
-An alias with a key that Nova does not know stops nova-api and nova-compute; a device_spec with one
-is accepted, and the key silently ignored. Neither may happen: a key is refused with the release
-that it needs.
+A key that Nova does not know stops nova-api and nova-compute where it stands in an alias; in a
+device_spec Nova ignores it silently. So `check` refuses such a key, and names the release that it
+needs.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from passthrough.config import devices
 STATUS = "var/lib/dpkg/status"
 PACKAGE = "nova-common"
 
-# [pci]device_spec; passthrough_whitelist before.
+# From this release on Nova reads [pci] device_spec; before it, passthrough_whitelist.
 DEVICE_SPEC_SINCE = 26
 REPORT_IN_PLACEMENT_SINCE = 26
 
-# Where a key stands.
+# The two objects that a key can stand in.
 ALIAS = "alias"
 DEVICE_SPEC = "device_spec"
 
@@ -64,7 +64,7 @@ def name_of(major: int) -> str:
 def installed(root: Path) -> Release | None:
     """Read which release of nova-common dpkg has installed; None where it has none.
 
-    A package that is being upgraded is there: its service runs, and starts again right after.
+    A package that dpkg is upgrading counts: its service runs, and starts again right after.
 
     Raises:
         OSError: when dpkg's status file is there but cannot be read.
@@ -83,7 +83,7 @@ def installed(root: Path) -> Release | None:
 
 
 def _paragraphs_of(content: bytes, package: str) -> Iterator[str]:
-    """Find a package's paragraphs; the whole file is megabytes long, and is not even decoded."""
+    """Find a package's paragraphs, without decoding the file: it is megabytes long."""
     head = f"\nPackage: {package}\n".encode()
     content = b"\n" + content
     start = content.find(head)
@@ -97,10 +97,10 @@ def _paragraphs_of(content: bytes, package: str) -> Iterator[str]:
 class Key:
     """One key that an item can put into an alias or a device_spec.
 
-    ``option`` is the key as ``devices`` spells it, ``name`` as Nova does. ``value`` takes an item
-    and gives Nova's value, always a string, or None where the item does not set it. ``since`` is
-    the release that first knew the key, ``newer`` that of values that came later. ``form`` is what
-    every value looks like.
+    ``option`` is the key as ``devices`` spells it, ``name`` as Nova does, ``where`` is ALIAS or
+    DEVICE_SPEC. ``value`` takes an item and gives Nova's value, always a string, or None where the
+    item does not set it. ``since`` is the first release that knows the key; ``newer`` maps a value
+    that came later to its first release. ``form`` matches every value.
     """
 
     option: str
@@ -112,7 +112,7 @@ class Key:
     form: re.Pattern[str] = _NAMES_LIST
 
     def needs(self, item: devices.Item) -> int | None:
-        """The release that this item's use of the key needs; None where it does not use it."""
+        """The first release that knows the item's value; None where the item sets none."""
         value = self.value(item)
         return None if value is None else self.newer.get(value, self.since)
 
@@ -133,8 +133,8 @@ def _yes_or_no(value: bool | None) -> str | None:
     return None if value is None else "yes" if value else "no"
 
 
-# Source: Nova's release notes and nova/conf/pci.py of each release. name, vendor_id, product_id,
-# address and device_type are older than every release that this charm meets.
+# Source: Nova's release notes and nova/conf/pci.py of each release. Every release that this charm
+# meets knows name, vendor_id, product_id, address and device_type.
 KEYS = (
     Key("numa-policy", ALIAS, "numa_policy", 17, lambda item: item.numa_policy, {"socket": 23}),
     Key("resource-class", ALIAS, "resource_class", 27, lambda item: item.resource_class),
@@ -148,24 +148,24 @@ KEYS = (
 
 
 def keys_of(item: devices.Item, where: str) -> dict[str, str]:
-    """What an item adds to its alias or device_spec, by Nova's names."""
+    """The keys and values that an item adds to its alias or device_spec, by Nova's names."""
     values = ((key.name, key.value(item)) for key in KEYS if key.where == where)
     return {name: value for name, value in values if value is not None}
 
 
 def written_device_spec_keys() -> dict[str, re.Pattern[str]]:
-    """The keys that `keys_of` may put into a device_spec, and what their values look like."""
+    """The keys that `keys_of` can put into a device_spec, each with the pattern of its values."""
     return {key.name: key.form for key in KEYS if key.where == DEVICE_SPEC}
 
 
 def check(
     wanted: devices.Spec, release: Release | None, places: Iterable[str] = (ALIAS, DEVICE_SPEC)
 ) -> None:
-    """Refuse what the installed Nova does not know.
+    """Refuse items with a key or a value that the installed Nova does not know.
 
     Args:
         wanted: the parsed ``devices``.
-        release: the installed Nova; an unknown one (None) is trusted with no key at all.
+        release: the installed Nova; None, where none is known, takes no key of ``KEYS``.
         places: which of ALIAS and DEVICE_SPEC matter on this unit.
 
     Raises:
