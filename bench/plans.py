@@ -16,9 +16,9 @@ from harness import hosttree
 from harness.hosttree import programs
 
 from bench import pairs, trees
-from passthrough import reconcile
-from passthrough import survey as surveying
+from passthrough import reconcile, survey
 from passthrough.config import options
+from passthrough.site import Site
 
 CLAIMS = (1, 8, 64, 512)
 _APPLICATION = "pci-passthrough"
@@ -88,17 +88,17 @@ def _life(count: int) -> tuple[float, float, float]:
         trees.write(root, trees.cards(count), with_groups=False)
         wanted, tools = options.parse({"devices": "gpu=10de:1bb0"}), MadeUpTools(root)
 
-        def look() -> surveying.Survey:
-            return surveying.survey(root, _APPLICATION, wanted)
+        def look() -> survey.Decision:
+            return survey.decide(wanted, survey.look(Site(root, _APPLICATION)))
 
         def hook() -> reconcile.Result:
-            return reconcile.reconcile(root, _APPLICATION, wanted, tools, io.StringIO().write)
+            return reconcile.reconcile(Site(root, _APPLICATION), wanted, tools, io.StringIO().write)
 
         look()  # reads and renders for the first time in this process
         plan, before = _timed(look)
         first, done = _timed(hook)
         again, after = _timed(hook)
-        if len(before.decision.claims) != count or not done.outcome.did or after.outcome.did:
+        if len(before.claims) != count or not done.outcome.did or after.outcome.did:
             raise pairs.BenchError(f"{count} claims: this is not what was to be measured")
         return plan, first - tools.spent, again
 

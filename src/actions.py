@@ -6,23 +6,20 @@ import dataclasses
 import fnmatch
 import json
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 import ops
 
-from passthrough import errors, rebind
-from passthrough import survey as surveying
+import dispatched
+import publishing
+from passthrough import rebind, survey
 from passthrough.config import options
-from passthrough.effects import nova_compute
-from passthrough.effects import tools as host_tools
+from passthrough.effects import nova_compute, tools
 from passthrough.errors import PassthroughError
 from passthrough.host import pci
 from passthrough.nova import lines as nova_lines
-from passthrough.nova import offer as nova_offer
 from passthrough.nova import publication
-from passthrough.reporting import inventory, inventory_tree, nova_text, plan_text
-from passthrough.reporting import leftovers as hand_made
+from passthrough.reporting import inventory, inventory_tree, leftovers, nova_text, plan_text
 from passthrough.reporting.verify import checklist, result
 from passthrough.reporting.verify import nova as nova_checks
 from passthrough.site import Site
@@ -32,27 +29,23 @@ from passthrough.system import lock
 # Juju hands an action's results over as command-line arguments: Linux takes 128 KiB in one.
 MAX_RESULT = 120_000
 
-T = TypeVar("T")
-
 
 class Unit(Protocol):
     """The charm, as far as actions need it; each method may raise PassthroughError or OSError."""
 
-    @property
-    def app(self) -> ops.Application:
-        """The application."""
-        raise NotImplementedError
+    site: Site
+    publisher: publishing.Publisher
 
     @property
     def is_controller(self) -> bool:
         """Whether the unit is beside a controller."""
         raise NotImplementedError
 
-    def wanted(self) -> options.Options:
+    def options(self) -> options.Options:
         """Read the options."""
         raise NotImplementedError
 
-    def survey(self) -> surveying.Survey:
+    def decide(self) -> survey.Decision:
         """Look at the host."""
         raise NotImplementedError
 
@@ -60,105 +53,84 @@ class Unit(Protocol):
         """Look at what the controller is sent."""
         raise NotImplementedError
 
-    def publish_devices(self, offer: nova_offer.Offer) -> None:
-        """Publish the device_specs of an offer."""
-        raise NotImplementedError
 
-
-def answer(unit: Unit, root: Path, event: ops.ActionEvent) -> None:
+def answer(unit: Unit, event: ops.ActionEvent) -> dispatched.Done:
     """Answer an action, or fail it with the reason.
 
     Args:
         unit: the charm.
-        root: ``/`` on a real unit.
         event: the action.
+
+    Returns:
+        What the action has seen: the status is made of it, without another look.
     """
-    _ANSWERS[event.handle.kind](unit, root, event)
+    try:
+        return _ANSWERS[event.handle.kind](unit, event)
+    except (PassthroughError, OSError) as error:
+        event.fail(str(error))
+        return dispatched.Nothing()
 
 
-def _list_devices(unit: Unit, root: Path, event: ops.ActionEvent) -> None:
-    del unit
-    pattern = event.params["match"]
+def _list_devices(unit: Unit, event: ops.ActionEvent) -> dispatched.Done:
+    root, pattern = unit.site.root, event.params["match"]
     described = [
         row
         for row in inventory.describe(root, pci.read(root, overrides=False))
         if fnmatch.fnmatch(row["address"], pattern) or fnmatch.fnmatch(row["id"], pattern)
     ]
     _answer(event, inventory_tree.format_tree(described), {"devices": described})
+    return dispatched.Nothing()
 
 
-def _plan(unit: Unit, root: Path, event: ops.ActionEvent) -> None:
+def _plan(unit: Unit, event: ops.ActionEvent) -> dispatched.Done:
     if unit.is_controller:
-        published = _attempt(event, unit.survey_controller)
-        if published:
-            described = nova_text.describe_publication(published)
-            text = nova_text.publication_text(published)
-            _answer(event, text, {"plan": {"nova": described}})
-        return
-    survey = _attempt(event, unit.survey)
-    if survey:
-        leftovers = hand_made.find(root)
-        _answer(
-            event,
-            plan_text.plan_text(survey, leftovers),
-            {"plan": plan_text.describe_plan(survey, leftovers)},
-        )
+        published = unit.survey_controller()
+        described = nova_text.describe_publication(published)
+        _answer(event, nova_text.publication_text(published), {"plan": {"nova": described}})
+        return dispatched.Published(published)
+    decision = unit.decide()
+    by_hand = leftovers.find(unit.site.root)
+    plan = plan_text.describe_plan(decision, by_hand)
+    _answer(event, plan_text.plan_text(decision, by_hand), {"plan": plan})
+    return dispatched.Seen(decision)
 
 
-def _rebind(unit: Unit, root: Path, event: ops.ActionEvent) -> None:
+def _rebind(unit: Unit, event: ops.ActionEvent) -> dispatched.Done:
     if unit.is_controller:
         event.fail("this unit is beside nova-cloud-controller and binds nothing")
-        return
-
-    def work() -> dict[str, errors.BindError | None]:
-        address, tools = event.params["address"], host_tools.HostTools()
-        site = Site(root, unit.app.name)
-        purpose = f"the rebind action of {unit.app.name}"
-        with lock.hold(root, purpose), record.open(site) as ledger:
-            done = rebind.rebind(root, unit.survey(), address, tools, event.log)
-            offer = unit.survey().nova
-            nova_compute.apply(ledger, offer, tools, event.log)
-        unit.publish_devices(offer)
-        return done
-
-    done = _attempt(event, work)
-    if done is None:
-        return
+        return dispatched.Nothing()
+    site, host_tools = unit.site, tools.HostTools()
+    purpose = f"the rebind action of {site.application}"
+    with lock.hold(site.root, purpose), record.open(site) as ledger:
+        done = rebind.rebind(unit.decide(), event.params["address"], host_tools, event.log)
+        after = unit.decide()
+        nova_compute.apply(ledger, after.nova, host_tools, event.log)
+        after = survey.decide(after.options, survey.read_own_again(after.facts))
+    unit.publisher.devices(after.nova)
     _answer(event, plan_text.rebind_table(done), {"functions": plan_text.describe_rebind(done)})
     failed = [str(error) for error in done.values() if error]
     if failed:
         event.fail("; ".join(failed))
+    return dispatched.Seen(after)
 
 
-def _verify(unit: Unit, root: Path, event: ops.ActionEvent) -> None:
-    del root
-
-    def look() -> tuple[result.Check, ...]:
-        if not unit.is_controller:
-            return checklist.verify(unit.survey())
-        aliases = nova_lines.aliases(unit.wanted().devices)
-        return nova_checks.check_controller(unit.survey_controller(), aliases)
-
-    checks = _attempt(event, look)
-    if not checks:
-        return
-    _answer(
-        event,
-        plan_text.checks_table(checks),
-        {"checks": [dataclasses.asdict(each) for each in checks]},
-    )
+def _verify(unit: Unit, event: ops.ActionEvent) -> dispatched.Done:
+    seen: dispatched.Done
+    if unit.is_controller:
+        published = unit.survey_controller()
+        aliases = nova_lines.aliases(unit.options().devices)
+        checks = nova_checks.check_controller(published, aliases)
+        seen = dispatched.Published(published)
+    else:
+        decision = unit.decide()
+        checks = checklist.verify(decision)
+        seen = dispatched.Seen(decision)
+    described = [dataclasses.asdict(each) for each in checks]
+    _answer(event, plan_text.checks_table(checks), {"checks": described})
     failed = [each.name for each in checks if each.status == result.FAIL]
     if failed:
         event.fail(f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}")
-
-
-def _attempt(event: ops.ActionEvent, question: Callable[[], T]) -> T | None:
-    """Ask for an action, or fail the action with the reason."""
-    try:
-        return question()
-    except (PassthroughError, OSError) as error:
-        event.fail(str(error))
-        return None
+    return seen
 
 
 def _answer(event: ops.ActionEvent, table: str, data: Mapping[str, Any]) -> None:
@@ -173,7 +145,7 @@ def _answer(event: ops.ActionEvent, table: str, data: Mapping[str, Any]) -> None
     event.set_results({key: results[key] for key in results if key not in too_long})
 
 
-_ANSWERS: Mapping[str, Callable[[Unit, Path, ops.ActionEvent], None]] = {
+_ANSWERS: Mapping[str, Callable[[Unit, ops.ActionEvent], dispatched.Done]] = {
     "list_devices_action": _list_devices,
     "plan_action": _plan,
     "rebind_action": _rebind,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ops
 
+import dispatched
+from passthrough import survey
+from passthrough.site import Site
+
 if TYPE_CHECKING:
-    from passthrough import reconcile
-    from passthrough import survey as surveying
     from passthrough.reporting import alarm
 
 logger = logging.getLogger(__name__)
@@ -25,55 +26,51 @@ class Monitoring(ops.Object):
 
     Args:
         charm: the charm.
-        root: ``/`` on a real unit.
+        site: the application on this host.
     """
 
     _stored = ops.StoredState()
 
-    def __init__(self, charm: ops.CharmBase, root: Path):
+    def __init__(self, charm: ops.CharmBase, site: Site):
         super().__init__(charm, "monitoring")
         # Whether nrpe is related, and whether it has been told of the check.
         self._stored.set_default(related=False, published=False)
-        self._root = root
-        self._application = charm.app.name
+        self._site = site
         self._unit = charm.unit
         self.framework.observe(charm.on[ENDPOINT].relation_broken, self._on_broken)
 
-    def report(self, result: reconcile.Result | None, problem: Exception | None) -> None:
+    def report(self, done: dispatched.Done) -> None:
         """Have the check installed, and leave it what the hook found.
 
         A check that cannot be kept up to date fails no hook: it grows old, and says so itself.
 
         Args:
-            result: what the hook did, or None where it was kept from it.
-            problem: what kept it.
+            done: what the hook did.
         """
         relations = [each for each in self.model.relations[ENDPOINT] if each.active]
-        published = bool(relations) and self._write(result, problem)
+        published = bool(relations) and self._write(done)
         for relation in relations if published else ():
             self._publish(relation)
         self._remember(bool(relations), published)
 
-    def refresh(self, survey: surveying.Survey) -> bool:
-        """Do what `report` does of a survey, without asking Juju for anything.
+    def refresh(self, decision: survey.Decision) -> bool:
+        """Do what `report` does, of a host that is as it should be, without asking Juju.
 
         Returns:
             Whether that was enough; otherwise `report` has to be called.
         """
         if not self._stored.related:
             return True
-        from passthrough import reconcile
+        return bool(self._stored.published) and self._write(dispatched.Seen(decision))
 
-        return bool(self._stored.published) and self._write(reconcile.Result(survey), None)
-
-    def _write(self, result: reconcile.Result | None, problem: Exception | None) -> bool:
+    def _write(self, done: dispatched.Done) -> bool:
         """Have the check on the host and give it its report; False where it cannot be had."""
         from passthrough.effects import nrpe
 
         try:
-            if not nrpe.install(self._root, self._application):
+            if not nrpe.install(self._site):
                 return False
-            nrpe.write_report(self._root, self._application, *_judge(result, problem))
+            nrpe.write_report(self._site, *_judge(done))
         except OSError as error:
             logger.error("the NRPE check is not up to date: %s", error)
             return False
@@ -88,7 +85,7 @@ class Monitoring(ops.Object):
 
         databag = relation.data[self._unit]
         # As charmhelpers has it: "primary" says whose unit gives the host its name in Nagios.
-        wanted = {"monitors": nrpe.monitors(self._application), "primary": "False"}
+        wanted = {"monitors": nrpe.monitors(self._site.application), "primary": "False"}
         if any(databag.get(key) != value for key, value in wanted.items()):
             databag.update(wanted)
 
@@ -97,14 +94,21 @@ class Monitoring(ops.Object):
 
         if any(each.active for each in self.model.relations[ENDPOINT]):
             return  # another nrpe is related, and it has the same check
-        nrpe.remove(self._root, self._application)
+        nrpe.remove(self._site)
         self._remember(related=False, published=False)
 
 
-def _judge(result: reconcile.Result | None, problem: Exception | None) -> alarm.Report:
+def _judge(done: dispatched.Done) -> alarm.Report:
     from passthrough.reporting import alarm
     from passthrough.reporting.verify import checklist
 
-    if problem or not result:
-        return alarm.judge_problem(problem or RuntimeError("the hook did not look at the host"))
-    return alarm.judge(checklist.verify(result.survey), result.survey.plan.reboot)
+    match done:
+        case dispatched.Reconciled(result):
+            decision = result.decision
+        case dispatched.Seen(decision):
+            pass
+        case dispatched.Failed(problem):
+            return alarm.judge_problem(problem)
+        case _:
+            return alarm.judge_problem(RuntimeError("the hook did not look at the host"))
+    return alarm.judge(checklist.verify(decision), decision.plan.reboot)

@@ -18,7 +18,7 @@ from passthrough.errors import PassthroughError
 if TYPE_CHECKING:
     from typing import Any
 
-    from passthrough import survey as surveying
+    from passthrough import survey
     from passthrough.reporting import tables
 
 EXIT_FAILED_CHECK = 1
@@ -112,23 +112,23 @@ def _list(given: argparse.Namespace) -> tuple[Callable[[], str], Any, int]:
     return text, described, 0
 
 
-def _survey(given: argparse.Namespace) -> surveying.Survey:
-    from passthrough import survey as surveying
+def _decide(given: argparse.Namespace) -> survey.Decision:
+    from passthrough import survey
     from passthrough.config import options
+    from passthrough.site import Site
 
     wanted = options.parse({"devices": given.devices})
-    return surveying.survey(given.root, given.application, wanted)
+    return survey.decide(wanted, survey.look(Site(given.root, given.application)))
 
 
 def _plan(given: argparse.Namespace) -> tuple[Callable[[], str], Any, int]:
-    from passthrough.reporting import leftovers as hand_made
-    from passthrough.reporting import plan_text
+    from passthrough.reporting import leftovers, plan_text
 
-    survey = _survey(given)
-    leftovers = hand_made.find(given.root)
+    decision = _decide(given)
+    by_hand = leftovers.find(given.root)
     return (
-        lambda: plan_text.plan_text(survey, leftovers, _style()),
-        plan_text.describe_plan(survey, leftovers),
+        lambda: plan_text.plan_text(decision, by_hand, _style()),
+        plan_text.describe_plan(decision, by_hand),
         0,
     )
 
@@ -139,7 +139,7 @@ def _verify(given: argparse.Namespace) -> tuple[Callable[[], str], Any, int]:
     from passthrough.reporting import plan_text
     from passthrough.reporting.verify import checklist, result
 
-    checks = checklist.verify(_survey(given))
+    checks = checklist.verify(_decide(given))
     code = EXIT_FAILED_CHECK if result.has_failed(checks) else 0
     return (
         lambda: plan_text.checks_table(checks, _style()),

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from passthrough import errors
 from passthrough.effects import drivers
 from passthrough.effects.tools import Tools
 from passthrough.errors import PassthroughError
-from passthrough.survey import Survey
+from passthrough.survey import Decision
 from passthrough.system import quoting
 
 
@@ -18,8 +17,7 @@ class RebindError(PassthroughError):
 
 
 def rebind(
-    root: Path,
-    survey: Survey,
+    decision: Decision,
     address: str,
     tools: Tools,
     progress: Callable[[str], object] = lambda sentence: None,
@@ -27,8 +25,7 @@ def rebind(
     """Unbind claimed functions and bind them to vfio-pci again.
 
     Args:
-        root: the host's root.
-        survey: what is claimed on this host.
+        decision: what is claimed on this host.
         address: one claimed function, or an empty string for all of them.
         tools: how to load the vfio modules.
         progress: told, in words, what became of each function.
@@ -40,13 +37,13 @@ def rebind(
     Raises:
         RebindError: when the address is not claimed, or the IOMMU is off.
     """
-    claimed = survey.decision.addresses
+    root, claimed = decision.site.root, decision.outcome.addresses
     if address and address not in claimed:
         raise RebindError(
             f"{quoting.show(address)} is not claimed on this host; claimed are"
             f" {', '.join(claimed) or 'none'}"
         )
-    if not survey.host.has_groups:
+    if not decision.host.has_groups:
         raise RebindError("the IOMMU is off, so vfio-pci can take no device", "reboot first")
     tools.load_vfio()
     done: dict[str, errors.BindError | None] = {}

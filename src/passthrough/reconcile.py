@@ -3,93 +3,99 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Container
 
-from passthrough import survey as surveying
-from passthrough.config import options
+from passthrough import survey
+from passthrough.config.options import Options
 from passthrough.effects import apply, nova_compute
 from passthrough.effects.tools import Tools
 from passthrough.errors import PassthroughError
 from passthrough.nova import offer as nova_offer
 from passthrough.site import Site
 from passthrough.state import record
-from passthrough.survey import Survey
+from passthrough.survey import Decision
 from passthrough.system import lock
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """The survey after a run, and what the run did."""
+    """What is decided after a run, and what the run did."""
 
-    survey: Survey
+    decision: Decision
     outcome: apply.Outcome = dataclasses.field(default_factory=apply.Outcome)
 
 
 def reconcile(
-    root: Path,
-    application: str,
-    wanted: options.Options,
+    site: Site,
+    options: Options,
     tools: Tools,
     progress: Callable[[str], object],
     *,
-    leaving: bool = False,
+    facts: survey.Facts | None = None,
 ) -> Result:
-    """Bring the host to what ``wanted`` asks for; default options undo everything.
+    """Bring a host to what ``options`` ask for; default options undo everything.
 
     Nova learns of a function after it was bound, and loses it before it is given back. The host's
-    lock is held meanwhile.
+    lock is held meanwhile. The host is looked at once, and once more where anything was changed.
+
+    Args:
+        site: where.
+        options: what is asked for.
+        tools: how to rebuild, to load modules and to restart services.
+        progress: told, in words, of everything that is done.
+        facts: what was seen of the host since the caller took the lock; None to look.
 
     Returns:
-        What was done, and the host as it is afterwards.
+        What was done, and what is decided on the host as it is afterwards.
 
     Raises:
-        PassthroughError: as `surveying.survey` does, before anything is changed; or when a rebuild
-            or a restart fails; or when another run has the lock and does not end.
+        PassthroughError: as `survey.look` and `survey.decide` do, before anything is changed; or
+            when a rebuild or a restart fails; or when another run has the lock and does not end.
         OSError: when a file cannot be read or written.
     """
-    site = Site(root, application)
-    with lock.hold(root, f"a hook of {application}"), record.open(site) as ledger:
-        return _reconcile(ledger, wanted, tools, progress, leaving=leaving)
+    purpose = f"a hook of {site.application}"
+    with lock.hold(site.root, purpose), record.open(site) as ledger:
+        return _reconcile(ledger, facts or survey.look(site), options, tools, progress)
 
 
 def _reconcile(
     ledger: record.Ledger,
-    wanted: options.Options,
+    facts: survey.Facts,
+    options: Options,
     tools: Tools,
     progress: Callable[[str], object],
-    *,
-    leaving: bool,
 ) -> Result:
-    root, application = ledger.site.root, ledger.site.application
+    def look_again() -> Decision:
+        return survey.decide(options, survey.look(facts.site))
 
-    def look() -> Survey:
-        return surveying.survey(root, application, wanted, leaving=leaving)
+    def offer(decision: Decision) -> tuple[str, ...]:
+        return nova_compute.apply(ledger, decision.nova, tools, progress)
 
-    def offer(found: Survey) -> tuple[str, ...]:
-        return nova_compute.apply(ledger, found.nova, tools, progress)
-
-    before = look()
+    before = survey.decide(options, facts)
     released = [binding.address for binding in before.plan.release]
     withdrawn: tuple[str, ...] = ()
-    if nova_offer.withdraws(application, before.nova, released):
+    if nova_offer.withdraws(before.nova, released):
         withdrawn = offer(before)
-        before = look()
+        # A guest may have been given one of them until nova-compute had read the drop-in.
+        asked = survey.ask_again(facts, released)
+        before = survey.decide(options, survey.read_own_again(asked))
+    bind = [binding.address for binding in before.plan.bind]
+
+    def claimable_now() -> Container[str]:
+        return survey.decide(options, survey.ask_again(before.facts, bind)).outcome.addresses
+
     try:
-        outcome = apply.apply(
-            ledger,
-            before.plan,
-            tools,
-            progress,
-            look_again=lambda: look().decision.addresses,
-        )
+        outcome = apply.apply(ledger, before.plan, tools, progress, ask_again=claimable_now)
     except (PassthroughError, OSError):
-        offer(look())  # whatever became of the host, Nova shall not be offered what is not ready
+        offer(
+            look_again()
+        )  # whatever became of the host, Nova shall not be offered what is not ready
         raise
-    after = look() if outcome.did else before
+    after = look_again() if outcome.did else before
     offered = offer(after)
-    if leaving:
+    if options.leaving:
         nova_compute.leave(ledger, after.nova, progress)
-    outcome = dataclasses.replace(outcome, did=(*withdrawn, *outcome.did, *offered))
-    changed = offered or not after.nova.read
-    return Result(look() if changed else after, outcome)
+    if offered or not after.nova.read:
+        after = survey.decide(options, survey.read_own_again(after.facts))
+    did = (*withdrawn, *outcome.did, *offered)
+    return Result(after, dataclasses.replace(outcome, did=did))

@@ -1,155 +1,269 @@
-"""Look at the host and decide what it should become; reads only.
+"""One look at the host, one decision; reads only.
 
-What a hook that finds nothing to do imports: no way to change anything is among it.
+`look` reads everything once into `Facts`. `decide` is pure: it gives everything that follows from
+the facts and the options, and whatever a hook applies, an action prints and a status says comes
+from that one `Decision`. No way to change anything is imported here.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
-from passthrough.config import options
-from passthrough.host import machine, pci, usage, vfio_users
+from passthrough import pci_address
+from passthrough.config.options import Options
+from passthrough.host import guests, machine, pci, usage, vfio_users
 from passthrough.nova import facts as nova_facts
-from passthrough.nova import lines as nova_lines
 from passthrough.nova import offer as nova_offer
-from passthrough.planning import boot_files, claims, plan
+from passthrough.planning import boot_files, claims, plan, templates
 from passthrough.site import Site
 from passthrough.state import record, stuck
-from passthrough.system import files
+from passthrough.system import files, procfs
 
 
 @dataclasses.dataclass(frozen=True)
-class Survey:
-    """The host as it is, what is decided for it, and what would change.
+class Facts:
+    """Everything that was read of one site.
 
-    ``nova`` is what to offer to Nova now, ``nova_planned`` once all claims are on vfio-pci.
-    ``held`` are the processes that hold a function which is to be given back, by its address, and
-    ``root`` is the tree that was looked at.
+    Attributes:
+        site: where it was read.
+        host: the PCI functions.
+        machine: boot loader, generator, running command line.
+        usage: what the host itself uses.
+        record: what the application has taken and activated before.
+        others: the records of the host's other applications of this charm, by name.
+        present: what each owned path holds.
+        nova: what is known of Nova.
+        processes: the processes, asked at most once: the first question makes the one pass over
+            their open files, and most looks have none.
+        users: who has functions open through VFIO, out of that pass.
     """
 
-    application: str
-    wanted: options.Options
+    site: Site
     host: pci.Host
-    facts: machine.Platform
-    record: record.Record
-    decision: claims.Decision
+    machine: machine.Platform
+    usage: usage.Usage = dataclasses.field(default_factory=usage.Usage)
+    record: record.Record = dataclasses.field(default_factory=record.Record)
+    others: Mapping[str, record.Record] = dataclasses.field(default_factory=dict)
+    present: Mapping[str, files.Present | None] = dataclasses.field(default_factory=dict)
+    nova: nova_facts.Facts = dataclasses.field(default_factory=nova_facts.Facts)
+    processes: procfs.Processes = dataclasses.field(
+        default_factory=procfs.Processes.none, compare=False
+    )
+    users: vfio_users.Users = dataclasses.field(
+        default_factory=vfio_users.Users.none, compare=False
+    )
+
+    def guests(self) -> tuple[guests.Guest, ...]:
+        """The guests that run, in the order of their processes."""
+        return guests.running(self.processes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """What follows from the options and the facts.
+
+    Attributes:
+        options: what was asked for.
+        facts: what it was decided on.
+        outcome: what is claimed and what is refused.
+        plan: what would change.
+        nova: what to offer to Nova now.
+        nova_planned: what to offer once all claims are on vfio-pci.
+        held: the processes that hold a function which is to be given back, by its address.
+        rendered: what the templates gave, as `templates.Renderer.learned` has it.
+    """
+
+    options: Options
+    facts: Facts
+    outcome: claims.Outcome
     plan: plan.Plan
     nova: nova_offer.Offer = dataclasses.field(default_factory=nova_offer.Offer)
     nova_planned: nova_offer.Offer = dataclasses.field(default_factory=nova_offer.Offer)
     held: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
-    root: Path = Path("/")
+    rendered: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def site(self) -> Site:
+        """Where it was decided for."""
+        return self.facts.site
+
+    @property
+    def host(self) -> pci.Host:
+        """The PCI functions that it was decided on."""
+        return self.facts.host
+
+    @property
+    def claims(self) -> tuple[claims.Claim, ...]:
+        """What is claimed, companions too, in address order."""
+        return self.outcome.claims
+
+    @property
+    def refusals(self) -> tuple[claims.Refusal, ...]:
+        """What is not claimed, in the order of the items."""
+        return self.outcome.refusals
 
 
-def survey(
-    root: Path, application: str, wanted: options.Options, *, leaving: bool = False
-) -> Survey:
-    """Look at the tree at ``root`` and work out what would change; reads only.
+def look(site: Site) -> Facts:
+    """Read everything about a site, once.
+
+    Raises:
+        RecordError: when an application's record is damaged.
+        StuckError: when looking would never end.
+        OSError: when the tree cannot be read.
+    """
+    root = site.root
+    stuck.check_responsive(root)
+    host = pci.read(root)
+    mine = record.read(site)
+    others = record.read_others(site)
+    processes = procfs.Processes(root)
+    return Facts(
+        site=site,
+        host=host,
+        machine=machine.read(root),
+        usage=usage.read(root, host, _ours(mine, others), processes),
+        record=mine,
+        others=others,
+        present={
+            file.path: files.read(root / file.path)
+            for file in boot_files.owned_files(site.application)
+        },
+        nova=nova_facts.read(site, mine.nova),
+        processes=processes,
+        users=vfio_users.Users(root, processes),
+    )
+
+
+def ask_again(facts: Facts, addresses: Iterable[str]) -> Facts:
+    """Ask once more, for safety, about a few functions: what has them, and what the host uses.
+
+    A function's group and card belong to the question, since their uses can bar it, and so do the
+    records of other applications. The rest of the facts stays as it was.
+
+    Raises:
+        RecordError: when another application's record is damaged.
+        StuckError: when looking would never end.
+        OSError: when the tree cannot be read.
+    """
+    root = facts.site.root
+    stuck.check_responsive(root)
+    asked = _with_neighbours(facts.host, addresses)
+    found = pci.read_some(root, asked)
+    there = {
+        **{address: each for address, each in facts.host.functions.items() if address not in asked},
+        **found.functions,
+    }
+    host = pci.Host(
+        {address: there[address] for address in sorted(there, key=pci_address.sort_key)}
+    )
+    others = record.read_others(facts.site)
+    processes = procfs.Processes(root)
+    used = usage.read(root, found, _ours(facts.record, others), processes)
+    uses = {address: each for address, each in facts.usage.uses.items() if address not in asked}
+    return dataclasses.replace(
+        facts,
+        host=host,
+        usage=usage.Usage({**uses, **used.uses}),
+        others=others,
+        processes=processes,
+        users=vfio_users.Users(root, processes),
+    )
+
+
+def read_own_again(facts: Facts) -> Facts:
+    """Read again what a run has just written itself: the record, and Nova's drop-in.
+
+    Raises:
+        RecordError: when the record is damaged.
+        OSError: when a file cannot be read.
+    """
+    site = facts.site
+    mine = record.read(site)
+    return dataclasses.replace(facts, record=mine, nova=nova_facts.read(site, mine.nova))
+
+
+def decide(
+    options: Options,
+    facts: Facts,
+    trusted: Mapping[str, str] | None = None,
+) -> Decision:
+    """Work out everything that follows; pure.
 
     Args:
-        root: ``/`` on a real host.
-        application: the Juju application.
-        wanted: the charm's options.
-        leaving: whether the charm is being removed.
+        options: what is asked for; default options undo everything.
+        facts: the host as it is.
+        trusted: what an earlier `Decision.rendered` said of the templates. For looking, never for
+            writing: a memory that is damaged or made up can hide that a file has changed.
 
     Raises:
         OptionError: when two items ask for the same function, blacklist-drivers names what the
             host needs, or Nova does not know what an option asks for.
         UnsupportedHostError: when this host cannot do what is asked.
-        RecordError: when an application's record is damaged.
-        StuckError: when looking would never end.
-        OSError: when the tree cannot be read.
     """
-    stuck.check_responsive(root)
-    host = pci.read(root)
-    facts = machine.read(root)
-    site = Site(root, application)
-    mine = record.read(site)
-    records = record.read_others(site)
-    others = record.taken_by(records)
-    # An application that has left still answers for what a guest keeps on vfio-pci.
-    ours = frozenset(mine.taken).union(*(each.taken for each in records.values()))
-    used = usage.read(root, host, ours)
-    decision = claims.decide(wanted.devices, host, others, used)
-    held = _find_held(root, host, plan.unclaimed(decision, mine, others))
-    present = {
-        file.path: files.read(root / file.path) for file in boot_files.owned_files(application)
-    }
-    now, planned = survey_nova(
-        root, application, wanted, decision, host, mine.nova, leaving=leaving
-    )
-    return Survey(
-        application=application,
-        wanted=wanted,
-        host=host,
-        facts=facts,
-        record=mine,
-        decision=decision,
-        plan=plan.make(
-            application,
-            wanted,
-            decision,
-            host,
-            facts,
-            mine,
-            present,
+    renderer = templates.Renderer(trusted or {})
+    taken = record.taken_by(facts.others)
+    outcome = claims.decide(options.devices, facts.host, taken, facts.usage)
+    held = _find_held(facts, plan.unclaimed(outcome, facts.record, taken))
+    planned = plan.make(
+        options,
+        outcome,
+        plan.Situation(
+            application=facts.site.application,
+            machine=facts.machine,
+            record=facts.record,
+            present=facts.present,
             held=held,
-            others=others,
+            others=taken,
         ),
-        nova=now,
-        nova_planned=planned,
-        held=held,
-        root=root,
+        renderer,
     )
+    now, later = _decide_offers(options, facts, outcome, renderer)
+    return Decision(options, facts, outcome, planned, now, later, held, renderer.learned())
 
 
-def _find_held(
-    root: Path, host: pci.Host, addresses: tuple[str, ...]
-) -> dict[str, tuple[int, ...]]:
-    """Find who holds these functions; all of /proc is read only where one is on vfio-pci."""
+def _ours(mine: record.Record, others: Mapping[str, record.Record]) -> frozenset[str]:
+    """The functions that the charm answers for.
+
+    An application that has left still answers for what a guest keeps on vfio-pci.
+    """
+    return frozenset(mine.taken).union(*(each.taken for each in others.values()))
+
+
+def _with_neighbours(host: pci.Host, addresses: Iterable[str]) -> frozenset[str]:
+    """These functions, with those of their cards and IOMMU groups."""
+    found = set(addresses)
+    for address in tuple(found):
+        function = host.functions.get(address)
+        if function:
+            near = (*host.slot_members(function), *host.group_members(function))
+            found |= {each.address for each in near}
+    return frozenset(found)
+
+
+def _find_held(facts: Facts, addresses: Iterable[str]) -> Mapping[str, tuple[int, ...]]:
+    """Who holds these functions; the processes are asked only where one is on vfio-pci."""
+    functions = facts.host.functions
     bound = [
         address
         for address in addresses
-        if address in host.functions and host.functions[address].driver == pci.VFIO_PCI
+        if address in functions and functions[address].driver == pci.VFIO_PCI
     ]
-    return vfio_users.of_functions(root, bound) if bound else {}
+    return facts.users.of(bound) if bound else {}
 
 
-def survey_nova(
-    root: Path,
-    application: str,
-    wanted: options.Options,
-    decision: claims.Decision,
-    host: pci.Host,
-    known: record.Nova,
-    *,
-    leaving: bool = False,
+def _decide_offers(
+    options: Options, facts: Facts, outcome: claims.Outcome, renderer: templates.Renderer
 ) -> tuple[nova_offer.Offer, nova_offer.Offer]:
-    """Read what Nova has below ``root`` and work out what it should have; reads only.
-
-    Returns:
-        What to offer now, and what to offer once every claimed function is on vfio-pci.
-
-    Raises:
-        OptionError: when the installed Nova does not know what an option asks for.
-        OSError: when a file cannot be read.
-    """
-    path = nova_lines.path_of(application)
-    facts = nova_facts.read(root, application)
-
-    def decide(verified: Iterable[claims.Claim]) -> nova_offer.Offer:
-        return nova_offer.decide(
-            application, wanted, decision, verified, host, facts, known, leaving=leaving
-        )
-
-    verified = nova_offer.find_verified(decision, host)
-    now = decide(verified)
-    # Looking for holders reads all of /proc: only what would be withdrawn is worth it.
+    """What to offer now, and what to offer once every claimed function is on vfio-pci."""
+    known = facts.nova
+    verified = nova_offer.find_verified(outcome)
+    now = nova_offer.decide(options, outcome, verified, known, renderer)
+    # Only what would be withdrawn is worth the pass over the processes.
     stay = {each["address"] for each in now.device_specs}
-    doubtful = [each for each in nova_offer.listed(f"/{path}", facts.config) if each not in stay]
-    held = vfio_users.of_functions(root, doubtful)
+    held = facts.users.of([each for each in nova_offer.listed(known) if each not in stay])
     if held:
-        facts = dataclasses.replace(facts, held=frozenset(held))
-        now = decide(verified)
-    return now, decide(nova_offer.find_primary(decision))
+        known = dataclasses.replace(known, held=frozenset(held))
+        now = nova_offer.decide(options, outcome, verified, known, renderer)
+    primary = nova_offer.find_primary(outcome)
+    return now, nova_offer.decide(options, outcome, primary, known, renderer)

@@ -27,8 +27,7 @@ from passthrough.nova import lines as nova_lines
 from passthrough.nova import offer as nova_offer
 from passthrough.nova import publication
 from passthrough.nova.release import Release
-from passthrough.planning import claims
-from passthrough.state import record
+from passthrough.planning import claims, templates
 
 EXAMPLES = 500
 CARD, OTHER, PF, VF = "10de:1bb0", "10de:1eb8", "8086:10fb", "8086:10ed"
@@ -142,14 +141,12 @@ def offer_of(example: Example) -> tuple[nova_offer.Offer, publication.Publicatio
         {"devices": example.devices, "report-in-placement": example.report_in_placement}
     )
     host = pci.Host({each.address: each for each in example.functions})
-    decision = claims.decide(wanted.devices, host)
+    outcome = claims.decide(wanted.devices, host)
     release = Release(example.release)
     beside = config(example.operator)
     facts = nova_facts.Facts(release=release, config=beside, group=64060)
-    verified = nova_offer.find_verified(decision, host)
-    offer = nova_offer.decide(
-        "pci-passthrough", wanted, decision, verified, host, facts, record.Nova()
-    )
+    verified = nova_offer.find_verified(outcome)
+    offer = nova_offer.decide(wanted, outcome, verified, facts, templates.Renderer())
     memory = publication.Memory()
     return offer, publication.decide(wanted, release, beside, None, memory)
 
@@ -262,7 +259,9 @@ def test_no_text_becomes_another_line_of_nova_conf(devices: str):
     except OptionError:
         return
     aliases = nova_lines.aliases(wanted.devices)
-    text = nova_lines.drop_in("pci-passthrough", Release(34), (), aliases, False) or ""
-    keys = [(section, key) for section, key, _ in nova_conf.parse(text)]
+    text = nova_lines.DropIn("pci-passthrough", Release(34), (), aliases, False).render(
+        templates.Renderer()
+    )
+    keys = [(section, key) for section, key, _ in nova_conf.parse(text or "")]
     assert keys == [("pci", "alias")] * len(aliases)
-    assert "$" not in text
+    assert "$" not in (text or "")

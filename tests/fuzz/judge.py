@@ -14,8 +14,7 @@ from passthrough.config import options
 from passthrough.host import machine, pci
 from passthrough.nova import lines as nova_lines
 from passthrough.nova import release as nova_release
-from passthrough.planning import boot_files, claims, plan
-from passthrough.state import record
+from passthrough.planning import boot_files, claims, plan, templates
 
 HEX = "[0-9a-f]"
 ADDRESS = rf"{HEX}{{4,8}}:{HEX}{{2}}:[01]{HEX}\.[0-7]"
@@ -77,16 +76,16 @@ GENERATORS = (machine.INITRAMFS_TOOLS, machine.DRACUT)
 def _skeleton(generator: str) -> frozenset[str]:
     """Every line that the templates write by themselves."""
     claim = claims.decide(options.parse({"devices": "10de:1bb0"}).devices, HOST).claims
-    wanted = options.parse({"allow-unsafe-interrupts": True})
-    desired = boot_files.desired_files(
-        APPLICATION,
-        wanted,
-        claim,
-        ("x",),
-        ("x",),
-        generator,
+    asked = boot_files.Wanted(
+        application=APPLICATION,
+        claims=claim,
         twins=boot_files.find_twins(claim, HOST),
+        blacklist=("x",),
+        kernel_options=("x",),
+        allow_unsafe_interrupts=True,
+        generator=generator,
     )
+    desired = boot_files.desired_files(asked, templates.Renderer())
     lines = {line for file in desired for line in (file.content or "").splitlines()}
     return frozenset(line for line in lines if not any(each.fullmatch(line) for each in LINES))
 
@@ -100,8 +99,9 @@ def check_boot_files(wanted: options.Options, generator: str) -> list[str]:
     facts = machine.Platform(
         iommu_table="DMAR", has_grub=True, generator=generator, command_line=("ro",)
     )
-    decision = claims.decide(wanted.devices, HOST)
-    planned = plan.make(APPLICATION, wanted, decision, HOST, facts, record.Record(), {})
+    outcome = claims.decide(wanted.devices, HOST)
+    now = plan.Situation(APPLICATION, facts)
+    planned = plan.make(wanted, outcome, now, templates.Renderer())
     drop_ins = []
     for change in planned.files:
         content = change.file.content or ""
@@ -125,7 +125,9 @@ def check_nova(wanted: options.Options) -> None:
     specs = [nova_lines.device_spec(claim.function, claim.item) for claim in primary]
     for release in RELEASES:
         text = (
-            nova_lines.drop_in(APPLICATION, release, specs, aliases, wanted.report_in_placement)
+            nova_lines.DropIn(
+                APPLICATION, release, tuple(specs), aliases, wanted.report_in_placement
+            ).render(templates.Renderer())
             or ""
         )
         assert text.isascii()

@@ -17,6 +17,7 @@ from passthrough import rebind
 from passthrough.effects.tools import Tools
 from passthrough.host import pci
 from passthrough.reporting import inventory
+from passthrough.site import Site
 
 pytestmark = pytest.mark.faults
 
@@ -40,10 +41,11 @@ class Event:
 def test_a_hostile_match_chooses_or_does_not(tmp_path: Path):
     root = hosttree.compute_host(tmp_path / "host").root
     every = {each["address"]: each for each in inventory.describe(root, pci.read(root))}
+    unit = types.SimpleNamespace(site=Site(root, "pci-passthrough"))
     seen = set()
     for text in mutation.variants("match", mutation.seeds("match"), PARAMETERS):
         event = Event(text)
-        actions.answer(cast(Any, None), root, cast(ops.ActionEvent, event))
+        actions.answer(cast(Any, unit), cast(ops.ActionEvent, event))
         found = json.loads(event.results["devices"])
         assert all(every[each["address"]] == each for each in found)
         table = event.results["table"]
@@ -54,10 +56,10 @@ def test_a_hostile_match_chooses_or_does_not(tmp_path: Path):
 
 def test_a_hostile_address_is_refused(tmp_path: Path):
     """The IOMMU is off, so that a good one is refused as well, and the kernel is not asked."""
-    survey = made.survey(made.wanted("10de:1bb0"), *made.gpus("83", "84"))
+    decision = made.decision(made.wanted("10de:1bb0"), *made.gpus("83", "84"))
     texts = mutation.variants("address", mutation.seeds("match"), PARAMETERS)
     for text in texts:
         with pytest.raises(rebind.RebindError) as caught:
-            rebind.rebind(tmp_path, survey, text, cast(Tools, None))
+            rebind.rebind(decision, text, cast(Tools, None))
         judge.check_message(caught.value)
     assert list(tmp_path.iterdir()) == []

@@ -23,6 +23,7 @@ from harness.hosttree import programs
 from passthrough import reconcile
 from passthrough.config import options
 from passthrough.effects import drivers
+from passthrough.site import Site
 from passthrough.system import commands
 
 GPU_BUSES = ("83", "84", "85")
@@ -65,9 +66,9 @@ def make_ready(tree: hosttree.HostTree) -> None:
     wanted = options.parse({"devices": GPUS})
     with pytest.MonkeyPatch.context() as patch:
         kernel, tools = FakeKernel(tree, patch), FakeTools(tree)
-        reconcile.reconcile(tree.root, "pci-passthrough", wanted, tools, lambda said: None)
+        reconcile.reconcile(Site(tree.root, "pci-passthrough"), wanted, tools, lambda said: None)
         kernel.reboot()
-        reconcile.reconcile(tree.root, "pci-passthrough", wanted, tools, lambda said: None)
+        reconcile.reconcile(Site(tree.root, "pci-passthrough"), wanted, tools, lambda said: None)
         kernel.forget_writes()
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
-from passthrough import errors, pci_address
-from passthrough import survey as surveying
+from passthrough import errors, pci_address, survey
 from passthrough.config import devices as devices_option
 from passthrough.config import options
-from passthrough.host import machine, pci
-from passthrough.planning import claims, plan
+from passthrough.host import machine, pci, vfio_users
+from passthrough.planning import claims
+from passthrough.site import Site
 from passthrough.state import record
-from passthrough.system import files
+from passthrough.system import procfs
 
 T = TypeVar("T")
 
@@ -54,7 +55,7 @@ def gpus(*buses: str, group: int | None = None, **values: Any) -> list[pci.Funct
     return found
 
 
-def decide(devices: str, *functions: pci.Function, **values: Any) -> claims.Decision:
+def decide(devices: str, *functions: pci.Function, **values: Any) -> claims.Outcome:
     """What `claims.decide` makes of the option ``devices`` on such a host."""
     return claims.decide(devices_option.parse(devices), host(*functions), **values)
 
@@ -85,48 +86,59 @@ IOMMU_OFF = machine.Platform(
 IOMMU_ON = dataclasses.replace(IOMMU_OFF, command_line=(*IOMMU_OFF.command_line, "intel_iommu=on"))
 
 
-def survey(
-    wanted: options.Options,
+class Holders(vfio_users.Users):
+    """Who has functions open, as it is said: processes by address."""
+
+    def __init__(self, users: Mapping[str, tuple[int, ...]]):
+        super().__init__(None, procfs.Processes.none())
+        self._users = users
+
+    def of(self, addresses: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        """Who has these open."""
+        return {each: self._users[each] for each in addresses if each in self._users}
+
+
+def facts(
     *functions: pci.Function,
-    facts: machine.Platform = IOMMU_OFF,
-    present: Mapping[str, files.Present | None] | None = None,
-    has: record.Record | None = None,
+    machine: machine.Platform = IOMMU_OFF,
     taken: Mapping[str, str] | None = None,
     held: Mapping[str, tuple[int, ...]] | None = None,
     application: str = "pci-passthrough",
-) -> surveying.Survey:
-    """What `surveying.survey` gives for such a host, without one.
+    **values: Any,
+) -> survey.Facts:
+    """The facts of such a host, without one.
 
     Args:
-        wanted: the options.
         functions: the PCI functions.
-        facts: boot loader, generator, command line.
-        present: the owned files that are there, by path.
-        has: the application's record.
-        taken: what other applications have.
+        machine: boot loader, generator, command line.
+        taken: functions that other applications have taken, and those.
         held: functions that guests hold, and the guests' processes.
         application: the Juju application.
+        values: more of `survey.Facts`, such as the record or the files that are ``present``.
     """
-    there = host(*functions)
-    mine = has or record.Record()
-    decision = claims.decide(wanted.devices, there, taken)
-    planned = plan.make(
-        application,
-        wanted,
-        decision,
-        there,
-        facts,
-        mine,
-        present or {},
-        held=held or {},
-        others=taken or {},
-    )
-    return surveying.Survey(
-        application, wanted, there, facts, mine, decision, planned, held=held or {}
+    others = {
+        name: record.Record(
+            taken={each: None for each, by in (taken or {}).items() if by == name},
+            activated={"initramfs": "x"},
+        )
+        for name in (taken or {}).values()
+    }
+    return survey.Facts(
+        site=Site(Path("/nowhere"), application),
+        host=host(*functions),
+        machine=machine,
+        others=others,
+        users=Holders(held or {}),
+        **values,
     )
 
 
-def applied(before: surveying.Survey) -> dict[str, Any]:
-    """The ``present`` and ``has`` of the next survey, once this one's plan was applied."""
+def decision(wanted: options.Options, *functions: pci.Function, **values: Any) -> survey.Decision:
+    """What is decided of such a host; ``values`` are those of `facts`."""
+    return survey.decide(wanted, facts(*functions, **values))
+
+
+def applied(before: survey.Decision) -> dict[str, Any]:
+    """The ``present`` and ``record`` of the next facts, once this plan was applied."""
     changed = {change.file.path: change.file.as_present() for change in before.plan.files}
-    return {"present": changed, "has": before.plan.record}
+    return {"present": changed, "record": before.plan.record}

@@ -7,13 +7,14 @@ from typing import Any
 
 from harness import made
 
-from passthrough import reconcile
+from passthrough import survey
 from passthrough.host import pci
 from passthrough.nova import conf as nova_conf
 from passthrough.nova import facts as nova_facts
 from passthrough.nova import lines as nova_lines
 from passthrough.nova import offer as nova_offer
 from passthrough.nova.release import Release
+from passthrough.planning import templates
 from passthrough.state import record
 from passthrough.system import files
 
@@ -45,7 +46,7 @@ def written(offer: nova_offer.Offer, **values: Any) -> nova_facts.Facts:
 
 
 def decide(
-    devices: str,
+    wanted: str,
     *functions: pci.Function,
     nova_facts: nova_facts.Facts | None = None,
     known: record.Nova | None = None,
@@ -53,17 +54,13 @@ def decide(
     **options: object,
 ) -> nova_offer.Offer:
     """What is offered of a host with these functions."""
-    host = made.host(*functions)
-    decision = made.decide(devices, *functions)
+    outcome = made.decide(wanted, *functions)
     return nova_offer.decide(
-        APPLICATION,
-        made.wanted(devices, **options),
-        decision,
-        nova_offer.find_verified(decision, host),
-        host,
-        nova_facts or facts(),
-        known or record.Nova(),
-        leaving=leaving,
+        dataclasses.replace(made.wanted(wanted, **options), leaving=leaving),
+        outcome,
+        nova_offer.find_verified(outcome),
+        dataclasses.replace(nova_facts or facts(), known=known or record.Nova()),
+        templates.Renderer(),
     )
 
 
@@ -72,10 +69,10 @@ def cards(**values: Any) -> list[pci.Function]:
     return made.gpus("83", "84", "85", group=20, **{**VFIO, **values})
 
 
-def survey(
+def decision(
     devices: str, *functions: pci.Function, offer: nova_offer.Offer | None = None
-) -> reconcile.Survey:
-    """What `surveying.survey` gives for such a host, Nova's part included.
+) -> survey.Decision:
+    """What is decided of such a host, Nova's part included.
 
     Args:
         devices: the option.
@@ -86,6 +83,5 @@ def survey(
         first = decide(devices, *functions)
         known = record.Nova(read=nova_offer.fingerprint(first.content))
         offer = decide(devices, *functions, nova_facts=written(first), known=known)
-    wanted = made.wanted(devices)
-    before = made.survey(wanted, *functions, facts=made.IOMMU_ON)
+    before = made.decision(made.wanted(devices), *functions, machine=made.IOMMU_ON)
     return dataclasses.replace(before, nova=offer, nova_planned=offer)

@@ -13,8 +13,8 @@ import pytest
 from harness import fakekernel, hosttree, made
 from harness.fakekernel import CLAIMED, GPUS
 
-from passthrough import cli
-from passthrough import survey as surveying
+from passthrough import cli, survey
+from passthrough.site import Site
 
 Run = Callable[..., tuple[int, str, str]]
 EVERYWHERE = ("etc", "var", "boot", "run", "usr", "sys", "proc", "dev")
@@ -62,8 +62,10 @@ class TestList:
         for row in rows:
             if row["claimable"]:
                 text = row["devices"]
-                survey = surveying.survey(tree.root, "pci-passthrough", made.wanted(text))
-                assert row["address"] in survey.decision.addresses
+                decision = survey.decide(
+                    made.wanted(text), survey.look(Site(tree.root, "pci-passthrough"))
+                )
+                assert row["address"] in decision.outcome.addresses
 
     def test_imports_little(self, tree):
         """Scripts call it often, and on a small host imports are most of what it takes."""

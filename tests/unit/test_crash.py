@@ -11,6 +11,7 @@ import dataclasses
 import os
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import pytest
 from harness import hosttree, killing, made
@@ -18,6 +19,7 @@ from harness.fakekernel import GPUS, FakeKernel, FakeTools
 from harness.hosttree import etcfiles
 
 from passthrough import reconcile
+from passthrough.config import options
 from passthrough.nova import lines as nova_lines
 from passthrough.planning import boot_files
 from passthrough.site import Site
@@ -69,20 +71,20 @@ class Machine:
         self.tools.before_rebuild = lambda what: self.look()
         self.kernel.before_write = lambda name, text: self.look()
 
-    def run(self, config: Mapping[str, object]) -> reconcile.Result:
+    def run(self, config: Mapping[str, Any]) -> reconcile.Result:
         """One hook with this configuration."""
-        wanted = made.wanted(**{"devices": "", **config})
+        wanted = made.wanted(**config) if config else options.Options(leaving=True)
         return reconcile.reconcile(
-            self.root, APPLICATION, wanted, self.tools, lambda said: None, leaving=not config
+            Site(self.root, APPLICATION), wanted, self.tools, lambda said: None
         )
 
     def settle(self, config: Mapping[str, object]) -> None:
         """Hooks and boots until no boot is needed, as an operator would see to it."""
         result = self.run(config)
-        if result.survey.plan.reboot:
+        if result.decision.plan.reboot:
             self.kernel.reboot()
             result = self.run(config)
-        assert not result.survey.plan.reboot
+        assert not result.decision.plan.reboot
 
     def files(self) -> dict[str, bytes | None]:
         """What each file holds that boots the host or that Nova reads."""

@@ -20,8 +20,7 @@ import yaml
 from harness import hosttree
 from lab import matrix
 
-from passthrough import enums
-from passthrough import survey as surveying
+from passthrough import enums, survey
 from passthrough.config import devices, options
 from passthrough.effects import nrpe
 from passthrough.host import initramfs, pci
@@ -29,6 +28,7 @@ from passthrough.nova import lines as nova_lines
 from passthrough.planning import boot_files, guards, viability
 from passthrough.reporting import inventory, inventory_tree, plan_text
 from passthrough.reporting import leftovers as hand_made
+from passthrough.site import Site
 from passthrough.state import record, settled, stuck
 from passthrough.system import lock
 
@@ -119,7 +119,6 @@ def parse(path: pathlib.Path) -> ast.Module:
 
 # All of their sentences can become a status, or of these their errors' alone.
 SPEAKING = (
-    "effects/reboot_request",
     "host/grub",
     "nova/aliases",
     "nova/limits",
@@ -311,8 +310,10 @@ def seed_host(tmp_path: pathlib.Path) -> hosttree.HostTree:
     return tree
 
 
-def survey(tree: hosttree.HostTree, devices: str) -> surveying.Survey:
-    return surveying.survey(tree.root, "pci-passthrough", options.parse({"devices": devices}))
+def decide(tree: hosttree.HostTree, devices: str) -> survey.Decision:
+    return survey.decide(
+        options.parse({"devices": devices}), survey.look(Site(tree.root, "pci-passthrough"))
+    )
 
 
 def test_fields_of_list_devices_are_documented(seed_host: hosttree.HostTree):
@@ -321,7 +322,7 @@ def test_fields_of_list_devices_are_documented(seed_host: hosttree.HostTree):
 
 
 def test_fields_of_plan_are_documented(seed_host: hosttree.HostTree):
-    described = plan_text.describe_plan(survey(seed_host, "10de:1bb0"))
+    described = plan_text.describe_plan(decide(seed_host, "10de:1bb0"))
     assert first_column("reference/action-results.md", "plan") == list(described)
 
 
@@ -357,7 +358,7 @@ def test_guide_shows_the_real_leftovers(seed_host: hosttree.HostTree):
         userdata = userdata.replace(name, test_leftovers.encode(text))
     test_leftovers.run_cloud_init(seed_host.root, userdata)
     leftovers = hand_made.find(seed_host.root)
-    text = plan_text.plan_text(survey(seed_host, "gpu=10de:1bb0@0000:83:00.0"), leftovers)
+    text = plan_text.plan_text(decide(seed_host, "gpu=10de:1bb0@0000:83:00.0"), leftovers)
     shown = text[text.index("left over") :].splitlines()
     assert find_marked("how-to/leave-cloudinit-userdata.md", "leftovers") == shown
 

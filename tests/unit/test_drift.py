@@ -17,6 +17,7 @@ from passthrough import reconcile
 from passthrough.errors import PassthroughError
 from passthrough.planning import boot_files
 from passthrough.reporting import status
+from passthrough.site import Site
 from passthrough.system import files
 
 INIT_TOP = "etc/initramfs-tools/scripts/init-top/pci-passthrough"
@@ -34,7 +35,9 @@ def run(tree: hosttree.HostTree, kernel: FakeKernel, tools: FakeTools) -> Run:
 
     def hook(devices: str = GPUS, **config: object) -> reconcile.Result:
         wanted = made.wanted(devices, **config)
-        return reconcile.reconcile(tree.root, "pci-passthrough", wanted, tools, lambda said: None)
+        return reconcile.reconcile(
+            Site(tree.root, "pci-passthrough"), wanted, tools, lambda said: None
+        )
 
     hook()
     kernel.reboot()
@@ -44,7 +47,7 @@ def run(tree: hosttree.HostTree, kernel: FakeKernel, tools: FakeTools) -> Run:
 
 
 def status_of(result: reconcile.Result) -> str:
-    found = status.summarize(result.survey, result.outcome.failed)
+    found = status.summarize(result.decision, result.outcome.failed)
     return f"{found.kind}: {found.message}"
 
 
@@ -228,11 +231,11 @@ def test_a_device_of_another_application_is_never_given_back_by_us(
     run("gpu=10de:1bb0@0000:83:00.0")
     other = made.wanted("gpu=10de:1bb0@0000:84:00.0")
     first = made.wanted("")
-    reconcile.reconcile(tree.root, "pci-passthrough", first, tools, lambda said: None)
-    result = reconcile.reconcile(tree.root, "other", other, tools, lambda said: None)
-    assert result.survey.decision.addresses == ("0000:84:00.0", "0000:84:00.1")
+    reconcile.reconcile(Site(tree.root, "pci-passthrough"), first, tools, lambda said: None)
+    result = reconcile.reconcile(Site(tree.root, "other"), other, tools, lambda said: None)
+    assert result.decision.outcome.addresses == ("0000:84:00.0", "0000:84:00.1")
     assert model.driver_of(tree.root, "0000:84:00.0") == "vfio-pci"
     for descriptor in (tree.root / "proc/4711/fd").iterdir():
         descriptor.unlink()
-    reconcile.reconcile(tree.root, "pci-passthrough", first, tools, lambda said: None)
+    reconcile.reconcile(Site(tree.root, "pci-passthrough"), first, tools, lambda said: None)
     assert model.driver_of(tree.root, "0000:84:00.0") == "vfio-pci"

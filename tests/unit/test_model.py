@@ -109,9 +109,12 @@ class Life:
 
     def run(self, config: dict[str, Any], *, leaving: bool = False) -> reconcile.Result:
         """One hook; the errors that a charm shows are passed on."""
-        wanted = options.Options() if leaving else made.wanted(**config)
+        wanted = options.Options(leaving=True) if leaving else made.wanted(**config)
         return reconcile.reconcile(
-            self.tree.root, APPLICATION, wanted, self.tools, lambda said: None, leaving=leaving
+            Site(self.tree.root, APPLICATION),
+            wanted,
+            self.tools,
+            lambda said: None,
         )
 
     def attempt(self, config: dict[str, Any], *, leaving: bool = False) -> reboot.Verdict:
@@ -131,7 +134,7 @@ class Life:
                 self.seen["removed"] += had_files
             else:
                 self.seen["mounted meanwhile"] += DISK in failed and self.is_mounted
-                verdict = reboot_request.arrange(self.tree.root, result.survey, failed)
+                verdict = reboot_request.arrange(result.decision, failed)
         except (PassthroughError, OSError):
             assert self.tools.failing or not self.kernel.is_kind, "nothing was wrong"
         assert {each: self.tree.driver_of(each) for each in self.holds} == held
@@ -145,7 +148,7 @@ class Life:
 
     def check_removed(self, result: reconcile.Result) -> None:
         """Nothing of the charm is left, unless something would not let go."""
-        if not (result.outcome.failed or result.survey.plan.pending):
+        if not (result.outcome.failed or result.decision.plan.pending):
             assert list(self.tree.root.rglob("*pci-passthrough*")) == []
 
     @property
@@ -183,7 +186,7 @@ class Life:
             self.run(config)
             self.boot()
         result = self.run(config)
-        assert not result.survey.plan.reboot
+        assert not result.decision.plan.reboot
         assert self.run(config).outcome.did == (), "a settled host is left alone"
         return self.state()
 

@@ -6,9 +6,9 @@ import pytest
 from harness import hosttree, made
 from harness.fakekernel import CLAIMED, GPUS, FakeKernel, FakeTools
 
-from passthrough import errors, rebind, reconcile
-from passthrough import survey as surveying
+from passthrough import errors, rebind, reconcile, survey
 from passthrough.errors import PassthroughError
+from passthrough.site import Site
 from passthrough.system import timed_write
 
 
@@ -17,15 +17,17 @@ def bound(tree: hosttree.HostTree, kernel: FakeKernel, tools: FakeTools) -> host
     """The host with its devices on vfio-pci."""
     tree.set_command_line("quiet splash intel_iommu=on")
     tree.iommu_on()
-    reconcile.reconcile(tree.root, "pci-passthrough", made.wanted(GPUS), tools, lambda said: None)
+    reconcile.reconcile(
+        Site(tree.root, "pci-passthrough"), made.wanted(GPUS), tools, lambda said: None
+    )
     kernel.forget_writes()
     tools.calls.clear()
     return tree
 
 
 def ask(tree: hosttree.HostTree, tools: FakeTools, address: str = "", devices: str = GPUS):
-    survey = surveying.survey(tree.root, "pci-passthrough", made.wanted(devices))
-    return rebind.rebind(tree.root, survey, address, tools)
+    decision = survey.decide(made.wanted(devices), survey.look(Site(tree.root, "pci-passthrough")))
+    return rebind.rebind(decision, address, tools)
 
 
 def unbound(kernel: FakeKernel) -> list[str]:

@@ -12,14 +12,15 @@ import pytest
 from harness import hosttree, made
 from harness.fakekernel import GPUS, FakeKernel, FakeTools
 
-from passthrough import reboot, reconcile
-from passthrough import survey as surveying
+from passthrough import reboot, reconcile, survey
+from passthrough.config import options
 from passthrough.effects import reboot_request
 from passthrough.host import guests
 from passthrough.reboot import Action
 from passthrough.reporting import status
 from passthrough.site import Site
 from passthrough.state import record
+from passthrough.system import procfs
 
 APPLICATION = "pci-passthrough"
 
@@ -38,10 +39,10 @@ class Unit:
         """One hook; the reboot is left to the caller, as the charm leaves it to Juju."""
         wanted = made.wanted(**self.config)
         result = reconcile.reconcile(
-            self.tree.root, APPLICATION, wanted, self.tools, lambda said: None
+            Site(self.tree.root, APPLICATION), wanted, self.tools, lambda said: None
         )
-        verdict = reboot_request.arrange(self.tree.root, result.survey, result.outcome.failed)
-        found = status.summarize(result.survey, result.outcome.failed, verdict)
+        verdict = reboot_request.arrange(result.decision, result.outcome.failed)
+        found = status.summarize(result.decision, result.outcome.failed, verdict)
         self.status = f"{found.kind}: {found.message}"
         return verdict
 
@@ -215,8 +216,10 @@ def test_no_reboot_that_would_have_to_be_repeated(unit: Unit, arrange: Callable[
 def test_whoever_only_looks_says_what_the_next_hook_does(unit: Unit):
     unit.hook()
     before = unit.asked
-    survey = surveying.survey(unit.tree.root, APPLICATION, made.wanted(**unit.config))
-    assert reboot_request.look(unit.tree.root, survey) == reboot.Verdict(
+    decision = survey.decide(
+        made.wanted(**unit.config), survey.look(Site(unit.tree.root, APPLICATION))
+    )
+    assert reboot.foresee(decision) == reboot.Verdict(
         Action.WAIT,
         "the next hook reboots the host: the IOMMU is off until the kernel starts with"
         " intel_iommu=on",
@@ -226,13 +229,15 @@ def test_whoever_only_looks_says_what_the_next_hook_does(unit: Unit):
 
 def test_a_device_that_comes_and_goes_between_boots_makes_no_loop(unit: Unit):
     """Its coming and going changes the claims; what was asked for is the same."""
-    survey = surveying.survey(unit.tree.root, APPLICATION, made.wanted(**unit.config))
-    fewer = dataclasses.replace(
-        survey, decision=dataclasses.replace(survey.decision, claims=survey.decision.claims[:2])
+    decision = survey.decide(
+        made.wanted(**unit.config), survey.look(Site(unit.tree.root, APPLICATION))
     )
-    assert reboot.key(survey) == reboot.key(fewer)
-    other = dataclasses.replace(survey, wanted=made.wanted(GPUS, iommu_passthrough=True))
-    assert reboot.key(survey) != reboot.key(other)
+    fewer = dataclasses.replace(
+        decision, outcome=dataclasses.replace(decision.outcome, claims=decision.claims[:2])
+    )
+    assert reboot.key(decision) == reboot.key(fewer)
+    other = dataclasses.replace(decision, options=made.wanted(GPUS, iommu_passthrough=True))
+    assert reboot.key(decision) != reboot.key(other)
 
 
 class TestDeviceThatFlaps:
@@ -303,7 +308,10 @@ class TestDeviceThatFlaps:
         unit.hook()
         assert unit.asked, "remembered without a device"
         reconcile.reconcile(
-            unit.tree.root, APPLICATION, made.wanted(), unit.tools, lambda said: None, leaving=True
+            Site(unit.tree.root, APPLICATION),
+            options.Options(leaving=True),
+            unit.tools,
+            lambda said: None,
         )
         assert list(unit.tree.root.rglob("*pci-passthrough*")) == []
 
@@ -332,7 +340,7 @@ class TestGuests:
         os.symlink("/usr/bin/bash", _process(tree, 13) / "exe")
         os.symlink("/usr/bin/qemu-system-aarch64 (deleted)", _process(tree, 14) / "exe")
         os.symlink("/usr/bin/qemu-img", _process(tree, 15) / "exe")
-        assert guests.running(tree.root) == (
+        assert guests.running(procfs.Processes(tree.root)) == (
             guests.Guest(12, "one"),
             guests.Guest(14, "qemu-system-aarch64"),
         )
@@ -353,7 +361,7 @@ class TestGuests:
         descriptors = _process(tree, 20) / "fd"
         descriptors.mkdir()
         os.symlink(target, descriptors / "9")
-        assert bool(guests.running(tree.root)) is counts
+        assert bool(guests.running(procfs.Processes(tree.root))) is counts
 
     def test_by_libvirts_files(self, tree: hosttree.HostTree):
         for process in (30, 31):
@@ -362,11 +370,11 @@ class TestGuests:
         tree.write("run/libvirt/qemu/driver.pid", "31")
         tree.write("run/libvirt/qemu/gone.pid", "32")
         tree.write("run/libvirt/qemu/broken.pid", "x")
-        assert [each.process for each in guests.running(tree.root)] == [30]
+        assert [each.process for each in guests.running(procfs.Processes(tree.root))] == [30]
 
     def test_hostile_name_is_not_shown(self, tree: hosttree.HostTree):
         start_guest(tree, 12, "x\x1b[2J")
-        assert guests.running(tree.root)[0].name == "qemu-system-x86_64"
+        assert guests.running(procfs.Processes(tree.root))[0].name == "qemu-system-x86_64"
 
 
 def _process(tree: hosttree.HostTree, number: int) -> Path:

@@ -9,8 +9,7 @@ import pytest
 from harness import fakekernel, hosttree, made, uses
 from harness.fakekernel import CLAIMED, GPUS, OWNED
 
-from passthrough import errors, reconcile
-from passthrough import survey as surveying
+from passthrough import errors, reconcile, survey
 from passthrough.config import options
 from passthrough.planning import prerequisites
 from passthrough.reporting import status
@@ -44,9 +43,9 @@ class Unit:
         if devices is not None:
             self.wanted = made.wanted(devices, **config)
         result = reconcile.reconcile(
-            self.tree.root, self.application, self.wanted, self.tools, self.said.append
+            Site(self.tree.root, self.application), self.wanted, self.tools, self.said.append
         )
-        return status.summarize(result.survey, result.outcome.failed)
+        return status.summarize(result.decision, result.outcome.failed)
 
 
 @pytest.fixture
@@ -217,7 +216,7 @@ class TestNothingToDo:
 
     def test_surveying_changes_nothing(self, tree):
         before = tree.snapshot("etc", "var", "sys", "boot")
-        found = surveying.survey(tree.root, "pci-passthrough", made.wanted(GPUS))
+        found = survey.decide(made.wanted(GPUS), survey.look(Site(tree.root, "pci-passthrough")))
         assert found.plan.changes_host
         assert tree.snapshot("etc", "var", "sys", "boot") == before
 

@@ -255,7 +255,7 @@ def test_a_forged_memory_can_hide_a_change_but_writes_none(
     monkeypatch.setattr(templates, "_trace", spy)
     settled.run("update_status")
     context = next(each["context"] for each in seen if each["template"] == "modules-load.conf.j2")
-    known = templates.learned()
+    known = dict(json.loads(remembered(settled, tree).read_text())["rendered"])
     known["modules-load.conf.j2"] = real("modules-load.conf.j2", context, "# forged\n")
     spoil(remembered(settled, tree), rendered=known)
     tree.write(DROP_IN, "# forged\n")

@@ -53,7 +53,8 @@ class Options:
     """Every option of the charm, validated.
 
     ``blacklist_drivers`` is None for ``auto``. ``kernel_options`` holds single command-line
-    tokens in the operator's order.
+    tokens in the operator's order. ``leaving`` is no option: it tells that the unit leaves the
+    host, and then nothing is asked for any more.
     """
 
     devices: devices_option.Spec = dataclasses.field(default_factory=devices_option.Spec)
@@ -64,6 +65,7 @@ class Options:
     kernel_options: tuple[str, ...] = ()
     report_in_placement: bool = False
     reboot_when_idle: bool = False
+    leaving: bool = False
 
 
 def parse(config: Mapping[str, object]) -> Options:

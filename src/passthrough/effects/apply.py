@@ -50,7 +50,7 @@ def apply(
     plan: Plan,
     tools: Tools,
     progress: Callable[[str], object],
-    look_again: Callable[[], Container[str]],
+    ask_again: Callable[[], Container[str]],
 ) -> Outcome:
     """Carry out ``plan`` on the host of the ledger's site.
 
@@ -59,8 +59,9 @@ def apply(
         plan: what to do; an empty plan touches nothing.
         tools: how to rebuild and to load modules.
         progress: told, in words, of everything that is done.
-        look_again: gives the functions that are claimed on the host as it is by then. It is asked
-            before any is bound behind a rebuild: within those minutes a disk may have been mounted.
+        ask_again: gives those of the functions to bind that can be claimed on the host as it is by
+            then. It is asked before any is bound behind a rebuild: within those minutes a disk may
+            have been mounted.
 
     Returns:
         What was done. Functions that could not be bound or given back are in it, not raised: each
@@ -68,7 +69,7 @@ def apply(
 
     Raises:
         PassthroughError: when a rebuild fails or a file cannot be written; the files that fed it
-            are as they were before, and the next run tries again. Or as ``look_again`` does.
+            are as they were before, and the next run tries again. Or as ``ask_again`` does.
         OSError: when the record cannot be written; nothing was touched after it.
     """
     root, application = ledger.site.root, ledger.site.application
@@ -94,7 +95,7 @@ def apply(
         _write_files(root, rest, report)
     for folder in boot_files.owned_folders(application):
         files.drop_empty(root / folder)
-    barred = _bar(plan.bind, look_again()) if plan.rebuild and plan.bind else ()
+    barred = _bar(plan.bind, ask_again()) if plan.rebuild and plan.bind else ()
     failed = _change_drivers(root, plan, barred, tools, report)
     taken = {
         **plan.record.taken,

@@ -179,7 +179,7 @@ def _refuse_held(root: Path, address: str, nodes: frozenset[str]) -> None:
     Raises:
         InUseError: when there is one.
     """
-    for node, found in vfio_users.of_nodes(root, nodes).items():
+    for node, found in vfio_users.of_nodes(procfs.Processes(root), nodes).items():
         raise _in_use(address, f"{node} is open in process {', '.join(map(str, found))}")
 
 

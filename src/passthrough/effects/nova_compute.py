@@ -31,7 +31,7 @@ def apply(
 
     Args:
         ledger: the application's record, opened under the host's lock.
-        offer: what `survey` gave.
+        offer: what a decision says of Nova.
         tools: how to restart a service.
         progress: told, in words, of everything that is done.
 

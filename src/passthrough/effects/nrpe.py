@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import json
 import os
-from pathlib import Path
 
 from passthrough import naming
 from passthrough.planning import templates
+from passthrough.site import Site
 from passthrough.system import files
 
 CONFIGURATION = "etc/nagios/nrpe.d"
@@ -44,7 +44,7 @@ def owned_files(application: str) -> tuple[str, str]:
     return (f"{CONFIGURATION}/check_{name}.cfg", f"{PLUGINS}/check_{name}")
 
 
-def install(root: Path, application: str) -> bool:
+def install(site: Site) -> bool:
     """Have the check installed, if nagios-nrpe-server is.
 
     Returns:
@@ -53,6 +53,7 @@ def install(root: Path, application: str) -> bool:
     Raises:
         OSError: when a file cannot be written.
     """
+    root, application = site.root, site.application
     if not (root / CONFIGURATION).is_dir():
         return False
     configuration, plugin = owned_files(application)
@@ -63,24 +64,25 @@ def install(root: Path, application: str) -> bool:
         "report": _report_path(application),
         "max_age": MAX_AGE,
     }
+    renderer = templates.Renderer()
     # The plugin comes first: a restart in between must not find a command without it.
-    files.ensure(root / plugin, templates.render("nrpe-plugin.sh.j2", context), 0o755)
-    files.ensure(root / configuration, templates.render("nrpe-check.cfg.j2", context))
+    files.ensure(root / plugin, renderer.render("nrpe-plugin.sh.j2", context), 0o755)
+    files.ensure(root / configuration, renderer.render("nrpe-check.cfg.j2", context))
     return True
 
 
-def remove(root: Path, application: str) -> None:
+def remove(site: Site) -> None:
     """Take the check away, the configuration first."""
+    root, application = site.root, site.application
     for path in (*owned_files(application), _report_path(application)):
         files.ensure(root / path, None)
 
 
-def write_report(root: Path, application: str, code: int, text: str) -> None:
+def write_report(site: Site, code: int, text: str) -> None:
     """Leave a report for the plugin, in memory: after a reboot there is none until a hook ran.
 
     Args:
-        root: ``/`` on a real host.
-        application: the Juju application.
+        site: where.
         code: the plugin's exit code, 0 to 2.
         text: what it says.
 
@@ -89,7 +91,7 @@ def write_report(root: Path, application: str, code: int, text: str) -> None:
     """
     # What follows a "|" is performance data to Nagios.
     text = " ".join(text.replace("|", "/").split())[:_MAX_TEXT]
-    path = root / _report_path(application)
+    path = site.root / _report_path(site.application)
     files.ensure(path, f"{code}\n{_LABELS[code]}: {text}\n")
     os.utime(path)  # its age says when the host was looked at last
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-from pathlib import Path
 
 from passthrough.system import procfs, quoting
 
@@ -27,46 +26,40 @@ class Guest:
     name: str
 
 
-def running(root: Path) -> tuple[Guest, ...]:
+def running(processes: procfs.Processes) -> tuple[Guest, ...]:
     """Find every guest that runs, in the order of their processes.
 
     A process with a VFIO group open counts as one: it has a device.
     """
-    found = certain(root) | {
-        process
-        for process, target in procfs.open_files_if_there(root)
-        if target.startswith("/dev/vfio/") and target != _VFIO_CONTAINER
-    }
-    return tuple(Guest(process, _name(root, process)) for process in sorted(found))
+    found = set(certain(processes))
+    for node, users in processes.devices.items():
+        if node.startswith("/dev/vfio/") and node != _VFIO_CONTAINER:
+            found.update(users)
+    return tuple(Guest(process, _name(processes, process)) for process in sorted(found))
 
 
-def certain(root: Path) -> frozenset[int]:
+def certain(processes: procfs.Processes) -> frozenset[int]:
     """The processes that run a guest for certain: under KVM, QEMU by its name, or libvirt's."""
-    alive = frozenset(procfs.processes_if_there(root))
+    programs = processes.programs
     return frozenset(
-        {process for process, target in procfs.open_files_if_there(root) if target == _KVM_GUEST}
-        | {each for each in alive if _PROGRAM.fullmatch(procfs.program_if_there(root, each))}
-        | (alive & _known_to_libvirt(root))
+        {
+            *processes.devices.get(_KVM_GUEST, ()),
+            *(each for each in programs if _PROGRAM.fullmatch(programs[each])),
+            *(programs.keys() & _known_to_libvirt(processes)),
+        }
     )
 
 
-def _known_to_libvirt(root: Path) -> set[int]:
+def _known_to_libvirt(processes: procfs.Processes) -> set[int]:
     """The processes of libvirt's guests, by the files that it keeps while they run."""
-    found = set()
-    for path in (root / _LIBVIRT).glob("*.pid"):
-        try:
-            text = path.read_text(encoding="ascii").strip()
-        except (FileNotFoundError, UnicodeDecodeError):
-            continue  # the guest has ended since; or no number, hence no guest
-        if path.name != _LIBVIRT_ITSELF and text.isdecimal():
-            found.add(int(text))
-    return found
+    numbers = ((name, text.strip()) for name, text in processes.texts(f"{_LIBVIRT}/*.pid"))
+    return {int(text) for name, text in numbers if name != _LIBVIRT_ITSELF and text.isdecimal()}
 
 
-def _name(root: Path, process: int) -> str:
-    words = procfs.arguments_if_there(root, process)
+def _name(processes: procfs.Processes, process: int) -> str:
+    words = processes.arguments(process)
     for option, value in itertools.pairwise(words):
         given = _NAME.fullmatch(value)
         if option == "-name" and given:
             return given[1]
-    return quoting.bare(procfs.program_if_there(root, process)) or "a process"
+    return quoting.bare(processes.programs.get(process, "")) or "a process"

@@ -144,9 +144,21 @@ def read(root: Path, *, overrides: bool = True) -> Host:
     Raises:
         OSError: when /sys/bus/pci is there but cannot be read. A host without PCI is empty.
     """
+    addresses = sysfs.names_or_raise(os.path.join(root, DEVICES))
+    return read_some(root, addresses, overrides=overrides)
+
+
+def read_some(root: Path, addresses: Iterable[str], *, overrides: bool = True) -> Host:
+    """Read a few functions; one that is not there is left out.
+
+    Args:
+        root: the host's root.
+        addresses: which ones.
+        overrides: as for `read`.
+    """
     directory = os.path.join(root, DEVICES)
     functions = {}
-    for address in sorted(sysfs.names_or_raise(directory), key=pci_address.sort_key):
+    for address in sorted(addresses, key=pci_address.sort_key):
         function = _read_function(directory, address, overrides)
         if function:
             functions[address] = function

@@ -15,6 +15,7 @@ from pathlib import Path
 from passthrough.host import pci
 from passthrough.host.uses import console, kinds, network, programs, storage
 from passthrough.host.uses.kinds import Use
+from passthrough.system import procfs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,13 +29,19 @@ class Usage:
         return tuple(each.what for each in self.uses.get(address, ()) if each.kind == kind)
 
 
-def read(root: Path, host: pci.Host, ours: Container[str] = ()) -> Usage:
+def read(
+    root: Path,
+    host: pci.Host,
+    ours: Container[str] = (),
+    processes: procfs.Processes | None = None,
+) -> Usage:
     """Find every use of the functions of ``host``.
 
     Args:
         root: the host's root.
         host: the functions that are there.
         ours: addresses of functions that applications of this charm have taken.
+        processes: the host's processes, where the caller asks more of them.
 
     Raises:
         OSError: when /proc or /sys cannot be read; a use that cannot be seen is not the same as
@@ -45,7 +52,7 @@ def read(root: Path, host: pci.Host, ours: Container[str] = ()) -> Usage:
         storage.find(root, host),
         network.find(root, host),
         console.find(root, host),
-        programs.find(root, host, ours),
+        programs.find(root, host, processes or procfs.Processes(root), ours),
     ):
         function = host.functions.get(address)
         # What is on vfio-pci the host has given up already, but for a program of its own.

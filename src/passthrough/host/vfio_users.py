@@ -13,43 +13,60 @@ from passthrough.system import procfs, sysfs
 OWN_NODES = "/dev/vfio/devices/"  # each function's own one; its group's stands above
 
 
-def of_nodes(root: Path, nodes: frozenset[str]) -> dict[str, tuple[int, ...]]:
+class Users:
+    """Who has functions open through VFIO, out of one pass over the processes.
+
+    Args:
+        root: the host's root; None for a host where nobody has any.
+        processes: the host's processes.
+    """
+
+    def __init__(self, root: Path | None, processes: procfs.Processes):
+        self._root = root
+        self._processes = processes
+
+    @classmethod
+    def none(cls) -> Users:
+        """A host where nobody has a function open."""
+        return cls(None, procfs.Processes.none())
+
+    def of(self, addresses: Iterable[str]) -> dict[str, tuple[int, ...]]:
+        """Find the processes that hold functions, or VFs of theirs.
+
+        Returns:
+            For each function that is held, the sorted process ids.
+        """
+        root = self._root
+        if root is None:
+            return {}
+        nodes = {
+            address: nodes_of(root, address).union(
+                *(nodes_of(root, each) for each in vfs_of(root, address))
+            )
+            for address in addresses
+        }
+        held = of_nodes(self._processes, frozenset().union(*nodes.values()))
+        found = {
+            address: {process for node in mine if node in held for process in held[node]}
+            for address, mine in nodes.items()
+        }
+        return {address: tuple(sorted(found[address])) for address in found if found[address]}
+
+
+def of_nodes(processes: procfs.Processes, nodes: frozenset[str]) -> dict[str, tuple[int, ...]]:
     """Find the processes that have a VFIO device node open.
 
     Args:
-        root: the host's root.
+        processes: the host's processes; they are not asked when there is no node.
         nodes: paths such as ``/dev/vfio/17`` or ``/dev/vfio/devices/vfio0``.
 
     Returns:
         For each of the nodes that is open, the sorted process ids. A process that ends while it
         is looked at is passed over.
     """
-    found: dict[str, set[int]] = {}
-    if nodes:
-        for process, target in procfs.open_files_if_there(root):
-            if target in nodes:
-                found.setdefault(target, set()).add(process)
-    return {node: tuple(sorted(found[node])) for node in sorted(found)}
-
-
-def of_functions(root: Path, addresses: Iterable[str]) -> dict[str, tuple[int, ...]]:
-    """Find the processes that hold functions, or VFs of theirs, in one pass over /proc.
-
-    Returns:
-        For each function that is held, the sorted process ids.
-    """
-    nodes = {
-        address: nodes_of(root, address).union(
-            *(nodes_of(root, each) for each in vfs_of(root, address))
-        )
-        for address in addresses
-    }
-    held = of_nodes(root, frozenset().union(*nodes.values()))
-    found = {
-        address: {process for node in mine if node in held for process in held[node]}
-        for address, mine in nodes.items()
-    }
-    return {address: tuple(sorted(found[address])) for address in found if found[address]}
+    if not nodes:
+        return {}
+    return {node: found for node, found in processes.devices.items() if node in nodes}
 
 
 def nodes_of(root: Path, address: str) -> frozenset[str]:

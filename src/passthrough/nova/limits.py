@@ -22,7 +22,7 @@ _KINDS = {
 }
 
 
-def device_types(decision: claims.Decision) -> Iterator[Problem]:
+def device_types(outcome: claims.Outcome) -> Iterator[Problem]:
     """Find aliases whose device type never matches a function that they are for.
 
     Source: _get_device_type in nova/virt/libvirt/host.py and nova/pci/stats.py. Nova gives a PF to
@@ -30,7 +30,7 @@ def device_types(decision: claims.Decision) -> Iterator[Problem]:
     "No valid host".
     """
     seen = set()
-    for claim in decision.claims:
+    for claim in outcome.claims:
         item, actual = claim.item, claim.function.device_type
         asked = item.device_type or nova_lines.DEFAULT_DEVICE_TYPE
         key = (item.position, actual)

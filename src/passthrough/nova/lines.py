@@ -7,6 +7,7 @@ bytes.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Mapping
 
@@ -98,36 +99,43 @@ def device_spec_option(release: nova_release.Release) -> str:
     return "device_spec" if known else "passthrough_whitelist"
 
 
-def drop_in(
-    application: str,
-    release: nova_release.Release,
-    specs: Iterable[Fields],
-    offered: Iterable[Fields],
-    report_in_placement: bool,
-    present: str | None = None,
-) -> str | None:
-    """Render the drop-in of a compute host; None when it would hold no line.
+@dataclasses.dataclass(frozen=True)
+class DropIn:
+    """What the drop-in on a compute host says.
 
-    Args:
+    Attributes:
         application: the Juju application.
         release: the installed Nova.
         specs: the device_specs.
-        offered: the aliases.
+        aliases: the aliases.
         report_in_placement: whether Nova reports the devices to Placement.
-        present: what the drop-in holds now; known to be right, it saves rendering.
     """
-    lines = [f"{device_spec_option(release)} = {to_line(each)}" for each in specs]
-    lines += [f"alias = {to_line(each)}" for each in offered]
-    if report_in_placement:
-        lines.append("report_in_placement = true")
-    if not lines:
-        return None
-    context = {
-        "application": application,
-        "lines": lines,
-        "report_in_placement": report_in_placement,
-    }
-    return templates.render("nova.conf.j2", context, present)
+
+    application: str
+    release: nova_release.Release
+    specs: tuple[Fields, ...]
+    aliases: tuple[Fields, ...]
+    report_in_placement: bool
+
+    def render(self, renderer: templates.Renderer, present: str | None = None) -> str | None:
+        """The content of the drop-in; None when there is nothing to say.
+
+        Args:
+            renderer: gives the content.
+            present: what the drop-in holds now; it saves rendering where that is known to be right.
+        """
+        lines = [f"{device_spec_option(self.release)} = {to_line(each)}" for each in self.specs]
+        lines += [f"alias = {to_line(each)}" for each in self.aliases]
+        if self.report_in_placement:
+            lines.append("report_in_placement = true")
+        if not lines:
+            return None
+        context = {
+            "application": self.application,
+            "lines": lines,
+            "report_in_placement": self.report_in_placement,
+        }
+        return renderer.render("nova.conf.j2", context, present)
 
 
 def subordinate_configuration(published: Iterable[Fields]) -> str:

@@ -16,9 +16,8 @@ from passthrough.nova import facts as nova_facts
 from passthrough.nova import limits as nova_limits
 from passthrough.nova import lines as nova_lines
 from passthrough.nova import release as nova_release
-from passthrough.planning import boot_files, claims, plan, viability
+from passthrough.planning import boot_files, claims, plan, templates, viability
 from passthrough.problem import Kind, Problem
-from passthrough.state import record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,36 +50,29 @@ class Offer:
 
 
 def decide(
-    application: str,
     wanted: options.Options,
-    decision: claims.Decision,
+    outcome: claims.Outcome,
     verified: Iterable[claims.Claim],
-    host: pci.Host,
     facts: nova_facts.Facts,
-    known: record.Nova,
-    *,
-    leaving: bool = False,
+    renderer: templates.Renderer,
 ) -> Offer:
     """Work out what to offer.
 
     A function that a guest holds stays offered, whatever became of its claim.
 
     Args:
-        application: the Juju application.
-        wanted: its options.
-        decision: what it claims.
+        wanted: the application's options.
+        outcome: what it claims.
         verified: the claims to offer: those that `find_verified` gives, or, to see what will be,
             those that `find_primary` gives.
-        host: the functions that are there.
         facts: what is known of Nova.
-        known: what nova-compute knows of the drop-in.
-        leaving: whether the charm is being removed, and the drop-in with it.
+        renderer: gives the drop-in's content.
 
     Raises:
         OptionError: when the installed Nova does not know what an option asks for.
     """
     check_release(wanted, facts.release)
-    path = f"/{nova_lines.path_of(application)}"
+    path, host = facts.path, outcome.host
     elsewhere = facts.config.without(path)
     stays = facts.config.only(path).is_true(nova_conf.REPORT_IN_PLACEMENT)
     reported = wanted.report_in_placement or stays
@@ -90,13 +82,13 @@ def decide(
     )
     offered = [claim for claim in verified if claim.address not in withheld]
     specs = tuple(nova_lines.device_spec(claim.function, claim.item) for claim in offered)
-    problems = [*nova_limits.device_types(decision), *withheld.values()]
+    problems = [*nova_limits.device_types(outcome), *withheld.values()]
     if not facts.release:
         # Whoever runs Nova here in another way learns the device_specs through nova-pci.
         offer = Offer(facts, specs, problems=tuple(problems))
-        return _with_content(offer, application, None, known)
+        return _with_content(offer, None)
     sharing = nova_aliases.share(
-        _aliases(wanted, decision, facts.config.only(path)),
+        _aliases(wanted, outcome, facts.config.only(path)),
         elsewhere.aliases(),
         facts.config.is_true(nova_conf.PCI_IN_PLACEMENT),
     )
@@ -108,7 +100,7 @@ def decide(
                 f"nova-common is installed, but there is no group {nova_lines.GROUP}",
             )
         )
-    if stays and not wanted.report_in_placement and not leaving:
+    if stays and not wanted.report_in_placement and not wanted.leaving:
         problems.append(
             Problem(
                 Kind.REPORTED_FOR_GOOD,
@@ -120,41 +112,37 @@ def decide(
     offer = Offer(
         facts=facts,
         device_specs=specs,
-        held=() if leaving else _held(path, facts, host, specs),
+        held=() if wanted.leaving else _held(facts, host, specs),
         aliases=sharing.published,
         problems=(*problems, *sharing.problems, *clashes),
         notes=(*sharing.notes, *notes),
     )
-    content = nova_lines.drop_in(
-        application,
+    content = nova_lines.DropIn(
+        facts.application,
         facts.release,
-        sorted(
-            (*offer.device_specs, *offer.held),
-            key=lambda each: pci_address.sort_key(each["address"]),
-        ),
+        tuple(sorted((*offer.device_specs, *offer.held), key=_address_order)),
         offer.aliases,
         reported,
-        facts.present.content if facts.present else None,
-    )
-    return _with_content(offer, application, content, known)
+    ).render(renderer, facts.present.content if facts.present else None)
+    return _with_content(offer, content)
 
 
-def find_primary(decision: claims.Decision) -> tuple[claims.Claim, ...]:
+def find_primary(outcome: claims.Outcome) -> tuple[claims.Claim, ...]:
     """The claims of functions for their own sake, not as the companion of another."""
-    return tuple(claim for claim in decision.claims if claim.companion_of is None)
+    return tuple(claim for claim in outcome.claims if claim.companion_of is None)
 
 
-def find_verified(decision: claims.Decision, host: pci.Host) -> tuple[claims.Claim, ...]:
+def find_verified(outcome: claims.Outcome) -> tuple[claims.Claim, ...]:
     """The primary claims that a guest could be given now.
 
     They are on vfio-pci, in a viable group of an active IOMMU.
     """
     return tuple(
         claim
-        for claim in find_primary(decision)
+        for claim in find_primary(outcome)
         if claim.function.driver == pci.VFIO_PCI
         and claim.function.group is not None
-        and not viability.strangers(claim.function, host)
+        and not viability.strangers(claim.function, outcome.host)
     )
 
 
@@ -180,25 +168,25 @@ def fingerprint(content: str | None) -> str:
     return hashlib.sha256(content.encode()).hexdigest() if content else ""
 
 
-def listed(path: str, config: nova_conf.Config) -> dict[str, Mapping[str, Any]]:
-    """The device_specs in the drop-in at ``path``, by address."""
+def listed(facts: nova_facts.Facts) -> dict[str, Mapping[str, Any]]:
+    """The device_specs in the drop-in as it is, by address."""
     return {
         str(entry.content["address"]): entry.content
-        for entry in config.only(path).device_specs()
+        for entry in facts.config.only(facts.path).device_specs()
         if pci_address.is_exact(str(entry.content.get("address")))
     }
 
 
 def _aliases(
-    wanted: options.Options, decision: claims.Decision, present: nova_conf.Config
+    wanted: options.Options, outcome: claims.Outcome, present: nova_conf.Config
 ) -> tuple[nova_lines.Fields, ...]:
     """The aliases to offer: all, but that a mistaken item brings no new one.
 
     One that is there already stays: guests that were made with it could not be moved otherwise.
     """
     known = {nova_aliases.meaning(entry.content) for entry in present.aliases()}
-    mistaken = {refusal.item.position for refusal in decision.blocking}
-    mistaken -= {claim.item.position for claim in decision.claims}
+    mistaken = {refusal.item.position for refusal in outcome.blocking}
+    mistaken -= {claim.item.position for claim in outcome.claims}
     items = tuple(
         item
         for item in wanted.devices.items
@@ -209,20 +197,25 @@ def _aliases(
 
 
 def _held(
-    path: str, facts: nova_facts.Facts, host: pci.Host, specs: tuple[nova_lines.Fields, ...]
+    facts: nova_facts.Facts, host: pci.Host, specs: tuple[nova_lines.Fields, ...]
 ) -> tuple[nova_lines.Fields, ...]:
     """What the drop-in says of functions that a guest holds, as far as it is ours to say."""
     offered = {each["address"] for each in specs}
     return tuple(
         nova_lines.kept_device_spec(host.functions[address], content)
-        for address, content in listed(path, facts.config).items()
+        for address, content in listed(facts).items()
         if address in facts.held and address not in offered and address in host.functions
     )
 
 
-def _with_content(offer: Offer, application: str, content: str | None, known: record.Nova) -> Offer:
-    facts = offer.facts
-    file = boot_files.File(nova_lines.path_of(application), nova_lines.MODE, None, content)
+def _address_order(spec: nova_lines.Fields) -> tuple[int, str]:
+    return pci_address.sort_key(spec["address"])
+
+
+def _with_content(offer: Offer, content: str | None) -> Offer:
+    facts, known = offer.facts, offer.facts.known
+    path = nova_lines.path_of(facts.application)
+    file = boot_files.File(path, nova_lines.MODE, None, content)
     wrong_group = content is not None and facts.present and facts.present.group != facts.group
     differs = facts.present != file.as_present() or wrong_group
     writable = facts.group is not None or content is None
@@ -236,8 +229,8 @@ def _with_content(offer: Offer, application: str, content: str | None, known: re
     )
 
 
-def withdraws(application: str, offer: Offer, addresses: Iterable[str]) -> bool:
+def withdraws(offer: Offer, addresses: Iterable[str]) -> bool:
     """Tell whether the drop-in lists any of ``addresses`` and ``offer`` takes it out."""
-    written = listed(f"/{nova_lines.path_of(application)}", offer.facts.config)
+    written = listed(offer.facts)
     stay = {each["address"] for each in (*offer.device_specs, *offer.held)}
     return any(address in written and address not in stay for address in addresses)

@@ -143,58 +143,73 @@ def grub_path(application: str) -> str:
     return _GRUB_DROP_IN.path.format(name=naming.name_for(application))
 
 
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What the boot files are to bring about.
+
+    Attributes:
+        application: the Juju application.
+        claims: the functions that go to vfio-pci; none leaves no file behind.
+        twins: what `find_twins` gave for them.
+        blacklist: what `blacklisted_drivers` gave.
+        kernel_options: what `kernel_options` gave, empty where GRUB cannot set them.
+        allow_unsafe_interrupts: the option of that name.
+        generator: the host's initramfs generator.
+        keeps_kernel_options: whether the GRUB drop-in stays although nothing is claimed.
+    """
+
+    application: str
+    claims: tuple[claims.Claim, ...] = ()
+    twins: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
+    blacklist: tuple[str, ...] = ()
+    kernel_options: tuple[str, ...] = ()
+    allow_unsafe_interrupts: bool = False
+    generator: str | None = None
+    keeps_kernel_options: bool = False
+
+
 def desired_files(
-    application: str,
-    wanted: options.Options,
-    claimed: tuple[claims.Claim, ...],
-    blacklist: tuple[str, ...],
-    tokens: tuple[str, ...],
-    generator: str | None,
-    *,
-    twins: Mapping[str, list[str]],
-    keep_kernel_options: bool = False,
+    wanted: Wanted,
+    renderer: templates.Renderer,
     present: Mapping[str, files.Present | None] | None = None,
 ) -> tuple[File, ...]:
     """Work out every owned file as it should be, in a stable order.
 
     Args:
-        application: the Juju application.
-        wanted: the charm's options.
-        claimed: the functions that go to vfio-pci; none leaves no file behind.
-        blacklist: what `blacklisted_drivers` gave.
-        tokens: what `kernel_options` gave.
-        generator: the host's initramfs generator.
-        twins: what `find_twins` gave.
-        keep_kernel_options: keep the GRUB drop-in although nothing is claimed.
+        wanted: what they are to bring about.
+        renderer: gives their content.
         present: what each path holds now; it saves rendering where that is known to be right.
     """
     present = present or {}
     context = {
-        "application": application,
-        "name": naming.name_for(application),
+        "application": wanted.application,
+        "name": naming.name_for(wanted.application),
         "claims": [
             {
                 "address": claim.address,
                 "vendor": claim.function.vendor,
                 "product": claim.function.product,
             }
-            for claim in claimed
+            for claim in wanted.claims
         ],
-        "twins": twins,
-        "blacklist": blacklist,
-        "kernel_options": tokens,
+        "twins": wanted.twins,
+        "blacklist": wanted.blacklist,
+        "kernel_options": wanted.kernel_options,
         "allow_unsafe_interrupts": wanted.allow_unsafe_interrupts,
     }
     found = []
-    for row, absent in zip(_FILES, owned_files(application), strict=True):
+    for row, absent in zip(_FILES, owned_files(wanted.application), strict=True):
         wants = (
-            (bool(claimed) or (row.feeds == enums.Rebuild.GRUB and keep_kernel_options))
-            and row.generator in (None, generator)
+            (
+                bool(wanted.claims)
+                or (row.feeds == enums.Rebuild.GRUB and wanted.keeps_kernel_options)
+            )
+            and row.generator in (None, wanted.generator)
             and any(context[name] for name in row.needs)
         )
         there = present.get(absent.path)
         content = (
-            templates.render(row.template, context, there.content if there else None)
+            renderer.render(row.template, context, there.content if there else None)
             if wants
             else None
         )

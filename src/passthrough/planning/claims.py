@@ -58,11 +58,12 @@ class Refusal:
 
 
 @dataclasses.dataclass(frozen=True)
-class Decision:
-    """What is claimed and what is not, both in a stable order."""
+class Outcome:
+    """What is claimed and what is not, both in a stable order, and the host it was asked of."""
 
     claims: tuple[Claim, ...] = ()
     refusals: tuple[Refusal, ...] = ()
+    host: pci.Host = dataclasses.field(default_factory=lambda: pci.Host({}))
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -80,7 +81,7 @@ def decide(
     host: pci.Host,
     taken: Mapping[str, str] | None = None,
     usage: Usage | None = None,
-) -> Decision:
+) -> Outcome:
     """Match what is wanted against the host.
 
     Args:
@@ -115,7 +116,7 @@ def decide(
     _add_companions(list(by_address.values()), by_address, host)
     usage = usage or Usage()
     refusals += _drop_refused(by_address, host, taken or {}, usage)
-    return Decision(
+    return Outcome(
         claims=tuple(
             _with_overridden(by_address[each], by_address, host, usage)
             for each in sorted(by_address, key=pci_address.sort_key)
@@ -123,6 +124,7 @@ def decide(
         refusals=tuple(
             sorted(refusals, key=lambda each: (each.item.position, each.address or "", each.rule))
         ),
+        host=host,
     )
 
 

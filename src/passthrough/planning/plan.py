@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from passthrough import enums, pci_address
 from passthrough.config import options
 from passthrough.host import grub, machine, pci
-from passthrough.planning import boot_files, claims, prerequisites
+from passthrough.planning import boot_files, claims, prerequisites, templates
 from passthrough.problem import Problem
 from passthrough.state import digest
 from passthrough.state.record import Record
@@ -85,54 +85,69 @@ class Plan:
         return bool(self.release or self.files or self.rebuild or self.bind)
 
 
+@dataclasses.dataclass(frozen=True)
+class Situation:
+    """What a plan starts from, besides what is claimed.
+
+    Attributes:
+        application: the Juju application.
+        machine: boot loader, generator, running command line.
+        record: what the application has taken and activated before.
+        present: what each owned path holds now.
+        held: who holds a function that is to be given back, by its address.
+        others: addresses that another application has taken, which are its own to give back.
+    """
+
+    application: str
+    machine: machine.Platform
+    record: Record = dataclasses.field(default_factory=Record)
+    present: Mapping[str, files.Present | None] = dataclasses.field(default_factory=dict)
+    held: Container[str] = ()
+    others: Collection[str] = ()
+
+
 def make(
-    application: str,
     wanted: options.Options,
-    decision: claims.Decision,
-    host: pci.Host,
-    facts: machine.Platform,
-    record: Record,
-    present: Mapping[str, files.Present | None],
-    *,
-    held: Container[str] = (),
-    others: Collection[str] = (),
+    outcome: claims.Outcome,
+    now: Situation,
+    renderer: templates.Renderer,
 ) -> Plan:
     """Compare what is wanted with what is there.
 
     Args:
-        application: the Juju application.
-        wanted: its options.
-        decision: what it claims on this host.
-        host: the PCI functions.
-        facts: bootloader, generator, running command line.
-        record: what the application has taken and activated before.
-        present: what each owned path holds now.
-        held: addresses of functions that a guest holds; none of them is to be given back now.
-        others: addresses that another application has taken; they are its own to give back.
+        wanted: the application's options.
+        outcome: what it claims on this host.
+        now: the host as it is.
+        renderer: gives the content of files.
 
     Raises:
-        support.UnsupportedHostError: when the host cannot do it. Nothing may be changed then.
+        prerequisites.UnsupportedHostError: when the host cannot do it. Nothing may be changed then.
         OptionError: when blacklist-drivers names what the host needs. The same.
     """
-    claimed = decision.claims
+    host, facts, record, others = outcome.host, now.machine, now.record, now.others
+    application, present, held = now.application, now.present, now.held
+    claimed = outcome.claims
     blacklist = boot_files.blacklisted_drivers(wanted, claimed, host)
     tokens = boot_files.kernel_options(wanted, blacklist, facts)
     if claimed:
         prerequisites.check(wanted, tokens, host, facts)
-        prerequisites.check_blacklist(blacklist, host, {*decision.addresses, *others})
+        prerequisites.check_blacklist(blacklist, host, {*outcome.addresses, *others})
     # A group is only known while the IOMMU is on. Were its option dropped as soon as a group turns
     # out not to be viable, the next boot would know nothing and claim again.
-    unviable = any(refusal.rule in claims.GROUP_RULES for refusal in decision.refusals)
+    unviable = any(refusal.rule in claims.GROUP_RULES for refusal in outcome.refusals)
     desired = boot_files.desired_files(
-        application,
-        wanted,
-        claimed,
-        blacklist,
-        tokens if facts.has_grub else (),
-        facts.generator,
-        twins=boot_files.find_twins(claimed, host),
-        keep_kernel_options=unviable and present.get(boot_files.grub_path(application)) is not None,
-        present=present,
+        boot_files.Wanted(
+            application=application,
+            claims=claimed,
+            twins=boot_files.find_twins(claimed, host),
+            blacklist=blacklist,
+            kernel_options=tokens if facts.has_grub else (),
+            allow_unsafe_interrupts=wanted.allow_unsafe_interrupts,
+            generator=facts.generator,
+            keeps_kernel_options=unviable and bool(present.get(boot_files.grub_path(application))),
+        ),
+        renderer,
+        present,
     )
     activated: dict[str, str] = {
         feeds: found for feeds in enums.Rebuild if (found := fingerprint(desired, feeds))
@@ -161,7 +176,7 @@ def make(
             or (feeds == enums.Rebuild.GRUB and grub_problem and facts.grub.is_stale)
         )
     )
-    returns = _releases(decision, host, record, others, blacklist)
+    returns = _releases(outcome, record, others, blacklist)
     pending = tuple(binding for binding in returns if binding.address in held)
     taken = _target_taken(claimed, record)
     taken.update({each.address: record.taken[each.address] for each in pending})
@@ -170,7 +185,7 @@ def make(
         files=changes,
         rebuild=rebuild,
         bind=_bindings(claimed) if host.has_groups else (),
-        at_boot=() if host.has_groups else decision.addresses,
+        at_boot=() if host.has_groups else outcome.addresses,
         reboot=_reboot_reasons(tokens, host, facts) if claimed else (),
         record=dataclasses.replace(
             record,
@@ -219,10 +234,10 @@ def _feeding(desired: Iterable[boot_files.File], feeds: enums.Rebuild) -> list[b
 
 
 def unclaimed(
-    decision: claims.Decision, record: Record, others: Container[str] = ()
+    outcome: claims.Outcome, record: Record, others: Container[str] = ()
 ) -> tuple[str, ...]:
     """The addresses that the application took and does not claim any more, in order."""
-    kept = set(decision.addresses)
+    kept = set(outcome.addresses)
     return tuple(
         address
         for address in sorted(record.taken, key=pci_address.sort_key)
@@ -231,15 +246,14 @@ def unclaimed(
 
 
 def _releases(
-    decision: claims.Decision,
-    host: pci.Host,
+    outcome: claims.Outcome,
     record: Record,
     others: Container[str],
     blacklist: Container[str],
 ) -> tuple[Binding, ...]:
     found = []
-    for address in unclaimed(decision, record, others):
-        function = host.functions.get(address)
+    for address in unclaimed(outcome, record, others):
+        function = outcome.host.functions.get(address)
         if function is None:
             continue
         # A function that was to be bound at the next boot was never touched. One without a driver,

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +14,42 @@ TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
 # Of the way in which a rendering is spelled out for its digest.
 _TRACE = 2
 
-_trusted: Mapping[str, str] = {}
-_learned: dict[str, str] = {}
 
-
-def render(template: str, context: Mapping[str, digest.Plain], present: str | None = None) -> str:
-    """Render one template; a name that ``context`` lacks is an error, never an empty string.
+class Renderer:
+    """Renders templates, and learns what came of each.
 
     Args:
-        template: the file below ``templates/``.
-        context: its values.
-        present: what the file to be written holds now. It is given back as it is, without
-            rendering, where `trusting` knows that rendering gives just that.
+        trusted: what `learned` gave in an earlier process. For looking, never for writing: a
+            memory that is damaged or made up can hide that a file has changed, but cannot bring
+            any content into a file.
     """
-    if present is not None and _trusted.get(template) == _trace(template, context, present):
-        _learned[template] = _trusted[template]
-        return present
-    content = _environment().get_template(template).render(context)
-    _learned[template] = _trace(template, context, content)
-    return content
 
+    def __init__(self, trusted: Mapping[str, str] | None = None):
+        self._trusted = trusted or {}
+        self._learned: dict[str, str] = {}
 
-@contextlib.contextmanager
-def trusting(known: Mapping[str, str]) -> Iterator[None]:
-    """Believe what `learned` said in an earlier process, while the block runs.
+    def render(
+        self, template: str, context: Mapping[str, digest.Plain], present: str | None = None
+    ) -> str:
+        """Render one template; a name that ``context`` lacks is an error, never an empty string.
 
-    For looking, never for writing: then a record that is damaged or made up can hide that a file
-    has changed, but cannot bring any content into a file.
-    """
-    global _trusted
-    before, _trusted = _trusted, known
-    try:
-        yield
-    finally:
-        _trusted = before
+        Args:
+            template: the file below ``templates/``.
+            context: its values.
+            present: what the file to be written holds now. It is given back as it is, without
+                rendering, where what is trusted says that rendering gives just that.
+        """
+        known = self._trusted.get(template)
+        if present is not None and known and known == _trace(template, context, present):
+            self._learned[template] = known
+            return present
+        content = _environment().get_template(template).render(context)
+        self._learned[template] = _trace(template, context, content)
+        return content
 
-
-def learned() -> dict[str, str]:
-    """What was rendered last from each template, as digests of what went in and what came out."""
-    return dict(_learned)
+    def learned(self) -> dict[str, str]:
+        """What was rendered last from each template: digests of what went in and came out."""
+        return dict(self._learned)
 
 
 def _trace(template: str, context: Mapping[str, digest.Plain], content: str) -> str:

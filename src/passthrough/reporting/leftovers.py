@@ -117,7 +117,7 @@ def suggest_devices(leftovers: Sequence[Leftover], host: pci.Host) -> str:
 
 
 def find_unclaimed(
-    leftovers: Sequence[Leftover], host: pci.Host, decision: claims.Decision
+    leftovers: Sequence[Leftover], host: pci.Host, outcome: claims.Outcome
 ) -> tuple[str, ...]:
     """Find what would go back to the host's drivers if the leftovers were deleted now.
 
@@ -130,7 +130,7 @@ def find_unclaimed(
         address
         for address, function in host.functions.items()
         if (address in addresses if addresses else function.id in ids)
-        and address not in decision.addresses
+        and address not in outcome.addresses
     )
 
 

@@ -12,21 +12,23 @@ from passthrough.planning import plan
 from passthrough.reporting import leftovers, nova_text, tables, words
 from passthrough.reporting import leftovers as hand_made
 from passthrough.reporting.verify import result
-from passthrough.survey import Survey
+from passthrough.survey import Decision
 
 # Enough for a word and an address: "device_spec 0000:83:00.0".
 _NAME_WIDTH = 26
 _RESULT_COLOURS: dict[str, str] = {result.OK: "green", result.FAIL: "red", result.UNKNOWN: "yellow"}
 
 
-def describe_plan(survey: Survey, leftovers: Sequence[leftovers.Leftover] = ()) -> dict[str, Any]:
+def describe_plan(
+    decision: Decision, leftovers: Sequence[leftovers.Leftover] = ()
+) -> dict[str, Any]:
     """Describe a survey's plan in plain values, stable for the same host and options.
 
     Args:
-        survey: the host, and what would change on it.
+        decision: the host, and what would change on it.
         leftovers: what `leftovers.find` found on the host.
     """
-    planned = survey.plan
+    planned = decision.plan
     problem = planned.grub_problem
     return {
         "claims": [
@@ -39,63 +41,63 @@ def describe_plan(survey: Survey, leftovers: Sequence[leftovers.Leftover] = ()) 
                 "allow-in-use": claim.item.allow_in_use,
                 "overridden": [words.objection_fact(each) for each in claim.overridden],
             }
-            for claim in survey.decision.claims
+            for claim in decision.claims
         ],
         "refusals": [
             {"rule": refusal.rule, "blocking": refusal.blocking, "reason": words.refusal(refusal)}
-            for refusal in survey.decision.refusals
+            for refusal in decision.refusals
         ],
         "files": [
             {"path": f"/{change.file.path}", "change": _kind_of(change), "diff": _diff(change)}
-            for change in _changes(survey)
+            for change in _changes(decision)
         ],
         "rebuild": list(planned.rebuild),
         "bind": [binding.address for binding in planned.bind],
         "release": [binding.address for binding in planned.release],
         "pending": [
-            {"address": binding.address, "processes": list(survey.held[binding.address])}
+            {"address": binding.address, "processes": list(decision.held[binding.address])}
             for binding in planned.pending
         ],
         "at-boot": list(planned.at_boot),
         "reboot": list(planned.reboot),
         "grub-problem": words.sentence(problem) if problem else None,
-        "nova": nova_text.describe_offer(survey.nova_planned),
+        "nova": nova_text.describe_offer(decision.nova_planned),
         "leftovers": [dataclasses.asdict(each) for each in leftovers],
     }
 
 
 def plan_text(
-    survey: Survey,
+    decision: Decision,
     leftovers: Sequence[leftovers.Leftover] = (),
     style: tables.Style = tables.PLAIN,
 ) -> str:
     """Lay a survey's plan out for a person: claims, refusals, diffs, then what follows."""
-    planned = survey.plan
+    planned = decision.plan
     sections = []
-    if survey.decision.claims:
-        sections.append(_claims_table(survey, style))
-    if survey.decision.refusals:
-        refusals = (f"not claimed: {words.refusal(each)}" for each in survey.decision.refusals)
+    if decision.claims:
+        sections.append(_claims_table(decision, style))
+    if decision.refusals:
+        refusals = (f"not claimed: {words.refusal(each)}" for each in decision.refusals)
         sections.append("\n".join(tables.wrap(each, style) for each in refusals))
     overridden = [
         f"claimed by allow-in-use: {claim.address}, though it {words.objection_fact(each)}"
-        for claim in survey.decision.claims
+        for claim in decision.claims
         for each in claim.overridden
     ]
     if overridden:
         sections.append("\n".join(tables.wrap(each, style) for each in overridden))
-    sections += [tables.paint_diff(_diff(change), style) for change in _changes(survey)]
+    sections += [tables.paint_diff(_diff(change), style) for change in _changes(decision)]
     steps = [f"rebuild: {what}" for what in planned.rebuild]
     steps += [f"give back: {_movement(binding)}" for binding in planned.release]
     steps += [
         f"give back when the guest is gone: {_movement(binding)}, held by process"
-        f" {', '.join(map(str, survey.held[binding.address]))}"
+        f" {', '.join(map(str, decision.held[binding.address]))}"
         for binding in planned.pending
     ]
     steps += [f"bind now: {_movement(binding)}" for binding in planned.bind]
     if planned.at_boot:
         steps.append(f"bind at the next boot: {' '.join(planned.at_boot)}")
-    steps += nova_text.offer_steps(survey.nova_planned)
+    steps += nova_text.offer_steps(decision.nova_planned)
     steps += [f"reboot required: {reason}" for reason in planned.reboot]
     if planned.grub_problem:
         steps.append(f"to be mended first: {words.sentence(planned.grub_problem)}")
@@ -103,12 +105,12 @@ def plan_text(
         "\n".join(tables.wrap(step, style) for step in steps) if steps else "nothing to change"
     )
     if leftovers:
-        sections.append(_leftovers_text(survey, leftovers, style))
+        sections.append(_leftovers_text(decision, leftovers, style))
     return "\n\n".join(section.rstrip("\n") for section in sections)
 
 
 def _leftovers_text(
-    survey: Survey, leftovers: Sequence[leftovers.Leftover], style: tables.Style
+    decision: Decision, leftovers: Sequence[leftovers.Leftover], style: tables.Style
 ) -> str:
     lines = ["left over from a set-up by hand (the charm deletes none of it):"]
     for each in leftovers:
@@ -120,12 +122,12 @@ def _leftovers_text(
     commands = dict.fromkeys(each.rebuild for each in leftovers if each.rebuild)
     if commands:
         lines.append(f"after that, run: {' && '.join(commands)}")
-    unclaimed = hand_made.find_unclaimed(leftovers, survey.host, survey.decision)
+    unclaimed = hand_made.find_unclaimed(leftovers, decision.host, decision.outcome)
     if unclaimed:
         text = (
             "before that, claim what it binds, or the next boot leaves"
             f" {' '.join(unclaimed)} to the host's drivers"
-            f" (devices={hand_made.suggest_devices(leftovers, survey.host)})"
+            f" (devices={hand_made.suggest_devices(leftovers, decision.host)})"
         )
         lines.insert(1, tables.wrap(text, style))
     return "\n".join(lines)
@@ -174,7 +176,7 @@ def _check_row(check: result.Check) -> tuple[str, str, str]:
     return kind, check.status, f"{subject}: {check.seen}"
 
 
-def _claims_table(survey: Survey, style: tables.Style) -> str:
+def _claims_table(decision: Decision, style: tables.Style) -> str:
     return tables.format_table(
         ("CLAIM", "ID", "DRIVER", "GROUP", "FOR"),
         (
@@ -189,16 +191,16 @@ def _claims_table(survey: Survey, style: tables.Style) -> str:
                 if claim.item.alias
                 else f"item {claim.item.position}",
             )
-            for claim in survey.decision.claims
+            for claim in decision.claims
         ),
         style,
     )
 
 
-def _changes(survey: Survey) -> tuple[plan.FileChange, ...]:
+def _changes(decision: Decision) -> tuple[plan.FileChange, ...]:
     """Every file that would change; Nova's as it will be once the functions are bound."""
-    drop_in = survey.nova_planned.change
-    return (*survey.plan.files, *([drop_in] if drop_in else []))
+    drop_in = decision.nova_planned.change
+    return (*decision.plan.files, *([drop_in] if drop_in else []))
 
 
 def _movement(binding: plan.Binding) -> str:

@@ -14,7 +14,7 @@ from passthrough.host import pci
 from passthrough.nova import offer as nova_offer
 from passthrough.reporting import words
 from passthrough.state import digest
-from passthrough.survey import Survey
+from passthrough.survey import Decision
 
 if TYPE_CHECKING:
     from passthrough.nova import publication
@@ -42,28 +42,28 @@ class Status:
 
 
 def summarize(
-    survey: Survey,
+    decision: Decision,
     failed: Mapping[str, BindError] | None = None,
     verdict: reboot.Verdict | None = None,
 ) -> Status:
     """Say how the unit is, the most urgent thing first.
 
     Args:
-        survey: the host after the last run.
+        decision: the host after the last run.
         failed: the functions whose driver the last run could not change, and why.
         verdict: what is done about a reboot; None leaves it to the operator.
     """
     failed = failed or {}
-    planned = survey.plan
-    if not (survey.wanted.devices.items or planned.release or planned.pending):
+    planned = decision.plan
+    if not (decision.options.devices.items or planned.release or planned.pending):
         return Status(BLOCKED, NO_DEVICES)
-    blocking = survey.decision.blocking
+    blocking = decision.outcome.blocking
     if blocking:
         return Status(BLOCKED, _with_more(words.refusal(blocking[0]), len(blocking) - 1))
-    held = [*_describe_pending(survey), *_describe_held(failed)]
+    held = [*_describe_pending(decision), *_describe_held(failed)]
     if held:
         return Status(BLOCKED, _with_more(held[0], len(held) - 1))
-    problems = survey.nova.problems
+    problems = decision.nova.problems
     if problems:
         return Status(BLOCKED, _with_more(words.sentence(problems[0]), len(problems) - 1))
     if planned.grub_problem:
@@ -77,8 +77,8 @@ def summarize(
     reasons = reboot.reasons(planned, failed)
     if reasons:
         return Status(BLOCKED, _with_more(f"reboot required: {reasons[0]}", len(reasons) - 1))
-    ready = _count_ready(survey) if survey.decision.claims else "no matching device"
-    said = [*_describe_overrides(survey), *_describe_nova(survey.nova)]
+    ready = _count_ready(decision) if decision.claims else "no matching device"
+    said = [*_describe_overrides(decision), *_describe_nova(decision.nova)]
     return Status(ACTIVE, "; ".join([ready, *said]))
 
 
@@ -89,19 +89,19 @@ def describe_removal(left: Sequence[str]) -> str:
     return f"left on vfio-pci until the next boot: {' '.join(left)}"
 
 
-def settled(survey: Survey) -> str:
+def settled(decision: Decision) -> str:
     """Name the state of a unit whose host is as it should be, with all that Juju was told of it.
 
     Two surveys with the same name call for the same status, logs and relation data. The name is
     empty while there is anything to do, to wait for, or to mend.
     """
-    planned, offer = survey.plan, survey.nova
-    found = summarize(survey)
-    busy = planned.changes_host or planned.record != survey.record
+    planned, offer = decision.plan, decision.nova
+    found = summarize(decision)
+    busy = planned.changes_host or planned.record != decision.facts.record
     if busy or offer.change or not offer.read or found.kind != ACTIVE:
         return ""
     told = {
-        "options": spelling.spell(survey.wanted),
+        "options": spelling.spell(decision.options),
         "device-specs": offer.device_specs,
         "held": offer.held,
         "notes": offer.notes,
@@ -115,7 +115,7 @@ def summarize_controller(wanted: options.Options, published: publication.Publica
 
     Args:
         wanted: the charm's options.
-        published: the survey of the unit after the last run.
+        published: the decision of the unit after the last run.
     """
     if not wanted.devices.items:
         return Status(BLOCKED, NO_DEVICES)
@@ -127,12 +127,12 @@ def summarize_controller(wanted: options.Options, published: publication.Publica
     return Status(ACTIVE, "; ".join([*said, *published.notes]) or "no alias to publish")
 
 
-def _describe_pending(survey: Survey) -> list[str]:
+def _describe_pending(decision: Decision) -> list[str]:
     return [
         f"{binding.address}: a guest holds it (process"
-        f" {', '.join(map(str, survey.held[binding.address]))}), and it is given back when that"
+        f" {', '.join(map(str, decision.held[binding.address]))}), and it is given back when that"
         " guest is gone; stop or migrate the guest"
-        for binding in survey.plan.pending
+        for binding in decision.plan.pending
     ]
 
 
@@ -140,9 +140,9 @@ def _describe_held(failed: Mapping[str, BindError]) -> list[str]:
     return [str(error) for error in failed.values() if isinstance(error, InUseError)]
 
 
-def _describe_overrides(survey: Survey) -> list[str]:
+def _describe_overrides(decision: Decision) -> list[str]:
     """The functions that allow-in-use covers: what a guest has may be what the host needs."""
-    allowed = [claim.address for claim in survey.decision.claims if claim.item.allow_in_use]
+    allowed = [claim.address for claim in decision.claims if claim.item.allow_in_use]
     return [f"allow-in-use: {', '.join(allowed)}"] if allowed else []
 
 
@@ -155,10 +155,10 @@ def _describe_nova(offer: nova_offer.Offer) -> list[str]:
     return said
 
 
-def _count_ready(survey: Survey) -> str:
+def _count_ready(decision: Decision) -> str:
     counts = collections.Counter(
         claim.item.alias or claim.item.id
-        for claim in survey.decision.claims
+        for claim in decision.claims
         if claim.companion_of is None and claim.function.driver == pci.VFIO_PCI
     )
     return ", ".join(f"{name}: {counts[name]} ready" for name in sorted(counts))

@@ -27,7 +27,8 @@ PATH = "run/pci-passthrough.lock"
 WAIT = 300.0
 _PAUSE = 0.2
 
-_held: set[int] = set()
+# Of this process: the lock files, with their descriptors.
+_held: dict[Path, int] = {}
 
 
 class LockError(PassthroughError):
@@ -37,6 +38,8 @@ class LockError(PassthroughError):
 @contextlib.contextmanager
 def hold(root: Path, purpose: str, seconds: float | None = None) -> Iterator[None]:
     """Have the host's lock while the block runs; the kernel takes it back if we are killed.
+
+    Within a block that has it, another one goes on at once.
 
     Args:
         root: the host's root.
@@ -48,6 +51,9 @@ def hold(root: Path, purpose: str, seconds: float | None = None) -> Iterator[Non
         OSError: when the lock file cannot be opened.
     """
     path = root / PATH
+    if path in _held:
+        yield
+        return
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     seconds = WAIT if seconds is None else seconds
     end = time.monotonic() + seconds
@@ -60,11 +66,11 @@ def hold(root: Path, purpose: str, seconds: float | None = None) -> Iterator[Non
             handle = _open(path)
             _acquire(handle, end, seconds)
         os.pwrite(handle, f"{purpose} (process {os.getpid()})\n".encode(), 0)
-        _held.add(handle)
+        _held[path] = handle
         try:
             yield
         finally:
-            _held.discard(handle)
+            del _held[path]
             path.unlink(missing_ok=True)
     finally:
         os.close(handle)
@@ -76,7 +82,7 @@ def descriptors() -> tuple[int, ...]:
     Should this process be killed, the rebuild goes on without it; with the lock in its hands, no
     second one runs into it.
     """
-    return tuple(sorted(_held))
+    return tuple(sorted(_held.values()))
 
 
 def _open(path: Path) -> int:

@@ -7,11 +7,15 @@ through.
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from passthrough.system import sysfs
+
+# What descriptors of devices point to, and those of guests under KVM.
+_DEVICES = ("/dev/", "anon_inode:kvm-vm")
 
 
 def text_if_there(root: Path, name: str) -> str:
@@ -38,15 +42,67 @@ def processes_if_there(root: Path) -> tuple[int, ...]:
     return tuple(sorted(int(name) for name in names if name.isdecimal()))
 
 
-def open_files_if_there(root: Path) -> Iterator[tuple[int, str]]:
-    """List every open file of every process: the process id and what the descriptor points to."""
-    for process in processes_if_there(root):
-        directory = f"{root}/proc/{process}/fd"
-        for descriptor in sysfs.names_if_there(directory):
+class Processes:
+    """The processes of a host and their open devices, seen in one pass.
+
+    The pass is made when it is first asked for, since most looks at a host have no such question;
+    whatever is asked after that is answered out of it.
+
+    Args:
+        root: the host's root; None for a host without processes.
+    """
+
+    def __init__(self, root: Path | None):
+        self._root = root
+
+    @classmethod
+    def none(cls) -> Processes:
+        """A host without processes."""
+        return cls(None)
+
+    @functools.cached_property
+    def numbers(self) -> tuple[int, ...]:
+        """The ids of all processes, sorted."""
+        return processes_if_there(self._root) if self._root else ()
+
+    @functools.cached_property
+    def devices(self) -> Mapping[str, tuple[int, ...]]:
+        """The device nodes and KVM guests that are open, each with the sorted ids of who has it."""
+        found: dict[str, set[int]] = {}
+        for process in self.numbers:
+            directory = f"{self._root}/proc/{process}/fd"
+            for descriptor in sysfs.names_if_there(directory):
+                try:
+                    target = os.readlink(f"{directory}/{descriptor}")
+                except OSError:
+                    continue  # closed since it was listed
+                if target.startswith(_DEVICES):
+                    found.setdefault(target, set()).add(process)
+        return {target: tuple(sorted(found[target])) for target in sorted(found)}
+
+    @functools.cached_property
+    def programs(self) -> Mapping[int, str]:
+        """The program of each process, as `program_if_there` gives it."""
+        return (
+            {each: program_if_there(self._root, each) for each in self.numbers}
+            if self._root
+            else {}
+        )
+
+    def arguments(self, process: int) -> tuple[str, ...]:
+        """The command line of a process, as `arguments_if_there` gives it."""
+        return arguments_if_there(self._root, process) if self._root else ()
+
+    def texts(self, pattern: str) -> Iterator[tuple[str, str]]:
+        """The files that a pattern below the root names: their names and what they hold.
+
+        One that is gone when it is read, or is no text, is passed over.
+        """
+        for path in self._root.glob(pattern) if self._root else ():
             try:
-                yield process, os.readlink(f"{directory}/{descriptor}")
-            except OSError:
-                continue  # closed since it was listed
+                yield path.name, path.read_text(encoding="ascii")
+            except (FileNotFoundError, UnicodeDecodeError):
+                continue
 
 
 def mount_namespace_or_raise(root: Path, process: int | str) -> str:

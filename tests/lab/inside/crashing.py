@@ -132,6 +132,7 @@ class Host:
 
         self._boot, self._files, self._options, self._pci = boot_files, files, options, pci
         self._tools = tools
+        self._site = Site(ROOT, APPLICATION)
         self._commands: Any = commands  # `run` below puts something else in its place
         self._reconcile, self._record, self._vfio = reconcile, record, drivers
         self._site = Site(ROOT, APPLICATION)
@@ -153,7 +154,7 @@ class Host:
                 self._commands.run = functools.partial(self._remember, killer)
                 options = self._options.parse(config)
                 tools = self._tools.HostTools()
-                self._reconcile.reconcile(ROOT, APPLICATION, options, tools, lambda said: None)
+                self._reconcile.reconcile(self._site, options, tools, lambda said: None)
                 code = 0
             except BaseException:
                 traceback.print_exc()

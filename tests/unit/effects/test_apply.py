@@ -30,11 +30,11 @@ GRUB = "etc/default/grub.d/95-pci-passthrough.cfg"
 
 def run(tree: hosttree.HostTree, tools: FakeTools, devices: str = GPUS, **config: object):
     wanted = made.wanted(devices, **config)
-    return reconcile.reconcile(tree.root, "pci-passthrough", wanted, tools, lambda said: None)
+    return reconcile.reconcile(Site(tree.root, "pci-passthrough"), wanted, tools, lambda said: None)
 
 
 def status_of(result: reconcile.Result) -> str:
-    found = status.summarize(result.survey, result.outcome.failed)
+    found = status.summarize(result.decision, result.outcome.failed)
     return f"{found.kind}: {found.message}"
 
 
@@ -261,7 +261,7 @@ class TestHostThatChangesDuringARebuild:
         config = {"reboot": "when-idle"}
         result = run(on, tools, self.DEVICES, **config)
         failed = result.outcome.failed
-        assert reboot_request.arrange(on.root, result.survey, failed) == reboot.Verdict()
+        assert reboot_request.arrange(result.decision, failed) == reboot.Verdict()
         assert status_of(result) == (
             f"waiting: the next hook goes on with {self.DISK}: left alone, as it cannot be claimed"
             " any more since the rebuild"
@@ -332,7 +332,9 @@ class TestFileThatCannotBeWritten:
         tools.failing["initramfs"] = "Read-only file system"
         said: list[str] = []
         with pytest.raises(PassthroughError, match="Read-only file system"):
-            reconcile.reconcile(tree.root, "pci-passthrough", made.wanted(GPUS), tools, said.append)
+            reconcile.reconcile(
+                Site(tree.root, "pci-passthrough"), made.wanted(GPUS), tools, said.append
+            )
         assert f"/{INIT_TOP}: could not be put back: Read-only file system" in said
         monkeypatch.undo()
         tools.failing.clear()
@@ -429,7 +431,7 @@ class TestFunctionThatDoesNotMove:
 
         monkeypatch.setattr(timed_write, "write", sleep)
         wanted = made.wanted(after)
-        look = partial(reconcile.reconcile, on.root, "pci-passthrough", wanted, tools, wake)
+        look = partial(reconcile.reconcile, Site(on.root, "pci-passthrough"), wanted, tools, wake)
         if ends:
             result = look()
             assert list(result.outcome.failed) == list(CLAIMED)

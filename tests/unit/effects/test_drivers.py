@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -47,6 +48,10 @@ def open_in(tree: hosttree.HostTree, node: str) -> None:
     descriptors = tree.root / "proc/99/fd"
     descriptors.mkdir(parents=True)
     (descriptors / "7").symlink_to(node)
+
+
+def holders_of(root: pathlib.Path, addresses: list[str]) -> dict[str, tuple[int, ...]]:
+    return vfio_users.Users(root, procfs.Processes(root)).of(addresses)
 
 
 def open_files(process: int) -> set[str]:
@@ -241,7 +246,9 @@ class TestHeld:
     def test_by_nobody_is_told_without_a_look_at_all_processes(
         self, host, operation, monkeypatch, device
     ):
-        monkeypatch.setattr(procfs, "open_files_if_there", lambda root: pytest.fail("looked"))
+        monkeypatch.setattr(
+            procfs.Processes, "devices", property(lambda own: pytest.fail("looked"))
+        )
         operation(host, GPU)
 
     def test_through_an_iommufd_that_does_not_have_it_yet(self, host, kernel, operation, device):
@@ -341,7 +348,7 @@ class TestVfs:
     def test_count_as_a_hold_of_their_parent(self, host, kernel):
         host.bind(NIC, "vfio-pci")
         kernel.hold(VF, process=77)
-        assert vfio_users.of_functions(host.root, [NIC, GPU]) == {NIC: (77,)}
+        assert holders_of(host.root, [NIC, GPU]) == {NIC: (77,)}
 
 
 def test_holders_are_found_by_node_and_by_function(host, kernel):
@@ -350,9 +357,11 @@ def test_holders_are_found_by_node_and_by_function(host, kernel):
     kernel.hold(GPU, process=12)
     kernel.hold(GPU, process=3)
     node = group_node(host, GPU)
-    assert vfio_users.of_nodes(host.root, frozenset({node, "/dev/vfio/99"})) == {node: (3, 12)}
-    assert vfio_users.of_nodes(host.root, frozenset()) == {}
-    assert vfio_users.of_functions(host.root, [GPU, AUDIO, "0000:84:00.0"]) == {
+    assert vfio_users.of_nodes(procfs.Processes(host.root), frozenset({node, "/dev/vfio/99"})) == {
+        node: (3, 12)
+    }
+    assert vfio_users.of_nodes(procfs.Processes(host.root), frozenset()) == {}
+    assert holders_of(host.root, [GPU, AUDIO, "0000:84:00.0"]) == {
         GPU: (3, 12),
         AUDIO: (3, 12),
     }

@@ -37,18 +37,16 @@ class Unit:
         if devices is not None:
             self.wanted = made.wanted(devices, **config)
         result = reconcile.reconcile(
-            self.tree.root, self.application, self.wanted, self.tools, self.said.append
+            Site(self.tree.root, self.application), self.wanted, self.tools, self.said.append
         )
-        return status.summarize(result.survey, result.outcome.failed)
+        return status.summarize(result.decision, result.outcome.failed)
 
     def leave(self) -> None:
         reconcile.reconcile(
-            self.tree.root,
-            self.application,
-            options.Options(),
+            Site(self.tree.root, self.application),
+            options.Options(leaving=True),
             self.tools,
             self.said.append,
-            leaving=True,
         )
 
     @property

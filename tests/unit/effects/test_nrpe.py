@@ -16,6 +16,7 @@ from passthrough.effects import nrpe
 from passthrough.errors import PassthroughError
 from passthrough.reporting import alarm
 from passthrough.reporting.verify.result import FAIL, OK, UNKNOWN, Check
+from passthrough.site import Site
 
 APP = "pci-passthrough"
 GOOD = Check("iommu", OK, "18 IOMMU groups")
@@ -42,20 +43,20 @@ def run_plugin(root: pathlib.Path, application: str = APP) -> tuple[int, str]:
 
 
 def test_nothing_is_installed_where_there_is_no_server(tmp_path: pathlib.Path):
-    assert nrpe.install(tmp_path, APP) is False
+    assert nrpe.install(Site(tmp_path, APP)) is False
     assert list(tmp_path.iterdir()) == []
 
 
 def test_server_can_read_and_run_what_is_installed(root: pathlib.Path):
-    assert nrpe.install(root, APP) is True
+    assert nrpe.install(Site(root, APP)) is True
     modes = [stat.S_IMODE((root / path).stat().st_mode) for path in nrpe.owned_files(APP)]
     assert modes == [0o644, 0o755]
 
 
 def test_a_second_install_changes_nothing(root: pathlib.Path):
-    nrpe.install(root, APP)
+    nrpe.install(Site(root, APP))
     before = [(root / path).stat().st_ino for path in nrpe.owned_files(APP)]
-    nrpe.install(root, APP)
+    nrpe.install(Site(root, APP))
     assert [(root / path).stat().st_ino for path in nrpe.owned_files(APP)] == before
 
 
@@ -84,27 +85,29 @@ def test_a_second_install_changes_nothing(root: pathlib.Path):
 def test_plugin_says_what_was_found(
     root: pathlib.Path, checks: list[Check], reboot: tuple[str, ...], code: int, text: str
 ):
-    nrpe.install(root, APP)
-    nrpe.write_report(root, APP, *alarm.judge(checks, reboot))
+    nrpe.install(Site(root, APP))
+    nrpe.write_report(Site(root, APP), *alarm.judge(checks, reboot))
     assert run_plugin(root) == (code, text)
 
 
 def test_plugin_says_what_kept_the_charm_from_looking(root: pathlib.Path):
-    nrpe.install(root, APP)
-    nrpe.write_report(root, APP, *alarm.judge_problem(PassthroughError("devices: item 1: no id")))
+    nrpe.install(Site(root, APP))
+    nrpe.write_report(
+        Site(root, APP), *alarm.judge_problem(PassthroughError("devices: item 1: no id"))
+    )
     assert run_plugin(root) == (2, "CRITICAL: devices: item 1: no id\n")
 
 
 def test_plugin_does_not_know_before_the_first_hook(root: pathlib.Path):
-    nrpe.install(root, APP)
+    nrpe.install(Site(root, APP))
     code, text = run_plugin(root)
     assert (code, text[:8]) == (3, "UNKNOWN:")
 
 
 def test_a_report_that_grew_old_is_not_believed(root: pathlib.Path):
     """A unit agent that is gone says nothing any more; that must not read as OK."""
-    nrpe.install(root, APP)
-    nrpe.write_report(root, APP, *alarm.judge([GOOD]))
+    nrpe.install(Site(root, APP))
+    nrpe.write_report(Site(root, APP), *alarm.judge([GOOD]))
     report = next((root / nrpe.REPORTS).iterdir())
     then = time.time() - nrpe.MAX_AGE - 60
     os.utime(report, (then, then))
@@ -112,14 +115,14 @@ def test_a_report_that_grew_old_is_not_believed(root: pathlib.Path):
         3,
         f"UNKNOWN: the charm has not looked at this host for {nrpe.MAX_AGE // 60 + 1} minutes\n",
     )
-    nrpe.write_report(root, APP, *alarm.judge([GOOD]))
+    nrpe.write_report(Site(root, APP), *alarm.judge([GOOD]))
     assert run_plugin(root)[0] == 0, "the same text again is a new look"
 
 
 def test_text_is_one_line_without_performance_data(root: pathlib.Path):
-    nrpe.install(root, APP)
+    nrpe.install(Site(root, APP))
     bad = Check("grub", FAIL, "update-grub failed | line 1\nline 2 " + "x" * 2000)
-    nrpe.write_report(root, APP, *alarm.judge([bad]))
+    nrpe.write_report(Site(root, APP), *alarm.judge([bad]))
     _, text = run_plugin(root)
     assert text.count("\n") == 1
     assert "|" not in text
@@ -127,21 +130,21 @@ def test_text_is_one_line_without_performance_data(root: pathlib.Path):
 
 
 def test_removal_leaves_only_what_the_server_had(root: pathlib.Path):
-    nrpe.install(root, APP)
-    nrpe.write_report(root, APP, *alarm.judge([GOOD]))
-    nrpe.remove(root, APP)
+    nrpe.install(Site(root, APP))
+    nrpe.write_report(Site(root, APP), *alarm.judge([GOOD]))
+    nrpe.remove(Site(root, APP))
     assert [path for path in root.rglob("*") if path.is_file()] == []
-    nrpe.remove(root, APP)
+    nrpe.remove(Site(root, APP))
 
 
 def test_applications_do_not_share_a_check(root: pathlib.Path):
     for application in (APP, "qat"):
-        nrpe.install(root, application)
-    nrpe.write_report(root, APP, *alarm.judge([GOOD]))
-    nrpe.write_report(root, "qat", *alarm.judge([BAD]))
+        nrpe.install(Site(root, application))
+    nrpe.write_report(Site(root, APP), *alarm.judge([GOOD]))
+    nrpe.write_report(Site(root, "qat"), *alarm.judge([BAD]))
     assert run_plugin(root)[0] == 0
     assert run_plugin(root, "qat")[0] == 2
-    nrpe.remove(root, "qat")
+    nrpe.remove(Site(root, "qat"))
     assert run_plugin(root)[0] == 0
 
 
@@ -151,7 +154,7 @@ def test_applications_do_not_share_a_check(root: pathlib.Path):
 def test_relation_data_names_the_command_of_the_configuration(
     root: pathlib.Path, application: str, name: str
 ):
-    nrpe.install(root, application)
+    nrpe.install(Site(root, application))
     data = nrpe.monitors(application)
     assert yaml.safe_load(data) == json.loads(data)
     assert json.loads(data)["monitors"] == {

@@ -14,6 +14,7 @@ from hypothesis import strategies
 from passthrough import reconcile
 from passthrough.host import grub
 from passthrough.reporting import status, words
+from passthrough.site import Site
 
 DROP_IN = "etc/default/grub.d/95-pci-passthrough.cfg"
 TOKENS = ("intel_iommu=on", "iommu=pt")
@@ -262,9 +263,9 @@ class TestOtherWriters:
         def run() -> tuple[str, reconcile.Result]:
             wanted = made.wanted(GPUS, iommu_passthrough=True)
             result = reconcile.reconcile(
-                tree.root, "pci-passthrough", wanted, tools, lambda said: None
+                Site(tree.root, "pci-passthrough"), wanted, tools, lambda said: None
             )
-            found = status.summarize(result.survey, result.outcome.failed)
+            found = status.summarize(result.decision, result.outcome.failed)
             return f"{found.kind}: {found.message}", result
 
         return run
@@ -281,7 +282,7 @@ class TestOtherWriters:
         said, result = run()
         assert said.startswith("blocked: /boot/grub/grub.cfg boots 'Ubuntu' without intel_iommu=on")
         assert "/etc/default/grub.d/99-zz.cfg sets GRUB_CMDLINE_LINUX_DEFAULT outright" in said
-        assert result.survey.plan.reboot
+        assert result.decision.plan.reboot
 
     def test_that_add_what_undoes_ours_are_named(self, tree, kernel, run):
         text = 'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT intel_iommu=off"\n'
@@ -315,7 +316,7 @@ class TestOtherWriters:
         tools.rebuild("grub", lambda said: None)
         said, result = run()
         assert said.startswith("blocked: /boot/grub/grub.cfg boots 'Ubuntu' without intel_iommu=on")
-        assert not result.survey.plan.reboot
+        assert not result.decision.plan.reboot
 
     @staticmethod
     def age(tree: hosttree.HostTree, path: str) -> None:

@@ -11,6 +11,7 @@ from passthrough.config import devices
 from passthrough.config import devices as devices_option
 from passthrough.nova import lines as nova_lines
 from passthrough.nova.release import Release
+from passthrough.planning import templates
 
 GPU = "gpu=10de:1bb0@0000:83:00.0"
 
@@ -92,9 +93,10 @@ class TestDropIn:
 
     def text(self, release: int, report_in_placement: bool = False) -> str | None:
         offered = nova_lines.aliases(devices.parse(GPU))
-        return nova_lines.drop_in(
+        drop_in = nova_lines.DropIn(
             "pci-passthrough", Release(release), self.SPECS, offered, report_in_placement
         )
+        return drop_in.render(templates.Renderer())
 
     def test_content(self):
         assert self.text(29) == (
@@ -120,7 +122,8 @@ class TestDropIn:
         assert "# Nova does not start again without it once it was on.\n" in text
 
     def test_nothing_to_say_is_no_file(self):
-        assert nova_lines.drop_in("app", Release(29), (), (), False) is None
+        drop_in = nova_lines.DropIn("app", Release(29), (), (), False)
+        assert drop_in.render(templates.Renderer()) is None
 
     def test_path(self):
         assert nova_lines.path_of("pci-passthrough") == "etc/nova/nova.conf.d/pci-passthrough.conf"

@@ -14,7 +14,7 @@ from harness import made
 from passthrough import enums
 from passthrough.config import options
 from passthrough.host import machine
-from passthrough.planning import boot_files
+from passthrough.planning import boot_files, templates
 
 VT_D = machine.Platform(iommu_table="DMAR", has_grub=True, generator=machine.INITRAMFS_TOOLS)
 CARDS = made.gpus("83", "84", "85")
@@ -34,9 +34,16 @@ def desired(
     blacklist = boot_files.blacklisted_drivers(wanted, claimed, made.host(*functions))
     tokens = boot_files.kernel_options(wanted, blacklist, facts)
     twins = boot_files.find_twins(claimed, made.host(*functions))
-    files = boot_files.desired_files(
-        application, wanted, claimed, blacklist, tokens, facts.generator, twins=twins
+    asked = boot_files.Wanted(
+        application=application,
+        claims=claimed,
+        twins=twins,
+        blacklist=blacklist,
+        kernel_options=tokens,
+        allow_unsafe_interrupts=wanted.allow_unsafe_interrupts,
+        generator=facts.generator,
     )
+    files = boot_files.desired_files(asked, templates.Renderer())
     return {file.path: file for file in files}
 
 

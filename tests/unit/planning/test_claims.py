@@ -21,11 +21,11 @@ def nics(*addresses: str, **values):
     return [made.function(each, NIC_ID, made.ETHERNET, **drivers) for each in addresses]
 
 
-def companions(decision: claims.Decision) -> dict[str, str | None]:
+def companions(decision: claims.Outcome) -> dict[str, str | None]:
     return {claim.address: claim.companion_of for claim in decision.claims}
 
 
-def reasons(decision: claims.Decision) -> list[str]:
+def reasons(decision: claims.Outcome) -> list[str]:
     return [words.refusal(refusal) for refusal in decision.refusals]
 
 
@@ -167,7 +167,8 @@ class TestNothingThere:
     def test_an_empty_host_and_an_empty_spec(self):
         assert made.decide("").claims == ()
         assert made.decide("").refusals == ()
-        assert made.decide("", *made.gpus("83")) == claims.Decision()
+        cards = made.gpus("83")
+        assert made.decide("", *cards) == claims.Outcome(host=made.host(*cards))
 
 
 class TestIdMismatch:

@@ -26,11 +26,11 @@ def used(kind: kinds.Kind, *what: str, address: str = NIC) -> Usage:
     return Usage({address: tuple(kinds.Use(kind, each) for each in what)})
 
 
-def decide(devices: str, *functions, usage: Usage) -> claims.Decision:
+def decide(devices: str, *functions, usage: Usage) -> claims.Outcome:
     return made.decide(devices, *functions, usage=usage)
 
 
-def reasons(decision: claims.Decision) -> list[str]:
+def reasons(decision: claims.Outcome) -> list[str]:
     return [f"{each.rule}: {words.refusal(each)}" for each in decision.refusals]
 
 

@@ -36,15 +36,15 @@ INIT_TOP = "etc/initramfs-tools/scripts/init-top/pci-passthrough"
 
 def settled(**values) -> plan.Plan:
     """The plan of a host on which everything was applied and that has rebooted since."""
-    first = made.survey(WANTED, *CARDS_OFF)
-    given = {"facts": made.IOMMU_ON, **made.applied(first), **values}
+    first = made.decision(WANTED, *CARDS_OFF)
+    given = {"machine": made.IOMMU_ON, **made.applied(first), **values}
     functions = given.pop("functions", BOUND)
-    return made.survey(given.pop("wanted", WANTED), *functions, **given).plan
+    return made.decision(given.pop("wanted", WANTED), *functions, **given).plan
 
 
 class TestFreshHost:
     def test_with_the_iommu_off_writes_rebuilds_and_waits_for_a_reboot(self):
-        found = made.survey(WANTED, *CARDS_OFF).plan
+        found = made.decision(WANTED, *CARDS_OFF).plan
         assert [change.file.path for change in found.files] == [
             GRUB, MODULES, RULES, HOOK, INIT_TOP
         ]  # fmt: skip
@@ -58,7 +58,7 @@ class TestFreshHost:
         assert found.changes_host
 
     def test_with_the_iommu_on_binds_at_once_and_needs_no_reboot(self):
-        found = made.survey(WANTED, *CARDS_ON, facts=made.IOMMU_ON).plan
+        found = made.decision(WANTED, *CARDS_ON, machine=made.IOMMU_ON).plan
         assert found.bind == tuple(
             Binding(address, NATIVE[address], "vfio-pci") for address in CLAIMED
         )
@@ -68,13 +68,13 @@ class TestFreshHost:
 
     def test_names_the_tokens_that_the_running_kernel_lacks(self):
         wanted = made.wanted(GPUS, kernel_options="pci=realloc quiet", iommu_passthrough=True)
-        found = made.survey(wanted, *CARDS_ON, facts=made.IOMMU_ON).plan
+        found = made.decision(wanted, *CARDS_ON, machine=made.IOMMU_ON).plan
         assert found.reboot == ("the running kernel lacks iommu=pt pci=realloc",)
 
     def test_asks_no_reboot_for_a_blacklist_or_for_an_iommu_that_runs_anyhow(self):
         wanted = made.wanted("10de:1bb0", blacklist_drivers="nouveau")
         facts = dataclasses.replace(made.IOMMU_ON, command_line=("quiet",))
-        found = made.survey(wanted, *CARDS_ON, facts=facts).plan
+        found = made.decision(wanted, *CARDS_ON, machine=facts).plan
         assert "modprobe.blacklist=nouveau" in str(found.files[0].file.content)
         assert found.reboot == ()
 
@@ -82,14 +82,14 @@ class TestFreshHost:
         "devices", ["", "x=1234:5678", "x=1234:5678@83:00.0", "x=10de:1bb0@01:00.0"]
     )
     def test_without_a_match_does_nothing_at_all(self, devices: str):
-        found = made.survey(made.wanted(devices, kernel_options="quiet"), *CARDS_OFF).plan
+        found = made.decision(made.wanted(devices, kernel_options="quiet"), *CARDS_OFF).plan
         assert found == plan.Plan()
         assert not found.changes_host
 
     def test_binds_what_vfio_has_only_for_want_of_an_override(self):
         """A module option gave it to vfio-pci: without an override a later probe may take it."""
         card = made.function("0000:83:00.0", driver="vfio-pci", group=15)
-        found = made.survey(made.wanted("10de:1bb0"), card, facts=made.IOMMU_ON).plan
+        found = made.decision(made.wanted("10de:1bb0"), card, machine=made.IOMMU_ON).plan
         assert found.bind == (Binding("0000:83:00.0", "vfio-pci", "vfio-pci"),)
         assert found.record.taken == {"0000:83:00.0": None}
 
@@ -102,7 +102,7 @@ class TestSettledHost:
         assert not found.changes_host
 
     def test_keeps_the_native_drivers_in_the_record(self):
-        assert settled().record == made.survey(WANTED, *CARDS_OFF).plan.record
+        assert settled().record == made.decision(WANTED, *CARDS_OFF).plan.record
 
     @pytest.mark.parametrize(
         ("path", "rebuild"),
@@ -119,7 +119,7 @@ class TestSettledHost:
     def test_mends_one_file_and_rebuilds_only_what_it_feeds(
         self, path: str, rebuild: tuple[str, ...], damage: str
     ):
-        present = made.applied(made.survey(WANTED, *CARDS_OFF))["present"]
+        present = made.applied(made.decision(WANTED, *CARDS_OFF))["present"]
         good = present[path]
         bad = {
             "edited": files.Present(f"{good.content}# edited\n", good.mode),
@@ -134,10 +134,10 @@ class TestSettledHost:
 
     @pytest.mark.parametrize("what", ["initramfs", "grub"])
     def test_repeats_a_rebuild_that_is_not_known_to_have_ended(self, what: str):
-        activated = made.survey(WANTED, *CARDS_OFF).plan.record.activated
+        activated = made.decision(WANTED, *CARDS_OFF).plan.record.activated
         others = {key: value for key, value in activated.items() if key != what}
         for stale in (others, {**others, what: "other files"}):
-            found = settled(has=Record(NATIVE, stale))
+            found = settled(record=Record(NATIVE, stale))
             assert found.files == ()
             assert found.rebuild == (what,)
 
@@ -154,7 +154,7 @@ class TestDrift:
 
     @pytest.mark.parametrize("path", [GRUB, HOOK, MODULES, RULES])
     def test_is_what_changed_since_it_was_activated(self, path: str):
-        present = made.applied(made.survey(WANTED, *CARDS_OFF))["present"]
+        present = made.applied(made.decision(WANTED, *CARDS_OFF))["present"]
         edited = files.Present("mine\n", 0o644)
         (change,) = settled(present={**present, path: edited}).files
         assert (change.file.path, change.drifted) == (path, True)
@@ -164,7 +164,7 @@ class TestDrift:
         assert [(change.file.path, change.drifted) for change in found.files] == [(GRUB, False)]
 
     def test_is_not_what_was_never_there(self):
-        found = made.survey(WANTED, *CARDS_OFF).plan
+        found = made.decision(WANTED, *CARDS_OFF).plan
         assert not any(change.drifted for change in found.files)
 
     def test_is_not_what_a_removal_leaves_to_do(self):
@@ -181,7 +181,7 @@ class TestGrub:
 
     def test_that_boots_without_our_option_is_a_problem(self):
         facts = dataclasses.replace(made.IOMMU_ON, grub=self.SPOILED)
-        found = settled(facts=facts)
+        found = settled(machine=facts)
         assert found.grub_problem is not None
         said = words.sentence(found.grub_problem)
         assert "/etc/default/grub.d/99-x.cfg sets GRUB_CMDLINE_LINUX_DEFAULT" in said
@@ -189,12 +189,12 @@ class TestGrub:
 
     def test_is_built_again_once_the_settings_are_newer(self):
         stale = dataclasses.replace(self.SPOILED, is_stale=True)
-        found = settled(facts=dataclasses.replace(made.IOMMU_ON, grub=stale))
+        found = settled(machine=dataclasses.replace(made.IOMMU_ON, grub=stale))
         assert (found.rebuild, found.grub_problem) == (("grub",), None)
 
     def test_is_no_problem_before_ours_is_in_it(self):
         facts = dataclasses.replace(made.IOMMU_OFF, grub=self.SPOILED)
-        found = made.survey(WANTED, *CARDS_OFF, facts=facts).plan
+        found = made.decision(WANTED, *CARDS_OFF, machine=facts).plan
         assert found.grub_problem is None
         assert "grub" in found.rebuild
 
@@ -202,12 +202,12 @@ class TestGrub:
     def test_is_not_ours_to_build_while_it_has_our_option(self, is_stale: bool):
         """Whoever changed the settings runs update-grub, or means not to yet."""
         good = grub.Grub(grub.Entry("Ubuntu", ("intel_iommu=on",)), is_stale=is_stale)
-        found = settled(facts=dataclasses.replace(made.IOMMU_ON, grub=good))
+        found = settled(machine=dataclasses.replace(made.IOMMU_ON, grub=good))
         assert (found.rebuild, found.grub_problem) == ((), None)
 
     def test_is_not_looked_at_where_nothing_is_claimed(self):
         facts = dataclasses.replace(made.IOMMU_ON, grub=self.SPOILED)
-        found = made.survey(made.wanted("x=1234:5678"), *CARDS_ON, facts=facts).plan
+        found = made.decision(made.wanted("x=1234:5678"), *CARDS_ON, machine=facts).plan
         assert found == plan.Plan()
 
 
@@ -238,7 +238,7 @@ class TestRemoval:
         assert found.reboot == ()
 
     def test_before_the_reboot_touches_no_driver(self):
-        found = settled(wanted=made.wanted(), functions=CARDS_OFF, facts=made.IOMMU_OFF)
+        found = settled(wanted=made.wanted(), functions=CARDS_OFF, machine=made.IOMMU_OFF)
         assert found.release == ()
         assert found.rebuild == ("initramfs", "grub")
         assert found.record.is_empty
@@ -274,30 +274,30 @@ class TestRemoval:
         self, driver: str | None, native: str | None, released: bool
     ):
         card = made.function("0000:83:00.0", driver=driver, group=15)
-        found = made.survey(
-            made.wanted(), card, facts=made.IOMMU_ON, has=Record({card.address: native})
+        found = made.decision(
+            made.wanted(), card, machine=made.IOMMU_ON, record=Record({card.address: native})
         ).plan
         assert [binding.address for binding in found.release] == [card.address] * released
         assert found.changes_host is released
 
     def test_leaves_to_another_application_what_that_has_taken_since(self):
         card = made.function("0000:83:00.0", driver="vfio-pci", override="vfio-pci", group=15)
-        found = made.survey(
+        found = made.decision(
             made.wanted(),
             card,
-            facts=made.IOMMU_ON,
-            has=Record({card.address: "nouveau"}),
+            machine=made.IOMMU_ON,
+            record=Record({card.address: "nouveau"}),
             taken={card.address: "more"},
         ).plan
         assert found.release == ()
 
     def test_waits_for_the_guest_that_holds_it(self):
         card = made.function("0000:83:00.0", driver="vfio-pci", override="vfio-pci", group=15)
-        found = made.survey(
+        found = made.decision(
             made.wanted(),
             card,
-            facts=made.IOMMU_ON,
-            has=Record({card.address: "nouveau"}),
+            machine=made.IOMMU_ON,
+            record=Record({card.address: "nouveau"}),
             held={card.address: (4711,)},
         ).plan
         assert found.release == ()
@@ -320,13 +320,13 @@ class TestGroupThatIsNotViable:
     def test_writes_no_option_where_there_was_none(self):
         functions = [*made.gpus("83", group=15), self.STRANGER]
         facts = dataclasses.replace(made.IOMMU_ON, command_line=())
-        assert made.survey(WANTED, *functions, facts=facts).plan == plan.Plan()
+        assert made.decision(WANTED, *functions, machine=facts).plan == plan.Plan()
 
 
 class TestTwoApplications:
     def test_own_files_and_records_of_their_own(self):
-        first = made.survey(made.wanted("gpu=10de:1bb0@83:00.0"), *CARDS_OFF)
-        second = made.survey(
+        first = made.decision(made.wanted("gpu=10de:1bb0@83:00.0"), *CARDS_OFF)
+        second = made.decision(
             made.wanted("more=10de:1bb0@84:00.0"),
             *CARDS_OFF,
             application="more",
@@ -394,7 +394,7 @@ HOSTS_THAT_CANNOT = {
 )
 def test_host_that_cannot_is_refused_with_the_way_out(facts, config, message: str):
     with pytest.raises(prerequisites.UnsupportedHostError) as caught:
-        made.survey(made.wanted(GPUS, **config), *CARDS_OFF, facts=facts)
+        made.decision(made.wanted(GPUS, **config), *CARDS_OFF, machine=facts)
     assert str(caught.value) == message
 
 
@@ -402,13 +402,13 @@ def test_host_that_cannot_is_refused_with_the_way_out(facts, config, message: st
     "facts", [row[0] for row in HOSTS_THAT_CANNOT.values()], ids=HOSTS_THAT_CANNOT
 )
 def test_host_that_cannot_is_no_matter_where_nothing_is_claimed(facts: machine.Platform):
-    assert made.survey(made.wanted("x=1234:5678"), *CARDS_OFF, facts=facts).plan == plan.Plan()
+    assert made.decision(made.wanted("x=1234:5678"), *CARDS_OFF, machine=facts).plan == plan.Plan()
 
 
 def test_unknown_initramfs_generator_is_refused():
     facts = dataclasses.replace(made.IOMMU_OFF, generator=None)
     with pytest.raises(prerequisites.UnsupportedHostError) as caught:
-        made.survey(WANTED, *CARDS_OFF, facts=facts)
+        made.decision(WANTED, *CARDS_OFF, machine=facts)
     assert str(caught.value) == (
         "this host's initramfs generator is none of dracut, initramfs-tools. Nothing was changed"
     )
@@ -418,19 +418,19 @@ def test_the_last_iommu_option_on_the_line_counts():
     """GRUB's drop-in sorts last: an intel_iommu=off before it is overridden by the next boot."""
     line = (*made.IOMMU_ON.command_line, "intel_iommu=off")
     facts = dataclasses.replace(made.IOMMU_ON, command_line=line)
-    assert made.survey(WANTED, *CARDS_OFF, facts=facts).plan.reboot
+    assert made.decision(WANTED, *CARDS_OFF, machine=facts).plan.reboot
 
 
 def test_the_operators_own_iommu_option_will_do():
     wanted = made.wanted(GPUS, iommu="off", kernel_options="intel_iommu=on,sm_on")
-    found = made.survey(wanted, *CARDS_OFF).plan
+    found = made.decision(wanted, *CARDS_OFF).plan
     assert found.reboot[0] == "the IOMMU is off until the kernel starts with intel_iommu=on"
     assert found.at_boot == CLAIMED
 
 
 def test_without_grub_an_option_that_is_there_already_will_do():
     facts = dataclasses.replace(made.IOMMU_ON, has_grub=False)
-    found = made.survey(WANTED, *CARDS_ON, facts=facts).plan
+    found = made.decision(WANTED, *CARDS_ON, machine=facts).plan
     assert [binding.address for binding in found.bind] == list(CLAIMED)
 
 
@@ -441,7 +441,7 @@ class TestBlacklist:
         """What is refused, or nothing."""
         wanted = made.wanted(devices, blacklist_drivers=names)
         try:
-            made.survey(wanted, *CARDS_ON, *functions, facts=made.IOMMU_ON, **values)
+            made.decision(wanted, *CARDS_ON, *functions, machine=made.IOMMU_ON, **values)
         except errors.OptionError as error:
             return str(error)
         return ""
@@ -495,12 +495,12 @@ NO_GRUB = dataclasses.replace(made.IOMMU_OFF, has_grub=False)
 class TestWithoutGrub:
     def test_groups_show_that_no_option_is_needed(self):
         """The kernel's own default, or AMD's, has turned the IOMMU on."""
-        found = made.survey(WANTED, *CARDS_ON, facts=NO_GRUB).plan
+        found = made.decision(WANTED, *CARDS_ON, machine=NO_GRUB).plan
         assert [binding.address for binding in found.bind] == list(CLAIMED)
         assert found.reboot == ()
 
     def test_grubs_file_is_not_written_nor_its_configuration_rebuilt(self):
-        found = made.survey(WANTED, *CARDS_ON, facts=NO_GRUB).plan
+        found = made.decision(WANTED, *CARDS_ON, machine=NO_GRUB).plan
         assert [change.file.path for change in found.files] == [MODULES, RULES, HOOK, INIT_TOP]
         assert found.rebuild == ("initramfs",)
         assert set(found.record.activated) == {"initramfs"}
@@ -510,11 +510,11 @@ class TestWithoutGrub:
         with pytest.raises(
             prerequisites.UnsupportedHostError, match="; add iommu=pt by its boot loader"
         ):
-            made.survey(wanted, *CARDS_ON, facts=NO_GRUB)
+            made.decision(wanted, *CARDS_ON, machine=NO_GRUB)
 
     def test_a_blacklist_needs_no_command_line(self):
         wanted = made.wanted("10de:1bb0", blacklist_drivers="nouveau")
-        found = made.survey(wanted, *CARDS_ON, facts=NO_GRUB).plan
+        found = made.decision(wanted, *CARDS_ON, machine=NO_GRUB).plan
         (modprobe,) = [each for each in found.files if "/modprobe.d/" in each.file.path]
         assert "blacklist nouveau" in str(modprobe.file.content)
 
@@ -523,13 +523,13 @@ class TestWithoutGrub:
         line = ("intel_iommu=on", "intel_iommu=off")
         facts = dataclasses.replace(NO_GRUB, command_line=line)
         with pytest.raises(prerequisites.UnsupportedHostError, match="; add intel_iommu=on by"):
-            made.survey(WANTED, *CARDS_OFF, facts=facts)
+            made.decision(WANTED, *CARDS_OFF, machine=facts)
 
     def test_what_grub_left_behind_goes_without_a_rebuild(self):
         """GRUB was removed from a host that had claims."""
-        applied = made.applied(made.survey(WANTED, *CARDS_OFF))
+        applied = made.applied(made.decision(WANTED, *CARDS_OFF))
         facts = dataclasses.replace(made.IOMMU_ON, has_grub=False)
-        found = made.survey(WANTED, *BOUND, facts=facts, **applied).plan
+        found = made.decision(WANTED, *BOUND, machine=facts, **applied).plan
         assert [(each.file.path, each.file.content) for each in found.files] == [(GRUB, None)]
         assert found.rebuild == ()
         assert set(found.record.activated) == {"initramfs"}
@@ -571,25 +571,25 @@ class TestRecordOfTheFirstRelease:
     @pytest.fixture
     def activated(self) -> dict[str, str]:
         """What it recorded of the files that the host has."""
-        files_there = [each.file for each in made.survey(WANTED, *CARDS_OFF).plan.files]
+        files_there = [each.file for each in made.decision(WANTED, *CARDS_OFF).plan.files]
         return {
             what: plan._fingerprint_of_first_release(files_there, what) for what in enums.Rebuild
         }
 
     def test_what_it_rebuilt_is_not_rebuilt_and_is_recorded_anew(self, activated):
-        found = settled(has=Record(NATIVE, activated))
+        found = settled(record=Record(NATIVE, activated))
         assert (found.rebuild, found.files, found.changes_host) == ((), (), False)
         assert found.record == settled().record
         assert found.record.activated != activated
 
     def test_a_file_that_was_edited_since_has_drifted(self, activated):
-        first = made.applied(made.survey(WANTED, *CARDS_OFF))["present"]
+        first = made.applied(made.decision(WANTED, *CARDS_OFF))["present"]
         edited = {**first, GRUB: files.Present("edited", 0o644)}
-        found = settled(has=Record(NATIVE, activated), present=edited)
+        found = settled(record=Record(NATIVE, activated), present=edited)
         assert [(each.file.path, each.drifted) for each in found.files] == [(GRUB, True)]
         assert found.rebuild == ("grub",)
 
     @pytest.mark.parametrize("what", ["initramfs", "grub"])
     def test_other_files_are_rebuilt(self, activated, what: str):
-        found = settled(has=Record(NATIVE, {**activated, what: "0" * 64}))
+        found = settled(record=Record(NATIVE, {**activated, what: "0" * 64}))
         assert found.rebuild == (what,)

@@ -8,12 +8,13 @@ from passthrough.planning import templates
 
 TEMPLATE = "modules-load.conf.j2"
 CONTEXT = {"application": "pci-passthrough"}
+LEARNING = templates.Renderer()
 
 
 @pytest.fixture
 def rendered(monkeypatch: pytest.MonkeyPatch) -> str:
     """What the template gives; from then on rendering is an error."""
-    content = templates.render(TEMPLATE, CONTEXT)
+    content = LEARNING.render(TEMPLATE, CONTEXT)
 
     def fail() -> None:
         raise AssertionError("it was rendered")
@@ -23,27 +24,28 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_what_is_known_to_be_right_is_not_rendered_again(rendered: str):
-    with templates.trusting(templates.learned()):
-        assert templates.render(TEMPLATE, CONTEXT, rendered) == rendered
+    renderer = templates.Renderer(LEARNING.learned())
+    assert renderer.render(TEMPLATE, CONTEXT, rendered) == rendered
+    assert renderer.learned() == LEARNING.learned()
 
 
 @pytest.mark.parametrize("context", [{"application": "other"}, {**CONTEXT, "name": "x"}])
 def test_another_context_is_rendered(rendered: str, context: dict[str, str]):
-    with templates.trusting(templates.learned()), pytest.raises(AssertionError, match="rendered"):
-        templates.render(TEMPLATE, context, rendered)
+    with pytest.raises(AssertionError, match="rendered"):
+        templates.Renderer(LEARNING.learned()).render(TEMPLATE, context, rendered)
 
 
 @pytest.mark.parametrize("present", ["", "# edited\n", None], ids=["empty", "edited", "absent"])
 def test_a_file_that_holds_anything_else_is_rendered(rendered: str, present: str | None):
-    with templates.trusting(templates.learned()), pytest.raises(AssertionError, match="rendered"):
-        templates.render(TEMPLATE, CONTEXT, present)
+    with pytest.raises(AssertionError, match="rendered"):
+        templates.Renderer(LEARNING.learned()).render(TEMPLATE, CONTEXT, present)
 
 
 def test_a_changed_template_is_rendered(rendered: str, monkeypatch: pytest.MonkeyPatch):
-    known = templates.learned()
+    known = LEARNING.learned()
     monkeypatch.setattr(templates, "_version", lambda: "another")
-    with templates.trusting(known), pytest.raises(AssertionError, match="rendered"):
-        templates.render(TEMPLATE, CONTEXT, rendered)
+    with pytest.raises(AssertionError, match="rendered"):
+        templates.Renderer(known).render(TEMPLATE, CONTEXT, rendered)
 
 
 def test_the_version_follows_every_template(tmp_path, monkeypatch: pytest.MonkeyPatch):
@@ -57,12 +59,10 @@ def test_the_version_follows_every_template(tmp_path, monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("known", [{}, {TEMPLATE: ""}, {TEMPLATE: "0" * 64}, {"x": "y"}])
 def test_a_damaged_record_is_no_record(rendered: str, known: dict[str, str]):
-    with templates.trusting(known), pytest.raises(AssertionError, match="rendered"):
-        templates.render(TEMPLATE, CONTEXT, rendered)
-
-
-def test_nothing_is_trusted_outside_the_block(rendered: str):
-    with templates.trusting(templates.learned()):
-        pass
     with pytest.raises(AssertionError, match="rendered"):
-        templates.render(TEMPLATE, CONTEXT, rendered)
+        templates.Renderer(known).render(TEMPLATE, CONTEXT, rendered)
+
+
+def test_nothing_is_trusted_that_is_not_given(rendered: str):
+    with pytest.raises(AssertionError, match="rendered"):
+        templates.Renderer().render(TEMPLATE, CONTEXT, rendered)

@@ -11,13 +11,13 @@ import pytest
 import yaml
 from harness import hosttree
 
-from passthrough import cli
-from passthrough import survey as surveying
+from passthrough import cli, survey
 from passthrough.config import options
 from passthrough.host import pci
 from passthrough.planning import boot_files
 from passthrough.reporting import leftovers, plan_text
 from passthrough.reporting import leftovers as hand_made
+from passthrough.site import Site
 
 # The page "PCI Passthrough" of the OpenStack Charm Guide (openstack/charm-guide, file
 # doc/source/admin/compute/pci-passthrough.rst): what the operator puts into the model's
@@ -110,8 +110,10 @@ def by_hand(host: hosttree.HostTree) -> hosttree.HostTree:
     return host
 
 
-def survey(root: pathlib.Path, devices: str) -> surveying.Survey:
-    return surveying.survey(root, "pci-passthrough", options.parse({"devices": devices}))
+def decide(root: pathlib.Path, devices: str) -> survey.Decision:
+    return survey.decide(
+        options.parse({"devices": devices}), survey.look(Site(root, "pci-passthrough"))
+    )
 
 
 def snapshot(root: pathlib.Path) -> dict[str, tuple[bytes, int]]:
@@ -130,7 +132,7 @@ def find_one(root: pathlib.Path, path: str) -> leftovers.Leftover:
 
 def test_host_without_any_of_it_has_no_leftover(host: hosttree.HostTree):
     assert leftovers.find(host.root) == ()
-    assert "left over" not in plan_text.plan_text(survey(host.root, "10de:1bb0@0000:83:00.0"))
+    assert "left over" not in plan_text.plan_text(decide(host.root, "10de:1bb0@0000:83:00.0"))
 
 
 def test_everything_of_the_guide_is_found_in_a_stable_order(by_hand: hosttree.HostTree):
@@ -219,7 +221,7 @@ def test_plan_says_what_to_delete_and_touches_nothing(
 def test_plan_says_what_to_claim_first(by_hand: hosttree.HostTree):
     """The guide's 84:00.0 would go back to nouveau, under the guests' feet."""
     leftovers = hand_made.find(by_hand.root)
-    text = plan_text.plan_text(survey(by_hand.root, "10de:1bb0@0000:83:00.0"), leftovers)
+    text = plan_text.plan_text(decide(by_hand.root, "10de:1bb0@0000:83:00.0"), leftovers)
     assert (
         "before that, claim what it binds, or the next boot leaves 0000:84:00.0 to the host's"
         " drivers (devices=10de:1bb0@0000:83:00.0,10de:1bb0@0000:84:00.0)"
@@ -229,9 +231,9 @@ def test_plan_says_what_to_claim_first(by_hand: hosttree.HostTree):
 def test_suggested_devices_are_accepted_and_leave_nothing_unclaimed(by_hand: hosttree.HostTree):
     leftovers = hand_made.find(by_hand.root)
     found = pci.read(by_hand.root)
-    again = survey(by_hand.root, hand_made.suggest_devices(leftovers, found))
-    assert hand_made.find_unclaimed(leftovers, found, again.decision) == ()
-    assert "0000:85:00.0" not in again.decision.addresses
+    again = decide(by_hand.root, hand_made.suggest_devices(leftovers, found))
+    assert hand_made.find_unclaimed(leftovers, found, again.outcome) == ()
+    assert "0000:85:00.0" not in again.outcome.addresses
 
 
 def test_ids_alone_suggest_every_card_of_the_model(by_hand: hosttree.HostTree):
@@ -239,8 +241,8 @@ def test_ids_alone_suggest_every_card_of_the_model(by_hand: hosttree.HostTree):
     leftovers = hand_made.find(by_hand.root)
     found = pci.read(by_hand.root)
     assert hand_made.suggest_devices(leftovers, found) == "10de:1bb0"
-    nothing = survey(by_hand.root, "")
-    assert hand_made.find_unclaimed(leftovers, found, nothing.decision) == (
+    nothing = decide(by_hand.root, "")
+    assert hand_made.find_unclaimed(leftovers, found, nothing.outcome) == (
         "0000:83:00.0",
         "0000:84:00.0",
         "0000:85:00.0",
@@ -258,7 +260,7 @@ def test_json_of_the_plan_holds_the_same(
 
 
 def test_what_the_charm_itself_writes_is_not_a_leftover(host: hosttree.HostTree):
-    planned = survey(host.root, "10de:1bb0@0000:83:00.0").plan
+    planned = decide(host.root, "10de:1bb0@0000:83:00.0").plan
     assert planned.files
     for change in planned.files:
         assert leftovers.OWN_HEADER in (change.file.content or "")

@@ -20,7 +20,7 @@ CARDS = made.gpus("83", "84", "85")
 @pytest.fixture
 def fresh():
     """A host that has seen nothing of the charm."""
-    return made.survey(made.wanted(GPUS), *CARDS)
+    return made.decision(made.wanted(GPUS), *CARDS)
 
 
 class TestPlanText:
@@ -51,8 +51,8 @@ class TestPlanText:
 
     def test_of_a_host_that_binds_now(self):
         cards = made.gpus("83", group=15)
-        survey = made.survey(made.wanted("gpu=10de:1bb0"), *cards, facts=made.IOMMU_ON)
-        text = plan_text.plan_text(survey)
+        decision = made.decision(made.wanted("gpu=10de:1bb0"), *cards, machine=made.IOMMU_ON)
+        text = plan_text.plan_text(decision)
         assert "bind now: 0000:83:00.0 nouveau -> vfio-pci\n" in text
         assert "0000:83:00.0  10de:1bb0  nouveau        15     alias gpu" in text
         assert "reboot required" not in text
@@ -60,17 +60,17 @@ class TestPlanText:
     def test_of_a_removal(self, fresh):
         bound = made.gpus("83", group=15, driver="vfio-pci", override="vfio-pci")
         given = made.applied(fresh)
-        given["has"] = Record({"0000:83:00.0": "nouveau", "0000:83:00.1": None})
-        survey = made.survey(made.wanted("x=1af4:1041"), *bound, facts=made.IOMMU_ON, **given)
-        text = plan_text.plan_text(survey)
+        given["record"] = Record({"0000:83:00.0": "nouveau", "0000:83:00.1": None})
+        decision = made.decision(made.wanted("x=1af4:1041"), *bound, machine=made.IOMMU_ON, **given)
+        text = plan_text.plan_text(decision)
         assert "--- a/etc/default/grub.d/95-pci-passthrough.cfg\n+++ /dev/null\n" in text
         assert "give back: 0000:83:00.0 vfio-pci -> nouveau\n" in text
         assert "give back: 0000:83:00.1 vfio-pci -> native" in text
 
     def test_of_a_change_shows_the_lines_that_differ(self, fresh):
         given = made.applied(fresh)
-        survey = made.survey(made.wanted(GPUS, kernel_options="quiet a=b"), *CARDS, **given)
-        text = plan_text.plan_text(survey)
+        decision = made.decision(made.wanted(GPUS, kernel_options="quiet a=b"), *CARDS, **given)
+        text = plan_text.plan_text(decision)
         assert "--- a/etc/default/grub.d/95-pci-passthrough.cfg\n" in text
         assert (
             '-GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT intel_iommu=on"\n'
@@ -82,7 +82,7 @@ class TestPlanText:
         path = "etc/initramfs-tools/hooks/pci-passthrough"
         good = given["present"][path]
         given["present"][path] = files.Present(good.content, 0o644)
-        text = plan_text.plan_text(made.survey(made.wanted(GPUS), *CARDS, **given))
+        text = plan_text.plan_text(made.decision(made.wanted(GPUS), *CARDS, **given))
         assert f"\n/{path}: mode 644 -> 755\n" in text
         assert "@@" not in text
 
@@ -90,26 +90,26 @@ class TestPlanText:
         given = made.applied(fresh)
         path = "etc/modules-load.d/pci-passthrough.conf"
         given["present"][path] = files.Present("vfio", 0o644)
-        text = plan_text.plan_text(made.survey(made.wanted(GPUS), *CARDS, **given))
+        text = plan_text.plan_text(made.decision(made.wanted(GPUS), *CARDS, **given))
         assert "\n-vfio\n+# Written by" in text
 
     def test_of_what_a_guest_holds(self):
-        survey = made.survey(
+        decision = made.decision(
             made.wanted("x=1af4:1041"),
             *made.gpus("83", group=15, driver="vfio-pci", override="vfio-pci"),
-            facts=made.IOMMU_ON,
-            has=Record({"0000:83:00.0": "nouveau"}),
+            machine=made.IOMMU_ON,
+            record=Record({"0000:83:00.0": "nouveau"}),
             held={"0000:83:00.0": (4711,)},
         )
-        text = plan_text.plan_text(survey).replace("\n  ", " ")
+        text = plan_text.plan_text(decision).replace("\n  ", " ")
         assert (
             "give back when the guest is gone: 0000:83:00.0 vfio-pci -> nouveau, held by process"
             " 4711"
         ) in text
 
     def test_of_nothing_to_do(self):
-        survey = made.survey(made.wanted(), *CARDS)
-        assert plan_text.plan_text(survey) == "nothing to change"
+        decision = made.decision(made.wanted(), *CARDS)
+        assert plan_text.plan_text(decision) == "nothing to change"
 
 
 class TestDescribePlan:
@@ -158,15 +158,15 @@ class TestDescribePlan:
     def test_tells_replace_and_remove_apart(self, fresh):
         given = made.applied(fresh)
         grub = "etc/default/grub.d/95-pci-passthrough.cfg"
-        survey = made.survey(made.wanted(GPUS, kernel_options="a=b"), *CARDS, **given)
+        decision = made.decision(made.wanted(GPUS, kernel_options="a=b"), *CARDS, **given)
         assert [
-            (each["path"], each["change"]) for each in plan_text.describe_plan(survey)["files"]
+            (each["path"], each["change"]) for each in plan_text.describe_plan(decision)["files"]
         ] == [(f"/{grub}", "replace")]
-        gone = plan_text.describe_plan(made.survey(made.wanted(), *CARDS, **given))["files"]
+        gone = plan_text.describe_plan(made.decision(made.wanted(), *CARDS, **given))["files"]
         assert {each["change"] for each in gone} == {"remove"}
 
     def test_is_the_same_bytes_for_the_same_host(self, fresh):
-        again = made.survey(made.wanted(GPUS), *reversed(CARDS))
+        again = made.decision(made.wanted(GPUS), *reversed(CARDS))
         assert json.dumps(plan_text.describe_plan(again)) == json.dumps(
             plan_text.describe_plan(fresh)
         )

@@ -25,8 +25,8 @@ def bound(*buses: str):
 
 
 def of(devices: str, *functions, failed=None, verdict=None, config=None, **values) -> Status:
-    survey = made.survey(made.wanted(devices, **(config or {})), *functions, **values)
-    return status.summarize(survey, failed, verdict)
+    decision = made.decision(made.wanted(devices, **(config or {})), *functions, **values)
+    return status.summarize(decision, failed, verdict)
 
 
 PAIR = [*bound("83"), *made.gpus("84", group=16)]
@@ -42,7 +42,7 @@ SPOILED = dataclasses.replace(
 
 def settled(facts: machine.Platform) -> dict[str, Any]:
     """What `made.survey` takes for a host on which everything was applied."""
-    return made.applied(made.survey(made.wanted("gpu=10de:1bb0@83:00.0"), *PAIR, facts=facts))
+    return made.applied(made.decision(made.wanted("gpu=10de:1bb0@83:00.0"), *PAIR, machine=facts))
 
 
 NIC = made.function("0000:3b:00.0", "8086:1572", made.ETHERNET, driver="i40e", group=30)
@@ -71,12 +71,12 @@ CASES = {
     ),
     "reboot-for-an-option": (
         partial(
-            of, "10de:1bb0", *bound("83"), facts=made.IOMMU_ON, config={"kernel_options": "a=b"}
+            of, "10de:1bb0", *bound("83"), machine=made.IOMMU_ON, config={"kernel_options": "a=b"}
         ),
         Status("blocked", "reboot required: the running kernel lacks a=b"),
     ),
     "not-bound": (
-        partial(of, GPUS, *bound("83"), *made.gpus("84", group=16), facts=made.IOMMU_ON),
+        partial(of, GPUS, *bound("83"), *made.gpus("84", group=16), machine=made.IOMMU_ON),
         Status(
             "blocked",
             "reboot required: 0000:84:00.0 is on nouveau, not vfio-pci (1 more: run the plan"
@@ -85,12 +85,18 @@ CASES = {
     ),
     "not-given-back": (
         partial(
-            of, "", *bound("83")[:1], has=Record({"0000:83:00.0": "nouveau"}), facts=made.IOMMU_ON
+            of,
+            "",
+            *bound("83")[:1],
+            record=Record({"0000:83:00.0": "nouveau"}),
+            machine=made.IOMMU_ON,
         ),
         Status("blocked", "reboot required: 0000:83:00.0 is on vfio-pci, not nouveau"),
     ),
     "not-given-back-to-whom": (
-        partial(of, "", *bound("83")[:1], has=Record({"0000:83:00.0": None}), facts=made.IOMMU_ON),
+        partial(
+            of, "", *bound("83")[:1], record=Record({"0000:83:00.0": None}), machine=made.IOMMU_ON
+        ),
         Status("blocked", "reboot required: 0000:83:00.0 is on vfio-pci, not its native driver"),
     ),
     "refused": (
@@ -122,8 +128,8 @@ CASES = {
             of,
             "",
             *bound("83")[:1],
-            has=Record({"0000:83:00.0": "nouveau"}),
-            facts=made.IOMMU_ON,
+            record=Record({"0000:83:00.0": "nouveau"}),
+            machine=made.IOMMU_ON,
             failed={"0000:83:00.0": errors.InUseError("0000:83:00.0", "a guest holds it")},
         ),
         Status("blocked", "0000:83:00.0: a guest holds it"),
@@ -133,8 +139,8 @@ CASES = {
             of,
             "",
             *bound("83")[:1],
-            has=Record({"0000:83:00.0": "nouveau"}, {"initramfs": "x"}),
-            facts=made.IOMMU_ON,
+            record=Record({"0000:83:00.0": "nouveau"}, {"initramfs": "x"}),
+            machine=made.IOMMU_ON,
             held={"0000:83:00.0": (4711, 4712)},
         ),
         Status(
@@ -144,7 +150,7 @@ CASES = {
         ),
     ),
     "grub-spoiled": (
-        lambda: of("gpu=10de:1bb0@83:00.0", *PAIR, facts=SPOILED, **settled(SPOILED)),
+        lambda: of("gpu=10de:1bb0@83:00.0", *PAIR, machine=SPOILED, **settled(SPOILED)),
         Status(
             "blocked",
             "/boot/grub/grub.cfg boots 'Ubuntu' without intel_iommu=on:"
@@ -166,12 +172,12 @@ CASES = {
             of,
             "- {id: 10de:1bb0, alias: gpu, allow-in-use: true}",
             *bound("83"),
-            facts=made.IOMMU_ON,
+            machine=made.IOMMU_ON,
         ),
         Status("active", "gpu: 1 ready; allow-in-use: 0000:83:00.0, 0000:83:00.1"),
     ),
     "ready": (
-        partial(of, GPUS, *bound("83", "84"), facts=made.IOMMU_ON),
+        partial(of, GPUS, *bound("83", "84"), machine=made.IOMMU_ON),
         Status("active", "gpu: 2 ready"),
     ),
     "ready-by-alias": (
@@ -181,13 +187,13 @@ CASES = {
             *bound("83", "84"),
             dataclasses.replace(NIC, driver="vfio-pci", override="vfio-pci"),
             made.audio("0000:01:00.1", driver="vfio-pci", override="vfio-pci", group=40),
-            facts=made.IOMMU_ON,
+            machine=made.IOMMU_ON,
         ),
         Status("active", "10de:10f0: 1 ready, gpu: 2 ready, nic: 1 ready"),
     ),
     "ready-of-two-items": (
         partial(
-            of, "gpu=10de:1bb0@83:00.0, gpu=10de:1bb0@99:00.0", *bound("83"), facts=made.IOMMU_ON
+            of, "gpu=10de:1bb0@83:00.0, gpu=10de:1bb0@99:00.0", *bound("83"), machine=made.IOMMU_ON
         ),
         Status("active", "gpu: 1 ready"),
     ),

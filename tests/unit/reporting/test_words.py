@@ -7,11 +7,11 @@ import json
 import pytest
 from harness import hosttree, made, uses
 
-from passthrough import problem
-from passthrough import survey as surveying
+from passthrough import problem, survey
 from passthrough.host import pci
 from passthrough.problem import Kind
 from passthrough.reporting import inventory, plan_text, status, words
+from passthrough.site import Site
 
 DISK, SIBLING = "0000:05:00.0", "0000:05:00.1"
 # A mount point that holds both joints, as a hostile or a careless administrator may name one.
@@ -71,8 +71,9 @@ class TestAMountPointIsToldWhole:
         uses.mount(tree, "8:240", PLACE.replace(" ", "\\040"), "/dev/sdz")
         return tree
 
-    def survey(self, host: hosttree.HostTree, devices: str) -> surveying.Survey:
-        return surveying.survey(host.root, "pci-passthrough", made.wanted(devices))
+    def decide(self, host: hosttree.HostTree, devices: str) -> survey.Decision:
+        site = Site(host.root, "pci-passthrough")
+        return survey.decide(made.wanted(devices), survey.look(site))
 
     def test_by_list_devices(self, host: hosttree.HostTree):
         rows = {row["address"]: row for row in inventory.describe(host.root, pci.read(host.root))}
@@ -82,23 +83,23 @@ class TestAMountPointIsToldWhole:
         )
 
     def test_by_a_refusal_and_its_status(self, host: hosttree.HostTree):
-        survey = self.survey(host, f"144d:a808@{DISK}")
+        survey = self.decide(host, f"144d:a808@{DISK}")
         said = f"devices: item 1 144d:a808@{DISK}: {DISK} {HOLDS}{WAY_OUT}"
-        assert [words.refusal(each) for each in survey.decision.refusals] == [said]
+        assert [words.refusal(each) for each in survey.refusals] == [said]
         assert status.summarize(survey) == status.Status(status.BLOCKED, said)
 
     def test_by_the_refusal_of_a_sibling(self, host: hosttree.HostTree):
-        survey = self.survey(
+        survey = self.decide(
             host, f"[{{id: '1000:0097', address: '{SIBLING}', companions: false}}]"
         )
-        (refusal,) = survey.decision.refusals
+        (refusal,) = survey.refusals
         assert words.refusal(refusal).endswith(
             f"{SIBLING} shares IOMMU group 50 with {DISK}, which {HOLDS}; free that, or move the"
             " card to a slot with a group of its own"
         )
 
     def test_by_what_allow_in_use_sets_aside(self, host: hosttree.HostTree):
-        survey = self.survey(host, f"[{{id: 144d:a808, address: '{DISK}', allow-in-use: true}}]")
+        survey = self.decide(host, f"[{{id: 144d:a808, address: '{DISK}', allow-in-use: true}}]")
         described = plan_text.describe_plan(survey)
         (claim,) = (each for each in described["claims"] if each["address"] == DISK)
         assert claim["overridden"] == [HOLDS]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -10,13 +11,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from harness import made
 
-from passthrough import reconcile
-from passthrough import survey as surveying
+from passthrough import reconcile, survey
+from passthrough.site import Site
 from passthrough.state import record
 from passthrough.system import commands, lock
 
@@ -30,21 +32,30 @@ with lock.hold(Path(sys.argv[1]), "a hook of other"):
 """
 
 
-@pytest.fixture
-def holder(tmp_path: Path):
+@contextlib.contextmanager
+def holding(root: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Another process that has the lock; it is killed in the end."""
     path = os.pathsep.join(sys.path)
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(tmp_path)],
+        [sys.executable, "-c", HOLD, str(root)],
         stdout=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": path},
     )
     assert process.stdout
     assert process.stdout.readline() == b"held\n"
-    yield process
-    process.kill()
-    process.wait()
-    process.stdout.close()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+@pytest.fixture
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process that has the lock of the test's own directory."""
+    with holding(tmp_path) as process:
+        yield process
 
 
 def test_is_ours_alone_and_leaves_nothing(tmp_path: Path):
@@ -54,6 +65,15 @@ def test_is_ours_alone_and_leaves_nothing(tmp_path: Path):
         assert path.read_text() == f"a hook of x (process {os.getpid()})\n"
         assert len(lock.descriptors()) == 1
     assert not path.exists()
+    assert lock.descriptors() == ()
+
+
+def test_is_had_once_within_a_block_that_has_it(tmp_path: Path):
+    with lock.hold(tmp_path, "outer"):
+        with lock.hold(tmp_path, "inner", seconds=0):
+            assert len(lock.descriptors()) == 1
+        assert (tmp_path / lock.PATH).read_text().startswith("outer (process ")
+        assert len(lock.descriptors()) == 1
     assert lock.descriptors() == ()
 
 
@@ -154,8 +174,10 @@ class TestReconcile:
     def test_changes_nothing_while_another_run_is_at_work(self, tree, tools, monkeypatch):
         monkeypatch.setattr(lock, "WAIT", 0.0)
         before = tree.snapshot("etc", "var/lib")
-        with lock.hold(tree.root, "another run"), pytest.raises(lock.LockError):
-            reconcile.reconcile(tree.root, "x", made.wanted("10de:1bb0"), tools, lambda said: None)
+        with holding(tree.root), pytest.raises(lock.LockError):
+            reconcile.reconcile(
+                Site(tree.root, "x"), made.wanted("10de:1bb0"), tools, lambda said: None
+            )
         assert tree.snapshot("etc", "var/lib") == before
         assert tools.calls == []
 
@@ -167,11 +189,13 @@ class TestReconcile:
         )
         tools.before_rebuild = lambda what: seen.append(bool(lock.descriptors()))
         kernel.before_write = lambda name, text: seen.append(bool(lock.descriptors()))
-        reconcile.reconcile(tree.root, "x", made.wanted("10de:1bb0"), tools, lambda said: None)
+        reconcile.reconcile(
+            Site(tree.root, "x"), made.wanted("10de:1bb0"), tools, lambda said: None
+        )
         assert seen
         assert all(seen)
 
     def test_a_look_needs_none(self, tree):
         with lock.hold(tree.root, "another run"):
-            found = surveying.survey(tree.root, "x", made.wanted("10de:1bb0"))
+            found = survey.decide(made.wanted("10de:1bb0"), survey.look(Site(tree.root, "x")))
         assert found.plan.changes_host

@@ -14,18 +14,21 @@ from pathlib import Path
 from passthrough import pci_address
 from passthrough.host import pci, vfio_users
 from passthrough.host.uses import kinds
-from passthrough.system import quoting, sysfs
+from passthrough.system import procfs, quoting, sysfs
 
 _MEDIATED = "sys/bus/mdev/devices"
 _UIO = "sys/class/uio"
 
 
-def find(root: Path, host: pci.Host, ours: Container[str]) -> Iterator[tuple[str, kinds.Use]]:
+def find(
+    root: Path, host: pci.Host, processes: procfs.Processes, ours: Container[str]
+) -> Iterator[tuple[str, kinds.Use]]:
     """Find the uses of functions by programs, as pairs of address and use.
 
     Args:
         root: the host's root.
         host: the functions that are there.
+        processes: the host's processes.
         ours: addresses of functions that the charm has put on vfio-pci: who has those open is
             the charm's own business.
     """
@@ -33,15 +36,14 @@ def find(root: Path, host: pci.Host, ours: Container[str]) -> Iterator[tuple[str
         for address in sorted(pci_address.functions_on(path)):
             yield address, kinds.Use(kinds.Kind.MEDIATED, quoting.plain(name))
     nodes = _nodes(root, host, ours)
-    held = vfio_users.of_nodes(root, frozenset(nodes))
+    held = vfio_users.of_nodes(processes, frozenset(nodes))
     if held:
         from passthrough.host import guests  # not for `list` on most hosts
-        from passthrough.system import procfs
 
-        certain = guests.certain(root)
+        certain = guests.certain(processes)
         for node, found in held.items():
             for process in sorted(set(found) - certain):
-                who = quoting.bare(procfs.program_if_there(root, process)) or "a program"
+                who = quoting.bare(processes.programs.get(process, "")) or "a program"
                 what = f"{who} (process {process}) has {node} open"
                 yield from (
                     (address, kinds.Use(kinds.Kind.PROGRAM, what)) for address in nodes[node]

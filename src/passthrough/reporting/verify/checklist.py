@@ -1,7 +1,7 @@
 """Checks of the host as it is now: each says what was seen and how to mend it.
 
-To add a check, write a function that takes a survey and yields `Check`, and add it to ``CHECKS``;
-one that has to look further than a survey goes into host_checks.py.
+To add a check, write a function that takes a decision and yields `Check`, and add it to ``CHECKS``;
+one that has to look further than a decision goes into host_checks.py.
 """
 
 from __future__ import annotations
@@ -16,69 +16,69 @@ from passthrough.reporting.verify import evidence
 from passthrough.reporting.verify import host as host_checks
 from passthrough.reporting.verify import nova as nova_checks
 from passthrough.reporting.verify.result import FAIL, OK, Check
-from passthrough.survey import Survey
+from passthrough.survey import Decision
 
 
-def verify(survey: Survey) -> tuple[Check, ...]:
-    """Run every check on a survey, in a stable order.
+def verify(decision: Decision) -> tuple[Check, ...]:
+    """Run every check on a decision, in a stable order.
 
     Raises:
         OSError: when something cannot be read.
     """
-    seen = evidence.read(survey)
+    seen = evidence.read(decision)
     return (
-        *(check for each in CHECKS for check in each(survey)),
-        *(check for each in host_checks.CHECKS for check in each(survey, seen)),
-        *nova_checks.check_compute(survey),
+        *(check for each in CHECKS for check in each(decision)),
+        *(check for each in host_checks.CHECKS for check in each(decision, seen)),
+        *nova_checks.check_compute(decision),
     )
 
 
-def _decided(survey: Survey) -> Iterator[Check]:
-    blocking = survey.decision.blocking
+def _decided(decision: Decision) -> Iterator[Check]:
+    blocking = decision.outcome.blocking
     for refusal in blocking:
         yield Check("devices", FAIL, words.refusal(refusal), "correct the option devices")
     if not blocking:
-        names = [claim.address for claim in survey.decision.claims]
+        names = [claim.address for claim in decision.claims]
         yield Check("devices", OK, f"{len(names)} functions claimed" if names else "none to claim")
 
 
-def _iommu(survey: Survey) -> Iterator[Check]:
-    count = len(survey.host.groups)
+def _iommu(decision: Decision) -> Iterator[Check]:
+    count = len(decision.host.groups)
     if count:
         yield Check("iommu", OK, f"{count} IOMMU groups")
-    elif survey.decision.claims:
+    elif decision.claims:
         yield Check("iommu", FAIL, "no IOMMU groups", "reboot; then check the firmware's settings")
 
 
-def _boot_files(survey: Survey) -> Iterator[Check]:
-    changed = [f"/{change.file.path}" for change in survey.plan.files]
+def _boot_files(decision: Decision) -> Iterator[Check]:
+    changed = [f"/{change.file.path}" for change in decision.plan.files]
     if changed:
         yield Check(
             "boot-files", FAIL, f"not as written: {' '.join(changed)}", "run any hook, or rebind"
         )
     else:
-        yield Check("boot-files", OK, "as written" if survey.decision.claims else "none")
+        yield Check("boot-files", OK, "as written" if decision.claims else "none")
 
 
-def _rebuilt(survey: Survey) -> Iterator[Check]:
+def _rebuilt(decision: Decision) -> Iterator[Check]:
     for what in enums.Rebuild:
-        if what in survey.plan.rebuild:
+        if what in decision.plan.rebuild:
             yield Check(what, FAIL, "not rebuilt since its files changed", "run any hook")
-        elif what in survey.record.activated:
+        elif what in decision.facts.record.activated:
             yield Check(what, OK, "rebuilt with these files")
 
 
-def _command_line(survey: Survey) -> Iterator[Check]:
-    if not survey.decision.claims:
+def _command_line(decision: Decision) -> Iterator[Check]:
+    if not decision.claims:
         return
-    if survey.plan.reboot:
-        yield Check("command-line", FAIL, "; ".join(survey.plan.reboot), "reboot the host")
+    if decision.plan.reboot:
+        yield Check("command-line", FAIL, "; ".join(decision.plan.reboot), "reboot the host")
     else:
-        yield Check("command-line", OK, " ".join(survey.facts.command_line))
+        yield Check("command-line", OK, " ".join(decision.facts.machine.command_line))
 
 
-def _drivers(survey: Survey) -> Iterator[Check]:
-    for claim in survey.decision.claims:
+def _drivers(decision: Decision) -> Iterator[Check]:
+    for claim in decision.claims:
         function = claim.function
         good = function.driver == pci.VFIO_PCI
         yield Check(
@@ -89,12 +89,12 @@ def _drivers(survey: Survey) -> Iterator[Check]:
         )
 
 
-def _groups(survey: Survey) -> Iterator[Check]:
-    claimed = set(survey.decision.addresses)
-    numbers = {each.function.group for each in survey.decision.claims}
+def _groups(decision: Decision) -> Iterator[Check]:
+    claimed = set(decision.outcome.addresses)
+    numbers = {each.function.group for each in decision.claims}
     for group in sorted(number for number in numbers if number is not None):
-        members = survey.host.groups[group]
-        others = [each.address for each in viability.strangers(members[0], survey.host, claimed)]
+        members = decision.host.groups[group]
+        others = [each.address for each in viability.strangers(members[0], decision.host, claimed)]
         seen = " ".join(each.address for each in members)
         if others:
             yield Check(f"group {group}", FAIL, seen, f"also claim {' '.join(others)}")

@@ -1,4 +1,4 @@
-"""What `verify` looks at besides a survey: slower to read, and of no use to a hook. Reads only."""
+"""What verify looks at besides a decision: slow to read, of no use to a hook. Reads only."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from passthrough.host import guests, initramfs, vfio_users
+from passthrough.host import initramfs
 from passthrough.planning import boot_files
-from passthrough.survey import Survey
+from passthrough.survey import Decision
 from passthrough.system import files, procfs, sysfs
 
 
@@ -42,17 +42,17 @@ class Seen:
     guests: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
 
-def read(survey: Survey) -> Seen:
+def read(decision: Decision) -> Seen:
     """Look at the tree that ``survey`` is of.
 
     Raises:
         OSError: when it cannot be read.
     """
-    root = survey.root
+    root = decision.site.root
     module = root / "sys/module"
     built_in = _is_built_in(root)
-    claimed = survey.decision.addresses
-    held = vfio_users.of_functions(root, claimed) if claimed else {}
+    claimed = decision.outcome.addresses
+    held = decision.facts.users.of(claimed) if claimed else {}
     return Seen(
         remaps_interrupts=_remaps_interrupts(root),
         unsafe_interrupts=_is_set(module / "vfio_iommu_type1/parameters/allow_unsafe_interrupts"),
@@ -60,9 +60,9 @@ def read(survey: Survey) -> Seen:
         has_vfio_pci=sysfs.is_there_or_raise(root / "sys/bus/pci/drivers/vfio-pci"),
         vfio_is_built_in=built_in,
         lockdown=_lockdown(root),
-        images=_images(survey) if claimed else (),
+        images=_images(decision) if claimed else (),
         holders=held,
-        guests={each.process: each.name for each in guests.running(root)} if held else {},
+        guests={each.process: each.name for each in decision.facts.guests()} if held else {},
     )
 
 
@@ -92,10 +92,10 @@ def _is_built_in(root: Path) -> bool:
     )
 
 
-def _images(survey: Survey) -> tuple[Image, ...]:
+def _images(decision: Decision) -> tuple[Image, ...]:
     """The initramfs that boots next, and that of the running kernel."""
-    root = survey.root
-    entry = survey.facts.grub.entry
+    root = decision.site.root
+    entry = decision.facts.machine.grub.entry
     names = [Path(each).name for each in entry.initrds] if entry else []
     names.append(f"initrd.img-{procfs.release_if_there(root)}")
     found = {}
@@ -103,18 +103,18 @@ def _images(survey: Survey) -> tuple[Image, ...]:
         path = (root / "boot" / name).resolve()
         # Microcode has an image of its own on the same line.
         if path.is_file() and name.startswith("initr"):
-            found.setdefault(path, _read_image(survey, path, f"/boot/{name}"))
+            found.setdefault(path, _read_image(decision, path, f"/boot/{name}"))
     return tuple(found.values())
 
 
-def _read_image(survey: Survey, path: Path, shown: str) -> Image:
+def _read_image(decision: Decision, path: Path, shown: str) -> Image:
     wanted = {
         file.path: present.content.encode("utf-8", "surrogateescape")
-        for file in boot_files.owned_files(survey.application)
-        if file.in_initramfs and (present := files.read(survey.root / file.path))
+        for file in boot_files.owned_files(decision.site.application)
+        if file.in_initramfs and (present := files.read(decision.site.root / file.path))
     }
     try:
-        contents = initramfs.look_up(survey.root, path, wanted.values())
+        contents = initramfs.look_up(decision.site.root, path, wanted.values())
     except (initramfs.ImageError, OSError) as error:
         return Image(shown, problem=str(error))
     missing = [

@@ -1,6 +1,6 @@
 """Checks of the host's kernel, boot files and guests. Pure: what was seen in, checks out.
 
-To add a check, write a function and add it to ``CHECKS``; what it needs to see beyond the survey
+To add a check, write a function and add it to ``CHECKS``; what it needs to see beyond the decision
 is a field of `evidence.Seen`.
 """
 
@@ -12,12 +12,12 @@ from passthrough import enums, reboot
 from passthrough.reporting import words
 from passthrough.reporting.verify.evidence import Seen
 from passthrough.reporting.verify.result import FAIL, OK, UNKNOWN, Check
-from passthrough.survey import Survey
+from passthrough.survey import Decision
 
 
-def _interrupts(survey: Survey, seen: Seen) -> Iterator[Check]:
+def _interrupts(decision: Decision, seen: Seen) -> Iterator[Check]:
     name = "interrupt-remapping"
-    if not survey.host.has_groups:
+    if not decision.host.has_groups:
         return
     if seen.remaps_interrupts is None:
         yield Check(name, OK, "the kernel shows none to remap (not an x86 machine)")
@@ -37,8 +37,8 @@ def _interrupts(survey: Survey, seen: Seen) -> Iterator[Check]:
         )
 
 
-def _modules(survey: Survey, seen: Seen) -> Iterator[Check]:
-    if not survey.decision.claims:
+def _modules(decision: Decision, seen: Seen) -> Iterator[Check]:
+    if not decision.claims:
         return
     # The IOMMU backend is not looked for: the kernel loads it when the first guest needs it.
     if seen.has_vfio_pci:
@@ -54,8 +54,8 @@ def _modules(survey: Survey, seen: Seen) -> Iterator[Check]:
         )
 
 
-def _noiommu(survey: Survey, seen: Seen) -> Iterator[Check]:
-    del survey
+def _noiommu(decision: Decision, seen: Seen) -> Iterator[Check]:
+    del decision
     if seen.noiommu:
         yield Check(
             "noiommu",
@@ -67,8 +67,8 @@ def _noiommu(survey: Survey, seen: Seen) -> Iterator[Check]:
         yield Check("noiommu", OK, "off")
 
 
-def _lockdown(survey: Survey, seen: Seen) -> Iterator[Check]:
-    del survey
+def _lockdown(decision: Decision, seen: Seen) -> Iterator[Check]:
+    del decision
     if seen.lockdown is None:
         yield Check("lockdown", OK, "the kernel has none")
     else:
@@ -80,8 +80,8 @@ def _is_locked(seen: Seen) -> bool:
     return seen.lockdown not in (None, "none")
 
 
-def _initramfs(survey: Survey, seen: Seen) -> Iterator[Check]:
-    if not survey.decision.claims:
+def _initramfs(decision: Decision, seen: Seen) -> Iterator[Check]:
+    if not decision.claims:
         return
     if not seen.images:
         yield Check("initramfs-content", UNKNOWN, "no image was found below /boot")
@@ -107,31 +107,31 @@ def _initramfs(survey: Survey, seen: Seen) -> Iterator[Check]:
             yield Check(name, OK, "holds our files and vfio-pci")
 
 
-def _grub(survey: Survey, seen: Seen) -> Iterator[Check]:
+def _grub(decision: Decision, seen: Seen) -> Iterator[Check]:
     del seen
     # Without GRUB the running kernel's command line is all there is to see.
-    if not (survey.plan.kernel_options and survey.facts.has_grub):
+    if not (decision.plan.kernel_options and decision.facts.machine.has_grub):
         return
-    entry = survey.facts.grub.entry
-    problem = survey.plan.grub_problem
+    entry = decision.facts.machine.grub.entry
+    problem = decision.plan.grub_problem
     if problem:
         yield Check("grub.cfg", FAIL, words.fact(problem), words.way_out(problem))
-    elif enums.Rebuild.GRUB in survey.plan.rebuild:
+    elif enums.Rebuild.GRUB in decision.plan.rebuild:
         yield Check("grub.cfg", FAIL, "not rebuilt since its files changed", "run any hook")
     elif entry is None:
         yield Check("grub.cfg", UNKNOWN, "there is none, or it has no entry")
     else:
-        yield Check("grub.cfg", OK, f"boots with {' '.join(survey.plan.kernel_options)}")
+        yield Check("grub.cfg", OK, f"boots with {' '.join(decision.plan.kernel_options)}")
 
 
-def _holders(survey: Survey, seen: Seen) -> Iterator[Check]:
-    for claim in survey.decision.claims:
+def _holders(decision: Decision, seen: Seen) -> Iterator[Check]:
+    for claim in decision.claims:
         who = seen.holders.get(claim.address)
         if who:
             names = ", ".join(f"{seen.guests.get(each, 'a process')} ({each})" for each in who)
             yield Check(f"in-use {claim.address}", OK, f"held by {names}")
-    for binding in survey.plan.pending:
-        who = ", ".join(map(str, survey.held[binding.address]))
+    for binding in decision.plan.pending:
+        who = ", ".join(map(str, decision.held[binding.address]))
         yield Check(
             f"in-use {binding.address}",
             FAIL,
@@ -140,9 +140,9 @@ def _holders(survey: Survey, seen: Seen) -> Iterator[Check]:
         )
 
 
-def _overrides(survey: Survey, seen: Seen) -> Iterator[Check]:
+def _overrides(decision: Decision, seen: Seen) -> Iterator[Check]:
     del seen
-    for claim in survey.decision.claims:
+    for claim in decision.claims:
         if claim.item.allow_in_use:
             facts = "; ".join(f"it {words.objection_fact(each)}" for each in claim.overridden)
             yield Check(
@@ -150,10 +150,10 @@ def _overrides(survey: Survey, seen: Seen) -> Iterator[Check]:
             )
 
 
-def _reboot(survey: Survey, seen: Seen) -> Iterator[Check]:
+def _reboot(decision: Decision, seen: Seen) -> Iterator[Check]:
     del seen
-    # Whether guests run is of no matter here: a reboot that is still to come is no failure of it.
-    verdict = reboot.judge(survey, lambda: ())
+    # A reboot that is still to come is no failure; then guests are of no matter either.
+    verdict = reboot.judge(decision) if reboot.is_spent(decision) else reboot.Verdict()
     if verdict.action is reboot.Action.SPENT:
         yield Check("reboot", FAIL, verdict.message, "mend the cause, then reboot by hand")
 

@@ -11,24 +11,24 @@ from passthrough.nova import offer as nova_offer
 from passthrough.nova import publication
 from passthrough.reporting import words
 from passthrough.reporting.verify.result import FAIL, OK, UNKNOWN, Check
-from passthrough.survey import Survey
+from passthrough.survey import Decision
 
 _RENDERED = "wait for nova-cloud-controller's next hook, which renders its nova.conf"
 
 
-def check_compute(survey: Survey) -> Iterator[Check]:
+def check_compute(decision: Decision) -> Iterator[Check]:
     """Check what nova-compute is told on this host."""
-    offer = survey.nova
+    offer = decision.nova
     for problem in offer.problems:
         yield Check("nova", FAIL, words.fact(problem), words.way_out(problem))
     if not offer.facts.release:
         yield Check("nova", OK, "nova-common is not installed on this host")
         return
     yield Check("nova", OK, f"Nova {offer.facts.release}")
-    yield from _drop_in(survey)
-    yield from _device_specs(survey)
-    yield from _aliases_on_host(survey)
-    yield from _console(survey)
+    yield from _drop_in(decision)
+    yield from _device_specs(decision)
+    yield from _aliases_on_host(decision)
+    yield from _console(decision)
 
 
 def check_controller(
@@ -37,7 +37,7 @@ def check_controller(
     """Check what nova-cloud-controller was sent, and what became of it.
 
     Args:
-        published: the survey of the controller unit.
+        published: the decision of the controller unit.
         wanted: the aliases that the configuration asks for.
     """
     release = published.release
@@ -74,9 +74,9 @@ def _filter(config: nova_conf.Config) -> Check:
     )
 
 
-def _drop_in(survey: Survey) -> Iterator[Check]:
-    offer = survey.nova
-    path = f"/{nova_lines.path_of(survey.application)}"
+def _drop_in(decision: Decision) -> Iterator[Check]:
+    offer = decision.nova
+    path = f"/{nova_lines.path_of(decision.site.application)}"
     if offer.change:
         yield Check("nova-file", FAIL, f"{path} is not as it should be", "run any hook")
     elif offer.content is not None:
@@ -96,8 +96,8 @@ def _drop_in(survey: Survey) -> Iterator[Check]:
         yield Check("nova-compute", OK, f"started with {path}, or is down")
 
 
-def _device_specs(survey: Survey) -> Iterator[Check]:
-    offer = survey.nova
+def _device_specs(decision: Decision) -> Iterator[Check]:
+    offer = decision.nova
     offered = {each["address"] for each in offer.device_specs}
     held = {each["address"] for each in offer.held}
     files = {
@@ -106,9 +106,9 @@ def _device_specs(survey: Survey) -> Iterator[Check]:
             for entry in offer.facts.config.device_specs()
             if entry.offers(each.function)
         ]
-        for each in survey.decision.claims
+        for each in decision.claims
     }
-    for claim in survey.decision.claims:
+    for claim in decision.claims:
         name = f"device_spec {claim.address}"
         where = ", ".join(dict.fromkeys(files[claim.address]))
         if claim.companion_of:
@@ -119,18 +119,17 @@ def _device_specs(survey: Survey) -> Iterator[Check]:
             yield Check(name, OK, f"{seen}; a guest holds it" if claim.address in held else seen)
         else:
             yield Check(name, FAIL, "not offered to Nova", "see the checks of driver and group")
-    for address in sorted(held - {claim.address for claim in survey.decision.claims}):
+    for address in sorted(held - {claim.address for claim in decision.claims}):
         seen = "no longer claimed; offered while a guest holds it"
         yield Check(f"device_spec {address}", OK, seen)
 
 
-def _aliases_on_host(survey: Survey) -> Iterator[Check]:
-    config = survey.nova.facts.config
+def _aliases_on_host(decision: Decision) -> Iterator[Check]:
+    config = decision.nova.facts.config
     backed = {
-        (claim.item.alias, claim.address)
-        for claim in nova_offer.find_verified(survey.decision, survey.host)
+        (claim.item.alias, claim.address) for claim in nova_offer.find_verified(decision.outcome)
     }
-    for name in survey.wanted.devices.aliases():
+    for name in decision.options.devices.aliases():
         addresses = [address for alias, address in sorted(backed, key=str) if alias == name]
         files = _files_with(name, config)
         behind = " ".join(addresses) or "no device on this host, as is normal in a mixed fleet"
@@ -140,14 +139,14 @@ def _aliases_on_host(survey: Survey) -> Iterator[Check]:
             yield Check(f"alias {name}", FAIL, "in none of Nova's files", "run any hook")
 
 
-def _console(survey: Survey) -> Iterator[Check]:
+def _console(decision: Decision) -> Iterator[Check]:
     """Hint at SPICE, which gives a guest a usable VGA device beside a GPU.
 
     Source: the OpenStack charm guide's page on PCI passthrough.
     """
-    primary = nova_offer.find_primary(survey.decision)
+    primary = nova_offer.find_primary(decision.outcome)
     displays = [claim.address for claim in primary if claim.function.is_display]
-    config = survey.nova.facts.config
+    config = decision.nova.facts.config
     if not displays or config.is_true(nova_conf.SPICE_ENABLED):
         return
     vnc = config.last(nova_conf.VNC_ENABLED)

@@ -55,7 +55,9 @@ def refusals(tree: hosttree.HostTree, devices: str, *ours: str) -> list[tuple[st
     """What is refused of an option, as rule and reason."""
     host = pci.read(tree.root)
     decided = claims.decide(
-        devices_option.parse(devices), host, usage=usage.read(tree.root, host, ours)
+        devices_option.parse(devices),
+        host,
+        usage=usage.read(tree.root, host, ours),
     )
     return [(each.rule, words.reason(each.objection, each.address)) for each in decided.refusals]
 

@@ -8,10 +8,10 @@ import pytest
 from harness import hosttree, made
 from harness.fakekernel import CLAIMED, GPUS, FakeKernel, FakeTools
 
-from passthrough import reconcile
-from passthrough import survey as surveying
+from passthrough import reconcile, survey
 from passthrough.reporting.verify import checklist, result
 from passthrough.reporting.verify.result import FAIL, OK, Check
+from passthrough.site import Site
 
 Look = Callable[..., dict[str, Check]]
 NOTHING_CLAIMED = {"devices": "none to claim", "boot-files": "none"}
@@ -22,8 +22,10 @@ def look(tree: hosttree.HostTree) -> Look:
     """Run every check; each by its name."""
 
     def run(devices: str = GPUS, **config: object) -> dict[str, Check]:
-        survey = surveying.survey(tree.root, "pci-passthrough", made.wanted(devices, **config))
-        return {check.name: check for check in checklist.verify(survey)}
+        decision = survey.decide(
+            made.wanted(devices, **config), survey.look(Site(tree.root, "pci-passthrough"))
+        )
+        return {check.name: check for check in checklist.verify(decision)}
 
     return run
 
@@ -96,7 +98,7 @@ def test_a_file_that_somebody_changed_is_named(ready, look: Look, path: str, wha
 
 def test_an_option_that_waits_for_a_reboot_is_named(ready, look: Look, tools: FakeTools):
     wanted = made.wanted(GPUS, kernel_options="pci=realloc")
-    reconcile.reconcile(ready.root, "pci-passthrough", wanted, tools, lambda said: None)
+    reconcile.reconcile(Site(ready.root, "pci-passthrough"), wanted, tools, lambda said: None)
     check = look(kernel_options="pci=realloc")["command-line"]
     assert (check.status, check.seen) == (FAIL, "the running kernel lacks pci=realloc")
 

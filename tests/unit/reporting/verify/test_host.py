@@ -13,8 +13,7 @@ from harness import cpio, hosttree, made, uses
 from harness.fakekernel import GPUS, FakeKernel, FakeTools
 from harness.hosttree import kernel as model
 
-from passthrough import reboot, reconcile
-from passthrough import survey as surveying
+from passthrough import reboot, reconcile, survey
 from passthrough.host import initramfs
 from passthrough.reporting.verify import checklist, result
 from passthrough.reporting.verify import host as host_checks
@@ -46,7 +45,7 @@ class Host:
     def hook(self) -> None:
         wanted = made.wanted(**self.config)
         reconcile.reconcile(
-            self.tree.root, "pci-passthrough", wanted, self.tools, lambda said: None
+            Site(self.tree.root, "pci-passthrough"), wanted, self.tools, lambda said: None
         )
 
     def build_image(self, *left_out: str, **more: bytes) -> None:
@@ -60,8 +59,10 @@ class Host:
         self.image.write_bytes(cpio.image(kept))
 
     def checks(self) -> dict[str, result.Check]:
-        survey = surveying.survey(self.tree.root, "pci-passthrough", made.wanted(**self.config))
-        return {each.name: each for each in checklist.verify(survey)}
+        decision = survey.decide(
+            made.wanted(**self.config), survey.look(Site(self.tree.root, "pci-passthrough"))
+        )
+        return {each.name: each for each in checklist.verify(decision)}
 
     def shown(self, name: str) -> str:
         found = self.checks()[name]
@@ -389,9 +390,10 @@ class TestAllowInUse:
 def test_a_reboot_that_did_not_help_is_a_failure(host: Host):
     host.config["reboot"] = "when-idle"
     host.hook()
-    survey = surveying.survey(host.tree.root, "pci-passthrough", made.wanted(**host.config))
-    asked = record.Reboot(reboot.key(survey), "an earlier boot")
-    with record.open(Site(host.tree.root, "pci-passthrough")) as ledger:
+    site = Site(host.tree.root, "pci-passthrough")
+    decision = survey.decide(made.wanted(**host.config), survey.look(site))
+    asked = record.Reboot(reboot.key(decision), "an earlier boot")
+    with record.open(site) as ledger:
         ledger.update(reboot=asked)
     assert "reboot" not in host.checks()
     host.tree.bind("0000:83:00.0", "nouveau")
@@ -399,8 +401,10 @@ def test_a_reboot_that_did_not_help_is_a_failure(host: Host):
 
 
 def test_checks_have_names_of_their_own(host: Host):
-    survey = surveying.survey(host.tree.root, "pci-passthrough", made.wanted(**host.config))
-    names = [each.name for each in checklist.verify(survey)]
+    decision = survey.decide(
+        made.wanted(**host.config), survey.look(Site(host.tree.root, "pci-passthrough"))
+    )
+    names = [each.name for each in checklist.verify(decision)]
     assert len(set(names)) == len(names)
     assert len(host_checks.CHECKS) == len(set(host_checks.CHECKS))
 
@@ -411,9 +415,9 @@ def test_another_tree_is_only_read_and_written_inside(host: Host, tmp_path: Path
     subprocess.run(["cp", "-a", host.tree.root, copy], check=True)
     before = host.tree.snapshot("etc", "boot", "run", "var")
     model.remove_driver(copy, "vfio-pci")
-    survey = surveying.survey(copy, "pci-passthrough", made.wanted(**host.config))
+    decision = survey.decide(made.wanted(**host.config), survey.look(Site(copy, "pci-passthrough")))
     found: Callable[[str], bool] = {
-        each.name: each.status == result.FAIL for each in checklist.verify(survey)
+        each.name: each.status == result.FAIL for each in checklist.verify(decision)
     }.__getitem__
     assert found("vfio-modules")
     assert (copy / initramfs.CACHE).exists()

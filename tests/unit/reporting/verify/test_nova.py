@@ -9,7 +9,7 @@ import pytest
 from harness import made, madenova
 from harness.madenova import DROP_IN, GPUS, cards, decide, facts, written
 
-from passthrough import survey as surveying
+from passthrough import survey
 from passthrough.config import devices as devices_option
 from passthrough.nova import facts as nova_facts
 from passthrough.nova import lines as nova_lines
@@ -25,17 +25,17 @@ from passthrough.state import record
 SPICE = "[spice]\nenabled = True\n"
 
 
-def checks(survey: surveying.Survey) -> dict[str, Check]:
-    return {check.name: check for check in nova_checks.check_compute(survey)}
+def checks(decision: survey.Decision) -> dict[str, Check]:
+    return {check.name: check for check in nova_checks.check_compute(decision)}
 
 
-def settled(devices: str, *functions, text: str = "", **values) -> surveying.Survey:
+def settled(devices: str, *functions, text: str = "", **values) -> survey.Decision:
     """A survey whose drop-in was written and read beside a nova.conf with this text."""
     first = decide(devices, *functions, nova_facts=facts(text))
     known = record.Nova(read=nova_offer.fingerprint(first.content))
     there = dataclasses.replace(written(first), **values)
     offer = decide(devices, *functions, nova_facts=there, known=known)
-    return madenova.survey(devices, *functions, offer=offer)
+    return madenova.decision(devices, *functions, offer=offer)
 
 
 class TestCompute:
@@ -60,12 +60,12 @@ class TestCompute:
 
     def test_nova_is_not_here(self):
         offer = decide(GPUS, *cards(), nova_facts=nova_facts.Facts())
-        survey = madenova.survey(GPUS, *cards(), offer=offer)
-        assert [check.status for check in nova_checks.check_compute(survey)] == [OK]
+        decision = madenova.decision(GPUS, *cards(), offer=offer)
+        assert [check.status for check in nova_checks.check_compute(decision)] == [OK]
 
     def test_not_written_yet(self):
-        survey = madenova.survey(GPUS, *cards(), offer=decide(GPUS, *cards()))
-        found = checks(survey)
+        decision = madenova.decision(GPUS, *cards(), offer=decide(GPUS, *cards()))
+        found = checks(decision)
         assert found["nova-file"].status == FAIL
         assert found["nova-compute"] == Check(
             "nova-compute", FAIL, f"has not read {DROP_IN}", "run any hook, or restart the service"
@@ -77,7 +77,7 @@ class TestCompute:
         first = decide(GPUS, *cards())
         known = record.Nova(deferred=nova_offer.fingerprint(first.content), run="r")
         offer = decide(GPUS, *cards(), nova_facts=written(first), known=known)
-        found = checks(madenova.survey(GPUS, *cards(), offer=offer))["nova-compute"]
+        found = checks(madenova.decision(GPUS, *cards(), offer=offer))["nova-compute"]
         assert found.status == FAIL
         assert "denied its restart" in found.seen
         assert "restart-services" in found.fix
@@ -94,7 +94,7 @@ class TestCompute:
         there = dataclasses.replace(written(first), held=frozenset(["0000:84:00.0"]))
         one = "gpu=10de:1bb0@0000:83:00.0"
         offer = decide(one, *cards(), nova_facts=there)
-        found = checks(madenova.survey(one, *cards(), offer=offer))
+        found = checks(madenova.decision(one, *cards(), offer=offer))
         assert found["device_spec 0000:84:00.0"].status == OK
         assert "while a guest holds it" in found["device_spec 0000:84:00.0"].seen
 
@@ -183,11 +183,11 @@ class TestController:
 class TestPlan:
     def test_the_diff_and_the_restart(self):
         offer = decide(GPUS, *cards())
-        survey = madenova.survey(GPUS, *cards(), offer=offer)
-        text = plan_text.plan_text(survey)
+        decision = madenova.decision(GPUS, *cards(), offer=offer)
+        text = plan_text.plan_text(decision)
         assert f"+++ b{DROP_IN}" in text
         assert "restart: nova-compute, if it runs and the policy layer agrees" in text
-        described = plan_text.describe_plan(survey)
+        described = plan_text.describe_plan(decision)
         assert described["nova"]["release"] == "29 (2024.1)"
         assert described["nova"]["restart"] is True
         json.dumps(described)

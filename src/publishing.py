@@ -1,0 +1,42 @@
+"""What is told to a controller of another charm, over the relation nova-pci."""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING
+
+import ops
+
+from passthrough.config import options
+from passthrough.nova import lines as nova_lines
+from passthrough.nova import offer as nova_offer
+
+if TYPE_CHECKING:
+    from charms.pci_passthrough.v0 import nova_pci
+
+
+class Publisher:
+    """Publishes through the charm library, which is imported once there is something to publish."""
+
+    def __init__(self, charm: ops.CharmBase):
+        self._charm = charm
+
+    def devices(self, offer: nova_offer.Offer) -> None:
+        """Publish the device_specs of a unit's offer."""
+        from charms.pci_passthrough.v0 import nova_pci
+
+        specs = (*offer.device_specs, *offer.held)
+        self._library.publish_device_specs(nova_pci.DeviceSpec(**each) for each in specs)
+
+    def aliases(self, wanted: options.Options) -> None:
+        """Publish the application's aliases; only the leader may."""
+        from charms.pci_passthrough.v0 import nova_pci
+
+        found = nova_lines.aliases(wanted.devices)
+        self._library.publish_aliases(nova_pci.Alias(**each) for each in found)
+
+    @functools.cached_property
+    def _library(self) -> nova_pci.NovaPciProvider:
+        from charms.pci_passthrough.v0 import nova_pci
+
+        return nova_pci.NovaPciProvider(self._charm)

@@ -1,0 +1,59 @@
+"""How a hook that left nothing to do spares the next update-status its work."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import dispatched
+from passthrough import survey
+from passthrough.config import options
+from passthrough.errors import PassthroughError
+from passthrough.reporting import status
+from passthrough.site import Site
+from passthrough.state import settled
+
+logger = logging.getLogger(__name__)
+
+
+def look_again(site: Site, unit: str) -> tuple[survey.Facts | None, survey.Decision | None]:
+    """Look at the host; no decision unless all is as when the last hook was through.
+
+    Args:
+        site: where.
+        unit: the unit's name.
+
+    Returns:
+        What was seen, None where nothing was looked at, and what is decided on it.
+    """
+    facts = None
+    try:
+        known = settled.recall(site.root, unit)
+        if not known:
+            return None, None
+        wanted = options.parse(known.options)
+        facts = survey.look(site)
+        decision = survey.decide(wanted, facts, known.rendered)
+        return facts, decision if status.settled(decision) == known.settled else None
+    except (PassthroughError, OSError):
+        return facts, None  # whoever looks next meets it too, and reports it
+
+
+def remember(site: Site, unit: str, config: Mapping[str, Any], done: dispatched.Done) -> None:
+    """Write down how this dispatch leaves a unit.
+
+    One that did not reconcile, such as an action, sets the status too, by what it has seen; whether
+    that stays right nobody knows but the next hook.
+    """
+    try:
+        if isinstance(done, dispatched.Reconciled):
+            decision = done.result.decision
+            name = status.settled(decision)
+            if name:
+                found = settled.Memory(name, dict(config), decision.rendered)
+                settled.keep(site.root, unit, found)
+                return
+        settled.forget(site.root, unit)
+    except OSError as error:
+        logger.warning("the next update-status has to do all again: %s", error)
