@@ -22,7 +22,7 @@ DISPLAY_DRIVERS = {
     "1234": ("bochs",),
     "8086": ("i915", "xe"),
 }
-# Drivers whose module has another name. With all others "-" for "_" is the only difference.
+# Drivers whose module has another name. Every other name differs at most in "-" for "_".
 _MODULES = {"bochs-drm": "bochs", "xhci_hcd": "xhci_pci"}
 
 
@@ -30,9 +30,9 @@ _MODULES = {"bochs-drm": "bochs", "xhci_hcd": "xhci_pci"}
 class File:
     """One owned file: where it stands below the root, and what it should hold.
 
-    ``feeds`` says what has to be rebuilt for a change to take effect; None for nothing.
-    ``content`` None means that the file should not be there. ``in_initramfs`` tells that an
-    initramfs which was built with it holds a copy.
+    ``feeds`` is the rebuild by which a change takes effect; None where it needs none. ``content``
+    is None where the file should be absent. ``in_initramfs`` tells whether an initramfs that was
+    built with the file holds a copy.
     """
 
     path: str
@@ -42,13 +42,16 @@ class File:
     in_initramfs: bool = False
 
     def as_present(self) -> files.Present | None:
-        """What `files.read` gives once the file is as it should be."""
+        """The file as `files.read` gives it once it is as it should be."""
         return None if self.content is None else files.Present(self.content, self.mode)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Row:
-    """One owned file; it is written while any of the template's values in ``needs`` is true."""
+    """One owned file: the charm writes it while any of the template's values in ``needs`` is true.
+
+    A row with a ``generator`` is for hosts with that initramfs generator, others for every host.
+    """
 
     path: str
     template: str
@@ -118,7 +121,7 @@ _FILES = (
     ),
 )
 
-# What of their places is ours, and nobody else's.
+# Directories only this charm creates.
 _FOLDERS = ("usr/lib/dracut/modules.d/91{name}",)
 
 GENERATORS = tuple(sorted({row.generator for row in _FILES if row.generator}))
@@ -134,7 +137,7 @@ def owned_files(application: str) -> tuple[File, ...]:
 
 
 def owned_folders(application: str) -> tuple[str, ...]:
-    """The folders that go with the last file in them."""
+    """The directories to remove once no file is left in them."""
     return tuple(path.format(name=naming.name_for(application)) for path in _FOLDERS)
 
 
@@ -176,9 +179,9 @@ def desired_files(
     """Work out every owned file as it should be, in a stable order.
 
     Args:
-        wanted: what they are to bring about.
+        wanted: what the files are to bring about.
         renderer: gives their content.
-        present: what each path holds now; it saves rendering where that is known to be right.
+        present: what each path holds now; known to be right, it saves rendering.
     """
     present = present or {}
     context = {
@@ -218,12 +221,15 @@ def desired_files(
 
 
 def find_twins(claimed: tuple[claims.Claim, ...], host: pci.Host) -> dict[str, list[str]]:
-    """For each claimed function, those of the same id that stay with the host.
+    """Find the twins of each claimed function: those of the same id that stay with the host.
 
-    An id and an address do not tell two of a model apart once a card was taken out and the others
-    were numbered anew: a disk that the host boots from can stand where its twin stood. At boot no
-    guard can be asked yet, so there each twin has to be where it was. VFs are left out, as claims
-    and as twins: none is there before its parent's driver runs.
+    Once somebody has taken a card out, the firmware numbers the others anew, and the disk that the
+    host boots from can have the address of its claimed twin. No guard runs at boot, so the boot
+    files claim a function only while every twin is where it was. A VF has no twins and is none: it
+    comes into being when its parent's driver runs.
+
+    Returns:
+        Address of a claimed function → addresses of its twins.
     """
     kept = host.functions.keys() - {claim.address for claim in claimed}
     return {
@@ -239,9 +245,10 @@ def find_twins(claimed: tuple[claims.Claim, ...], host: pci.Host) -> dict[str, l
 def kernel_options(
     wanted: options.Options, blacklist: Iterable[str], facts: machine.Platform
 ) -> tuple[str, ...]:
-    """The tokens for the kernel command line, the operator's own last so that they win.
+    """Work out the tokens for the kernel's command line, the operator's own last: they win.
 
-    AMD and Arm need none to turn the IOMMU on; `amd_iommu=on` is not an option the kernel knows.
+    Intel's IOMMU alone needs a token. The kernel turns those of AMD and Arm on by itself, and
+    knows no ``amd_iommu=on`` (its Documentation/admin-guide/kernel-parameters.txt).
     """
     tokens = []
     if wanted.iommu and facts.iommu_table == "DMAR":
@@ -259,10 +266,10 @@ def kernel_options(
 def blacklisted_drivers(
     wanted: options.Options, claimed: tuple[claims.Claim, ...], host: pci.Host
 ) -> tuple[str, ...]:
-    """The drivers to keep off, sorted.
+    """Work out the drivers to keep off, sorted.
 
-    With ``blacklist-drivers=auto`` these are the display drivers of the claimed displays, by
-    vendor, and only of vendors with no display left for the host.
+    With ``blacklist-drivers=auto`` these are the display drivers of each vendor whose displays are
+    all claimed, except for drivers that a function of the host's own is on.
     """
     if not claimed:
         return ()
@@ -280,18 +287,18 @@ def blacklisted_drivers(
 
 
 def modules_in_use(host: pci.Host, given_away: Container[str]) -> dict[str, pci.Function]:
-    """The modules that drive what stays with the host, each with the first function of it.
+    """Map each module that drives a function of the host's own to the first such function.
 
-    Names are spelled with ``_``, as modprobe compares them.
+    Names have ``_`` for ``-``, as modprobe compares them.
 
     Args:
         host: the PCI functions.
-        given_away: addresses of the functions that do not count.
+        given_away: addresses of the functions that do not stay with the host.
     """
-    found: dict[str, pci.Function] = {}
+    modules: dict[str, pci.Function] = {}
     for address, function in host.functions.items():
         driver = function.driver
         if driver and address not in given_away:
             for name in (driver, _MODULES.get(driver, driver)):
-                found.setdefault(name.replace("-", "_"), function)
-    return found
+                modules.setdefault(name.replace("-", "_"), function)
+    return modules

@@ -1,4 +1,4 @@
-"""Spec and host in, claims and refusals out. Pure: nothing here reads or writes the machine."""
+"""Match the option ``devices`` against the host: claims and refusals. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from passthrough.host import pci
 from passthrough.host.usage import Usage
 from passthrough.planning import guards, viability
 
-# The rules that need to know the IOMMU groups, which are there only while the IOMMU is on.
+# The rules that look at IOMMU groups, which exist only while an IOMMU is on.
 GROUP_RULES = (viability.NOT_VIABLE, guards.GROUP_IN_USE)
 
 
@@ -59,7 +59,7 @@ class Refusal:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What is claimed and what is not, both in a stable order, and the host it was asked of."""
+    """The claims, by address, and the refusals, by item, on the host that they are about."""
 
     claims: tuple[Claim, ...] = ()
     refusals: tuple[Refusal, ...] = ()
@@ -82,17 +82,17 @@ def decide(
     taken: Mapping[str, str] | None = None,
     usage: Usage | None = None,
 ) -> Outcome:
-    """Match what is wanted against the host.
+    """Match the wanted items against the host, and drop what cannot be claimed.
 
     Args:
         wanted: the parsed ``devices`` option.
         host: the functions that are there.
         taken: address → name of another application of this charm that has claimed it.
-        usage: what the host itself uses; None where that is not known.
+        usage: what the host itself uses; None stands for nothing.
 
     Raises:
-        OptionError: when two items ask for the same function; nothing may change then, since
-            which of them is meant is the operator's to say.
+        OptionError: when two items ask for the same function: only the operator can say which of
+            them is meant, so nothing may change.
     """
     refusals: list[Refusal] = []
     by_address: dict[str, Claim] = {}
@@ -159,9 +159,9 @@ def _add_companions(
     host: pci.Host,
     barred: Container[str] = (),
 ) -> None:
-    """Add to ``by_address`` what accompanies ``primaries``; a shared one goes to the first.
+    """Add the companions of ``primaries`` to ``by_address``; a shared one goes to the first.
 
-    What is ``barred`` was refused to its own item, and no other item brings it back.
+    Skips the ``barred`` addresses: no other item brings back a function that was refused.
     """
     for claim in primaries:
         for companion in (
@@ -176,7 +176,7 @@ def _add_companions(
 def _drop_refused(
     by_address: dict[str, Claim], host: pci.Host, taken: Mapping[str, str], usage: Usage
 ) -> list[Refusal]:
-    """Remove from ``by_address`` whatever cannot be claimed, until what is left can stand."""
+    """Remove claims from ``by_address`` until all that are left can stand together."""
     refusals = []
     barred: set[str] = set()
     dropped = True
@@ -197,7 +197,7 @@ def _drop_refused(
 def _drop(
     claim: Claim, by_address: dict[str, Claim], host: pci.Host, barred: Container[str]
 ) -> None:
-    """Remove a claim and all that goes with it; what another item of the card shares stays."""
+    """Remove a claim and its companions; one that another item of the card shares stays."""
     gone = claim.companion_of or claim.address
     card = [each.address for each in host.slot_members(claim.function)]
     there = [by_address[address] for address in card if address in by_address]
@@ -213,8 +213,8 @@ def _with_overridden(
     claim: Claim, by_address: Mapping[str, Claim], host: pci.Host, usage: Usage
 ) -> Claim:
     group = guards.object_to_group(claim.function, host, usage, by_address)
-    found = guards.all_objections(claim.function, host, usage)
-    return dataclasses.replace(claim, overridden=(*found, *([group] if group else [])))
+    objections = guards.all_objections(claim.function, usage)
+    return dataclasses.replace(claim, overridden=(*objections, *([group] if group else [])))
 
 
 def _refuse(

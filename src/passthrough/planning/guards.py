@@ -81,7 +81,7 @@ def _vfs_in_use(function: pci.Function, usage: Usage) -> str | None:
 
 
 def _used_for(name: str, kind: kinds.Kind, phrase: str) -> Guard:
-    """A guard of what the host uses in one way; ``phrase`` has a place for what it is."""
+    """Make the guard of one kind of use; ``phrase`` has a place for the use in words."""
 
     def fact(function: pci.Function, usage: Usage) -> str | None:
         uses = usage.of(function.address, kind)
@@ -113,31 +113,37 @@ GUARDS = (
 _OF_THE_FUNCTION = tuple(guard for guard in GUARDS if not guard.of_use)
 
 
-def object_to(
-    function: pci.Function, host: pci.Host, usage: Usage | None = None
-) -> Objection | None:
+def object_to(function: pci.Function, usage: Usage | None = None) -> Objection | None:
     """Give the first objection to claiming ``function``; one that cannot be overridden first."""
-    objections = all_objections(function, host, usage)
+    objections = all_objections(function, usage)
     return next((each for each in objections if not each.overridable), next(iter(objections), None))
 
 
-def all_objections(
-    function: pci.Function, host: pci.Host, usage: Usage | None = None
-) -> tuple[Objection, ...]:
-    """Give every objection to claiming ``function`` for itself, in the order of the table."""
-    del host
+def all_objections(function: pci.Function, usage: Usage | None = None) -> tuple[Objection, ...]:
+    """Give every objection to claiming ``function`` for itself, in the order of ``GUARDS``.
+
+    Args:
+        function: the function.
+        usage: what the host itself uses; None stands for nothing.
+    """
     return tuple(objection for _, objection in _ask(function, usage or Usage()))
 
 
 def object_to_group(
     function: pci.Function, host: pci.Host, usage: Usage, claimed: Container[str]
 ) -> Objection | None:
-    """Object to claiming ``function`` because of what its IOMMU group holds besides.
+    """Object to claiming ``function`` because the host needs another function of its IOMMU group.
 
     A group belongs to the host or to one guest, never to both (the kernel's
-    Documentation/driver-api/vfio.rst). What is ``claimed`` itself does not count: its own guards
-    have been asked. Nor does a PCI bridge: it stays the host's, and what is used below it is that
-    function's use, which counts by itself where it is of the group.
+    Documentation/driver-api/vfio.rst).
+
+    Args:
+        function: a member of the group.
+        host: the host's functions.
+        usage: what the host itself uses.
+        claimed: addresses of the functions that are claimed together. These do not count: their
+            own guards have been asked. Nor do PCI bridges: a bridge stays the host's, and a use
+            of what is below it is a use of the function there.
     """
     for sibling in host.group_members(function):
         if sibling.address in claimed or sibling.is_pci_bridge:
@@ -156,7 +162,7 @@ def object_to_group(
 
 
 def _ask(function: pci.Function, usage: Usage) -> list[tuple[Guard, Objection]]:
-    """The guards that object, each with its objection."""
+    """Ask every guard; gives those that object, each with its objection."""
     # Nearly all functions of a host have no use, and most guards are about uses.
     guards = GUARDS if usage.uses.get(function.address) else _OF_THE_FUNCTION
     return [

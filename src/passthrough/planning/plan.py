@@ -1,6 +1,6 @@
-"""What would change: claims, against the host as it is. Pure.
+"""What would change on the host as it is, so that the claims come true. Pure.
 
-The same object is applied by reconcile, printed by the ``plan`` action and asserted on by tests.
+A hook applies a `Plan`, the action ``plan`` prints it, and tests assert on it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _FINGERPRINT = 2
 class FileChange:
     """One owned file that is not as it should be; ``old`` is None where there is none yet.
 
-    ``drifted`` tells that it once was as it should be: somebody else has changed it since.
+    ``drifted`` tells whether it was as it should be, and somebody else has changed it since.
     """
 
     file: boot_files.File
@@ -41,8 +41,8 @@ class FileChange:
 class Binding:
     """A function that should change its driver while the host runs.
 
-    ``current`` is the driver it has, ``target`` the one it should have: ``vfio-pci``, or the one
-    that it had before; None where there is none or that is not known.
+    ``current`` is the driver it has, None for none. ``target`` is the one it should have:
+    ``vfio-pci``, or the driver that it had before; None where that is not known.
     """
 
     address: str
@@ -52,7 +52,7 @@ class Binding:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Everything that would change, in the order in which it is applied.
+    """Everything that would change, in the order in which a hook applies it.
 
     Attributes:
         release: functions to give back to their native drivers.
@@ -62,7 +62,8 @@ class Plan:
         at_boot: claimed functions that only a reboot can bind.
         reboot: the reasons for a reboot, empty when none is needed.
         record: what the application's record should hold in the end.
-        pending: functions to give back once the guests that hold them are gone; left alone.
+        pending: functions to leave alone until the guests that hold them are gone, and to give
+            back then.
         grub_problem: why GRUB would boot without our options although its configuration was
             rebuilt, and what to do; None when all is well.
         kernel_options: what the kernel's command line should hold for the claims.
@@ -112,7 +113,7 @@ def make(
     now: Situation,
     renderer: templates.Renderer,
 ) -> Plan:
-    """Compare what is wanted with what is there.
+    """Compare the host as it should be with the host as it is.
 
     Args:
         wanted: the application's options.
@@ -121,8 +122,9 @@ def make(
         renderer: gives the content of files.
 
     Raises:
-        prerequisites.UnsupportedHostError: when the host cannot do it. Nothing may be changed then.
-        OptionError: when blacklist-drivers names what the host needs. The same.
+        prerequisites.UnsupportedHostError: when the host cannot do what is asked; nothing may
+            change then.
+        OptionError: when blacklist-drivers names a driver that the host needs; the same.
     """
     host, facts, record, others = outcome.host, now.machine, now.record, now.others
     application, present, held = now.application, now.present, now.held
@@ -132,8 +134,8 @@ def make(
     if claimed:
         prerequisites.check(wanted, tokens, host, facts)
         prerequisites.check_blacklist(blacklist, host, {*outcome.addresses, *others})
-    # A group is only known while the IOMMU is on. Were its option dropped as soon as a group turns
-    # out not to be viable, the next boot would know nothing and claim again.
+    # Keep the option that turns the IOMMU on where a group bars a claim: a boot without it shows no
+    # group, and the charm would claim again.
     unviable = any(refusal.rule in claims.GROUP_RULES for refusal in outcome.refusals)
     desired = boot_files.desired_files(
         boot_files.Wanted(
@@ -172,7 +174,7 @@ def make(
         and (
             feeds not in current
             or any(change.file.feeds == feeds for change in changes)
-            # Settings that spoiled our option were mended, and nobody has run update-grub since.
+            # Somebody has mended the settings that spoiled our option, and not run update-grub.
             or (feeds == enums.Rebuild.GRUB and grub_problem and facts.grub.is_stale)
         )
     )
@@ -191,8 +193,8 @@ def make(
             record,
             taken=taken,
             activated=activated,
-            # Kept while anything is asked for, found or not: a device that comes late with every
-            # boot would have each of them forget the reboot that was in vain, and ask for another.
+            # Keep the reboot record while any device is requested; otherwise a late device
+            # triggers a second reboot.
             reboot=record.reboot if wanted.devices.items or pending else None,
         ),
         pending=pending,
@@ -202,7 +204,7 @@ def make(
 
 
 def _fed_by(file: boot_files.File) -> tuple[enums.Rebuild, ...]:
-    """What was rebuilt when a file was as it should be; one that feeds nothing came with all."""
+    """The rebuilds that a file came with; a file that feeds none came with all of them."""
     return (file.feeds,) if file.feeds else tuple(enums.Rebuild)
 
 
@@ -222,7 +224,7 @@ def _took_in(record: Record, desired: Iterable[boot_files.File], feeds: enums.Re
 
 
 def _fingerprint_of_first_release(desired: Iterable[boot_files.File], feeds: enums.Rebuild) -> str:
-    """What 52ee0af and its forebears recorded of the same files. Frozen."""
+    """The digest that 52ee0af and its forebears recorded of the same files. Frozen."""
     found = hashlib.sha256()
     for file in _feeding(desired, feeds):
         found.update(f"{file.path}\0{file.mode:o}\0{file.content}\0".encode())
@@ -256,8 +258,8 @@ def _releases(
         function = outcome.host.functions.get(address)
         if function is None:
             continue
-        # A function that was to be bound at the next boot was never touched. One without a driver,
-        # where there was one, is what a crash left between unbind and probe.
+        # Nothing has touched a function that the next boot was to bind. One that had a driver and
+        # has none was left so by a crash between unbind and probe.
         halfway = function.driver is None and record.taken[address] is not None
         if halfway or pci.VFIO_PCI in (function.driver, function.override):
             native = record.taken[address]

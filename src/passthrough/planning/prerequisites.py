@@ -36,7 +36,7 @@ class UnsupportedHostError(PassthroughError):
 def missing(tokens: tuple[str, ...], facts: machine.Platform) -> list[str]:
     """The tokens that the running kernel lacks and that only its command line can bring.
 
-    A blacklist matters at boot alone, and stands in modprobe.d too.
+    Leaves out blacklists: they matter at boot alone, and stand in modprobe.d too.
     """
     return [
         token
@@ -53,14 +53,14 @@ def _is_in_force(token: str, facts: machine.Platform) -> bool:
 
 
 def starts_iommu(token: str) -> bool:
-    """Whether the kernel's option is about having an IOMMU at all: groups show that one runs."""
+    """Tell whether a token turns the IOMMU on or off; where groups show one, it is on."""
     return token.startswith("intel_iommu=")
 
 
 def check(
     wanted: options.Options, tokens: tuple[str, ...], host: pci.Host, facts: machine.Platform
 ) -> None:
-    """Refuse to claim anything on a host where it would not work or not last.
+    """Refuse a host on which claims would not work, or not outlive a reboot.
 
     Args:
         wanted: the application's options.
@@ -83,7 +83,7 @@ def check(
         )
     lacking = missing(tokens, facts)
     if host.has_groups:
-        # An IOMMU runs, whichever option did it.
+        # An IOMMU runs, whichever option has turned it on.
         lacking = [token for token in lacking if not starts_iommu(token)]
     if lacking and not facts.has_grub:
         raise UnsupportedHostError(

@@ -19,10 +19,10 @@ _HARMLESS_DRIVERS = ("pci-stub", "vfio-pci", "vfio_pci")
 
 
 def companions(function: pci.Function, host: pci.Host) -> tuple[pci.Function, ...]:
-    """The other functions of the card, but for those of the same id.
+    """The other functions of the card, but for bridges and those of the same id.
 
-    A function of the same id was either claimed by the item itself or left out on purpose by
-    its address: the second port of a NIC stays with the host.
+    An item either claims a function of the same id itself or leaves it out by its address: the
+    second port of a NIC stays with the host.
     """
     return tuple(
         each
@@ -38,7 +38,7 @@ def strangers(
 
     Args:
         function: one member of the group.
-        host: the functions that are there.
+        host: the host's functions.
         friends: addresses of members that are or will be on vfio-pci.
     """
     return tuple(
@@ -62,14 +62,14 @@ def object_to(
     """Give the first objection to claiming ``function``, or None.
 
     Args:
-        function: what is to be claimed.
-        host: the functions that are there.
+        function: the function to claim.
+        host: the host's functions.
         usage: what the host itself uses.
-        claimed: addresses of all that is claimed together, ``function`` among them.
-        allow_in_use: whether what can be overridden is.
+        claimed: addresses of the functions that are claimed together, ``function`` among them.
+        allow_in_use: whether to set aside objections that can be overridden.
     """
     for objection in (
-        guards.object_to(function, host, usage),
+        guards.object_to(function, usage),
         guards.object_to_group(function, host, usage, claimed),
     ):
         if objection and not (objection.overridable and allow_in_use):

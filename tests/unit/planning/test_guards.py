@@ -245,8 +245,8 @@ class TestAllowInUse:
 
 def test_object_to_puts_first_what_cannot_be_overridden():
     bridge = made.function(NIC, "8086:1901", made.PCI_BRIDGE)
-    objection = guards.object_to(bridge, made.host(bridge), used(kinds.Kind.MOUNT, "/ on sda"))
+    objection = guards.object_to(bridge, used(kinds.Kind.MOUNT, "/ on sda"))
     assert objection
     assert objection.guard == "pci-bridge"
-    assert guards.object_to(nic(), made.host(nic())) is None
+    assert guards.object_to(nic()) is None
     assert devices.parse(NIC_ID).items[0].allow_in_use is False
