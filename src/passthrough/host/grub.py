@@ -1,4 +1,4 @@
-"""What GRUB will boot, read off its configuration; nothing here runs it.
+"""What GRUB boots next, read from its configuration; nothing here runs GRUB.
 
 Sources: the formats that grub-mkconfig and its 10_linux write, the order in which Debian's and
 Ubuntu's grub-mkconfig sources its settings, and GRUB's manual on ``default`` and ``saved_entry``.
@@ -39,7 +39,7 @@ _UNSET = re.compile(
 )
 _COMMENT = re.compile(r"^[ \t]*#.*\n?", re.MULTILINE)
 _REFERENCE = re.compile(r"\$\{?GRUB_CMDLINE_LINUX_DEFAULT\b")
-# Options of which the kernel takes the last value; others add up (modprobe.blacklist, console).
+# The kernel takes the last value of these options; those of others add up (modprobe.blacklist).
 _LAST_WINS = ("intel_iommu", "iommu", "vfio_iommu_type1.allow_unsafe_interrupts")
 
 
@@ -56,9 +56,9 @@ class Entry:
 class Grub:
     """GRUB on this host.
 
-    ``entry`` is the menu entry it boots by default, None where that cannot be told. ``settings``
-    are the settings files, in the order they are sourced: what each holds, without comments.
-    ``is_stale`` tells that settings changed after grub.cfg did.
+    ``entry`` is the menu entry that it boots by default, None where grub.cfg does not tell.
+    ``settings`` maps the settings files, in the order in which grub-mkconfig sources them, to their
+    text without comments. ``is_stale`` tells whether a settings file is newer than grub.cfg.
     """
 
     entry: Entry | None = None
@@ -67,13 +67,13 @@ class Grub:
 
     @property
     def erasers(self) -> tuple[str, ...]:
-        """The settings that set GRUB_CMDLINE_LINUX_DEFAULT without what it held before."""
+        """The settings files that set GRUB_CMDLINE_LINUX_DEFAULT and drop what it held before."""
         return tuple(path for path, text in self.settings.items() if _erases(text))
 
 
 @dataclasses.dataclass
 class _Menu:
-    """A menu while it is read: each child is an entry or another menu."""
+    """A menu while `_parse` reads it: each child is an entry or another menu."""
 
     names: tuple[str, ...] = ()
     children: list[_Menu] = dataclasses.field(default_factory=list)
@@ -152,7 +152,7 @@ def find_problem(grub: Grub, drop_in: str, tokens: Iterable[str]) -> Problem | N
             f" /{drop_in}",
             subject=f"/{CONFIG}",
         )
-    # Of several of ours, such as an operator's own after the charm's, the last one is meant.
+    # Of our own values of one option, such as an operator's after the charm's, the last is meant.
     for key, token in {token.partition("=")[0]: token for token in tokens}.items():
         last = [each for each in grub.entry.arguments if each.partition("=")[0] == key][-1]
         if key in _LAST_WINS and last != token:
@@ -167,14 +167,15 @@ def find_problem(grub: Grub, drop_in: str, tokens: Iterable[str]) -> Problem | N
 
 
 def _behind(paths: Iterable[str], drop_in: str) -> tuple[str, ...]:
-    """Those of the settings files that are sourced after ``drop_in``, and so have the last word."""
+    """Keep the paths that grub-mkconfig sources after ``drop_in``: they have the last word."""
     return tuple(path for path in paths if path.startswith(f"{DROP_INS}/") and path > drop_in)
 
 
 def _holders(grub: Grub, token: str, drop_in: str) -> tuple[str, ...]:
-    """The other settings files that hold a token as a word of its own, whatever they do with it.
+    """Find the other settings files that hold a token as a word of its own.
 
-    Where any that is sourced after ours does, only those: in one before ours it loses to ours.
+    Only those that grub-mkconfig sources after ours, where there are any: before ours, the token
+    loses.
     """
     word = re.compile(rf"(?<![\w.,-]){re.escape(token)}(?![\w.=,:-])")
     found = [path for path, text in grub.settings.items() if path != drop_in and word.search(text)]
@@ -182,7 +183,7 @@ def _holders(grub: Grub, token: str, drop_in: str) -> tuple[str, ...]:
 
 
 def _parse(lines: Iterable[str]) -> _Menu:
-    """Read the menu; blocks nest by braces, and functions and the like are passed over."""
+    """Read the menu. Blocks nest by braces; a function or the like is a block without entries."""
     stack = [_Menu()]
     for line in lines:
         block = _BLOCK.fullmatch(line)
@@ -226,7 +227,7 @@ def _names(words: str) -> tuple[str, ...]:
 
 
 def _choose(menu: _Menu, name: str) -> _Menu:
-    """One step of a ``default`` such as ``1>2`` or an id; GRUB takes the first when in doubt."""
+    """Take one step of a ``default`` such as ``1>2`` or an id; GRUB falls back to the first."""
     for child in menu.children:
         if name in child.names:
             return child
@@ -246,7 +247,7 @@ def _drop_ins(root: Path) -> Iterator[str]:
     except FileNotFoundError:
         return
     for name in sorted(names):
-        # What the shell's *.cfg expands to.
+        # The shell's *.cfg expands to these.
         if name.endswith(".cfg") and not name.startswith("."):
             yield f"{DROP_INS}/{name}"
 

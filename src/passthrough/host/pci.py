@@ -1,4 +1,4 @@
-"""What the host has: a read-only model of the PCI functions in sysfs.
+"""The host's PCI functions, read from sysfs.
 
 Source of every file named here: the kernel's Documentation/ABI/testing/sysfs-bus-pci and
 sysfs-kernel-iommu_groups.
@@ -32,10 +32,11 @@ class Function:
     """One PCI function as sysfs shows it.
 
     ``address`` is ``DOMAIN:BUS:SLOT.FUNCTION`` in lower-case hex; ``vendor`` and ``product`` are
-    four hex digits; ``class_code`` is the 24-bit class. ``override`` is the driver that alone may
-    have it, where one was set. ``group`` is None while no IOMMU is active; ``numa_node`` is None
-    where the firmware names none. ``total_vfs`` is above 0 for a function that can have SR-IOV
-    VFs, and ``physfn`` is the parent's address for a VF.
+    four hex digits; ``class_code`` is the 24-bit class. ``override`` is its driver_override: the
+    only driver that may bind it, None for any. ``group`` is the number of its IOMMU group, None
+    while no IOMMU is active; ``numa_node`` is None where the firmware names none. ``total_vfs`` is
+    above 0 for a function that can have SR-IOV VFs, ``num_vfs`` counts those that it has, and
+    ``physfn`` is the parent's address for a VF.
     """
 
     address: str
@@ -58,7 +59,7 @@ class Function:
 
     @property
     def slot(self) -> str:
-        """The address without the function number: what the functions of one card share."""
+        """The address without the function number, which the functions of one card share."""
         return self.address.rpartition(".")[0]
 
     @property
@@ -108,7 +109,7 @@ class Host:
     def slot_members(self, function: Function) -> tuple[Function, ...]:
         """The functions of the same card as ``function``, itself among them.
 
-        A VF that is numbered into the slot of its PF is not part of the card.
+        A VF whose address falls into the slot of its PF is no part of the card.
         """
         return tuple(each for each in self._slots[function.slot] if each.physfn == function.physfn)
 
@@ -131,7 +132,7 @@ def _group_by(
     found: dict[K, list[Function]] = {}
     for function in functions:
         found.setdefault(key(function), []).append(function)
-    return {each: tuple(found[each]) for each in found}
+    return {value: tuple(found[value]) for value in found}
 
 
 def read(root: Path, *, overrides: bool = True) -> Host:
@@ -142,7 +143,7 @@ def read(root: Path, *, overrides: bool = True) -> Host:
         overrides: False leaves every ``override`` None, which saves a fifth of the time.
 
     Raises:
-        OSError: when /sys/bus/pci is there but cannot be read. A host without PCI is empty.
+        OSError: when /sys/bus/pci is there but cannot be read. Without it the host has no function.
     """
     addresses = sysfs.names_or_raise(os.path.join(root, DEVICES))
     return read_some(root, addresses, overrides=overrides)
@@ -166,7 +167,7 @@ def read_some(root: Path, addresses: Iterable[str], *, overrides: bool = True) -
 
 
 def driver_of(root: Path, address: str) -> str | None:
-    """Read the driver that holds a function right now; None for none or no such function."""
+    """Read the driver that a function is on now; None without one, or without the function."""
     return sysfs.link_name_if_there(os.path.join(root, DEVICES, address, "driver"))
 
 
@@ -180,7 +181,7 @@ def _read_function(directory: str, address: str, with_override: bool) -> Functio
     if not product:
         return None
     class_code = int(event.get("PCI_CLASS", "0"), 16)
-    # What cannot be there is not asked for: a bridge is no VF and has none, nor has a VF.
+    # Skip SR-IOV attributes that bridges and VFs never have.
     is_bridge = class_code >> 16 == _BRIDGES
     physfn = None if is_bridge else sysfs.link_name_if_there(f"{here}/physfn")
     may_have_vfs = not is_bridge and not physfn

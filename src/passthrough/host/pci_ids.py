@@ -12,19 +12,20 @@ from passthrough.host import pci
 # Where Debian, Ubuntu and hwdata put it.
 _FILES = ("usr/share/misc/pci.ids", "usr/share/hwdata/pci.ids")
 
-# The name of a card often ends in what is printed on its box: "GP104GL [Quadro P5000]". Other
-# products have remarks there, such as "[AHCI mode]". Network, display, processing accelerator.
+# A card's name often ends in the name on its box, as in "GP104GL [Quadro P5000]"; the names of
+# other products end in remarks, such as "[AHCI mode]".
 _BOX_NAME = re.compile(r"\[([^\[\]]{4,})\]$")
+# The PCI base classes of cards: network, display, processing accelerator.
 _CARD_CLASSES = (0x02, 0x03, 0x12)
 
-# Below the first line of a section stand its entries, comments and empty lines.
+# A section goes on below its first line with entries, comments and empty lines.
 _NEXT_SECTION = re.compile(rb"\n(?=[^\t#\n])")
 _ENTRY = re.compile(rb"\n\t(\S+)  (.*)")
 
 
 @dataclasses.dataclass(frozen=True)
 class Names:
-    """Looked-up names; the bare id stands where the file knows none, or is not installed."""
+    """Names from pci.ids. Where it knows none, or is not installed, the bare id stands."""
 
     vendors: Mapping[str, str]
     products: Mapping[tuple[str, str], str]
@@ -37,7 +38,7 @@ class Names:
         return f"{vendor} {product}"
 
     def model(self, function: pci.Function) -> str:
-        """The shortest name that tells the product; its class where the product is not known."""
+        """The shortest name that tells the product; where pci.ids has none, its class."""
         product = self.products.get((function.vendor, function.product))
         if product is None:
             return self.kind(function)
@@ -52,7 +53,7 @@ class Names:
 
 
 def look_up(root: Path, functions: Iterable[pci.Function]) -> Names:
-    """Look the names of ``functions`` up in the tree's pci.ids, in one pass over the file."""
+    """Look the names of ``functions`` up in the host's pci.ids, in one pass over the file."""
     products: dict[str, set[str]] = {}
     for function in functions:
         products.setdefault(function.vendor, set()).add(function.product)
@@ -67,7 +68,7 @@ def _scan(content: bytes, wanted: Mapping[str, set[str]]) -> Names:
     classes: dict[str, str] = {}
     content = b"\n" + content
     heads = [rb"C \S+", *(re.escape(vendor.encode()) for vendor in wanted)]
-    # No loop over the lines: there are 40,000, of which few are asked for.
+    # No loop over the lines: the file has 40,000, of which few are wanted.
     for section in re.finditer(rb"\n(%b)  (.*)" % b"|".join(heads), content):
         code, name = map(_text, section.groups())
         following = _NEXT_SECTION.search(content, section.end())
