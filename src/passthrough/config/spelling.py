@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from passthrough.config.devices import Item
+from passthrough.config.devices import KEYS, Item
 from passthrough.config.options import Options
 
 # Raised when the same options are spelled otherwise; what was digested before then counts as new.
@@ -41,19 +41,8 @@ def spell_item(item: Item) -> dict[str, Any]:
 
 
 def _keys(item: Item) -> dict[str, Any]:
-    return {
-        "id": item.id,
-        "address": list(item.addresses),
-        "alias": item.alias,
-        "device-type": item.device_type,
-        "numa-policy": item.numa_policy,
-        "resource-class": item.resource_class,
-        "traits": list(item.traits),
-        "live-migratable": item.live_migratable,
-        "managed": item.managed,
-        "companions": item.companions,
-        "allow-in-use": item.allow_in_use,
-    }
+    given = {key: getattr(item, field) for key, (field, _) in KEYS.items()}
+    return {key: list(one) if isinstance(one, tuple) else one for key, one in given.items()}
 
 
 def _differences(found: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:

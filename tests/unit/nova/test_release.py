@@ -4,7 +4,7 @@ import pytest
 from harness import made
 
 from passthrough import errors
-from passthrough.config import devices
+from passthrough.config import devices, values
 from passthrough.config import devices as devices_option
 from passthrough.nova import release as nova_release
 from passthrough.nova.release import ALIAS, DEVICE_SPEC, Release
@@ -134,8 +134,9 @@ class TestKeys:
 
     def test_every_row_belongs_to_a_key_of_devices(self):
         for key in nova_release.KEYS:
-            value = {"numa-policy": "socket", "managed": "true", "live-migratable": "true"}
-            devices = item(**{key.option: value.get(key.option, "BLUE")})
+            reader = devices_option.KEYS[key.option][1]
+            value = {values.read_numa_policy: "socket", values.read_bool: "true"}
+            devices = item(**{key.option: value.get(reader, "BLUE")})
             assert key.needs(devices_option.parse(devices).items[0]) is not None
 
     def test_values_are_strings_as_nova_wants_them(self):

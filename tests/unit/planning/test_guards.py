@@ -75,6 +75,18 @@ def reasons(decision: claims.Outcome) -> list[str]:
             "the text console is on it",
             "is the boot VGA, and the text console is on it",
         ),
+        (
+            "mediated",
+            kinds.Kind.MEDIATED,
+            "nvidia-63 on it",
+            "is cut up into mediated devices (vGPUs): nvidia-63 on it",
+        ),
+        (
+            "program",
+            kinds.Kind.PROGRAM,
+            "ovs-vswitchd (process 7) has /dev/uio0 open",
+            "is driven by a program of the host: ovs-vswitchd (process 7) has /dev/uio0 open",
+        ),
     ],
 )
 def test_a_use_refuses_with_its_reason(guard: str, kind: kinds.Kind, what: str, reason: str):
@@ -125,6 +137,7 @@ def test_vfs_keep_their_parent(driver: str, count: int, refused: bool):
     decision = decide(f"- {{id: {NIC_ID}, device-type: type-PF}}", parent, usage=Usage())
     assert bool(decision.refusals) is refused
     if refused:
+        assert decision.refusals[0].rule == "vfs-in-use"
         assert "has 4 VFs, which would go with its driver" in words.refusal(decision.refusals[0])
 
 
