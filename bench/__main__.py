@@ -10,6 +10,7 @@ import argparse
 import contextlib
 import pathlib
 import sys
+import tempfile
 from typing import Any
 
 from bench import former, hook, inventory, package, pairs, plans, report
@@ -47,8 +48,13 @@ def _measure(given: argparse.Namespace) -> dict[str, Any]:
             found = inventory.measure(root / former.PROGRAM, sizes, rounds, _say, other)
         results["comparisons"] += [each.as_row() for each in found]
     if "hook" in given.parts:
-        found = hook.measure(given.charm, 5 if given.quick else 21, _say)
-        results["comparisons"].append(found.as_row())
+        with tempfile.TemporaryDirectory(prefix="bench-") as place:
+            other = None
+            if given.against:
+                other = given.against, pathlib.Path(place, "former.charm")
+                former.pack(root, given.against, given.charm, other[1])
+            found = hook.measure(given.charm, 5 if given.quick else 21, _say, other)
+        results["comparisons"] += [each.as_row() for each in found]
     if "plans" in given.parts:
         claims = plans.CLAIMS[:3] if given.quick else plans.CLAIMS
         results["plans"] = plans.measure(claims, 1 if given.quick else 3, _say)
@@ -72,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--against",
         metavar="REVISION",
-        help="compare the listing with that of a git revision, too",
+        help="compare the listing and the hook with those of a git revision, too",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument(

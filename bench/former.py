@@ -1,4 +1,4 @@
-"""The program as it was at another revision, to show what a change has done to its speed."""
+"""The charm as it was at another revision, to show what a change has done to its speed."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import contextlib
 import pathlib
 import subprocess
 import tempfile
-from collections.abc import Iterator
+import zipfile
+from collections.abc import Iterable, Iterator
 
 from bench import pairs
 
 PROGRAM = "bin/pci-passthrough"
+# What of a packed charm is the project's own.
+CODE = ("bin", "src", "lib", "templates", "actions.yaml", "config.yaml", "metadata.yaml")
 
 
 @contextlib.contextmanager
@@ -27,13 +30,46 @@ def checked_out(checkout: pathlib.Path, revision: str) -> Iterator[pathlib.Path]
     Raises:
         BenchError: git has no such revision.
     """
+    with tempfile.TemporaryDirectory(prefix="bench-") as place:
+        _lay_out(checkout, revision, pathlib.Path(place), ("bin", "src"))
+        yield pathlib.Path(place, PROGRAM)
+
+
+def pack(checkout: pathlib.Path, revision: str, charm: pathlib.Path, target: pathlib.Path) -> None:
+    """Pack the charm of a revision with the packages of a packed one: the code alone differs.
+
+    Args:
+        checkout: the repository's work tree.
+        revision: what git knows it by.
+        charm: the packed charm whose packages it gets.
+        target: the file to write.
+
+    Raises:
+        BenchError: git has no such revision.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="bench-") as place,
+        zipfile.ZipFile(charm) as packed,
+        zipfile.ZipFile(target, "w") as made,
+    ):
+        for each in packed.infolist():
+            if each.filename.partition("/")[0] not in CODE:
+                made.writestr(each, packed.read(each))
+        root = pathlib.Path(place)
+        _lay_out(checkout, revision, root, CODE)
+        for path in sorted(each for each in root.rglob("*") if each.is_file()):
+            made.write(path, path.relative_to(root))
+
+
+def _lay_out(
+    checkout: pathlib.Path, revision: str, place: pathlib.Path, names: Iterable[str]
+) -> None:
+    """Put files of a revision into ``place``; raises BenchError."""
     packed = subprocess.run(
-        ["git", "-C", str(checkout), "archive", revision, "--", "bin", "src"],
+        ["git", "-C", str(checkout), "archive", revision, "--", *names],
         capture_output=True,
         check=False,
     )
     if packed.returncode:
         raise pairs.BenchError(f"--against {revision}: {packed.stderr.decode().strip()}")
-    with tempfile.TemporaryDirectory(prefix="bench-") as place:
-        subprocess.run(["tar", "--extract", "--directory", place], input=packed.stdout, check=True)
-        yield pathlib.Path(place, PROGRAM)
+    subprocess.run(["tar", "--extract", "--directory", place], input=packed.stdout, check=True)

@@ -38,39 +38,52 @@ if __name__ == "__main__":
 
 
 def measure(
-    charm: pathlib.Path, rounds: int, progress: Callable[[str], object]
-) -> pairs.Comparison:
-    """Compare the two hooks.
+    charm: pathlib.Path,
+    rounds: int,
+    progress: Callable[[str], object],
+    former: tuple[str, pathlib.Path] | None = None,
+) -> list[pairs.Comparison]:
+    """Compare the hook with an empty charm's, and with a former revision's.
 
     Args:
         charm: the packed charm.
         rounds: pairs.
         progress: told what is under way.
+        former: the name of another revision, and its packed charm; None for no such comparison.
 
     Raises:
         BenchError: when this machine cannot make a host box, or the hook is no no-op.
     """
     progress(f"hook: a host with {FUNCTIONS} functions, {CLAIMS} of them claimed")
-    with (
-        tempfile.TemporaryDirectory(prefix="bench-") as name,
-        _agents(pathlib.Path(name), charm) as (ours, empty, report),
-    ):
+    sides: list[tuple[str, standin.Agent, pathlib.Path, float | None]]
+    with contextlib.ExitStack() as stack:
+        place = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        ours, empty, report = stack.enter_context(_agents(place / "ours", charm))
         progress("hook: update-status against an empty charm's")
-
-        def run(agent: standin.Agent) -> pairs.Run:
-            agent.hook("update-status")
-            return pairs.read(report)
-
-        found = pairs.compare(
-            f"update-status, {FUNCTIONS} functions and {CLAIMS} claims / an empty charm's",
-            lambda: run(ours),
-            lambda: run(empty),
-            rounds,
-            GOAL,
-        )
-        if str(ours.status()) != f"active: gpu: {CLAIMS} ready":
-            raise pairs.BenchError(f"the unit is not ready: {ours.status()}")
+        sides = [("an empty charm's", empty, report, GOAL)]
+        if former:
+            progress(f"hook: a host with the charm of {former[0]}")
+            other, _, told = stack.enter_context(_agents(place / "former", former[1]))
+            sides.append((f"that of {former[0]}", other, told, None))
+        found = [
+            pairs.compare(
+                f"update-status, {FUNCTIONS} functions and {CLAIMS} claims / {name}",
+                lambda: _run(ours, report),
+                lambda side=side, told=told: _run(side, told),
+                rounds,
+                goal,
+            )
+            for name, side, told, goal in sides
+        ]
+        for agent in [ours, *([sides[1][1]] if former else [])]:
+            if str(agent.status()) != f"active: gpu: {CLAIMS} ready":
+                raise pairs.BenchError(f"the unit is not ready: {agent.status()}")
         return found
+
+
+def _run(agent: standin.Agent, report: pathlib.Path) -> pairs.Run:
+    agent.hook("update-status")
+    return pairs.read(report)
 
 
 @contextlib.contextmanager
@@ -78,6 +91,7 @@ def _agents(
     place: pathlib.Path, charm: pathlib.Path
 ) -> Iterator[tuple[standin.Agent, standin.Agent, pathlib.Path]]:
     """Agents of a unit that is ready and of an empty charm, and where their hooks report."""
+    place.mkdir()
     tree = make_host(place / "host")
     report = place / "run.json"
     # The charm's packages are for this Python, which need not be the first on the system's PATH.
