@@ -130,7 +130,7 @@ class TestLife:
             path: entry for path, entry in host.snapshot(*STATE).items() if path not in before
         }
         record = json.loads(bytes(written.pop("var/lib/pci-passthrough/pci-passthrough.json")[1]))
-        assert record["taken"] == NATIVE
+        assert record["record"]["taken"] == NATIVE
         check_golden(host.generator, written)
         assert {path: host.snapshot(*STATE)[path] for path in before} == before
 

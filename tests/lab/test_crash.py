@@ -109,7 +109,7 @@ def cut_in_initramfs(deployed: Story) -> Story:
         found.cut_power_when(HALF_IMAGE, lambda: found.charm.configure(BEFORE))
     found.host.power_on("boot after a power cut in update-initramfs")
     found.look("cut in initramfs")
-    found.seen["record"] = json.loads(found.host.read(RECORD))
+    found.seen["record"] = json.loads(found.host.read(RECORD))["record"]
     return found
 
 

@@ -151,6 +151,8 @@ ELSEWHERE = {
     "it is on",  # the log
     "is not the address of a function",  # within the message about a damaged record
     "has no fingerprint",
+    "is no format",
+    "of a newer charm: refresh, and leave it in place",  # 52ee0af says it, within the same
 }
 
 

@@ -179,6 +179,8 @@ def spoil(path: Path, **values: Any) -> None:
         {"rendered": {"modules-load.conf.j2": "0" * 64, "x": "y"}},
         {"settled": "0" * 64, "rendered": {"grub.cfg.j2": ""}},
         {"more": 1},
+        {"format": 1},
+        {"format": 3},
     ],
 )
 def test_a_damaged_memory_changes_nothing_on_the_host(

@@ -32,6 +32,8 @@ _TRAILER = "TRAILER!!!"
 _CHUNK = 1 << 16
 _MAX_NAME = 4096
 _MAX_ANSWERS = 8
+# Of what is kept below /run. In another one it is no answer, and the image is read again.
+_FORMAT = 2
 
 # Magic numbers, as in the kernel's lib/decompress.c. What Python cannot unpack a program does.
 _LIBRARIES: dict[bytes, Callable[[BinaryIO], Any]] = {
@@ -84,7 +86,8 @@ def look_up(root: Path, image: Path, wanted: Collection[bytes]) -> Contents:
     answer = {"digests": sorted(found.digests), "has_vfio_pci": found.has_vfio_pci}
     latest = [*cache.items(), (f"{key} {question}", answer)][-_MAX_ANSWERS:]
     with contextlib.suppress(PermissionError):  # whoever is not root reads the image every time
-        files.ensure(root / CACHE, json.dumps(dict(latest)), 0o600)
+        kept = {"format": _FORMAT, "answers": dict(latest)}
+        files.ensure(root / CACHE, json.dumps(kept), 0o600)
     return found
 
 
@@ -115,8 +118,9 @@ def read(image: Path, wanted: Collection[bytes]) -> Contents:
 def _read_cache(root: Path) -> dict[str, Any]:
     try:
         present = files.read(root / CACHE)
-        return json.loads(present.content) if present else {}
-    except (PermissionError, ValueError):
+        kept = json.loads(present.content) if present else {}
+        return kept["answers"] if kept["format"] == _FORMAT else {}
+    except (PermissionError, ValueError, TypeError, KeyError):
         return {}
 
 

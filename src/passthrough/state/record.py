@@ -3,6 +3,10 @@
 One JSON file an application below /var/lib/pci-passthrough. A function is written into it before
 its driver_override is, and leaves it only after the kernel has shown the function given back, so
 that a crash in between is mended by the next run.
+
+The file says which format it has. Every older one is read, and the next step brings it forward; a
+newer one is refused. Charms up to 52ee0af know no formats: for them the file holds, beside the
+record itself, two keys that they stumble over before they act. Later formats keep those.
 """
 
 from __future__ import annotations
@@ -21,6 +25,14 @@ from passthrough.system import files, quoting
 
 DIRECTORY = "var/lib/pci-passthrough"
 
+# 1 stands in no file: it has the record's own keys at its top, of which `reboot` and `nova`, and
+# what `nova` holds, came one after the other.
+FORMAT = 2
+# What 52ee0af shows of a record that it does not know, between "is not readable (" and ")": at most
+# 58 characters of a name that is no address.
+_REFUSAL = f"format {FORMAT} of a newer charm: refresh, and leave it in place"
+_FOR_FIRST_RELEASE = {"taken": {_REFUSAL: None}, "activated": {}}
+
 # Stands where a fingerprint does while a rebuild is under way, and after it failed: what was built
 # last is not known then, so that it is built again even if the files are as they were before.
 DIRTY = ""
@@ -28,6 +40,10 @@ DIRTY = ""
 
 class RecordError(PassthroughError):
     """The record of an application cannot be read."""
+
+
+class NewerRecordError(RecordError):
+    """A record is of a newer revision of the charm, so it is not this one's to act on."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,8 +150,7 @@ class Ledger:
             if path.parent.is_dir() and not any(path.parent.iterdir()):
                 path.parent.rmdir()
         else:
-            content = json.dumps(dataclasses.asdict(record), indent=1, sort_keys=True)
-            changed = files.ensure(path, content)
+            changed = files.ensure(path, json.dumps(_spell(record), indent=1, sort_keys=True))
         self._present = record
         return changed
 
@@ -161,6 +176,7 @@ def read(site: Site) -> Record:
 
     Raises:
         RecordError: when the file is there but is not what a `Ledger` wrote.
+        NewerRecordError: when it is what a newer revision of the charm wrote.
     """
     return _load(site)
 
@@ -195,12 +211,41 @@ def _load(site: Site) -> Record:
     if present is None:
         return Record()
     try:
-        return _parse(json.loads(present.content))
+        data = json.loads(present.content)
+        if "format" not in data:
+            return _parse(data)
+        found = data["format"]
+        if type(found) is int and found > FORMAT:
+            raise NewerRecordError(
+                f"/{path.relative_to(site.root)} is in format {found}, of a newer revision of this"
+                f" charm, and this one reads up to {FORMAT}, so it does nothing to the host;"
+                " refresh the charm to that revision, and leave the file in place"
+            )
+        if type(found) is not int or found != FORMAT:
+            raise ValueError(f"{quoting.show(found)} is no format")
+        return _parse(data["record"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RecordError(
             f"/{path.relative_to(site.root)} is not readable ({error}); move it away, and what it"
             " held is found again from the configuration"
         ) from error
+
+
+def _spell(record: Record) -> dict[str, object]:
+    """The file's content, spelled out: what the fields of `Record` are called is not part of it."""
+    reboot, nova = record.reboot, record.nova
+    spelled = {
+        "taken": dict(record.taken),
+        "activated": dict(record.activated),
+        "reboot": {"plan": reboot.plan, "boot_id": reboot.boot_id} if reboot else None,
+        "nova": {
+            "read": nova.read,
+            "deferred": nova.deferred,
+            "run": nova.run,
+            "made_directory": nova.made_directory,
+        },
+    }
+    return {"format": FORMAT, "record": spelled, **_FOR_FIRST_RELEASE}
 
 
 def _parse(data: Any) -> Record:

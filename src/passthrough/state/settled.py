@@ -1,7 +1,8 @@
 """What a hook that left nothing to do tells the next one, so that it need only look.
 
 A file below /run, which a boot empties, and not Juju's own store: a hook that fails takes back what
-it stored there, and the memory of an earlier one would be in force again.
+it stored there, and the memory of an earlier one would be in force again. One in another format is
+no memory: it costs a hook that does all.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from passthrough.system import files
 
 _PREFIX = "run/pci-passthrough.settled-"
 _MODE = 0o600
+_FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,8 +47,11 @@ def recall(root: Path, unit: str) -> Memory | None:
     if not present or present.mode != _MODE:
         return None
     try:
-        found = Memory(**json.loads(present.content))
-    except (ValueError, TypeError):
+        data = json.loads(present.content)
+        if data.pop("format") != _FORMAT:
+            return None  # by another revision of the charm
+        found = Memory(**data)
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None  # written by something else
     parts_fit = isinstance(found.options, dict) and isinstance(found.rendered, dict)
     return found if parts_fit and isinstance(found.settled, str) and found.settled else None
@@ -54,7 +59,8 @@ def recall(root: Path, unit: str) -> Memory | None:
 
 def keep(root: Path, unit: str, memory: Memory) -> None:
     """Write down how this hook leaves the unit; raises OSError."""
-    files.ensure(root / _path(unit), json.dumps(dataclasses.asdict(memory), sort_keys=True), _MODE)
+    kept = {"format": _FORMAT, **dataclasses.asdict(memory)}
+    files.ensure(root / _path(unit), json.dumps(kept, sort_keys=True), _MODE)
 
 
 def forget(root: Path, unit: str) -> None:

@@ -1,4 +1,8 @@
-"""The note of an unbind that sleeps in the kernel: a file below /run, which a boot empties."""
+"""The note of an unbind that sleeps in the kernel: a file below /run, which a boot empties.
+
+It has no number for its format, as it can have no other one: a revision of the charm that could not
+read the note of another would sleep beside that unbind.
+"""
 
 from __future__ import annotations
 

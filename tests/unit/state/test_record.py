@@ -124,6 +124,15 @@ DAMAGED = {
     "reboot-is-text": '{"taken": {}, "activated": {}, "reboot": "now"}',
     "nova-is-text": '{"taken": {}, "activated": {}, "nova": "x"}',
     "deep": "[" * 100_000,
+    "format-is-text": '{"format": "2", "taken": {}, "activated": {}}',
+    "format-is-null": '{"format": null, "taken": {}, "activated": {}}',
+    "format-is-true": '{"format": true, "taken": {}, "activated": {}}',
+    "format-is-no-number": '{"format": 3.5, "taken": {}, "activated": {}}',
+    "format-of-none": '{"format": 1, "taken": {}, "activated": {}}',
+    "format-below-zero": '{"format": -1, "record": {"taken": {}, "activated": {}}}',
+    "format-alone": '{"format": 2}',
+    "format-beside-the-record": '{"format": 2, "taken": {}, "activated": {}}',
+    "format-around-damage": '{"format": 2, "record": {"taken": {"x": null}, "activated": {}}}',
 }
 
 
@@ -139,6 +148,146 @@ def test_a_damaged_record_is_named_with_the_way_out(tmp_path: pathlib.Path, text
         assert message.startswith("/var/lib/pci-passthrough/pci-passthrough.json is not readable (")
         assert message.endswith(
             "move it away, and what it held is found again from the configuration"
+        )
+
+
+# The bytes that one commit after the other wrote, 52ee0af the last: none says that it is format 1.
+TAKEN = """\
+ "taken": {
+  "0000:83:00.0": "nouveau",
+  "0000:83:00.1": null
+ }
+}"""
+ACTIVATED = """\
+{
+ "activated": {
+  "grub": "bb",
+  "initramfs": "aa"
+ },
+"""
+REBOOT = """\
+ "reboot": {
+  "boot_id": "boot",
+  "plan": "plan"
+ },
+"""
+ASKED = record.Reboot("plan", "boot")
+FIRST_NOVA = """\
+ "nova": {
+  "deferred": "dd",
+  "read": "cc",
+  "run": "ee"
+ },
+"""
+LAST_NOVA = """\
+ "nova": {
+  "deferred": "dd",
+  "made_directory": true,
+  "read": "cc",
+  "run": "ee"
+ },
+"""
+OLDER = {
+    "5f3c552": (ACTIVATED + TAKEN, ONE),
+    "dfcb850": (ACTIVATED + REBOOT + TAKEN, dataclasses.replace(ONE, reboot=ASKED)),
+    "dfcb850-no-reboot": (ACTIVATED + ' "reboot": null,\n' + TAKEN, ONE),
+    "bb93ad1": (
+        ACTIVATED + FIRST_NOVA + REBOOT + TAKEN,
+        dataclasses.replace(ONE, reboot=ASKED, nova=record.Nova("cc", "dd", "ee")),
+    ),
+    "52ee0af": (
+        ACTIVATED + LAST_NOVA + REBOOT + TAKEN,
+        dataclasses.replace(ONE, reboot=ASKED, nova=record.Nova("cc", "dd", "ee", True)),
+    ),
+    "52ee0af-in-a-rebuild": (
+        (ACTIVATED + LAST_NOVA + REBOOT + TAKEN).replace('"aa"', '""'),
+        Record(
+            ONE.taken,
+            {"initramfs": record.DIRTY, "grub": "bb"},
+            ASKED,
+            record.Nova("cc", "dd", "ee", True),
+        ),
+    ),
+}
+# What is written now. Another shape of it needs another number.
+PRESENT = """\
+{
+ "activated": {},
+ "format": 2,
+ "record": {
+  "activated": {
+   "grub": "bb",
+   "initramfs": "aa"
+  },
+  "nova": {
+   "deferred": "dd",
+   "made_directory": true,
+   "read": "cc",
+   "run": "ee"
+  },
+  "reboot": {
+   "boot_id": "boot",
+   "plan": "plan"
+  },
+  "taken": {
+   "0000:83:00.0": "nouveau",
+   "0000:83:00.1": null
+  }
+ },
+ "taken": {
+  "format 2 of a newer charm: refresh, and leave it in place": null
+ }
+}"""
+
+
+class TestFormats:
+    @pytest.mark.parametrize(("text", "expected"), OLDER.values(), ids=OLDER)
+    def test_every_older_one_is_read_and_brought_forward(self, tmp_path, text, expected):
+        path_of(tmp_path).parent.mkdir(parents=True)
+        path_of(tmp_path).write_text(text)
+        site = Site(tmp_path, "pci-passthrough")
+        assert record.read(site) == expected
+        with record.open(site) as ledger:
+            assert ledger.present == expected
+            assert path_of(tmp_path).read_text() == text, "reading writes nothing"
+            ledger.update(reboot=expected.reboot)
+        assert json.loads(path_of(tmp_path).read_text())["format"] == record.FORMAT
+        assert record.read(site) == expected
+
+    def test_what_is_written_now(self, tmp_path: pathlib.Path):
+        _, last = OLDER["52ee0af"]
+        put(tmp_path, "pci-passthrough", last)
+        assert path_of(tmp_path).read_text() == PRESENT
+        assert record.read(Site(tmp_path, "pci-passthrough")) == last
+
+    def test_a_newer_one_is_refused_and_left_alone(self, tmp_path: pathlib.Path):
+        path_of(tmp_path).parent.mkdir(parents=True)
+        newer = PRESENT.replace('"format": 2', '"format": 3').replace("nouveau", "~")
+        path_of(tmp_path).write_text(newer)
+        for look in (record.read, record.read_others):
+            application = "pci-passthrough" if look is record.read else "qat"
+            with pytest.raises(record.NewerRecordError) as caught:
+                look(Site(tmp_path, application))
+            assert str(caught.value) == (
+                "/var/lib/pci-passthrough/pci-passthrough.json is in format 3, of a newer revision"
+                " of this charm, and this one reads up to 2, so it does nothing to the host;"
+                " refresh the charm to that revision, and leave the file in place"
+            )
+        with (
+            pytest.raises(record.NewerRecordError),
+            record.open(Site(tmp_path, "pci-passthrough")),
+        ):
+            pass
+        assert path_of(tmp_path).read_text() == newer
+
+    def test_the_first_release_refuses_it_in_words(self, tmp_path: pathlib.Path):
+        """As 52ee0af reads a record; tests/functional/test_upgrade.py shows that charm itself."""
+        data = json.loads(PRESENT)
+        with pytest.raises(ValueError, match="is not the address of a function") as caught:
+            record._parse(data)
+        assert str(caught.value) == (
+            '"format 2 of a newer charm: refresh, and leave it in place" is not the address of a'
+            " function"
         )
 
 
@@ -160,7 +309,7 @@ def test_other_names_reach_no_path(tmp_path: pathlib.Path, name: str):
 
 def test_the_file_is_plain_json_for_a_person_to_read(tmp_path: pathlib.Path):
     put(tmp_path, "pci-passthrough", ONE)
-    content = json.loads(path_of(tmp_path).read_text())
+    content = json.loads(path_of(tmp_path).read_text())["record"]
     assert content["taken"] == {"0000:83:00.0": "nouveau", "0000:83:00.1": None}
     assert content["activated"] == {"grub": "bb", "initramfs": "aa"}
 

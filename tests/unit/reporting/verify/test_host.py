@@ -295,8 +295,13 @@ class TestCache:
         assert path.stat().st_mode & 0o777 == 0o600
         assert path.stat().st_size < 5000
 
-    def test_that_is_damaged_is_written_anew(self, host: Host, reads: list[Path]):
-        host.tree.write(initramfs.CACHE, "{broken")
+    @pytest.mark.parametrize(
+        "kept", ["{broken", "[]", "null", '{"boot/initrd.img": {}}', '{"format": 3, "answers": 1}']
+    )
+    def test_that_is_damaged_or_of_another_revision_is_written_anew(
+        self, host: Host, reads: list[Path], kept: str
+    ):
+        host.tree.write(initramfs.CACHE, kept)
         host.checks()
         host.checks()
         assert len(reads) == 1
