@@ -27,7 +27,7 @@ import settling
 from passthrough import pci_address, reboot, survey
 from passthrough.config import options
 from passthrough.errors import PassthroughError
-from passthrough.reporting import status
+from passthrough.reporting import status, words
 from passthrough.site import Site
 from passthrough.state import settled
 from passthrough.system import lock
@@ -210,7 +210,7 @@ class PciPassthroughCharm(ops.CharmBase):
         verdict = reboot_request.arrange(result.decision, result.outcome.failed)
         self._done = dispatched.Reconciled(result, verdict)
         if verdict.action is reboot.Action.NOW:
-            logger.warning("%s", verdict.message)
+            logger.warning("%s", words.verdict(verdict))
             self.unit.reboot()
 
     @functools.cached_property

@@ -9,6 +9,10 @@ import enum
 class Kind(enum.Enum):
     """Every kind of problem but the guards' objections, which their rules name."""
 
+    IOMMU_IS_OFF = "iommu-is-off"
+    KERNEL_LACKS_OPTIONS = "kernel-lacks-options"
+    ON_ANOTHER_DRIVER = "on-another-driver"
+    EXPECTATION_UNMET = "expectation-unmet"
     GRUB_LACKS_OPTIONS = "grub-lacks-options"
     GRUB_IS_OVERRULED = "grub-is-overruled"
     OPTION_LOSES = "option-loses"

@@ -17,10 +17,12 @@ from passthrough import errors
 from passthrough.config import spelling
 from passthrough.host import pci
 from passthrough.planning import plan
+from passthrough.problem import Kind, Problem
 from passthrough.state import digest
 from passthrough.survey import Decision
 
 if TYPE_CHECKING:
+    from passthrough.host import guests
     from passthrough.state import record
 
 NONE: Mapping[str, errors.BindError] = {}
@@ -37,32 +39,45 @@ class Action(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What to do about a reboot, and a sentence about it for the status."""
+    """What to do about a reboot, and why.
+
+    Attributes:
+        action: what to do.
+        reasons: what the host lacks until it starts anew; what counts most comes first.
+        guests: the guests that the reboot waits for; with WAIT and none, the next hook reboots.
+        unmet: what the reboot that is SPENT was to bring and has not brought.
+    """
 
     action: Action = Action.NONE
-    message: str = ""
+    reasons: tuple[Problem, ...] = ()
+    guests: tuple[guests.Guest, ...] = ()
+    unmet: tuple[Problem, ...] = ()
 
 
-def reasons(planned: plan.Plan, failed: Mapping[str, errors.BindError] = NONE) -> tuple[str, ...]:
-    """Why the host has to start anew; empty when it need not.
+def reasons(
+    planned: plan.Plan, failed: Mapping[str, errors.BindError] = NONE
+) -> tuple[Problem, ...]:
+    """Work out why the host has to start anew; empty when it need not.
 
     Args:
         planned: what is left to do after a run.
         failed: what the run could not do, by address.
     """
-    found = list(planned.reboot)
-    for binding in (*planned.bind, *planned.release):
-        wanted = binding.target or "its native driver"
-        found.append(
-            f"{binding.address} is on {binding.current or 'no driver'}, not"
-            f" {wanted}{_because(failed, binding.address)}"
+    left = (
+        Problem(
+            Kind.ON_ANOTHER_DRIVER,
+            f"is on {binding.current or 'no driver'}, not {binding.target or 'its native driver'}",
+            cause=_cause(failed, binding.address),
+            subject=binding.address,
         )
-    return tuple(found)
+        for binding in (*planned.bind, *planned.release)
+    )
+    return (*planned.reboot, *left)
 
 
-def _because(failed: Mapping[str, errors.BindError], address: str) -> str:
-    """What kept a function from changing its driver, without where that left it."""
-    return f" ({failed[address].fact})" if address in failed else ""
+def _cause(failed: Mapping[str, errors.BindError], address: str) -> str:
+    """What kept a function from changing its driver; empty where nobody has tried."""
+    return failed[address].fact if address in failed else ""
 
 
 def key(decision: Decision) -> str:
@@ -99,28 +114,19 @@ def judge(
     if any(isinstance(each, errors.PostponedError) for each in failed.values()):
         return Verdict()  # the next hook may do without a reboot what this one has not tried
     if is_spent(decision):
-        return Verdict(Action.SPENT, _describe_failure(decision, failed))
+        return Verdict(Action.SPENT, why, unmet=_find_unmet(decision, failed))
     # What an operator has to mend first would ask for a reboot of its own afterwards, and without
     # a boot's id there is no telling whether one has happened.
     if decision.outcome.blocking or planned.grub_problem or planned.rebuild or not boot_id:
         return Verdict()
-    found = decision.facts.guests()
-    if found:
-        names = ", ".join(f"{each.name} (process {each.process})" for each in found[:3])
-        more = f" and {len(found) - 3} more" if len(found) > 3 else ""
-        return Verdict(
-            Action.WAIT, f"reboot when no guest runs, and now {names}{more} does: {why[0]}"
-        )
-    return Verdict(Action.NOW, f"rebooting: {why[0]}")
+    running = decision.facts.guests()
+    return Verdict(Action.WAIT if running else Action.NOW, why, guests=running)
 
 
 def foresee(decision: Decision) -> Verdict:
     """Decide about a reboot as `judge` does, for whoever cannot ask for one, as an action."""
     verdict = judge(decision)
-    if verdict.action is Action.NOW:
-        why = reasons(decision.plan)[0]
-        return Verdict(Action.WAIT, f"the next hook reboots the host: {why}")
-    return verdict
+    return Verdict(Action.WAIT, verdict.reasons) if verdict.action is Action.NOW else verdict
 
 
 def is_spent(decision: Decision) -> bool:
@@ -130,30 +136,32 @@ def is_spent(decision: Decision) -> bool:
     return bool(last and _was_for(last, decision) and last.boot_id != started)
 
 
-def _describe_failure(decision: Decision, failed: Mapping[str, errors.BindError]) -> str:
-    """What the reboot was to bring and what there is instead."""
-    found = []
+def _find_unmet(decision: Decision, failed: Mapping[str, errors.BindError]) -> tuple[Problem, ...]:
+    """Find what the reboot was to bring, and what there is instead."""
+    unmet: list[Problem] = []
+
+    def tell(fact: str, cause: str = "") -> None:
+        unmet.append(Problem(Kind.EXPECTATION_UNMET, fact, cause=cause))
+
     wanted = decision.plan.kernel_options
     running = decision.facts.machine.command_line
     if any(token not in running for token in wanted):
         keys = {token.partition("=")[0] for token in wanted}
         shown = [token for token in running if token.partition("=")[0] in keys]
-        found.append(
+        tell(
             f"expected {' '.join(wanted)} on the kernel's command line, found"
             f" {' '.join(shown) or 'none of these'}"
         )
     if decision.claims and not decision.host.has_groups:
-        found.append("expected an active IOMMU, found no IOMMU group")
+        tell("expected an active IOMMU, found no IOMMU group")
     for claim in decision.claims:
         driver = claim.function.driver
         if decision.host.has_groups and driver != pci.VFIO_PCI:
-            found.append(
-                f"expected {claim.address} on vfio-pci, found"
-                f" {driver or 'no driver'}{_because(failed, claim.address)}"
-            )
-    found += [
-        f"expected {each.address} on {each.target or 'its native driver'}, found"
-        f" {each.current}{_because(failed, each.address)}"
-        for each in decision.plan.release
-    ]
-    return f"the reboot did not help: {'; '.join(found)}; run verify, then reboot by hand"
+            found = driver or "no driver"
+            cause = _cause(failed, claim.address)
+            tell(f"expected {claim.address} on vfio-pci, found {found}", cause)
+    for binding in decision.plan.release:
+        native = binding.target or "its native driver"
+        cause = _cause(failed, binding.address)
+        tell(f"expected {binding.address} on {native}, found {binding.current}", cause)
+    return tuple(unmet)

@@ -17,7 +17,7 @@ from passthrough.config import options
 from passthrough.effects import reboot_request
 from passthrough.host import guests
 from passthrough.reboot import Action
-from passthrough.reporting import status
+from passthrough.reporting import status, words
 from passthrough.site import Site
 from passthrough.state import record
 from passthrough.system import procfs
@@ -78,9 +78,9 @@ def stop_guest(tree: hosttree.HostTree, process: int) -> None:
 
 def test_an_idle_host_is_rebooted_once_and_is_ready(unit: Unit):
     verdict = unit.hook()
-    assert verdict == reboot.Verdict(
-        Action.NOW,
-        "rebooting: the IOMMU is off until the kernel starts with intel_iommu=on",
+    assert verdict.action is Action.NOW
+    assert words.verdict(verdict) == (
+        "rebooting: the IOMMU is off until the kernel starts with intel_iommu=on"
     )
     assert unit.status.startswith("maintenance: rebooting: the IOMMU is off")
     unit.kernel.reboot()
@@ -219,10 +219,11 @@ def test_whoever_only_looks_says_what_the_next_hook_does(unit: Unit):
     decision = survey.decide(
         made.wanted(**unit.config), survey.look(Site(unit.tree.root, APPLICATION))
     )
-    assert reboot.foresee(decision) == reboot.Verdict(
-        Action.WAIT,
+    verdict = reboot.foresee(decision)
+    assert verdict.action is Action.WAIT
+    assert words.verdict(verdict) == (
         "the next hook reboots the host: the IOMMU is off until the kernel starts with"
-        " intel_iommu=on",
+        " intel_iommu=on"
     )
     assert unit.asked == before
 

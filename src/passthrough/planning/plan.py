@@ -14,7 +14,7 @@ from passthrough import enums, pci_address
 from passthrough.config import options
 from passthrough.host import grub, machine, pci
 from passthrough.planning import boot_files, claims, prerequisites, templates
-from passthrough.problem import Problem
+from passthrough.problem import Kind, Problem
 from passthrough.state import digest
 from passthrough.state.record import Record
 
@@ -74,7 +74,7 @@ class Plan:
     rebuild: tuple[enums.Rebuild, ...] = ()
     bind: tuple[Binding, ...] = ()
     at_boot: tuple[str, ...] = ()
-    reboot: tuple[str, ...] = ()
+    reboot: tuple[Problem, ...] = ()
     record: Record = dataclasses.field(default_factory=Record)
     pending: tuple[Binding, ...] = ()
     grub_problem: Problem | None = None
@@ -287,15 +287,17 @@ def _target_taken(claimed: tuple[claims.Claim, ...], record: Record) -> dict[str
 
 def _reboot_reasons(
     tokens: tuple[str, ...], host: pci.Host, facts: machine.Platform
-) -> tuple[str, ...]:
-    reasons = []
+) -> tuple[Problem, ...]:
+    reasons: list[Problem] = []
     if not host.has_groups:
-        reasons.append("the IOMMU is off until the kernel starts with intel_iommu=on")
+        fact = "the IOMMU is off until the kernel starts with intel_iommu=on"
+        reasons.append(Problem(Kind.IOMMU_IS_OFF, fact))
     missing = [
         token
         for token in prerequisites.missing(tokens, facts)
         if not prerequisites.starts_iommu(token)
     ]
     if missing:
-        reasons.append(f"the running kernel lacks {' '.join(missing)}")
+        fact = f"the running kernel lacks {' '.join(missing)}"
+        reasons.append(Problem(Kind.KERNEL_LACKS_OPTIONS, fact))
     return tuple(reasons)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from passthrough.problem import Problem
+from passthrough.reporting import words
 from passthrough.reporting.verify import result
 
 # Exit codes of a Nagios plugin (the Nagios Plugin API).
@@ -18,7 +20,7 @@ class Report(NamedTuple):
     text: str
 
 
-def judge(checks: Iterable[result.Check], reboot_reasons: Iterable[str] = ()) -> Report:
+def judge(checks: Iterable[result.Check], reboot_reasons: Iterable[Problem] = ()) -> Report:
     """Turn checks into a report.
 
     Args:
@@ -28,7 +30,7 @@ def judge(checks: Iterable[result.Check], reboot_reasons: Iterable[str] = ()) ->
     """
     checks = tuple(checks)
     failed = [each for each in checks if each.status == result.FAIL]
-    reasons = "; ".join(reboot_reasons)
+    reasons = "; ".join(map(words.sentence, reboot_reasons))
     if not failed:
         return Report(OK, f"{len(checks)} checks passed")
     if reasons:

@@ -59,7 +59,7 @@ def describe_plan(
             for binding in planned.pending
         ],
         "at-boot": list(planned.at_boot),
-        "reboot": list(planned.reboot),
+        "reboot": [words.sentence(each) for each in planned.reboot],
         "grub-problem": words.sentence(problem) if problem else None,
         "nova": nova_text.describe_offer(decision.nova_planned),
         "leftovers": [dataclasses.asdict(each) for each in leftovers],
@@ -98,7 +98,7 @@ def plan_text(
     if planned.at_boot:
         steps.append(f"bind at the next boot: {' '.join(planned.at_boot)}")
     steps += nova_text.offer_steps(decision.nova_planned)
-    steps += [f"reboot required: {reason}" for reason in planned.reboot]
+    steps += [f"reboot required: {words.sentence(each)}" for each in planned.reboot]
     if planned.grub_problem:
         steps.append(f"to be mended first: {words.sentence(planned.grub_problem)}")
     sections.append(

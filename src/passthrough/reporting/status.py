@@ -73,10 +73,12 @@ def summarize(
         said = f"the next hook goes on with {postponed[0]}"
         return Status(WAITING, _with_more(said, len(postponed) - 1))
     if verdict and verdict.action is not reboot.Action.NONE:
-        return Status(_REBOOT_KINDS[verdict.action], verdict.message)
+        return Status(_REBOOT_KINDS[verdict.action], words.verdict(verdict))
     reasons = reboot.reasons(planned, failed)
     if reasons:
-        return Status(BLOCKED, _with_more(f"reboot required: {reasons[0]}", len(reasons) - 1))
+        return Status(
+            BLOCKED, _with_more(f"reboot required: {words.sentence(reasons[0])}", len(reasons) - 1)
+        )
     ready = _count_ready(decision) if decision.claims else "no matching device"
     said = [*_describe_overrides(decision), *_describe_nova(decision.nova)]
     return Status(ACTIVE, "; ".join([ready, *said]))

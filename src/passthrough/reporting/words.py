@@ -10,12 +10,21 @@ from passthrough import TYPE_CHECKING
 from passthrough.problem import Kind
 
 if TYPE_CHECKING:
+    from passthrough import reboot
     from passthrough.planning import claims, guards
     from passthrough.problem import Problem
 
 
+# Where a problem is about a driver, its cause is an aside in parentheses.
+_ASIDES = (Kind.ON_ANOTHER_DRIVER, Kind.EXPECTATION_UNMET)
+# How many guests a sentence names.
+_MAX_GUESTS = 3
+
+
 def sentence(problem: Problem) -> str:
     """All of a problem: where, what, why, and the way out."""
+    if problem.kind in _ASIDES:
+        return f"{fact(problem)} ({problem.cause})" if problem.cause else fact(problem)
     # What GRUB lacks for no cause that is to be seen, its way out explains too.
     joint = ": " if problem.kind is Kind.GRUB_LACKS_OPTIONS else "; "
     return _join(joint, _join(": ", fact(problem), problem.cause), problem.way_out)
@@ -60,6 +69,27 @@ def refusal(refused: claims.Refusal) -> str:
     said = reason(refused.objection, refused.address)
     subject = f"{refused.address} " if refused.address else ""
     return f"devices: {refused.item.label}: {subject}{said}"
+
+
+def verdict(judged: reboot.Verdict) -> str:
+    """What becomes of a reboot, and what it is for; empty where there is nothing to say."""
+    from passthrough.reboot import Action  # not for `list`, which judges no reboot
+
+    if judged.unmet:
+        unmet = "; ".join(sentence(problem) for problem in judged.unmet)
+        return f"the reboot did not help: {unmet}; run verify, then reboot by hand"
+    if not judged.reasons:
+        return ""
+    why = sentence(judged.reasons[0])
+    if judged.action is Action.NOW:
+        return f"rebooting: {why}"
+    if not judged.guests:
+        return f"the next hook reboots the host: {why}"
+    named = judged.guests[:_MAX_GUESTS]
+    names = ", ".join(f"{guest.name} (process {guest.process})" for guest in named)
+    more = len(judged.guests) - len(named)
+    others = f" and {more} more" if more else ""
+    return f"reboot when no guest runs, and now {names}{others} does: {why}"
 
 
 def _join(joint: str, *parts: str) -> str:

@@ -14,6 +14,7 @@ import yaml
 
 from passthrough.effects import nrpe
 from passthrough.errors import PassthroughError
+from passthrough.problem import Kind, Problem
 from passthrough.reporting import alarm
 from passthrough.reporting.verify.result import FAIL, OK, UNKNOWN, Check
 from passthrough.site import Site
@@ -86,7 +87,8 @@ def test_plugin_says_what_was_found(
     root: pathlib.Path, checks: list[Check], reboot: tuple[str, ...], code: int, text: str
 ):
     nrpe.install(Site(root, APP))
-    nrpe.write_report(Site(root, APP), *alarm.judge(checks, reboot))
+    reasons = [Problem(Kind.IOMMU_IS_OFF, fact) for fact in reboot]
+    nrpe.write_report(Site(root, APP), *alarm.judge(checks, reasons))
     assert run_plugin(root) == (code, text)
 
 

@@ -52,7 +52,9 @@ class TestFreshHost:
         assert found.rebuild == ("initramfs", "grub")
         assert found.bind == ()
         assert found.at_boot == CLAIMED
-        assert found.reboot == ("the IOMMU is off until the kernel starts with intel_iommu=on",)
+        assert [words.sentence(each) for each in found.reboot] == [
+            "the IOMMU is off until the kernel starts with intel_iommu=on"
+        ]
         assert found.record.taken == NATIVE
         assert set(found.record.activated) == {"initramfs", "grub"}
         assert found.changes_host
@@ -69,7 +71,9 @@ class TestFreshHost:
     def test_names_the_tokens_that_the_running_kernel_lacks(self):
         wanted = made.wanted(GPUS, kernel_options="pci=realloc quiet", iommu_passthrough=True)
         found = made.decision(wanted, *CARDS_ON, machine=made.IOMMU_ON).plan
-        assert found.reboot == ("the running kernel lacks iommu=pt pci=realloc",)
+        assert [words.sentence(each) for each in found.reboot] == [
+            "the running kernel lacks iommu=pt pci=realloc"
+        ]
 
     def test_asks_no_reboot_for_a_blacklist_or_for_an_iommu_that_runs_anyhow(self):
         wanted = made.wanted("10de:1bb0", blacklist_drivers="nouveau")
@@ -424,7 +428,9 @@ def test_the_last_iommu_option_on_the_line_counts():
 def test_the_operators_own_iommu_option_will_do():
     wanted = made.wanted(GPUS, iommu="off", kernel_options="intel_iommu=on,sm_on")
     found = made.decision(wanted, *CARDS_OFF).plan
-    assert found.reboot[0] == "the IOMMU is off until the kernel starts with intel_iommu=on"
+    assert words.sentence(found.reboot[0]) == (
+        "the IOMMU is off until the kernel starts with intel_iommu=on"
+    )
     assert found.at_boot == CLAIMED
 
 

@@ -12,12 +12,15 @@ from harness import made
 
 from passthrough import errors
 from passthrough.host import grub, machine
+from passthrough.host.guests import Guest
+from passthrough.problem import Kind, Problem
 from passthrough.reboot import Action, Verdict
 from passthrough.reporting import status
 from passthrough.reporting.status import Status
 from passthrough.state.record import Record
 
 GPUS = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"
+OFF = Problem(Kind.IOMMU_IS_OFF, "it is off")
 
 
 def bound(*buses: str):
@@ -160,12 +163,25 @@ CASES = {
         ),
     ),
     "reboots-by-itself": (
-        partial(of, GPUS, *made.gpus("83", "84"), verdict=Verdict(Action.WAIT, "guests run")),
-        Status("waiting", "guests run"),
+        partial(
+            of,
+            GPUS,
+            *made.gpus("83", "84"),
+            verdict=Verdict(Action.WAIT, (OFF,), guests=(Guest(4711, "vm"),)),
+        ),
+        Status("waiting", "reboot when no guest runs, and now vm (process 4711) does: it is off"),
     ),
     "reboot-was-in-vain": (
-        partial(of, GPUS, *made.gpus("83", "84"), verdict=Verdict(Action.SPENT, "in vain")),
-        Status("blocked", "in vain"),
+        partial(
+            of,
+            GPUS,
+            *made.gpus("83", "84"),
+            verdict=Verdict(Action.SPENT, (OFF,), unmet=(OFF, OFF)),
+        ),
+        Status(
+            "blocked",
+            "the reboot did not help: it is off; it is off; run verify, then reboot by hand",
+        ),
     ),
     "override-is-shown": (
         partial(

@@ -54,6 +54,12 @@ class TestSentence:
         assert words.sentence(found) == "boots 'a; b: c': run update-grub"
         assert (words.fact(found), words.way_out(found)) == ("boots 'a; b: c'", "run update-grub")
 
+    @pytest.mark.parametrize("kind", [Kind.ON_ANOTHER_DRIVER, Kind.EXPECTATION_UNMET])
+    def test_of_a_driver_has_its_cause_as_an_aside(self, kind: Kind):
+        found = problem.Problem(kind, "is on nouveau", cause="a guest holds it", subject=DISK)
+        assert words.sentence(found) == f"{DISK} is on nouveau (a guest holds it)"
+        assert words.sentence(problem.Problem(kind, "is on nouveau")) == "is on nouveau"
+
 
 class TestAMountPointIsToldWhole:
     """`"/srv/a; b: c"`: quoted as it is, and cut at none of our joints."""

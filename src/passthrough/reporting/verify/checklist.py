@@ -72,7 +72,12 @@ def _command_line(decision: Decision) -> Iterator[Check]:
     if not decision.claims:
         return
     if decision.plan.reboot:
-        yield Check("command-line", FAIL, "; ".join(decision.plan.reboot), "reboot the host")
+        yield Check(
+            "command-line",
+            FAIL,
+            "; ".join(map(words.sentence, decision.plan.reboot)),
+            "reboot the host",
+        )
     else:
         yield Check("command-line", OK, " ".join(decision.facts.machine.command_line))
 

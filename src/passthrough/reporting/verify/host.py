@@ -155,7 +155,7 @@ def _reboot(decision: Decision, seen: Seen) -> Iterator[Check]:
     # A reboot that is still to come is no failure; then guests are of no matter either.
     verdict = reboot.judge(decision) if reboot.is_spent(decision) else reboot.Verdict()
     if verdict.action is reboot.Action.SPENT:
-        yield Check("reboot", FAIL, verdict.message, "mend the cause, then reboot by hand")
+        yield Check("reboot", FAIL, words.verdict(verdict), "mend the cause, then reboot by hand")
 
 
 CHECKS = (
