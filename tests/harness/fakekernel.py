@@ -1,9 +1,9 @@
-"""A made-up host whose kernel answers, and the tools of a host that are only recorded.
+"""The kernel of a made-up host, which answers, and its tools, which are only recorded.
 
-`FakeKernel` puts `hosttree.kernel` behind the one place from which vfio.py writes to sysfs, so
-that an unbind unbinds and a probe binds, also where a child process makes the write. What it
-cannot know, it is told: which driver's probe fails, which write the kernel refuses, which process
-holds a group.
+`FakeKernel` puts `hosttree.kernel` behind the one place from which effects/drivers.py writes to
+sysfs, so that an unbind unbinds and a probe binds, also where a child process makes the write. What
+it cannot know, it is told: which driver's probe fails, which write the kernel refuses, which
+process holds a group.
 """
 
 from __future__ import annotations
@@ -16,64 +16,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import hosttree
+from harness import constants, hosttree
 from harness.hosttree import kernel as model
 from harness.hosttree import programs
 
-from passthrough import reconcile
-from passthrough.config import options
 from passthrough.effects import drivers
-from passthrough.site import Site
 from passthrough.system import commands
-
-GPU_BUSES = ("83", "84", "85")
-GPU_ID, AUDIO_ID, NIC_ID, NVME_ID = "10de:1bb0", "10de:10f0", "8086:1572", "144d:a808"
-GPUS = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"
-CLAIMED = ("0000:83:00.0", "0000:83:00.1", "0000:84:00.0", "0000:84:00.1")
-OWNED = ("etc", "var/lib", "usr/lib/dracut")
-
-# What the host's own administrator set: an option of the charm that comes later wins.
-IOMMU_OFF = "intel_iommu=off"
 
 _WRITES = ".made/writes"
 
 
-def build_host(root: Path, **values) -> hosttree.HostTree:
-    """The issue's host, its IOMMU off: three equal GPUs with audio, two NICs and an NVMe disk."""
-    tree = hosttree.HostTree(root, **{"command_line": f"quiet splash {IOMMU_OFF}", **values})
-    if (root / "etc/default/grub").exists():
-        defaults = tree.read("etc/default/grub").replace(
-            "quiet splash", f"quiet splash {IOMMU_OFF}"
-        )
-        tree.write("etc/default/grub", defaults)
-    tree.function("0000:00:00.0", "8086:2020", 0x060000)
-    for number, bus in enumerate(GPU_BUSES):
-        above = f"0000:80:0{number + 1}.0"
-        tree.bridge(above)
-        tree.function(f"0000:{bus}:00.0", GPU_ID, 0x030000, parent=above, driver="nouveau", numa=1)
-        tree.function(
-            f"0000:{bus}:00.1", AUDIO_ID, 0x040300, parent=above, driver="snd_hda_intel", numa=1
-        )
-    tree.bridge("0000:3a:00.0")
-    for address in ("0000:3b:00.0", "0000:3b:00.1"):
-        tree.function(address, NIC_ID, 0x020000, parent="0000:3a:00.0", driver="i40e")
-    tree.function("0000:02:00.0", NVME_ID, 0x010802, driver="nvme", built_in=True)
-    return tree
-
-
-def make_ready(tree: hosttree.HostTree) -> None:
-    """Bring a host to where the charm has its devices: configured with `GPUS`, and rebooted."""
-    wanted = options.parse({"devices": GPUS})
-    with pytest.MonkeyPatch.context() as patch:
-        kernel, tools = FakeKernel(tree, patch), FakeTools(tree)
-        reconcile.reconcile(Site(tree.root, "pci-passthrough"), wanted, tools, lambda said: None)
-        kernel.reboot()
-        reconcile.reconcile(Site(tree.root, "pci-passthrough"), wanted, tools, lambda said: None)
-        kernel.forget_writes()
-
-
 class FakeKernel:
-    """The kernel behind a `hosttree.HostTree`: reacts to what vfio.py writes."""
+    """The kernel behind a `hosttree.HostTree`: reacts to what effects/drivers.py writes."""
 
     def __init__(self, tree: hosttree.HostTree, monkeypatch: pytest.MonkeyPatch):
         self.tree = tree
@@ -138,11 +92,7 @@ class FakeKernel:
 
     def drivers(self) -> dict[str, str | None]:
         """The driver of every function of the GPUs."""
-        return {
-            f"0000:{bus}:00.{number}": self.tree.driver_of(f"0000:{bus}:00.{number}")
-            for bus in GPU_BUSES
-            for number in (0, 1)
-        }
+        return {address: self.tree.driver_of(address) for address in constants.CARDS}
 
     def reboot(self) -> None:
         """Start the host again with the initramfs and grub.cfg that were built last."""

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+from harness import constants
+
 from passthrough import errors, pci_address, survey
 from passthrough.config import devices as devices_option
 from passthrough.config import options
@@ -21,11 +23,9 @@ T = TypeVar("T")
 DISPLAY, AUDIO, ETHERNET, STORAGE = 0x030000, 0x040300, 0x020000, 0x010802
 HOST_BRIDGE, PCI_BRIDGE = 0x060000, 0x060400
 
-GPU_ID, AUDIO_ID = "10de:1bb0", "10de:10f0"
-
 
 def function(
-    address: str, identity: str = GPU_ID, class_code: int = DISPLAY, **values: Any
+    address: str, identity: str = constants.GPU_ID, class_code: int = DISPLAY, **values: Any
 ) -> pci.Function:
     """One PCI function; a GPU's display part unless it is said otherwise."""
     vendor, _, product = identity.partition(":")
@@ -34,7 +34,7 @@ def function(
 
 def audio(address: str, **values: Any) -> pci.Function:
     """The audio function of a GPU."""
-    return function(address, AUDIO_ID, AUDIO, **values)
+    return function(address, constants.AUDIO_ID, AUDIO, **values)
 
 
 def host(*functions: pci.Function) -> pci.Host:
@@ -103,7 +103,7 @@ def facts(
     machine: machine.Platform = IOMMU_OFF,
     taken: Mapping[str, str] | None = None,
     held: Mapping[str, tuple[int, ...]] | None = None,
-    application: str = "pci-passthrough",
+    application: str = constants.APPLICATION,
     **values: Any,
 ) -> survey.Facts:
     """The facts of such a host, without one.

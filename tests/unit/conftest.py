@@ -12,7 +12,11 @@ from collections.abc import Callable, Iterator
 
 import hypothesis
 import pytest
-from harness import fakekernel, hosttree
+from harness import constants, fakekernel, hosttree
+from harness import unit as units
+from harness import world as worlds
+from harness.unit import Unit
+from harness.world import World
 
 # A noisy machine must not fail a property for its time; a failure must be the same for everybody.
 hypothesis.settings.register_profile(
@@ -44,7 +48,7 @@ def in_memory() -> Iterator[pathlib.Path]:
 
 @pytest.fixture
 def make_host(in_memory: pathlib.Path) -> Iterator[Callable[..., hosttree.HostTree]]:
-    """Build hosts as `fakekernel.build_host` does; each kind is built once and copied then."""
+    """Build hosts as `harness.world.build_host` does; each kind is built once and copied then."""
     with tempfile.TemporaryDirectory(dir=in_memory) as place:
         numbers = itertools.count()
 
@@ -52,9 +56,10 @@ def make_host(in_memory: pathlib.Path) -> Iterator[Callable[..., hosttree.HostTr
             name = ",".join([f"ready={ready}", *(f"{key}={values[key]}" for key in sorted(values))])
             kind = in_memory / name
             if kind not in KINDS:
-                built = fakekernel.build_host(kind, **values)
+                built = worlds.build_host(kind, **values)
                 if ready:
-                    fakekernel.make_ready(built)
+                    with pytest.MonkeyPatch.context() as patch:
+                        World.of(built, patch).make_ready()
                 KINDS[kind] = built
             tree = copy.deepcopy(KINDS[kind])
             tree.root = pathlib.Path(place, str(next(numbers)))
@@ -68,12 +73,12 @@ def make_host(in_memory: pathlib.Path) -> Iterator[Callable[..., hosttree.HostTr
 def tree(
     make_host: Callable[..., hosttree.HostTree], request: pytest.FixtureRequest
 ) -> hosttree.HostTree:
-    """The issue's host, see `fakekernel.build_host`.
+    """The issue's host, see `harness.world.build_host`.
 
-    With a test that also asks for a fixture ``ready``, the charm has been there and the host has
-    rebooted: its devices are on vfio-pci.
+    With a test that also asks for a fixture ``ready`` or ``ready_unit``, the charm has been there
+    and the host has rebooted: its devices are on vfio-pci.
     """
-    return make_host(ready="ready" in request.fixturenames)
+    return make_host(ready=not {"ready", "ready_unit"}.isdisjoint(request.fixturenames))
 
 
 @pytest.fixture
@@ -86,3 +91,38 @@ def kernel(tree: hosttree.HostTree, monkeypatch: pytest.MonkeyPatch) -> fakekern
 def tools(tree: hosttree.HostTree) -> fakekernel.FakeTools:
     """The tools of `tree`."""
     return fakekernel.FakeTools(tree)
+
+
+@pytest.fixture
+def world(kernel: fakekernel.FakeKernel, tools: fakekernel.FakeTools) -> World:
+    """The world of `tree`, whose kernel and tools answer."""
+    return World(kernel, tools)
+
+
+@pytest.fixture
+def make_world(
+    make_host: Callable[..., hosttree.HostTree], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., World]:
+    """Build worlds on hosts as `make_host` builds them."""
+    return lambda **values: World.of(make_host(**values), monkeypatch)
+
+
+@pytest.fixture
+def ready(world: World) -> World:
+    """A world that has its devices: configured with `constants.GPUS`, rebooted, settled."""
+    world.config = {"devices": constants.GPUS}
+    return world
+
+
+@pytest.fixture
+def unit(world: World, monkeypatch: pytest.MonkeyPatch) -> Unit:
+    """A unit of the charm beside nova-compute/0, on `world`."""
+    units.find_world(world, monkeypatch)
+    return Unit(world)
+
+
+@pytest.fixture
+def ready_unit(unit: Unit) -> Unit:
+    """A unit of the charm that has its devices: configured, rebooted, started."""
+    unit.configure(devices=constants.GPUS)
+    return unit

@@ -2,111 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import pathlib
 import re
 from typing import Any
 
 import ops
 import pytest
-import yaml
-from harness import hosttree
-from harness.fakekernel import CLAIMED, GPUS, OWNED, FakeKernel, FakeTools
+from harness.constants import CLAIMED, GPUS, OWNED, READY
+from harness.unit import DECLARED, HOOKS, PRINCIPAL, Unit
 from ops import testing
 
 import actions
-import charm
-from passthrough.effects import tools as host_tools
 
 EVERYWHERE = (*OWNED, "boot", "sys", "dev")
 REBOOT = ops.BlockedStatus(
     "reboot required: the IOMMU is off until the kernel starts with intel_iommu=on"
 )
 NOT_SET = ops.BlockedStatus("devices is not set: run list-devices, then juju config devices=…")
-PRINCIPAL = testing.SubordinateRelation("juju-info", remote_app_name="nova-compute")
-CHARM_ROOT = pathlib.Path(charm.__file__).parents[1]
-DECLARED: dict[str, dict[str, Any]] = {
-    part: yaml.safe_load((CHARM_ROOT / f"{name}.yaml").read_text())
-    for part, name in (("meta", "metadata"), ("config", "config"), ("actions", "actions"))
-}
-HOOKS = ("install", "upgrade_charm", "config_changed", "start", "update_status")
-
-
-def make_context(**values: Any) -> testing.Context[charm.PciPassthroughCharm]:
-    """A context of the charm as it is declared; its three files are read once for all."""
-    return testing.Context(charm.PciPassthroughCharm, **DECLARED, **values)
-
-
-class Unit:
-    """A unit beside nova-compute/0: what Juju keeps of it between hooks."""
-
-    def __init__(self, tree: hosttree.HostTree, principal: str = "nova-compute/0"):
-        self.tree = tree
-        self.context = make_context(principal_unit=principal)
-        self.state = testing.State(relations=[PRINCIPAL])
-
-    def run(self, event: str = "config_changed", **config: Any) -> ops.StatusBase:
-        """Run a hook, with these options set from now on; the unit's status behind it."""
-        self.state = dataclasses.replace(
-            self.state, config={**self.state.config, **_dashed(config)}
-        )
-        self.state = self.context.run(getattr(self.context.on, event)(), self.state)
-        return ops.StatusBase.from_name(self.state.unit_status.name, self.state.unit_status.message)
-
-    def act(self, name: str, **params: Any) -> dict[str, Any]:
-        """Run an action; its results, structured parts parsed."""
-        self.state = self.context.run(self._action(name, params), self.state)
-        results = self.context.action_results or {}
-        return {key: text if key == "table" else json.loads(text) for key, text in results.items()}
-
-    def act_in_vain(self, name: str, **params: Any) -> tuple[str, dict[str, Any]]:
-        """Run an action that fails; the reason, and the results it gives all the same."""
-        event = self._action(name, params)
-        with pytest.raises(testing.ActionFailed) as caught:
-            self.context.run(event, self.state)
-        return caught.value.message, self.context.action_results or {}
-
-    def _action(self, name: str, params: dict[str, Any]):
-        """The action as Juju asks for it: with the defaults of the parameters left out."""
-        declared = DECLARED["actions"][name].get("params", {})
-        defaults = {key: row["default"] for key, row in declared.items() if "default" in row}
-        return self.context.on.action(name, params={**defaults, **params})
-
-
-def _dashed(named: dict[str, Any]) -> dict[str, Any]:
-    return {name.replace("_", "-"): value for name, value in named.items()}
 
 
 @pytest.fixture
-def unit(
-    tree: hosttree.HostTree,
-    kernel: FakeKernel,
-    tools: FakeTools,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Unit:
-    """A unit on `tree`, whose kernel and tools answer."""
-    del kernel
-    monkeypatch.setattr(charm, "ROOT", tree.root)
-    monkeypatch.setattr(host_tools, "HostTools", lambda: tools)
-    return Unit(tree)
-
-
-@pytest.fixture
-def ready(unit: Unit) -> Unit:
-    """A unit that has its devices: configured, rebooted, started."""
-    unit.state = dataclasses.replace(unit.state, config={"devices": GPUS})
-    return unit
-
-
-def identities(tree: hosttree.HostTree) -> dict[str, tuple[int, int]]:
-    files = [path for each in OWNED for path in (tree.root / each).rglob("*") if path.is_file()]
-    return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+def ready(ready_unit: Unit) -> Unit:
+    """See `ready_unit`."""
+    return ready_unit
 
 
 class TestRole:
     def test_without_a_principal_it_waits_and_writes_nothing(self, unit: Unit, tree):
-        unit.state = dataclasses.replace(unit.state, relations=[])
+        unit.relate()
         before = tree.snapshot(*EVERYWHERE)
         for event in HOOKS:
             assert unit.run(event, devices=GPUS) == ops.WaitingStatus(
@@ -118,13 +41,13 @@ class TestRole:
         self, unit: Unit, tree, tools
     ):
         """Every unit sees the relation ids of all; only its own principal tells its role."""
-        other = Unit(tree, principal="keystone/0")
+        other = Unit(unit.world, principal="keystone/0")
         assert other.run(devices=GPUS).name == "waiting"
         assert tools.calls == []
 
     @pytest.mark.parametrize("principal", ["nova-compute/0", "nova-compute/12"])
     def test_any_unit_of_the_principal_will_do(self, unit: Unit, tree, principal: str):
-        assert Unit(tree, principal=principal).run(devices=GPUS) == REBOOT
+        assert Unit(unit.world, principal=principal).run(devices=GPUS) == REBOOT
 
 
 class TestHooks:
@@ -135,11 +58,8 @@ class TestHooks:
 
     @pytest.mark.parametrize("event", ["relation_joined", "relation_changed"])
     def test_the_principals_relation_does_it_too(self, unit: Unit, tools, event: str):
-        unit.state = dataclasses.replace(unit.state, config={"devices": GPUS})
-        relation = next(iter(unit.state.relations))
-        hook = getattr(unit.context.on, event)(relation, remote_unit=0)
-        unit.state = unit.context.run(hook, unit.state)
-        assert unit.state.unit_status.name == "blocked"
+        unit.configure(devices=GPUS)
+        assert unit.run(event, PRINCIPAL).name == "blocked"
         assert tools.calls == ["rebuild initramfs", "rebuild grub"]
 
     def test_before_devices_is_set_the_way_on_is_said(self, unit: Unit, tree):
@@ -155,10 +75,10 @@ class TestHooks:
         assert kernel.drivers()["0000:85:00.0"] == "nouveau"
 
     def test_with_nothing_changed_no_hook_touches_anything(self, ready: Unit, kernel, tools, tree):
-        before = identities(tree)
+        before = tree.identities(*OWNED)
         for event in HOOKS:
             assert ready.run(event) == ops.ActiveStatus("gpu: 2 ready")
-        assert identities(tree) == before
+        assert tree.identities(*OWNED) == before
         assert (tools.calls, kernel.writes()) == ([], [])
 
     def test_no_matching_device_is_active_and_writes_nothing(self, unit: Unit, tree, tools):
@@ -178,7 +98,7 @@ class TestHooks:
 
     def test_what_is_done_goes_to_the_log(self, unit: Unit):
         unit.run(devices=GPUS)
-        said = [line.message for line in unit.context.juju_log if line.level == "INFO"]
+        said = unit.logged("INFO")
         assert "/etc/default/grub.d/95-pci-passthrough.cfg: written" in said
         assert "initramfs: rebuilt" in said
 
@@ -275,7 +195,7 @@ class TestRemoval:
         assert tools.calls == []
 
     def test_works_after_the_relation_is_gone(self, ready: Unit, kernel, tree):
-        ready.state = dataclasses.replace(ready.state, relations=[])
+        ready.relate()
         ready.run("stop")
         assert "vfio-pci" not in kernel.drivers().values()
 
@@ -293,7 +213,7 @@ class TestRemoval:
             assert ready.run(event) == ops.MaintenanceStatus(left)
         assert kernel.drivers()["0000:83:00.0"] == "vfio-pci"
         assert kernel.drivers()["0000:84:00.0"] == "nouveau"
-        warnings = [line.message for line in ready.context.juju_log if line.level == "WARNING"]
+        warnings = ready.logged("WARNING")
         assert any("0000:83:00.0" in warning for warning in warnings)
 
     def test_leaves_what_a_driver_does_not_let_go_of_and_says_so(self, ready: Unit, kernel):
@@ -302,7 +222,7 @@ class TestRemoval:
         assert ready.run("stop") == ops.MaintenanceStatus(left)
         assert kernel.drivers()["0000:83:00.0"] == "vfio-pci"
         assert kernel.drivers()["0000:84:00.0"] == "nouveau"
-        warnings = [line.message for line in ready.context.juju_log if line.level == "WARNING"]
+        warnings = ready.logged("WARNING")
         assert [
             each for each in warnings if each.startswith("left on vfio-pci until the next boot")
         ]
@@ -324,7 +244,7 @@ class TestActions:
         assert len(unit.act("list-devices", match=match)["devices"]) == count
 
     def test_plan_shows_what_would_change_and_changes_nothing(self, unit: Unit, tree):
-        unit.state = dataclasses.replace(unit.state, config={"devices": GPUS})
+        unit.configure(devices=GPUS)
         before = tree.snapshot(*EVERYWHERE)
         found = unit.act("plan")
         assert found["plan"]["rebuild"] == ["initramfs", "grub"]
@@ -382,14 +302,13 @@ class TestActions:
 
     @pytest.mark.parametrize("action", ["list-devices", "plan", "verify"])
     def test_that_only_look_change_no_file(self, ready: Unit, tree, action: str):
-        before = identities(tree)
+        before = tree.identities(*OWNED)
         ready.act(action)
-        assert identities(tree) == before
+        assert tree.identities(*OWNED) == before
 
     def test_an_action_leaves_the_status_as_the_host_is(self, ready: Unit, tree):
         ready.act("plan")
-        status = ready.state.unit_status
-        assert (status.name, status.message) == ("active", "gpu: 2 ready")
+        assert ready.status == "active: gpu: 2 ready"
 
 
 @pytest.mark.parametrize("name", DECLARED["actions"])
@@ -401,15 +320,10 @@ def test_an_action_takes_nothing_that_is_not_declared(name: str):
 
 def test_two_applications_have_files_of_their_own(unit: Unit, tree, kernel):
     unit.run(devices="gpu=10de:1bb0@83:00.0")
-    second = Unit(tree)
-    second.context = make_context(principal_unit="nova-compute/0", app_name="qat")
+    second = Unit(unit.world.beside("qat"))
     second.run(devices="gpu=10de:1bb0@84:00.0")
     kernel.reboot()
     for each in (unit, second):
         assert each.run("start") == ops.ActiveStatus("gpu: 1 ready")
     assert (tree.root / "etc/modules-load.d/pci-passthrough-qat.conf").exists()
-    assert kernel.drivers() == {
-        **dict.fromkeys(CLAIMED, "vfio-pci"),
-        "0000:85:00.0": "nouveau",
-        "0000:85:00.1": "snd_hda_intel",
-    }
+    assert kernel.drivers() == READY

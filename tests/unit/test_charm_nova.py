@@ -10,7 +10,7 @@ from collections.abc import Callable
 import ops
 import pytest
 import yaml
-from harness import fakekernel, hosttree
+from harness import constants, fakekernel, hosttree
 from harness.hosttree import kernel as model
 from ops import testing
 
@@ -18,7 +18,7 @@ import charm
 from passthrough.effects import tools as host_tools
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-GPUS = fakekernel.GPUS
+GPUS = constants.GPUS
 SECRET = "hunter2"  # noqa: S105 - what must not be seen anywhere
 KEYSTONE = {"service_password": SECRET, "auth_host": "10.0.0.9", "admin_token": SECRET}
 

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from harness import fakekernel, hosttree, made
-from harness.fakekernel import CLAIMED, GPUS
+from harness import constants, hosttree, made
+from harness.constants import CLAIMED, GPUS
 
 from passthrough import cli, survey
 from passthrough.site import Site
@@ -191,7 +191,7 @@ def test_an_empty_tree_is_a_host_without_pci(tmp_path: pathlib.Path, capsys):
 
 def test_a_tree_without_rights_to_write_is_enough(run: Run, tree):
     """An ordinary user looks at a host: nothing there is theirs."""
-    for directory in (*fakekernel.OWNED, "run"):
+    for directory in (*constants.OWNED, "run"):
         if (tree.root / directory).exists():
             (tree.root / directory).chmod(0o555)
     assert run("plan", "--devices", GPUS)[0] == 0

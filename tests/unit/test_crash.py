@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 from harness import hosttree, killing, made
-from harness.fakekernel import GPUS, FakeKernel, FakeTools
+from harness.constants import GPUS
+from harness.fakekernel import FakeKernel, FakeTools
 from harness.hosttree import etcfiles
 
 from passthrough import reconcile

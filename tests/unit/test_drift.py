@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from harness import hosttree, made, uses
-from harness.fakekernel import CLAIMED, GPUS, FakeKernel, FakeTools
+from harness.constants import CLAIMED, GPUS
+from harness.fakekernel import FakeKernel, FakeTools
 from harness.hosttree import kernel as model
 
 from passthrough import reconcile

@@ -21,7 +21,8 @@ from typing import Any
 import hypothesis
 import pytest
 from harness import hosttree, killing, made, uses
-from harness.fakekernel import GPU_BUSES, NVME_ID, FakeKernel, FakeTools
+from harness.constants import GPU_BUSES, NVME_ID
+from harness.fakekernel import FakeKernel, FakeTools
 from harness.hosttree.kernel import DEVICES
 from hypothesis import stateful, strategies
 

@@ -6,97 +6,65 @@ import json
 
 import ops
 import pytest
-from harness import hosttree
-from harness.fakekernel import GPUS, FakeKernel, FakeTools
-from ops import testing
-from unit.test_charm import PRINCIPAL
+from harness.constants import GPUS
+from harness.unit import NRPE, PRINCIPAL, Unit
 
-import charm
-import monitoring
 from passthrough.effects import nrpe
-from passthrough.effects import tools as host_tools
 
-NRPE = testing.SubordinateRelation(monitoring.ENDPOINT, remote_app_name="nrpe")
 REPORT = f"{nrpe.REPORTS}/pci_passthrough.nrpe"
 
 
-class Unit:
-    """A unit beside nova-compute/0 and nrpe/0."""
-
-    def __init__(self, tree: hosttree.HostTree):
-        self.tree = tree
-        self.context = testing.Context(charm.PciPassthroughCharm, principal_unit="nova-compute/0")
-        self.state = testing.State(relations=[PRINCIPAL, NRPE], config={"devices": GPUS})
-
-    def run(self, event: str) -> None:
-        self.state = self.context.run(getattr(self.context.on, event)(), self.state)
-
-    def run_relation(self, event: str) -> None:
-        relation = self.state.get_relation(NRPE.id)
-        self.state = self.context.run(getattr(self.context.on, event)(relation), self.state)
-
-    @property
-    def report(self) -> str:
-        return self.tree.read(REPORT)
-
-    @property
-    def databag(self) -> dict[str, str]:
-        return dict(self.state.get_relation(NRPE.id).local_unit_data)
-
-
 @pytest.fixture
-def unit(
-    tree: hosttree.HostTree,
-    kernel: FakeKernel,
-    tools: FakeTools,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Unit:
-    """A unit whose host has nagios-nrpe-server."""
-    del kernel
-    (tree.root / nrpe.CONFIGURATION).mkdir(parents=True)
-    monkeypatch.setattr(charm, "ROOT", tree.root)
-    monkeypatch.setattr(host_tools, "HostTools", lambda: tools)
-    return Unit(tree)
+def unit(unit: Unit) -> Unit:
+    """A unit beside nova-compute/0 and nrpe/0, whose host has nagios-nrpe-server."""
+    (unit.world.root / nrpe.CONFIGURATION).mkdir(parents=True)
+    unit.relate(PRINCIPAL, NRPE)
+    unit.configure(devices=GPUS)
+    return unit
+
+
+def report_of(unit: Unit) -> str:
+    return unit.world.tree.read(REPORT)
 
 
 def test_check_is_installed_and_made_known(unit: Unit):
-    unit.run_relation("relation_changed")
+    unit.run("relation_changed", NRPE)
     for path in nrpe.owned_files("pci-passthrough"):
-        assert (unit.tree.root / path).exists()
-    assert unit.databag["primary"] == "False"
-    assert unit.databag["monitors"] == nrpe.monitors("pci-passthrough")
-    assert "check_pci_passthrough" in json.dumps(json.loads(unit.databag["monitors"]))
+        assert (unit.world.root / path).exists()
+    assert unit.databag(NRPE)["primary"] == "False"
+    assert unit.databag(NRPE)["monitors"] == nrpe.monitors("pci-passthrough")
+    assert "check_pci_passthrough" in json.dumps(json.loads(unit.databag(NRPE)["monitors"]))
 
 
 def test_it_waits_for_the_server(unit: Unit):
-    (unit.tree.root / nrpe.CONFIGURATION).rmdir()
-    unit.run_relation("relation_joined")
-    assert "monitors" not in unit.databag
-    assert not (unit.tree.root / REPORT).exists()
+    (unit.world.root / nrpe.CONFIGURATION).rmdir()
+    unit.run("relation_joined", NRPE)
+    assert "monitors" not in unit.databag(NRPE)
+    assert not (unit.world.root / REPORT).exists()
 
 
 def test_without_the_relation_nothing_is_written(unit: Unit):
-    unit.state = testing.State(relations=[PRINCIPAL], config={"devices": GPUS})
+    unit.relate(PRINCIPAL)
     unit.run("config_changed")
-    assert not (unit.tree.root / REPORT).exists()
-    assert not (unit.tree.root / nrpe.owned_files("pci-passthrough")[0]).exists()
+    assert not (unit.world.root / REPORT).exists()
+    assert not (unit.world.root / nrpe.owned_files("pci-passthrough")[0]).exists()
 
 
 def test_a_pending_reboot_is_a_warning_then_all_is_well_then_drift_is_critical(
-    unit: Unit, kernel: FakeKernel, monkeypatch: pytest.MonkeyPatch
+    unit: Unit, monkeypatch: pytest.MonkeyPatch
 ):
     unit.run("config_changed")
-    assert unit.report.startswith("1\nWARNING: reboot required: ")
+    assert report_of(unit).startswith("1\nWARNING: reboot required: ")
 
-    kernel.reboot()
+    unit.world.reboot()
     unit.run("start")
-    assert unit.report.startswith("0\nOK: ")
+    assert report_of(unit).startswith("0\nOK: ")
 
-    unit.tree.bind("0000:83:00.0", "nouveau")
+    unit.world.tree.bind("0000:83:00.0", "nouveau")
     # A hook would mend it; here it cannot.
     monkeypatch.setattr("passthrough.effects.drivers.bind", _refuse)
     unit.run("update_status")
-    code, text = unit.report.splitlines()
+    code, text = report_of(unit).splitlines()
     assert code == "2"
     assert "0000:83:00.0" in text
 
@@ -109,9 +77,8 @@ def _refuse(root: object, address: str, *_: object) -> bool:
 
 
 def test_a_bad_option_is_critical_with_the_reason(unit: Unit):
-    unit.state = testing.State(relations=[PRINCIPAL, NRPE], config={"devices": "gpu=10de:zzzz"})
-    unit.run("config_changed")
-    assert unit.report.startswith("2\nCRITICAL: devices: item 1 ")
+    unit.run("config_changed", devices="gpu=10de:zzzz")
+    assert report_of(unit).startswith("2\nCRITICAL: devices: item 1 ")
 
 
 def test_a_check_that_cannot_be_written_fails_no_hook(unit: Unit, monkeypatch: pytest.MonkeyPatch):
@@ -121,14 +88,11 @@ def test_a_check_that_cannot_be_written_fails_no_hook(unit: Unit, monkeypatch: p
     monkeypatch.setattr(nrpe, "write_report", fail)
     unit.run("update_status")
     assert unit.state.unit_status.name == "blocked", "a reboot is pending, that is all"
-    assert any(
-        line.level == "ERROR" and "NRPE check is not up to date" in line.message
-        for line in unit.context.juju_log
-    )
+    assert any("NRPE check is not up to date" in each for each in unit.logged("ERROR"))
 
 
 def test_nothing_is_sent_twice(unit: Unit, monkeypatch: pytest.MonkeyPatch):
-    unit.run_relation("relation_changed")
+    unit.run("relation_changed", NRPE)
     sent: list[str] = []
     monkeypatch.setattr(ops.RelationDataContent, "update", lambda self, *_: sent.append(str(self)))
     unit.run("update_status")
@@ -136,7 +100,7 @@ def test_nothing_is_sent_twice(unit: Unit, monkeypatch: pytest.MonkeyPatch):
 
 
 def test_the_check_goes_with_the_relation(unit: Unit):
-    unit.run_relation("relation_changed")
-    unit.run_relation("relation_broken")
+    unit.run("relation_changed", NRPE)
+    unit.run("relation_broken", NRPE)
     for path in (*nrpe.owned_files("pci-passthrough"), REPORT):
-        assert not (unit.tree.root / path).exists()
+        assert not (unit.world.root / path).exists()

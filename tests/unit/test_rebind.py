@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from harness import hosttree, made
-from harness.fakekernel import CLAIMED, GPUS, FakeKernel, FakeTools
+from harness.constants import CLAIMED, GPUS
+from harness.fakekernel import FakeKernel, FakeTools
 
 from passthrough import errors, rebind, reconcile, survey
 from passthrough.errors import PassthroughError

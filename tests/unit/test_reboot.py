@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from harness import hosttree, made
-from harness.fakekernel import GPUS, FakeKernel, FakeTools
+from harness.constants import GPUS
+from harness.fakekernel import FakeKernel, FakeTools
 
 from passthrough import reboot, reconcile, survey
 from passthrough.config import options

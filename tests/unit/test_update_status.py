@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import subprocess
@@ -14,9 +13,10 @@ from typing import Any
 import ops
 import pytest
 from harness import hosttree
-from harness.fakekernel import CLAIMED, GPUS, OWNED, FakeKernel
+from harness.constants import CLAIMED, GPUS, MODULES, ONE, OWNED
+from harness.fakekernel import FakeKernel
+from harness.unit import NRPE, PRINCIPAL, Unit
 from ops import testing
-from unit.test_charm import PRINCIPAL, Unit, ready, unit
 
 from passthrough import reconcile
 from passthrough.state import record
@@ -24,10 +24,13 @@ from passthrough.system import files
 
 ROOT = Path(__file__).resolve().parents[2]
 
-__all__ = ["ready", "unit"]  # the fixtures
-
 READY = ops.ActiveStatus("gpu: 2 ready")
-DROP_IN = "etc/modules-load.d/pci-passthrough.conf"
+
+
+@pytest.fixture
+def ready(ready_unit: Unit) -> Unit:
+    """See `ready_unit`."""
+    return ready_unit
 
 
 @pytest.fixture
@@ -73,15 +76,15 @@ def test_every_other_hook_does_all(settled: Unit, runs: list[str], event: str):
 
 
 def edit(tree: hosttree.HostTree) -> None:
-    tree.write(DROP_IN, "# edited\n")
+    tree.write(MODULES, "# edited\n")
 
 
 def delete(tree: hosttree.HostTree) -> None:
-    (tree.root / DROP_IN).unlink()
+    (tree.root / MODULES).unlink()
 
 
 def change_mode(tree: hosttree.HostTree) -> None:
-    (tree.root / DROP_IN).chmod(0o666)
+    (tree.root / MODULES).chmod(0o666)
 
 
 def lose_driver(tree: hosttree.HostTree) -> None:
@@ -109,11 +112,11 @@ def test_what_changed_on_the_host_is_mended(
     drift: Callable[[hosttree.HostTree], None],
 ):
     settled.run("update_status")
-    content, drivers = tree.read(DROP_IN), kernel.drivers()
+    content, drivers = tree.read(MODULES), kernel.drivers()
     drift(tree)
     assert settled.run("update_status") == READY
     assert runs == ["reconcile"]
-    assert files.read(tree.root / DROP_IN) == files.Present(content, 0o644)
+    assert files.read(tree.root / MODULES) == files.Present(content, 0o644)
     assert kernel.drivers() == drivers
     assert settled.run("update_status") == READY
     assert runs == ["reconcile"], "it has settled again"
@@ -123,9 +126,8 @@ def test_a_changed_option_is_the_business_of_its_own_hook(
     settled: Unit, tree: hosttree.HostTree, runs: list[str]
 ):
     """Juju runs config-changed for it; an update-status before that looks, and changes nothing."""
-    one = "gpu=10de:1bb0@0000:83:00.0"
     before = tree.snapshot(*OWNED)
-    assert settled.run("update_status", devices=one) == READY
+    assert settled.run("update_status", devices=ONE) == READY
     assert (runs, tree.snapshot(*OWNED)) == ([], before)
     assert settled.run("config_changed") == ops.ActiveStatus("gpu: 1 ready")
     runs.clear()
@@ -231,12 +233,11 @@ def test_a_hook_that_failed_and_is_not_run_again_is_made_up_for(
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("connection is shut down")
 
-    one = "gpu=10de:1bb0@0000:83:00.0"
     with monkeypatch.context() as patch:
         patch.setattr(reconcile, "reconcile", fail)
         with pytest.raises(testing.errors.UncaughtCharmError):
-            settled.run("config_changed", devices=one)
-    settled.state = dataclasses.replace(settled.state, config={"devices": one})
+            settled.run("config_changed", devices=ONE)
+    settled.configure(devices=ONE)
     assert settled.run("update_status") == ops.ActiveStatus("gpu: 1 ready")
 
 
@@ -246,7 +247,7 @@ def test_a_forged_memory_can_hide_a_change_but_writes_none(
     """Whoever can write it is root; still no byte of theirs gets into a file."""
     from passthrough.planning import templates
 
-    right = tree.read(DROP_IN)
+    right = tree.read(MODULES)
     seen: list[dict[str, Any]] = []
     real = templates._trace
 
@@ -260,18 +261,17 @@ def test_a_forged_memory_can_hide_a_change_but_writes_none(
     known = dict(json.loads(remembered(settled, tree).read_text())["rendered"])
     known["modules-load.conf.j2"] = real("modules-load.conf.j2", context, "# forged\n")
     spoil(remembered(settled, tree), rendered=known)
-    tree.write(DROP_IN, "# forged\n")
+    tree.write(MODULES, "# forged\n")
     settled.run("update_status")
-    assert tree.read(DROP_IN) == "# forged\n", "that much it can do"
+    assert tree.read(MODULES) == "# forged\n", "that much it can do"
     settled.run("config_changed")
-    assert tree.read(DROP_IN) == right
+    assert tree.read(MODULES) == right
 
 
 def test_a_related_nrpe_still_gets_its_report(
     settled: Unit, tree: hosttree.HostTree, runs: list[str]
 ):
-    nrpe = testing.SubordinateRelation("nrpe-external-master", remote_app_name="nrpe")
-    settled.state = dataclasses.replace(settled.state, relations=[PRINCIPAL, nrpe])
+    settled.relate(PRINCIPAL, NRPE)
     settled.run("config_changed")
     runs.clear()
     settled.run("update_status")
@@ -292,11 +292,11 @@ def test_one_nrpe_of_two_leaves_the_check(settled: Unit, tree: hosttree.HostTree
         for name in ("nrpe", "nrpe-new")
     ]
     (tree.root / "etc/nagios/nrpe.d").mkdir(parents=True)
-    settled.state = dataclasses.replace(settled.state, relations=[PRINCIPAL, *two])
+    settled.relate(PRINCIPAL, *two)
     settled.run("config_changed")
-    old, new = (settled.state.get_relation(each.id) for each in two)
-    settled.state = settled.context.run(settled.context.on.relation_broken(old), settled.state)
-    settled.state = dataclasses.replace(settled.state, relations=[PRINCIPAL, new])
+    old, new = two
+    settled.run("relation_broken", old)
+    settled.relate(PRINCIPAL, settled.state.get_relation(new.id))
     settled.run("update_status")
     assert (tree.root / "run/pci-passthrough/pci_passthrough.nrpe").exists()
     assert list((tree.root / "etc/nagios/nrpe.d").iterdir())

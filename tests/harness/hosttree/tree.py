@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
+import stat
 import uuid
 
 from harness.hosttree import etcfiles, kernel, pcitree, services
@@ -155,4 +156,17 @@ class HostTree(pcitree.PciTree):
                     found[name] = (0, os.readlink(path))
                 elif path.is_file():
                     found[name] = (path.stat().st_mode & 0o7777, path.read_bytes())
+        return found
+
+    def identities(self, *directories: str) -> dict[str, tuple[int, int]]:
+        """Every file and link below the given directories: path to inode and time of change.
+
+        What is written again, be it the same bytes, has another.
+        """
+        found: dict[str, tuple[int, int]] = {}
+        for directory in directories:
+            for path in (self.root / directory).rglob("*"):
+                entry = path.lstat()
+                if not stat.S_ISDIR(entry.st_mode):
+                    found[str(path.relative_to(self.root))] = (entry.st_ino, entry.st_mtime_ns)
         return found

@@ -7,7 +7,8 @@ from functools import partial
 
 import pytest
 from harness import hosttree, made, uses
-from harness.fakekernel import CLAIMED, GPUS, OWNED, FakeKernel, FakeTools
+from harness.constants import CLAIMED, GPUS, OWNED
+from harness.fakekernel import FakeKernel, FakeTools
 from harness.hosttree import kernel as kernel_model
 
 from passthrough import errors, reboot, reconcile

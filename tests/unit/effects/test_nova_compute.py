@@ -5,149 +5,85 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 
 import pytest
-from harness import fakekernel, made
-from harness.fakekernel import GPUS
+from harness.constants import GPUS, NOVA, ONE
+from harness.world import World
 
-from passthrough import reconcile
 from passthrough.config import options
 from passthrough.effects import tools
 from passthrough.nova import facts as nova_facts
-from passthrough.nova import lines as nova_lines
-from passthrough.reporting import status
 from passthrough.reporting.status import Status
-from passthrough.site import Site
 from passthrough.state import record
 from passthrough.system import commands
 
-DROP_IN = "etc/nova/nova.conf.d/pci-passthrough.conf"
-ONE = "gpu=10de:1bb0@0000:83:00.0"
 
-
-class Unit:
-    """One application's unit beside nova-compute."""
-
-    def __init__(self, tree, tools, application: str = "pci-passthrough"):
-        self.tree, self.tools, self.application = tree, tools, application
-        self.wanted = options.Options()
-        self.said: list[str] = []
-
-    def hook(self, devices: str | None = None, **config: object) -> Status:
-        if devices is not None:
-            self.wanted = made.wanted(devices, **config)
-        result = reconcile.reconcile(
-            Site(self.tree.root, self.application), self.wanted, self.tools, self.said.append
-        )
-        return status.summarize(result.decision, result.outcome.failed)
-
-    def leave(self) -> None:
-        reconcile.reconcile(
-            Site(self.tree.root, self.application),
-            options.Options(leaving=True),
-            self.tools,
-            self.said.append,
-        )
-
-    @property
-    def path(self):
-        return self.tree.root / nova_lines.path_of(self.application)
-
-    def offered(self) -> list[str]:
-        """The addresses in the drop-in."""
-        text = self.path.read_text() if self.path.exists() else ""
-        return [
-            line.split('"')[3]
-            for line in text.splitlines()
-            if line.startswith(("device_spec", "passthrough_whitelist"))
-        ]
-
-    def restarts(self) -> int:
-        return self.tools.calls.count("restart nova-compute")
-
-    @property
-    def known(self) -> record.Nova:
-        return record.read(Site(self.tree.root, self.application)).nova
+@pytest.fixture
+def world(make_world: Callable[..., World]) -> World:
+    """The world of a compute host."""
+    world = make_world()
+    world.nova.install()
+    return world
 
 
 @pytest.fixture
-def tree(make_host):
-    made_host = make_host()
-    made_host.install_nova()
-    made_host.write("etc/group", f"root:x:0:\nnova:x:{os.getgid()}:nova\n")
-    return made_host
-
-
-@pytest.fixture
-def unit(tree, kernel, tools) -> Unit:
-    del kernel  # answers behind the tree
-    tools.services["nova-compute"] = "run"
-    return Unit(tree, tools)
-
-
-@pytest.fixture
-def ready(unit: Unit, kernel: fakekernel.FakeKernel) -> Unit:
+def ready(world: World) -> World:
     """A unit whose devices are bound and offered."""
-    unit.hook(GPUS)
-    kernel.reboot()
-    unit.hook()
-    unit.tools.calls.clear()
-    unit.said.clear()
-    return unit
+    world.make_ready()
+    return world
 
 
 class TestOffering:
-    def test_aliases_at_once_and_devices_when_they_are_ready(self, unit: Unit, kernel):
-        unit.hook(GPUS)
-        assert unit.offered() == []
-        assert "alias = " in unit.path.read_text()
-        kernel.reboot()
-        assert unit.hook() == Status("active", "gpu: 2 ready")
-        assert unit.offered() == ["0000:83:00.0", "0000:84:00.0"]
-        assert unit.restarts() == 2
+    def test_aliases_at_once_and_devices_when_they_are_ready(self, world: World):
+        world.hook(GPUS)
+        assert world.nova.offered() == []
+        assert "alias = " in world.nova.path.read_text()
+        world.reboot()
+        assert world.hook() == Status("active", "gpu: 2 ready")
+        assert world.nova.offered() == ["0000:83:00.0", "0000:84:00.0"]
+        assert world.nova.restarts() == 2
 
-    def test_file_belongs_to_nova_and_nobody_else_reads_it(self, ready: Unit):
-        found = ready.path.stat()
+    def test_file_belongs_to_nova_and_nobody_else_reads_it(self, ready: World):
+        found = ready.nova.path.stat()
         assert stat.S_IMODE(found.st_mode) == 0o640
         assert found.st_gid == os.getgid()
 
-    def test_a_second_hook_touches_nothing(self, ready: Unit):
-        before = ready.path.stat()
+    def test_a_second_hook_touches_nothing(self, ready: World):
+        before = ready.nova.path.stat()
         for _ in range(2):
             ready.hook()
-        after = ready.path.stat()
+        after = ready.nova.path.stat()
         assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
         assert (ready.tools.calls, ready.said) == ([], [])
 
-    def test_without_nova_there_is_no_file(self, make_host, monkeypatch):
-        tree = make_host()
-        unit = Unit(tree, fakekernel.FakeTools(tree))
-        fakekernel.FakeKernel(tree, monkeypatch)
-        unit.hook(GPUS)
-        assert not (tree.root / "etc/nova").exists()
-        assert unit.restarts() == 0
+    def test_without_nova_there_is_no_file(self, make_world):
+        world = make_world()
+        world.hook(GPUS)
+        assert not (world.root / "etc/nova").exists()
+        assert world.nova.restarts() == 0
 
-    def test_a_device_that_lost_vfio_is_withdrawn(self, ready: Unit, kernel):
-        kernel.fail_probe("0000:84:00.0", "vfio-pci")
+    def test_a_device_that_lost_vfio_is_withdrawn(self, ready: World):
+        ready.kernel.fail_probe("0000:84:00.0", "vfio-pci")
         ready.tree.bind("0000:84:00.0", "nouveau")
-        kernel.refuse("0000:84:00.0/driver/unbind")
+        ready.kernel.refuse("0000:84:00.0/driver/unbind")
         ready.hook()
-        assert ready.offered() == ["0000:83:00.0"]
-        assert ready.restarts() == 1
+        assert ready.nova.offered() == ["0000:83:00.0"]
+        assert ready.nova.restarts() == 1
 
-    def test_also_when_a_rebuild_fails(self, ready: Unit, kernel):
-        kernel.fail_probe("0000:84:00.0", "vfio-pci")
+    def test_also_when_a_rebuild_fails(self, ready: World):
+        ready.kernel.fail_probe("0000:84:00.0", "vfio-pci")
         ready.tree.bind("0000:84:00.0", "nouveau")
         ready.tools.failing["grub"] = "no space left"
         with pytest.raises(commands.CommandError):
             ready.hook(GPUS, kernel_options="pci=realloc")
-        assert ready.offered() == ["0000:83:00.0"]
+        assert ready.nova.offered() == ["0000:83:00.0"]
 
-    def test_also_when_the_record_cannot_be_written(self, ready: Unit, kernel, monkeypatch):
+    def test_also_when_the_record_cannot_be_written(self, ready: World, monkeypatch):
         """The disk is full once grub has been rebuilt, and for the record alone."""
         put = record.Ledger.put
         ready.tree.bind("0000:83:00.0", None)
-        kernel.fail_probe("0000:83:00.0", "vfio-pci", "nouveau")
+        ready.kernel.fail_probe("0000:83:00.0", "vfio-pci", "nouveau")
 
         def refuse(ledger, content):
             if record.DIRTY not in content.activated.values():
@@ -157,103 +93,103 @@ class TestOffering:
         ready.tools.before_rebuild = lambda what: monkeypatch.setattr(record.Ledger, "put", refuse)
         with pytest.raises(OSError, match="No space left"):
             ready.hook(GPUS, kernel_options="a=b")
-        assert ready.offered() == ["0000:84:00.0"]
+        assert ready.nova.offered() == ["0000:84:00.0"]
 
-    def test_a_device_that_is_given_back_is_withdrawn_first(self, ready: Unit, kernel):
-        seen = ready.tree.root / ".made/seen"
+    def test_a_device_that_is_given_back_is_withdrawn_first(self, ready: World):
+        seen = ready.root / ".made/seen"
 
         def look(name: str, text: str) -> None:
             if name.endswith("unbind"):  # in a child process
                 with seen.open("a") as log:
-                    log.write(f"{text} {ready.offered()} {ready.restarts()}\n")
+                    log.write(f"{text} {ready.nova.offered()} {ready.nova.restarts()}\n")
 
-        kernel.before_write = look
+        ready.kernel.before_write = look
         assert ready.hook(ONE) == Status("active", "gpu: 1 ready")
         assert seen.read_text().splitlines() == [
             "0000:84:00.0 ['0000:83:00.0'] 1",
             "0000:84:00.1 ['0000:83:00.0'] 1",
         ]
-        assert ready.restarts() == 1
+        assert ready.nova.restarts() == 1
 
-    def test_a_device_that_a_guest_holds_stays(self, ready: Unit, kernel):
-        held = kernel.hold("0000:84:00.0")
+    def test_a_device_that_a_guest_holds_stays(self, ready: World):
+        held = ready.kernel.hold("0000:84:00.0")
         ready.hook(ONE)
-        assert ready.offered() == ["0000:83:00.0", "0000:84:00.0"]
-        assert ready.restarts() == 0
+        assert ready.nova.offered() == ["0000:83:00.0", "0000:84:00.0"]
+        assert ready.nova.restarts() == 0
         held.unlink()
         assert ready.hook() == Status("active", "gpu: 1 ready")
-        assert ready.offered() == ["0000:83:00.0"]
+        assert ready.nova.offered() == ["0000:83:00.0"]
 
 
 class TestRestart:
-    def test_only_if_it_runs(self, unit: Unit):
-        unit.tools.services.clear()
-        unit.hook(GPUS)
-        assert unit.restarts() == 0
-        unit.tools.services["nova-compute"] = "started by somebody, with the file in place"
-        unit.hook()
-        assert unit.restarts() == 0
+    def test_only_if_it_runs(self, world: World):
+        world.tools.services.clear()
+        world.hook(GPUS)
+        assert world.nova.restarts() == 0
+        world.tools.services["nova-compute"] = "started by somebody, with the file in place"
+        world.hook()
+        assert world.nova.restarts() == 0
 
-    def test_denied_is_said_and_not_asked_for_again(self, unit: Unit, kernel):
-        unit.hook(GPUS)
-        kernel.reboot()
-        unit.tools.calls.clear()
-        unit.tools.restarts_denied = True
+    def test_denied_is_said_and_not_asked_for_again(self, world: World):
+        world.hook(GPUS)
+        world.reboot()
+        world.tools.calls.clear()
+        world.tools.restarts_denied = True
         deferred = Status(
             "active",
             "gpu: 2 ready; nova-compute's restart is deferred: run its restart-services action",
         )
-        assert unit.hook() == deferred
-        assert unit.hook() == deferred
-        assert unit.restarts() == 1
+        assert world.hook() == deferred
+        assert world.hook() == deferred
+        assert world.nova.restarts() == 1
 
-    def test_is_over_when_somebody_restarted_it(self, unit: Unit, kernel):
-        unit.hook(GPUS)
-        kernel.reboot()
-        unit.tools.restarts_denied = True
-        unit.hook()
-        unit.tools.services["nova-compute"] = "another run"
-        unit.tools.calls.clear()
-        assert unit.hook() == Status("active", "gpu: 2 ready")
-        assert unit.restarts() == 0
-        assert unit.known.deferred == ""
+    def test_is_over_when_somebody_restarted_it(self, world: World):
+        world.hook(GPUS)
+        world.reboot()
+        world.tools.restarts_denied = True
+        world.hook()
+        world.tools.services["nova-compute"] = "another run"
+        world.tools.calls.clear()
+        assert world.hook() == Status("active", "gpu: 2 ready")
+        assert world.nova.restarts() == 0
+        assert world.record().nova.deferred == ""
 
-    def test_another_change_is_asked_for_again(self, unit: Unit, kernel):
-        unit.hook(GPUS)
-        kernel.reboot()
-        unit.tools.restarts_denied = True
-        unit.hook()
-        unit.tools.restarts_denied = False
-        unit.tools.calls.clear()
-        assert unit.hook(ONE) == Status("active", "gpu: 1 ready")
-        assert unit.restarts() == 1
+    def test_another_change_is_asked_for_again(self, world: World):
+        world.hook(GPUS)
+        world.reboot()
+        world.tools.restarts_denied = True
+        world.hook()
+        world.tools.restarts_denied = False
+        world.tools.calls.clear()
+        assert world.hook(ONE) == Status("active", "gpu: 1 ready")
+        assert world.nova.restarts() == 1
 
-    def test_a_failed_one_is_tried_again(self, unit: Unit):
-        unit.tools.failing["restart"] = "Job for nova-compute.service failed"
+    def test_a_failed_one_is_tried_again(self, world: World):
+        world.tools.failing["restart"] = "Job for nova-compute.service failed"
         with pytest.raises(commands.CommandError):
-            unit.hook(GPUS)
-        assert unit.path.exists()
-        unit.tools.failing.clear()
-        unit.tools.calls.clear()
-        unit.hook()
-        assert unit.restarts() == 1
-        unit.hook()
-        assert unit.restarts() == 1
+            world.hook(GPUS)
+        assert world.nova.path.exists()
+        world.tools.failing.clear()
+        world.tools.calls.clear()
+        world.hook()
+        assert world.nova.restarts() == 1
+        world.hook()
+        assert world.nova.restarts() == 1
 
-    def test_a_new_run_that_is_not_ready_has_read_the_file(self, unit: Unit, monkeypatch):
+    def test_a_new_run_that_is_not_ready_has_read_the_file(self, world: World, monkeypatch):
         def start_without_a_broker(service: str) -> bool:
-            unit.tools.calls.append(f"restart {service}")
-            unit.tools.services[service] = "a run that waits for its message broker"
+            world.tools.calls.append(f"restart {service}")
+            world.tools.services[service] = "a run that waits for its message broker"
             said = ("Job for nova-compute.service failed because a timeout was exceeded.",)
             raise commands.CommandError(("invoke-rc.d",), "failed with exit code 1", said)
 
-        monkeypatch.setattr(unit.tools, "restart", start_without_a_broker)
-        assert unit.hook(GPUS).message.startswith("reboot required")
-        assert any("not ready yet: invoke-rc.d failed" in each for each in unit.said)
-        unit.hook()
-        assert unit.restarts() == 1
+        monkeypatch.setattr(world.tools, "restart", start_without_a_broker)
+        assert world.hook(GPUS).message.startswith("reboot required")
+        assert any("not ready yet: invoke-rc.d failed" in each for each in world.said)
+        world.hook()
+        assert world.nova.restarts() == 1
 
-    def test_a_crash_between_the_file_and_the_restart(self, unit: Unit, monkeypatch):
+    def test_a_crash_between_the_file_and_the_restart(self, world: World, monkeypatch):
         class CrashError(BaseException):
             pass
 
@@ -261,95 +197,94 @@ class TestRestart:
             raise CrashError(service)
 
         with monkeypatch.context() as patch:
-            patch.setattr(unit.tools, "restart", crash)
+            patch.setattr(world.tools, "restart", crash)
             with pytest.raises(CrashError):
-                unit.hook(GPUS)
-        assert unit.path.exists()
-        unit.hook()
-        assert unit.restarts() == 1
+                world.hook(GPUS)
+        assert world.nova.path.exists()
+        world.hook()
+        assert world.nova.restarts() == 1
 
 
 class TestLeaving:
-    def test_leaves_nothing(self, ready: Unit):
+    def test_leaves_nothing(self, ready: World):
         before = ready.tree.snapshot("etc/nova")
-        assert DROP_IN in before
+        assert NOVA in before
         ready.leave()
-        assert DROP_IN not in ready.tree.snapshot("etc/nova")
-        assert not (ready.tree.root / record.DIRECTORY).exists()
-        assert ready.restarts() == 1
+        assert NOVA not in ready.tree.snapshot("etc/nova")
+        assert not (ready.root / record.DIRECTORY).exists()
+        assert ready.nova.restarts() == 1
 
     @pytest.mark.parametrize("was_there", [True, False])
-    def test_the_directory_goes_if_it_came_with_the_file(self, unit: Unit, was_there: bool):
-        directory = unit.path.parent
+    def test_the_directory_goes_if_it_came_with_the_file(self, world: World, was_there: bool):
+        directory = world.nova.path.parent
         if not was_there:
             directory.rmdir()
-        unit.hook(GPUS)
-        unit.leave()
+        world.hook(GPUS)
+        world.leave()
         assert directory.is_dir() is was_there
 
-    def test_the_directory_stays_with_others_files_in_it(self, unit: Unit):
-        unit.path.parent.rmdir()
-        unit.hook(GPUS)
-        (unit.path.parent / "other.conf").write_text("")
-        unit.leave()
-        assert (unit.path.parent / "other.conf").exists()
-        assert not unit.path.exists()
+    def test_the_directory_stays_with_others_files_in_it(self, world: World):
+        world.nova.path.parent.rmdir()
+        world.hook(GPUS)
+        (world.nova.path.parent / "other.conf").write_text("")
+        world.leave()
+        assert (world.nova.path.parent / "other.conf").exists()
+        assert not world.nova.path.exists()
 
-    def test_a_denied_restart_leaves_no_record(self, ready: Unit):
+    def test_a_denied_restart_leaves_no_record(self, ready: World):
         ready.tools.restarts_denied = True
         ready.leave()
-        assert not ready.path.exists()
-        assert not (ready.tree.root / record.DIRECTORY).exists()
+        assert not ready.nova.path.exists()
+        assert not (ready.root / record.DIRECTORY).exists()
 
-    def test_report_in_placement_stays_and_is_said(self, ready: Unit):
+    def test_report_in_placement_stays_and_is_said(self, ready: World):
         ready.hook(GPUS, report_in_placement=True)
         ready.said.clear()
         ready.leave()
-        assert ready.path.read_text().endswith("report_in_placement = true\n")
-        assert ready.said[-1].startswith(f"/{DROP_IN}: stays, as Nova does not start without")
-        assert not (ready.tree.root / record.DIRECTORY).exists()
+        assert ready.nova.path.read_text().endswith("report_in_placement = true\n")
+        assert ready.said[-1].startswith(f"/{NOVA}: stays, as Nova does not start without")
+        assert not (ready.root / record.DIRECTORY).exists()
 
-    def test_no_devices_any_more(self, ready: Unit):
+    def test_no_devices_any_more(self, ready: World):
         ready.hook("")
-        assert not ready.path.exists()
-        assert ready.restarts() == 1
+        assert not ready.nova.path.exists()
+        assert ready.nova.restarts() == 1
 
 
 class TestApplications:
-    def test_two_on_one_host_have_a_file_each(self, ready: Unit):
-        other = Unit(ready.tree, ready.tools, "nvme")
+    def test_two_on_one_host_have_a_file_each(self, ready: World):
+        other = ready.beside("nvme")
         other.hook("ssd=144d:a808")
-        assert other.path.name == "pci-passthrough-nvme.conf"
-        assert ready.offered() == ["0000:83:00.0", "0000:84:00.0"]
+        assert other.nova.path.name == "pci-passthrough-nvme.conf"
+        assert ready.nova.offered() == ["0000:83:00.0", "0000:84:00.0"]
         other.leave()
-        assert ready.path.exists()
-        assert not other.path.exists()
+        assert ready.nova.path.exists()
+        assert not other.nova.path.exists()
 
-    def test_the_same_alias_of_two_is_set_once(self, ready: Unit):
-        third = Unit(ready.tree, ready.tools, "third")
+    def test_the_same_alias_of_two_is_set_once(self, ready: World):
+        third = ready.beside("third")
         third.hook("gpu=10de:1bb0@0000:85:00.0")
-        assert "alias = " not in third.path.read_text()
+        assert "alias = " not in third.nova.path.read_text()
         ready.hook()
-        assert "alias = " in ready.path.read_text()
+        assert "alias = " in ready.nova.path.read_text()
 
 
 class TestOptions:
-    def test_what_nova_does_not_know_is_refused_before_a_byte_is_written(self, make_host, tools):
-        tree = make_host(ubuntu="22.04")
-        tree.install_nova()
-        before = tree.snapshot("etc", "var")
-        unit = Unit(tree, fakekernel.FakeTools(tree))
+    def test_what_nova_does_not_know_is_refused_before_a_byte_is_written(self, make_world):
+        world = make_world(ubuntu="22.04")
+        world.nova.install()
+        before = world.tree.snapshot("etc", "var")
         with pytest.raises(options.OptionError, match="traits needs Nova 27"):
-            unit.hook("[{alias: gpu, id: '10de:1bb0', traits: blue}]")
-        assert tree.snapshot("etc", "var") == before
-        assert unit.tools.calls == []
+            world.hook("[{alias: gpu, id: '10de:1bb0', traits: blue}]")
+        assert world.tree.snapshot("etc", "var") == before
+        assert world.tools.calls == []
 
-    def test_problems_block(self, unit: Unit):
-        unit.tree.write(
+    def test_problems_block(self, world: World):
+        world.tree.write(
             "etc/nova/nova.conf",
             '[pci]\nalias = {"name": "gpu", "vendor_id": "10de", "product_id": "1eb8"}\n',
         )
-        found = unit.hook(GPUS)
+        found = world.hook(GPUS)
         assert found.kind == "blocked"
         assert found.message.startswith("devices: alias gpu is ")
 

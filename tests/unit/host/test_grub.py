@@ -8,7 +8,8 @@ from collections.abc import Callable
 import hypothesis
 import pytest
 from harness import hosttree, made
-from harness.fakekernel import GPUS, FakeKernel, FakeTools
+from harness.constants import GPUS
+from harness.fakekernel import FakeKernel, FakeTools
 from hypothesis import strategies
 
 from passthrough import reconcile

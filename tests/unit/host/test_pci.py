@@ -6,7 +6,7 @@ import dataclasses
 import pathlib
 
 import pytest
-from harness import fakekernel, hosttree, made
+from harness import constants, hosttree, made
 
 from passthrough import pci_address
 from passthrough.host import pci
@@ -215,6 +215,6 @@ def test_sort_key_orders_domains_as_numbers():
 
 
 def test_reading_changes_nothing(tree: hosttree.HostTree):
-    before = tree.snapshot("sys", *fakekernel.OWNED)
+    before = tree.snapshot("sys", *constants.OWNED)
     pci.read(tree.root)
-    assert tree.snapshot("sys", *fakekernel.OWNED) == before
+    assert tree.snapshot("sys", *constants.OWNED) == before

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 from harness import hosttree, made
-from harness.fakekernel import CLAIMED, GPUS, FakeKernel, FakeTools
+from harness.constants import CLAIMED, GPUS
+from harness.fakekernel import FakeKernel, FakeTools
 
 from passthrough import reconcile, survey
 from passthrough.reporting.verify import checklist, result

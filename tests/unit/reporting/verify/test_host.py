@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from harness import cpio, hosttree, made, uses
-from harness.fakekernel import GPUS, FakeKernel, FakeTools
+from harness.constants import GPUS
+from harness.fakekernel import FakeKernel, FakeTools
 from harness.hosttree import kernel as model
 
 from passthrough import reboot, reconcile, survey
