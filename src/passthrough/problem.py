@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import enum
+from typing import NamedTuple
 
 
 class Kind(enum.Enum):
@@ -27,8 +27,7 @@ class Kind(enum.Enum):
     REPORTED_FOR_GOOD = "reported-for-good"
 
 
-@dataclasses.dataclass(frozen=True)
-class Problem:
+class Problem(NamedTuple):
     """One thing that is wrong.
 
     Attributes:

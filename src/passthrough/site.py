@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
+from typing import NamedTuple
 
 from passthrough import naming
 
 
-@dataclasses.dataclass(frozen=True)
-class Site:
+class Site(NamedTuple):
     """One application of the charm on one host.
 
     ``root`` is ``/`` on a real host; a copy of another machine's /sys, /proc and /etc serves too.

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
 from passthrough import pci_address
 from passthrough.config.options import Options
-from passthrough.host import guests, machine, pci, usage, vfio_users
+from passthrough.host import machine, pci, usage, vfio_users
 from passthrough.nova import facts as nova_facts
 from passthrough.nova import offer as nova_offer
 from passthrough.planning import boot_files, claims, plan, templates
 from passthrough.site import Site
 from passthrough.state import record, stuck
 from passthrough.system import files, procfs
+
+if TYPE_CHECKING:
+    from passthrough.host import guests
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +60,8 @@ class Facts:
 
     def guests(self) -> tuple[guests.Guest, ...]:
         """The guests that run, in the order of their processes."""
+        from passthrough.host import guests  # only a pending reboot and verify ask
+
         return guests.running(self.processes)
 
 

@@ -7,9 +7,9 @@ bytes.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from passthrough import naming, pci_address
 from passthrough.config import devices
@@ -99,8 +99,7 @@ def device_spec_option(release: nova_release.Release) -> str:
     return "device_spec" if known else "passthrough_whitelist"
 
 
-@dataclasses.dataclass(frozen=True)
-class DropIn:
+class DropIn(NamedTuple):
     """What the drop-in on a compute host says.
 
     Attributes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Container, Iterable, Mapping
+from typing import NamedTuple
 
 from passthrough import enums, naming
 from passthrough.config import options
@@ -146,8 +147,7 @@ def grub_path(application: str) -> str:
     return _GRUB_DROP_IN.path.format(name=naming.name_for(application))
 
 
-@dataclasses.dataclass(frozen=True)
-class Wanted:
+class Wanted(NamedTuple):
     """What the boot files are to bring about.
 
     Attributes:
@@ -163,7 +163,7 @@ class Wanted:
 
     application: str
     claims: tuple[claims.Claim, ...] = ()
-    twins: Mapping[str, list[str]] = dataclasses.field(default_factory=dict)
+    twins: Mapping[str, list[str]] = {}
     blacklist: tuple[str, ...] = ()
     kernel_options: tuple[str, ...] = ()
     allow_unsafe_interrupts: bool = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Collection, Container, Iterable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from passthrough import enums, pci_address
 from passthrough.config import options
@@ -86,8 +86,7 @@ class Plan:
         return bool(self.release or self.files or self.rebuild or self.bind)
 
 
-@dataclasses.dataclass(frozen=True)
-class Situation:
+class Situation(NamedTuple):
     """What a plan starts from, besides what is claimed.
 
     Attributes:
@@ -101,8 +100,8 @@ class Situation:
 
     application: str
     machine: machine.Platform
-    record: Record = dataclasses.field(default_factory=Record)
-    present: Mapping[str, files.Present | None] = dataclasses.field(default_factory=dict)
+    record: Record = Record()
+    present: Mapping[str, files.Present | None] = {}
     held: Container[str] = ()
     others: Collection[str] = ()
 
