@@ -102,7 +102,12 @@ def _rebind(unit: Unit, event: ops.ActionEvent) -> dispatched.Done:
     site, host_tools = unit.site, tools.HostTools()
     purpose = f"the rebind action of {site.application}"
     with lock.hold(site.root, purpose), record.open(site) as ledger:
-        done = rebind.rebind(unit.decide(), event.params["address"], host_tools, event.log)
+        before = unit.decide()
+        try:
+            done = rebind.rebind(before, event.params["address"], host_tools, event.log)
+        except rebind.RebindError as error:  # nothing was touched: what was seen is still so
+            event.fail(str(error))
+            return dispatched.Seen(before)
         after = unit.decide()
         nova_compute.apply(ledger, after.nova, host_tools, event.log)
         after = survey.decide(after.options, survey.read_own_again(after.facts))
