@@ -1,4 +1,4 @@
-"""What is known of Nova on a compute host, read from its files."""
+"""Nova on a compute host, as its files show it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ SERVICE = "nova-compute"
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What is known of Nova on this unit.
+    """Nova on this unit.
 
     Attributes:
-        application: the Juju application whose drop-in is meant.
+        application: the Juju application that owns the drop-in.
         release: the installed Nova; None where nova-common is not installed.
-        config: what its files say, our drop-in among them.
-        present: what the drop-in holds.
-        group: the number of the group that Nova's services run as; None where there is none.
+        config: what Nova's files say, our drop-in among them.
+        present: what the drop-in holds; None without one.
+        group: the number of the group that Nova's services run as; None without that group.
         known: what nova-compute knows of the drop-in, by the record.
         held: the addresses in the drop-in of functions that a guest holds.
     """
@@ -39,15 +39,15 @@ class Facts:
 
     @property
     def path(self) -> str:
-        """The drop-in, as the host sees it."""
+        """The absolute path of the drop-in."""
         return f"/{nova_lines.path_of(self.application)}"
 
 
 def read(site: Site, known: record.Nova) -> Facts:
-    """Read what Nova has on a site; who holds a function is not asked here.
+    """Read Nova's files; leaves ``held`` to the caller, who knows the processes.
 
     Args:
-        site: where.
+        site: the application on its host.
         known: what nova-compute knows of the drop-in, by the record.
 
     Raises:
@@ -65,7 +65,7 @@ def read(site: Site, known: record.Nova) -> Facts:
 
 
 def _group(root: Path) -> int | None:
-    """The number of Nova's group, from the tree's own /etc/group."""
+    """Read the number of Nova's group from /etc/group below ``root``."""
     present = files.read(root / "etc/group")
     for line in present.content.splitlines() if present else ():
         name, _, number, *_ = [*line.split(":"), "", "", ""]

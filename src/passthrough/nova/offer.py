@@ -1,4 +1,4 @@
-"""What a compute host offers to Nova: claims and facts in, a drop-in and remarks out. Pure."""
+"""What a compute host offers to Nova: the drop-in, and what an operator hears about it. Pure."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from passthrough.problem import Kind, Problem
 
 @dataclasses.dataclass(frozen=True)
 class Offer:
-    """What Nova should have of this host, and how far it is from that.
+    """What Nova should have of this host, and how far Nova is from that.
 
     Attributes:
-        facts: what it was worked out from.
+        facts: the facts that it follows from.
         device_specs: one for each verified claim, in address order.
-        held: those of functions that failed verification but that a guest holds.
+        held: the device_specs of functions that a guest holds although their claims are not
+            verified.
         aliases: the aliases in the drop-in.
         content: what the drop-in should hold; None for no drop-in.
-        change: the change that brings it there; None when it is there.
+        change: the change that makes the drop-in hold it; None where it does already.
         read: whether nova-compute has started with this content, or need not.
-        deferred: whether the policy layer denied the restart that would make it read it.
+        deferred: whether the policy layer has denied the restart that would make it do so.
         problems: what an operator has to resolve.
         notes: what an operator may want to know.
     """
@@ -65,7 +66,7 @@ def decide(
         outcome: what it claims.
         verified: the claims to offer: those that `find_verified` gives, or, to see what will be,
             those that `find_primary` gives.
-        facts: what is known of Nova.
+        facts: Nova on this host.
         renderer: gives the drop-in's content.
 
     Raises:
@@ -84,7 +85,7 @@ def decide(
     specs = tuple(nova_lines.device_spec(claim.function, claim.item) for claim in offered)
     problems = [*nova_limits.device_types(outcome), *withheld.values()]
     if not facts.release:
-        # Whoever runs Nova here in another way learns the device_specs through nova-pci.
+        # A Nova that was not installed as a package learns the device_specs through nova-pci.
         offer = Offer(facts, specs, problems=tuple(problems))
         return _with_content(offer, None)
     sharing = nova_aliases.share(
@@ -128,14 +129,14 @@ def decide(
 
 
 def find_primary(outcome: claims.Outcome) -> tuple[claims.Claim, ...]:
-    """The claims of functions for their own sake, not as the companion of another."""
+    """The claims of functions that an item names; companions are left out."""
     return tuple(claim for claim in outcome.claims if claim.companion_of is None)
 
 
 def find_verified(outcome: claims.Outcome) -> tuple[claims.Claim, ...]:
-    """The primary claims that a guest could be given now.
+    """The primary claims that a guest can have now.
 
-    They are on vfio-pci, in a viable group of an active IOMMU.
+    Their functions are on vfio-pci, in a viable group of an active IOMMU.
     """
     return tuple(
         claim
@@ -180,9 +181,9 @@ def listed(facts: nova_facts.Facts) -> dict[str, Mapping[str, Any]]:
 def _aliases(
     wanted: options.Options, outcome: claims.Outcome, present: nova_conf.Config
 ) -> tuple[nova_lines.Fields, ...]:
-    """The aliases to offer: all, but that a mistaken item brings no new one.
+    """The aliases to offer: those of all items but the ones that are refused altogether.
 
-    One that is there already stays: guests that were made with it could not be moved otherwise.
+    An alias that the drop-in holds stays even then: Nova could not move the guests that have it.
     """
     known = {nova_aliases.meaning(entry.content) for entry in present.aliases()}
     mistaken = {refusal.item.position for refusal in outcome.blocking}
@@ -199,7 +200,7 @@ def _aliases(
 def _held(
     facts: nova_facts.Facts, host: pci.Host, specs: tuple[nova_lines.Fields, ...]
 ) -> tuple[nova_lines.Fields, ...]:
-    """What the drop-in says of functions that a guest holds, as far as it is ours to say."""
+    """Keep the device_specs of functions that a guest holds and that are offered no longer."""
     offered = {each["address"] for each in specs}
     return tuple(
         nova_lines.kept_device_spec(host.functions[address], content)

@@ -1,4 +1,4 @@
-"""Nova on a controller: which aliases its charm is sent. Decides, and reads; writes no file."""
+"""Which aliases nova-cloud-controller's charm is sent. Reads Nova's files and decides."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ PROGRAMS = ("nova-api", "nova-scheduler")
 
 @dataclasses.dataclass(frozen=True)
 class Memory:
-    """Aliases that were sent earlier and may still stand in nova.conf until it is rendered anew.
+    """Aliases that an earlier hook sent, and that nova.conf holds until it is rendered anew.
 
-    ``seen`` is a digest of the aliases in Nova's files when they were last sent: once those
-    changed, the principal has rendered what it was sent last, and ``lines`` no longer count.
+    ``seen`` is a digest of the aliases in Nova's files at that time. Once those aliases change, the
+    principal has rendered what it was sent last, and ``lines`` no longer count.
     """
 
     lines: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ def survey(
         root: ``/`` on a real unit.
         wanted: the charm's options.
         published: what this unit has published before; None for nothing.
-        memory: what the last survey said to remember.
+        memory: what the last publication said to remember.
 
     Raises:
         OptionError: when the installed Nova does not know what an option asks for.
