@@ -8,10 +8,10 @@ import re
 
 from passthrough.system import procfs, quoting
 
-# Guests under KVM have this open, whatever program runs them; QEMU without KVM is told by name.
+# Whatever program runs a guest under KVM has this open; QEMU without KVM is known by its name.
 _KVM_GUEST = "anon_inode:kvm-vm"
 _PROGRAM = re.compile(r"qemu-(system-.*|kvm)|cloud-hypervisor|firecracker")
-# The container node says nothing by itself: whoever asks for VFIO's version opens it.
+# VFIO's container node tells nothing: whoever asks for VFIO's version opens it.
 _VFIO_CONTAINER = "/dev/vfio/vfio"
 _LIBVIRT = "run/libvirt/qemu"
 _LIBVIRT_ITSELF = "driver.pid"
@@ -20,7 +20,7 @@ _NAME = re.compile(r"(?:guest=)?([A-Za-z0-9_.-]{1,64})(?:,.*)?")
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Guest:
-    """A guest: the process that runs it, and the name it was given, or its program's."""
+    """A guest: the process that runs it, and its name, or else the program's."""
 
     process: int
     name: str
@@ -29,7 +29,7 @@ class Guest:
 def running(processes: procfs.Processes) -> tuple[Guest, ...]:
     """Find every guest that runs, in the order of their processes.
 
-    A process with a VFIO group open counts as one: it has a device.
+    A process that has a VFIO node open counts as a guest: it has a device.
     """
     found = set(certain(processes))
     for node, users in processes.devices.items():
@@ -39,7 +39,7 @@ def running(processes: procfs.Processes) -> tuple[Guest, ...]:
 
 
 def certain(processes: procfs.Processes) -> frozenset[int]:
-    """The processes that run a guest for certain: under KVM, QEMU by its name, or libvirt's."""
+    """Find the processes that are guests for certain: under KVM, named QEMU, or libvirt's."""
     programs = processes.programs
     return frozenset(
         {
@@ -51,7 +51,7 @@ def certain(processes: procfs.Processes) -> frozenset[int]:
 
 
 def _known_to_libvirt(processes: procfs.Processes) -> set[int]:
-    """The processes of libvirt's guests, by the files that it keeps while they run."""
+    """Find the processes of libvirt's guests by the files that libvirt keeps while they run."""
     numbers = ((name, text.strip()) for name, text in processes.texts(f"{_LIBVIRT}/*.pid"))
     return {int(text) for name, text in numbers if name != _LIBVIRT_ITSELF and text.isdecimal()}
 

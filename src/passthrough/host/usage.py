@@ -1,8 +1,8 @@
 """What the host itself uses of its PCI functions: disks, interfaces, the console, and programs.
 
-Reads only, in one pass over the host. Every use is found from the top, and followed down to the
-function: a mounted file system to its block device, that one to the disks it stands on, and a disk
-or an interface to the functions on its path below /sys/devices.
+Reads only, in one pass over the host. Each reader starts at the use and follows it down to the
+function: from a mounted file system to its block device, from there to the disks below, and from a
+disk or an interface to the functions on its path below /sys/devices.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from passthrough.system import procfs
 
 @dataclasses.dataclass(frozen=True)
 class Usage:
-    """The uses of each function, by address. A function that is not there has none."""
+    """The uses of each function, by address; a function without an entry has none."""
 
     uses: Mapping[str, tuple[Use, ...]] = dataclasses.field(default_factory=dict)
 
     def of(self, address: str, kind: kinds.Kind) -> tuple[str, ...]:
-        """What a function is used for, in words; only uses of one kind."""
-        return tuple(each.what for each in self.uses.get(address, ()) if each.kind == kind)
+        """The uses of one kind of a function, in words."""
+        return tuple(use.what for use in self.uses.get(address, ()) if use.kind == kind)
 
 
 def read(
@@ -39,7 +39,7 @@ def read(
 
     Args:
         root: the host's root.
-        host: the functions that are there.
+        host: the host's functions.
         ours: addresses of functions that applications of this charm have taken.
         processes: the host's processes, where the caller asks more of them.
 
@@ -48,18 +48,18 @@ def read(
             none.
     """
     found: dict[str, set[Use]] = {}
-    for address, each in itertools.chain(
-        storage.find(root, host),
+    for address, use in itertools.chain(
+        storage.find(root),
         network.find(root, host),
         console.find(root, host),
         programs.find(root, host, processes or procfs.Processes(root), ours),
     ):
         function = host.functions.get(address)
-        # What is on vfio-pci the host has given up already, but for a program of its own.
-        if function and (function.driver != pci.VFIO_PCI or each.kind == kinds.Kind.PROGRAM):
-            found.setdefault(address, set()).add(each)
+        # The host has given up a function on vfio-pci, unless one of its programs has it open.
+        if function and (function.driver != pci.VFIO_PCI or use.kind == kinds.Kind.PROGRAM):
+            found.setdefault(address, set()).add(use)
     return Usage({address: _in_order(found[address]) for address in sorted(found)})
 
 
 def _in_order(uses: Iterable[Use]) -> tuple[Use, ...]:
-    return tuple(sorted(uses, key=lambda each: (each.kind, each.what)))
+    return tuple(sorted(uses, key=lambda use: (use.kind, use.what)))

@@ -10,11 +10,11 @@ from pathlib import Path
 from passthrough.host import pci
 from passthrough.system import procfs, sysfs
 
-OWN_NODES = "/dev/vfio/devices/"  # each function's own one; its group's stands above
+OWN_NODES = "/dev/vfio/devices/"  # each function's own node; its group's stands a level higher
 
 
 class Users:
-    """Who has functions open through VFIO, out of one pass over the processes.
+    """Who has functions open through VFIO, in one pass over the processes.
 
     Args:
         root: the host's root; None for a host where nobody has any.
@@ -34,7 +34,7 @@ class Users:
         """Find the processes that hold functions, or VFs of theirs.
 
         Returns:
-            For each function that is held, the sorted process ids.
+            Address of a function that is held → sorted process ids.
         """
         root = self._root
         if root is None:
@@ -57,22 +57,21 @@ def of_nodes(processes: procfs.Processes, nodes: frozenset[str]) -> dict[str, tu
     """Find the processes that have a VFIO device node open.
 
     Args:
-        processes: the host's processes; they are not asked when there is no node.
+        processes: the host's processes, which are read only where there is a node to look for.
         nodes: paths such as ``/dev/vfio/17`` or ``/dev/vfio/devices/vfio0``.
 
     Returns:
-        For each of the nodes that is open, the sorted process ids. A process that ends while it
-        is looked at is passed over.
+        Node that is open → sorted process ids. A process that ends meanwhile is left out.
     """
     if not nodes:
         return {}
-    return {node: found for node, found in processes.devices.items() if node in nodes}
+    return {node: users for node, users in processes.devices.items() if node in nodes}
 
 
 def nodes_of(root: Path, address: str) -> frozenset[str]:
-    """The device nodes through which a process holds a function, or a part of it.
+    """Find the device nodes through which a process holds a function, or a part of it.
 
-    Its group's and its own, and those of the mediated devices that it is cut up into.
+    These are its own node, its group's, and those of its mediated devices.
     """
     device = _device(root, address)
     return frozenset[str]().union(
@@ -81,14 +80,14 @@ def nodes_of(root: Path, address: str) -> frozenset[str]:
 
 
 def is_cut_up(root: Path, address: str) -> bool:
-    """Whether a function has mediated devices, such as vGPUs, which are guests' own."""
+    """Tell whether a function has mediated devices, such as vGPUs, which guests hold."""
     return bool(_mediated_devices(_device(root, address)))
 
 
 def opens_once(root: Path, node: str) -> bool:
-    """Whether the kernel lets one process at a time open a node: where it is a group's device.
+    """Tell whether the kernel lets one process at a time open a node, as it does a group's.
 
-    A function's own node opens any number of times, and a file of that name says nothing.
+    A function's own node opens any number of times, and a file that is no device tells nothing.
     """
     if node.startswith(OWN_NODES):
         return False
@@ -107,10 +106,10 @@ def vfs_of(root: Path, address: str) -> list[str]:
 
 
 def _nodes(root: Path, device: str) -> Iterator[str]:
-    """A device's own node, which is iommufd's, and its group's.
+    """Yield a device's own node, which goes with iommufd, and its group's.
 
-    A kernel that offers the first shows its number as ``dev``; others from 6.1 on have the
-    directory ``vfio-dev`` alone, and no node.
+    A kernel with own nodes shows a node's number as ``dev``; a kernel from 6.1 on without them has
+    the directory ``vfio-dev`` and no ``dev``.
     """
     for name in sysfs.names_if_there(f"{device}/vfio-dev"):
         if sysfs.is_there_or_raise(f"{device}/vfio-dev/{name}/dev"):
@@ -118,7 +117,7 @@ def _nodes(root: Path, device: str) -> Iterator[str]:
     group = sysfs.link_name_or_raise(f"{device}/iommu_group")
     if group:  # else no IOMMU is on
         yield f"/dev/vfio/{group}"
-        # What somebody has who runs the kernel's "unsafe noiommu mode".
+        # The group's node in the kernel's "unsafe noiommu mode".
         if (root / f"dev/vfio/noiommu-{group}").exists():
             yield f"/dev/vfio/noiommu-{group}"
 

@@ -15,7 +15,7 @@ from passthrough.system import sysfs
 
 
 def find(root: Path, host: pci.Host) -> Iterator[tuple[str, kinds.Use]]:
-    """Find the function that shows the host's console, as a pair of address and use."""
+    """Find the function that the host's console is on, as a pair of address and use."""
     for function in host.functions.values():
         if function.boot_vga:
             what = _shows_console(root, function.address)
@@ -32,21 +32,21 @@ def _shows_console(root: Path, address: str) -> str | None:
         for name, path in sysfs.links_or_raise(root / "sys/class/graphics").items()
         if name.startswith("fb") and name[2:].isdecimal()
     }
-    # The console is put on the first one as soon as there is something to show, if not before; a
-    # console that somebody has unbound stays off.
+    # The kernel puts the console on the first framebuffer, with the first thing to show at the
+    # latest; a console that somebody has unbound stays off.
     unbound = any("frame buffer" in name and not bound for name, bound in consoles)
     if not buffers or unbound:
         return None
     first = min(buffers)
     owners = pci_address.functions_on(buffers[first])
-    # The firmware's own framebuffer names no function, and is on the boot VGA.
+    # The firmware's framebuffer names no function: it is the boot VGA's.
     if not owners or address in owners:
         return f"the console is on its framebuffer fb{first}"
     return None
 
 
 def _consoles(root: Path) -> list[tuple[str, bool]]:
-    """The console drivers: their names, such as ``(M) frame buffer device``, and if bound."""
+    """Read the console drivers: name, such as ``(M) frame buffer device``, and whether bound."""
     directory = root / "sys/class/vtconsole"
     return [
         (

@@ -71,10 +71,10 @@ def _describe_master(root: Path, master: str) -> str:
 
 
 def _addresses(root: Path, name: str, with_ipv4: Container[str]) -> Iterator[str]:
-    """What an interface that is up is reached at.
+    """Yield what others reach an interface by that is up.
 
-    An address that IPv6 gives every interface by itself says nothing: MAAS and netplan bring idle
-    interfaces up. It counts where somebody talks over it, as BGP's routers do.
+    A link-local address of IPv6 alone tells nothing: the kernel gives one to every interface that
+    MAAS or netplan bring up. It counts while a connection uses it, as between BGP's routers.
     """
     if name in with_ipv4:
         yield "an IPv4 address"
@@ -93,13 +93,13 @@ def _addresses(root: Path, name: str, with_ipv4: Container[str]) -> Iterator[str
 
 
 def _with_ipv4(root: Path) -> frozenset[str]:
-    """The interfaces with an IPv4 address.
+    """Find the interfaces with an IPv4 address.
 
     Raises:
-        OSError: when the kernel does not say; an address that cannot be seen is not the same as
+        OSError: when the kernel does not tell: an address that cannot be seen is not the same as
             none.
     """
-    # An address almost always brings a route to its network; there the interface is named.
+    # Nearly every address brings a route to its network, which names the interface.
     lines = procfs.lines_or_raise(root, "net/route")[1:]
     routed = frozenset(line.split("\t")[0].strip() for line in lines)
     if root != Path("/"):
@@ -133,18 +133,18 @@ def _default_routes(root: Path) -> frozenset[str]:
         if len(words) > 7 and words[1] == "00000000" and words[7] == "00000000":
             found.add(words[0])
     for words in map(str.split, procfs.lines_or_raise(root, "net/ipv6_route")):
-        # The kernel keeps an unreachable ::/0 on lo, which is no function's interface.
+        # The kernel keeps an unreachable ::/0 on lo, which no function has.
         if len(words) == 10 and words[0] == "0" * 32 and words[1] == "00":
             found.add(words[9])
     return frozenset(found)
 
 
 def _is_elsewhere(devices: str, function: pci.Function) -> bool:
-    """A function whose interface is not to be seen here, though sysfs has the place for it."""
+    """Tell whether a function's interface is in another namespace: sysfs has an empty net/."""
     device = f"{devices}/{function.address}"  # no Path: there may be thousands of VFs
     if sysfs.is_empty_or_raise(f"{device}/net"):
         return True
-    # The interface of a virtio device stands below that one, which its driver makes.
+    # A virtio function's interface stands below the virtio device that its driver makes.
     return function.driver == _VIRTIO and any(
         sysfs.is_empty_or_raise(f"{device}/{name}/net")
         for name in sysfs.names_or_raise(device)

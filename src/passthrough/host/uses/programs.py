@@ -1,7 +1,7 @@
-"""Functions that programs of the host's have, past the kernel's own drivers. Reads only.
+"""Functions that the host's programs drive past the kernel's own drivers. Reads only.
 
-Open vSwitch with DPDK drives NICs through uio or vfio, and a card that is cut up into mediated
-devices (vGPUs) is its guests'. Sources: the kernel's Documentation/driver-api/uio-howto.rst,
+Open vSwitch with DPDK drives NICs through uio or vfio; guests have the mediated devices (vGPUs)
+that a card is cut up into. Sources: the kernel's Documentation/driver-api/uio-howto.rst,
 vfio.rst and vfio-mediated-device.rst.
 """
 
@@ -27,10 +27,10 @@ def find(
 
     Args:
         root: the host's root.
-        host: the functions that are there.
+        host: the host's functions.
         processes: the host's processes.
-        ours: addresses of functions that the charm has put on vfio-pci: who has those open is
-            the charm's own business.
+        ours: addresses of functions that the charm has put on vfio-pci: guests have those open,
+            which is no use by the host.
     """
     for name, path in sysfs.links_or_raise(root / _MEDIATED).items():
         for address in sorted(pci_address.functions_on(path)):
@@ -41,8 +41,8 @@ def find(
         from passthrough.host import guests  # not for `list` on most hosts
 
         certain = guests.certain(processes)
-        for node, found in held.items():
-            for process in sorted(set(found) - certain):
+        for node, users in held.items():
+            for process in sorted(set(users) - certain):
                 who = quoting.bare(processes.programs.get(process, "")) or "a program"
                 what = f"{who} (process {process}) has {node} open"
                 yield from (
@@ -51,7 +51,7 @@ def find(
 
 
 def _nodes(root: Path, host: pci.Host, ours: Container[str]) -> dict[str, list[str]]:
-    """The device nodes through which a program may have functions, and which ones."""
+    """Map the device nodes through which a program can drive functions to those functions."""
     found: dict[str, list[str]] = {}
     for name, path in sysfs.links_or_raise(root / _UIO).items():
         found[f"/dev/{os.path.basename(name)}"] = sorted(pci_address.functions_on(path))

@@ -1,7 +1,7 @@
-"""Disks of the host: what is mounted, swapped to, or part of something larger. Reads only.
+"""Disks that the host mounts, swaps to, or has as a part of something larger. Reads only.
 
 Sources: the kernel's Documentation/ABI for /sys/class/block and /sys/fs, proc(5) for mountinfo and
-swaps, and udev's database of the signatures that it found.
+swaps, and udev's database for signatures.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from passthrough import pci_address
-from passthrough.host import pci
 from passthrough.host.uses import kinds
 from passthrough.system import procfs, quoting, sysfs
 
 _BLOCK = "sys/class/block"
 
-# Signatures of disks that something assembles, also while it is not assembled: a pool that waits
-# for its import must not lose a disk. ZFS shows in no other place.
+# Signatures of disks that are parts of something, assembled or not: a pool that waits for its
+# import must not lose a disk. ZFS shows in no other place.
 _SIGNATURES = {
     "LVM2_member": "an LVM volume group",
     "bcache": "a bcache set",
@@ -29,15 +28,15 @@ _SIGNATURES = {
     "drbd": "a DRBD resource",
     "zfs_member": "a ZFS pool",
 }
-# Where udev names them. The second is for a disk with several signatures, such as a pool's over an
-# older file system's: USAGE:TYPE:VERSION of each, and then there is no first.
+# The properties in which udev names signatures. A disk with several, such as a pool's over an older
+# file system's, has the second alone: USAGE:TYPE:VERSION of each.
 _SIGNATURE_KEYS = ("E:ID_FS_TYPE", "E:ID_FS_AMBIVALENT")
-# A partition says by its type whose it is, whatever its content looks like.
+# A partition's type tells whose it is, whatever its content looks like.
 _PARTITION_KEY = "E:ID_PART_ENTRY_TYPE"
 _PARTITION_TYPES = {"6a898cc3-1dd2-11b2-99a6-080020736631": "a ZFS pool"}
 
-# The file systems that the kernel has at work, by their devices, below /sys/fs. Some are mounted
-# where no process is: in a namespace that a file keeps, or detached while a file was open.
+# The live file systems below /sys/fs, by their devices. Some are mounted where no process is: in a
+# namespace that a file keeps, or detached while a file was open.
 _LIVE = ("btrfs/*/devices/*", "erofs/*", "ext4/*", "f2fs/*", "nilfs2/*", "xfs/*")
 
 
@@ -45,9 +44,9 @@ _LIVE = ("btrfs/*/devices/*", "erofs/*", "ext4/*", "f2fs/*", "nilfs2/*", "xfs/*"
 class Disks:
     """The block devices of a host, partitions and assembled ones among them, by kernel name.
 
-    ``own`` are the PCI functions on a device's own path below /sys/devices. ``lower`` are the
-    devices that each one stands on, and ``holders`` those that stand on it. ``numbers`` maps
-    MAJOR:MINOR to the name. ``labels`` are the names that device-mapper's have for people.
+    ``own`` maps a device to the PCI functions on its own path below /sys/devices, ``lower`` to the
+    devices that it stands on, ``holders`` to those that stand on it, and ``labels`` a device of
+    device-mapper's to its name for people. ``numbers`` maps MAJOR:MINOR to the device.
     """
 
     own: Mapping[str, frozenset[str]]
@@ -57,30 +56,29 @@ class Disks:
     labels: Mapping[str, str]
 
     def label(self, name: str) -> str:
-        """What people call a device."""
+        """The name of a device for people."""
         return quoting.plain(self.labels.get(name, name))
 
     def functions(self, name: str) -> frozenset[str]:
-        """The PCI functions below a device, through everything it stands on."""
-        found: set[str] = set()
+        """The PCI functions below a device, through every device it stands on."""
+        functions: set[str] = set()
         seen: set[str] = set()
         waiting = [name]
         while waiting:
-            each = waiting.pop()
-            if each not in seen:
-                seen.add(each)
-                found |= self.own.get(each, frozenset())
-                waiting += self.lower.get(each, ())
-        return frozenset(found)
+            device = waiting.pop()
+            if device not in seen:
+                seen.add(device)
+                functions |= self.own.get(device, frozenset())
+                waiting += self.lower.get(device, ())
+        return frozenset(functions)
 
 
-def find(root: Path, host: pci.Host) -> Iterator[tuple[str, kinds.Use]]:
+def find(root: Path) -> Iterator[tuple[str, kinds.Use]]:
     """Find the uses of functions by storage, as pairs of address and use."""
-    del host
     disks = _read_disks(root)
-    for name, what in _uses(root, disks):
+    for name, use in _uses(root, disks):
         for address in sorted(disks.functions(name)):
-            yield address, what
+            yield address, use
 
 
 def _uses(root: Path, disks: Disks) -> Iterator[tuple[str, kinds.Use]]:
@@ -125,7 +123,7 @@ def _read_disks(root: Path) -> Disks:
 
 
 def _controllers(root: Path, path: str) -> list[str]:
-    """The paths of an NVMe namespace's controllers, when it is the head of a multipath subsystem.
+    """Find the paths of the controllers below the head of an NVMe multipath subsystem.
 
     The head stands below virtual/nvme-subsystem/nvme-subsysN, beside links to the controllers.
     """
@@ -136,23 +134,23 @@ def _controllers(root: Path, path: str) -> list[str]:
 
 
 def _mounts(root: Path, disks: Disks) -> dict[str, set[str]]:
-    """The mount points of each mounted device, in every mount namespace."""
+    """Map each mounted device to its mount points, in every mount namespace."""
     found: dict[str, set[str]] = {}
-    named: dict[str, list[str]] = {}  # by source: a host of containers mounts one many times
+    named: dict[str, list[str]] = {}  # by source: a host of containers mounts each many times
     for line in _mount_lines(root):
         before, separator, after = line.partition(" - ")
         words, (_, source, *_) = before.split(" "), [*after.split(" "), "", ""]
         if not separator or len(words) < 5:
             continue
         name = disks.numbers.get(words[2])
-        # btrfs and the like give a file system a number of its own, and name its devices.
+        # A file system such as btrfs has a number of its own, and names its devices as the source.
         if not name and source not in named:
             named[source] = list(_named(source, disks.own, disks.labels, root))
         for each in [name] if name else named[source]:
             found.setdefault(each, set()).add(_unescape(words[4]))
     for pattern in _LIVE:
         for place in sysfs.paths_if_there(root / "sys/fs", pattern):
-            # Beside the devices stand others, such as ext4's features.
+            # Entries that are no device stand there too, such as ext4's features.
             if place.name in disks.own:
                 kind = pattern.partition("/")[0]
                 found.setdefault(place.name, {f"a live {kind} file system"})
@@ -167,7 +165,7 @@ def _mount_lines(root: Path) -> Iterable[str]:
             namespace = procfs.mount_namespace_or_raise(root, process)
         except OSError:
             if process not in ("self", 1):
-                continue  # gone since it was listed; or of another user, and we are not root
+                continue  # it has ended; or it is another user's, and we are not root
             namespace = str(process)
         if namespace in seen:
             continue
@@ -190,13 +188,13 @@ def _swaps(root: Path, disks: Disks) -> Iterator[str]:
 def _named(
     source: str, known: Container[str], labels: Mapping[str, str], root: Path
 ) -> Iterator[str]:
-    """The kernel names of ``/dev/…``, or of several devices with colons between them (bcachefs)."""
-    for each in source.split(":"):
-        if not each.startswith("/dev/"):
+    """Yield the kernel's names of a ``/dev/…``, or of several between colons (bcachefs)."""
+    for path in source.split(":"):
+        if not path.startswith("/dev/"):
             continue
-        base = os.path.basename(each)
+        base = os.path.basename(path)
         mapped = next((name for name, label in labels.items() if label == base), None)
-        linked = os.path.basename(os.path.realpath(root / each[1:]))
+        linked = os.path.basename(os.path.realpath(root / path[1:]))
         found = next((name for name in (base, mapped, linked) if name and name in known), None)
         if found:
             yield found
