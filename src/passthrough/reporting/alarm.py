@@ -24,9 +24,9 @@ def judge(checks: Iterable[result.Check], reboot_reasons: Iterable[Problem] = ()
     """Turn checks into a report.
 
     Args:
-        checks: what ``verify`` found; one that could not be made out is no fault.
-        reboot_reasons: what the running kernel lacks until a reboot. What fails meanwhile is
-            expected, and a warning; otherwise a failed check means that the host has drifted.
+        checks: the result of ``verify``; an unknown check is no fault.
+        reboot_reasons: what the running kernel lacks until a reboot. With a reason, a failed check
+            is expected and a warning; without one, it means that the host has drifted.
     """
     checks = tuple(checks)
     failed = [each for each in checks if each.status == result.FAIL]
@@ -40,5 +40,5 @@ def judge(checks: Iterable[result.Check], reboot_reasons: Iterable[Problem] = ()
 
 
 def judge_problem(problem: Exception) -> Report:
-    """Report what kept the charm from checking the host at all."""
+    """Report the problem that kept the charm from checking the host at all."""
     return Report(CRITICAL, str(problem))

@@ -19,10 +19,10 @@ def describe(root: Path, host: pci.Host) -> Iterator[dict[str, Any]]:
 
     Yields:
         One mapping a function, in address order. ``reason`` says why it cannot be claimed, or is
-        None; ``devices`` is the item that would claim exactly this function.
+        None; ``devices`` is the item that claims this function and no other.
 
     Raises:
-        OSError: when it cannot be seen what the host uses.
+        OSError: when the host's own uses cannot be read.
     """
     known = pci_ids.look_up(root, host.functions.values())
     used = usage.read(root, host)

@@ -9,17 +9,17 @@ from passthrough import pci_address
 from passthrough.host import pci
 from passthrough.reporting import tables
 
-# The longest driver names that are common, such as snd_hda_intel.
+# As long as the longest driver names that are common, such as snd_hda_intel.
 _DRIVER_WIDTH = 13
 _MAX_ADDRESSES = 4
 _COLOURS = {"yes": "green", "no": "faint"}
 
 
 def format_tree(described: Iterable[dict[str, Any]], style: tables.Style = tables.PLAIN) -> str:
-    """Lay the result of `devices.describe` out for a person: group by group, members joined.
+    """Lay the result of `inventory.describe` out for a person: group by group, members joined.
 
-    The NUMA column is there on hosts with several nodes only. Below the table stand the reasons
-    against claiming, and how a function is written in the option ``devices``.
+    Only a host with several NUMA nodes has the NUMA column. Below the table stand the reasons
+    against claiming, and an example of an item of the option ``devices``.
     """
     rows = sorted(described, key=_group_order)
     if not rows:

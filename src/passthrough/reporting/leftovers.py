@@ -1,8 +1,8 @@
-"""Recognise a passthrough set-up that was made by hand, and say what of it can be deleted.
+"""Recognise a passthrough set-up that somebody made by hand, and say what of it can go.
 
 The pattern is the OpenStack Charm Guide's page "PCI Passthrough": a model's cloudinit-userdata
-that writes /etc/rc.local, /etc/modules, /etc/initramfs-tools/modules and /etc/default/grub. Its
-common variations (GRUB drop-ins, modprobe.d) are recognised too. Reads only; deletes nothing.
+that writes /etc/rc.local, /etc/modules, /etc/initramfs-tools/modules and /etc/default/grub, and
+its common variations (GRUB drop-ins, modprobe.d). Reads only; deletes nothing.
 
 To recognise one more thing, write a finder and add a row to ``_PLACES``.
 """
@@ -47,7 +47,7 @@ _REBUILD_GRUB = "update-grub"
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """One thing in a file: the number of its line, from 1, and what of the line it is."""
+    """A part of a file: the number of its line, from 1, and the text within that line."""
 
     line: int
     text: str
@@ -55,12 +55,12 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Leftover:
-    """What one file holds of a set-up that was made by hand.
+    """What one file holds of a set-up by hand.
 
     Attributes:
         path: absolute, as the host sees it.
-        parts: what was recognised, in file order; empty for a file that is one as a whole.
-        can_go: the file can be deleted: nothing else is in it, and no package expects it.
+        parts: the recognised parts, in file order; empty where the whole file is a leftover.
+        can_go: whether the file can be deleted: it holds nothing else, and no package expects it.
         reason: why it should go.
         advice: what to do.
         rebuild: the command that makes the change effective, or None.
@@ -119,7 +119,7 @@ def suggest_devices(leftovers: Sequence[Leftover], host: pci.Host) -> str:
 def find_unclaimed(
     leftovers: Sequence[Leftover], host: pci.Host, outcome: claims.Outcome
 ) -> tuple[str, ...]:
-    """Find what would go back to the host's drivers if the leftovers were deleted now.
+    """Find the functions that would go back to the host's drivers without the leftovers.
 
     Returns:
         The addresses of functions that the leftovers bind and the charm does not claim.
@@ -152,7 +152,7 @@ def _find_rc_local(path: str, lines: list[str]) -> list[Leftover]:
 
 
 def _function_lines(lines: list[str]) -> frozenset[int]:
-    """The numbers of the lines in which the shell function vfiobind is defined."""
+    """Find the numbers of the lines that define the shell function vfiobind."""
     for start, line in enumerate(lines, 1):
         if _FUNCTION_HEAD.match(line):
             for end in range(start, len(lines) + 1):
@@ -202,7 +202,7 @@ def _find_grub(path: str, lines: list[str]) -> list[Leftover]:
     if any("allow_unsafe_interrupts" in tokens for tokens in hits.values()):
         reason += "; allow_unsafe_interrupts weakens the host (see the option of that name)"
     advice = "take these options out of the line, or off the machine's MAAS tag"
-    # The package's file begins with comments; a hand-made one replaced it from the first line on.
+    # The package's file has comments: without any, a file made by hand has replaced it.
     if path == "/etc/default/grub" and not any(line.lstrip().startswith("#") for line in lines):
         advice += "; the file replaced the package's own, which is /usr/share/grub/default/grub"
     parts = tuple(Part(number, hits[number]) for number in sorted(hits))
@@ -226,7 +226,7 @@ def _describe(
 ) -> Leftover:
     rest = (line.strip() for number, line in enumerate(lines, 1) if number not in hits)
     is_empty = all(not line or line.startswith("#") or line == "exit 0" for line in rest)
-    # The two lists of modules belong to packages, which expect them to be there, if empty.
+    # Packages own the two lists of modules and expect them, even empty.
     can_go = is_empty and path not in ("/etc/modules", "/etc/initramfs-tools/modules")
     advice = "delete the file" if can_go else "delete these lines"
     parts = tuple(Part(number, hits[number].strip()) for number in sorted(hits))
@@ -237,7 +237,7 @@ def _ids(texts: Iterable[str]) -> tuple[str, ...]:
     found = set()
     for text in texts:
         for match in _IDS.finditer(text):
-            # An id may go on with a subvendor, a subdevice and a class.
+            # A subvendor, a subdevice and a class can follow an id.
             found |= {":".join(each.split(":")[:2]) for each in match["ids"].lower().split(",")}
     return tuple(sorted(found))
 

@@ -1,4 +1,4 @@
-"""What Nova is told, for the plan action: text for people and plain values for programs."""
+"""What the action ``plan`` shows of Nova: text for people and plain values for programs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def describe_offer(offer: nova_offer.Offer) -> dict[str, Any]:
 
 
 def offer_steps(offer: nova_offer.Offer) -> list[str]:
-    """What is to be done or said about Nova on a compute host, one sentence each.
+    """List what there is to do and to know about Nova on a compute host, in sentences.
 
     The drop-in's diff is not among them.
     """
@@ -36,7 +36,7 @@ def offer_steps(offer: nova_offer.Offer) -> list[str]:
 
 
 def describe_publication(published: publication.Publication) -> dict[str, Any]:
-    """Describe what a controller's charm is sent, in plain values."""
+    """Describe what the charm sends to a controller, in plain values."""
     return {
         "release": str(published.release) if published.release else None,
         "aliases": [dict(each) for each in published.aliases],
@@ -47,7 +47,7 @@ def describe_publication(published: publication.Publication) -> dict[str, Any]:
 
 
 def publication_text(published: publication.Publication, style: tables.Style = tables.PLAIN) -> str:
-    """Lay out for a person what a controller's charm is sent."""
+    """Lay out for a person what the charm sends to a controller."""
     lines = []
     if published.payload:
         lines.append("nova-cloud-controller is sent, for its nova.conf:")

@@ -1,4 +1,4 @@
-"""The same data twice: tables for people and plain values for programs."""
+"""Plans, checks and rebinds: tables for people, and the same as plain values for programs."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def _leftovers_text(
 
 
 def checks_table(checks: Sequence[result.Check], style: tables.Style = tables.PLAIN) -> str:
-    """Lay checks out for a person; what is wrong stands below the table, with the way out."""
+    """Lay checks out for a person; below the table stand the failed ones, with the way out."""
     table = tables.format_table(
         ("CHECK", "RESULT", "SEEN"),
         (_check_row(each) for each in checks),
@@ -159,7 +159,7 @@ def describe_rebind(done: Mapping[str, errors.BindError | None]) -> list[dict[st
 
 
 def rebind_table(done: Mapping[str, errors.BindError | None]) -> str:
-    """Lay out for a person what the rebind action did; the errors stand whole below the table."""
+    """Lay out for a person what the rebind action did; below the table stand the errors, whole."""
     table = tables.format_table(
         ("ADDRESS", "RESULT"),
         ((each, "failed" if error else "bound to vfio-pci") for each, error in done.items()),
@@ -169,7 +169,7 @@ def rebind_table(done: Mapping[str, errors.BindError | None]) -> str:
 
 
 def _check_row(check: result.Check) -> tuple[str, str, str]:
-    """A check's cells; what a long name is about moves over, so that it widens no column."""
+    """The cells of a check. The subject of a long name moves to the last, and widens no column."""
     if len(check.name) <= _NAME_WIDTH:
         return check.name, check.status, check.seen
     kind, _, subject = check.name.partition(" ")
@@ -198,7 +198,7 @@ def _claims_table(decision: Decision, style: tables.Style) -> str:
 
 
 def _changes(decision: Decision) -> tuple[plan.FileChange, ...]:
-    """Every file that would change; Nova's as it will be once the functions are bound."""
+    """Every file that would change; the drop-in for Nova as it is once the functions are bound."""
     drop_in = decision.nova_planned.change
     return (*decision.plan.files, *([drop_in] if drop_in else []))
 

@@ -1,4 +1,4 @@
-"""From facts to one status. Pure."""
+"""One status out of all that a decision says. Pure."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def summarize(
     failed: Mapping[str, BindError] | None = None,
     verdict: reboot.Verdict | None = None,
 ) -> Status:
-    """Say how the unit is, the most urgent thing first.
+    """Say how a compute unit is: the most urgent thing, and how many more there are.
 
     Args:
         decision: the host after the last run.
         failed: the functions whose driver the last run could not change, and why.
-        verdict: what is done about a reboot; None leaves it to the operator.
+        verdict: what becomes of a reboot; None leaves it to the operator.
     """
     failed = failed or {}
     planned = decision.plan
@@ -92,9 +92,9 @@ def describe_removal(left: Sequence[str]) -> str:
 
 
 def settled(decision: Decision) -> str:
-    """Name the state of a unit whose host is as it should be, with all that Juju was told of it.
+    """Name the state of a unit whose host is as it should be, with all that Juju knows of it.
 
-    Two surveys with the same name call for the same status, logs and relation data. The name is
+    Two decisions with the same name call for the same status, logs and relation data. The name is
     empty while there is anything to do, to wait for, or to mend.
     """
     planned, offer = decision.plan, decision.nova
@@ -117,7 +117,7 @@ def summarize_controller(wanted: options.Options, published: publication.Publica
 
     Args:
         wanted: the charm's options.
-        published: the decision of the unit after the last run.
+        published: what the unit sends after the last run.
     """
     if not wanted.devices.items:
         return Status(BLOCKED, NO_DEVICES)
@@ -143,7 +143,7 @@ def _describe_held(failed: Mapping[str, BindError]) -> list[str]:
 
 
 def _describe_overrides(decision: Decision) -> list[str]:
-    """The functions that allow-in-use covers: what a guest has may be what the host needs."""
+    """Name the functions that allow-in-use covers: a guest may have what the host needs."""
     allowed = [claim.address for claim in decision.claims if claim.item.allow_in_use]
     return [f"allow-in-use: {', '.join(allowed)}"] if allowed else []
 

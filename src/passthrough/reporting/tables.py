@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 # Select Graphic Rendition codes (ECMA-48); a terminal's own palette decides the shades.
 _COLOURS = {"green": "32", "red": "31", "yellow": "33", "cyan": "36", "faint": "2"}
 _GAP = "  "
-# A last column narrower than this says nothing: then the line is allowed to be too long.
+# A narrower last column tells nothing: rather let the line be too long.
 _LEAST = 12
 
 

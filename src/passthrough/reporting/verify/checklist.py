@@ -1,7 +1,7 @@
-"""Checks of the host as it is now: each says what was seen and how to mend it.
+"""Every check of a host, and those that need no more than a decision.
 
-To add a check, write a function that takes a decision and yields `Check`, and add it to ``CHECKS``;
-one that has to look further than a decision goes into host_checks.py.
+To add a check, write a function that takes a decision and yields `Check`, and add it to ``CHECKS``.
+A check that has to look at more than a decision goes into host.py.
 """
 
 from __future__ import annotations

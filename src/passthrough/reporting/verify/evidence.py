@@ -1,4 +1,4 @@
-"""What verify looks at besides a decision: slow to read, of no use to a hook. Reads only."""
+"""What verify looks at besides a decision: slow to read, and of no use to a hook. Reads only."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from passthrough.system import files, procfs, sysfs
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """An initramfs: which of our files it lacks as they are now, or why it could not be read."""
+    """An initramfs: which of our files it lacks as they are now, or why it cannot be read."""
 
     path: str
     missing: tuple[str, ...] = ()
@@ -24,11 +24,11 @@ class Image:
 
 @dataclasses.dataclass(frozen=True)
 class Seen:
-    """What was seen.
+    """The host, as far as the checks look at it.
 
-    ``remaps_interrupts`` and ``lockdown`` are None where the kernel does not say.
-    ``unsafe_interrupts`` and ``noiommu`` are vfio's parameters. ``holders`` maps each claimed
-    function that a process holds to those processes, ``guests`` a process to its guest's name.
+    ``remaps_interrupts`` and ``lockdown`` are None where the kernel does not tell.
+    ``unsafe_interrupts`` and ``noiommu`` are vfio's parameters. ``holders`` maps a claimed function
+    to the processes that hold it, ``guests`` a process to its guest's name.
     """
 
     remaps_interrupts: bool | None = None
@@ -43,7 +43,7 @@ class Seen:
 
 
 def read(decision: Decision) -> Seen:
-    """Look at the tree that ``survey`` is of.
+    """Look at the host that a decision is about.
 
     Raises:
         OSError: when it cannot be read.
@@ -67,7 +67,7 @@ def read(decision: Decision) -> Seen:
 
 
 def _remaps_interrupts(root: Path) -> bool | None:
-    """Whether the IOMMU remaps interrupts; only x86 says so, in the names of its controllers."""
+    """Tell whether the IOMMU remaps interrupts, by the names of x86's interrupt controllers."""
     text = procfs.text_if_there(root, "interrupts")
     if "IO-APIC" not in text:
         return None
@@ -80,7 +80,7 @@ def _is_set(path: Path) -> bool:
 
 
 def _lockdown(root: Path) -> str | None:
-    """The kernel's lockdown mode, which is printed as ``none [integrity] confidentiality``."""
+    """Read the kernel's lockdown mode out of ``none [integrity] confidentiality``."""
     text = sysfs.attribute_if_there(root / "sys/kernel/security/lockdown") or ""
     return text.partition("[")[2].partition("]")[0] or None
 
@@ -93,7 +93,7 @@ def _is_built_in(root: Path) -> bool:
 
 
 def _images(decision: Decision) -> tuple[Image, ...]:
-    """The initramfs that boots next, and that of the running kernel."""
+    """Look into the initramfs that boots next, and into the running kernel's."""
     root = decision.site.root
     entry = decision.facts.machine.grub.entry
     names = [Path(each).name for each in entry.initrds] if entry else []
@@ -101,7 +101,7 @@ def _images(decision: Decision) -> tuple[Image, ...]:
     found = {}
     for name in dict.fromkeys(names):
         path = (root / "boot" / name).resolve()
-        # Microcode has an image of its own on the same line.
+        # The same line of grub.cfg can name microcode, which has an image of its own.
         if path.is_file() and name.startswith("initr"):
             found.setdefault(path, _read_image(decision, path, f"/boot/{name}"))
     return tuple(found.values())

@@ -1,7 +1,7 @@
-"""Checks of the host's kernel, boot files and guests. Pure: what was seen in, checks out.
+"""Checks of the host's kernel, boot files and guests. Pure.
 
-To add a check, write a function and add it to ``CHECKS``; what it needs to see beyond the decision
-is a field of `evidence.Seen`.
+To add a check, write a function and add it to ``CHECKS``; a field of `evidence.Seen` holds what it
+needs to see beyond the decision.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _interrupts(decision: Decision, seen: Seen) -> Iterator[Check]:
 def _modules(decision: Decision, seen: Seen) -> Iterator[Check]:
     if not decision.claims:
         return
-    # The IOMMU backend is not looked for: the kernel loads it when the first guest needs it.
+    # No check of the IOMMU backend: the kernel loads it when the first guest needs it.
     if seen.has_vfio_pci:
         how = "built into the kernel" if seen.vfio_is_built_in else "loaded"
         yield Check("vfio-modules", OK, f"vfio-pci is {how}")
@@ -109,7 +109,7 @@ def _initramfs(decision: Decision, seen: Seen) -> Iterator[Check]:
 
 def _grub(decision: Decision, seen: Seen) -> Iterator[Check]:
     del seen
-    # Without GRUB the running kernel's command line is all there is to see.
+    # Without GRUB there is only the running kernel's command line to see.
     if not (decision.plan.kernel_options and decision.facts.machine.has_grub):
         return
     entry = decision.facts.machine.grub.entry
@@ -152,7 +152,7 @@ def _overrides(decision: Decision, seen: Seen) -> Iterator[Check]:
 
 def _reboot(decision: Decision, seen: Seen) -> Iterator[Check]:
     del seen
-    # A reboot that is still to come is no failure; then guests are of no matter either.
+    # A reboot that is still to come is no failure, whether or not guests run.
     verdict = reboot.judge(decision) if reboot.is_spent(decision) else reboot.Verdict()
     if verdict.action is reboot.Action.SPENT:
         yield Check("reboot", FAIL, words.verdict(verdict), "mend the cause, then reboot by hand")

@@ -1,4 +1,4 @@
-"""Checks of Nova's part: what is in effect, from which files, and what is missing. Pure."""
+"""Checks of what is in effect for Nova, from which files, and of what is missing. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RENDERED = "wait for nova-cloud-controller's next hook, which renders its nova.
 
 
 def check_compute(decision: Decision) -> Iterator[Check]:
-    """Check what nova-compute is told on this host."""
+    """Check the drop-in, the device_specs and the aliases of nova-compute on this host."""
     offer = decision.nova
     for problem in offer.problems:
         yield Check("nova", FAIL, words.fact(problem), words.way_out(problem))
@@ -34,10 +34,10 @@ def check_compute(decision: Decision) -> Iterator[Check]:
 def check_controller(
     published: publication.Publication, wanted: Iterable[nova_lines.Fields]
 ) -> tuple[Check, ...]:
-    """Check what nova-cloud-controller was sent, and what became of it.
+    """Check what the charm has sent to nova-cloud-controller, and whether it is in effect.
 
     Args:
-        published: the decision of the controller unit.
+        published: what the unit sends, and what Nova's files say.
         wanted: the aliases that the configuration asks for.
     """
     release = published.release

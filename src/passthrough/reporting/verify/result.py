@@ -8,7 +8,7 @@ from passthrough import enums
 
 
 class Result(enums.StrEnum):
-    """How a check came out; UNKNOWN where what it looks at cannot be made out."""
+    """How a check came out; UNKNOWN where it cannot tell."""
 
     OK = "ok"
     FAIL = "fail"
@@ -21,7 +21,7 @@ OK, FAIL, UNKNOWN = Result.OK, Result.FAIL, Result.UNKNOWN
 
 @dataclasses.dataclass(frozen=True)
 class Check:
-    """One thing looked at: how it came out, what was seen, and for a person how to mend it."""
+    """One check: its name, how it came out, what it has seen, and how a person mends it."""
 
     name: str
     status: Result
@@ -30,5 +30,5 @@ class Check:
 
 
 def has_failed(checks: tuple[Check, ...]) -> bool:
-    """Tell whether any check failed; an unknown one did not."""
+    """Tell whether any check failed; one that is unknown has not."""
     return any(check.status == FAIL for check in checks)
