@@ -1,8 +1,8 @@
 """Whether the host has to start anew, and with ``reboot=when-idle`` whether it does so by itself.
 
-One reboot for one plan: what it was for is recorded before it is asked for. When the host has
-started anew and still is not as it was to be, another reboot would bring the same, so an operator
-has to look.
+One reboot for one configuration: the record names what it is for before anybody asks for it. When
+the host has started anew and still lacks something, another reboot would bring the same, so an
+operator has to look.
 """
 
 from __future__ import annotations
@@ -81,16 +81,16 @@ def _cause(failed: Mapping[str, errors.BindError], address: str) -> str:
 
 
 def key(decision: Decision) -> str:
-    """A digest of the plan that a reboot is to complete.
+    """A digest of the configuration that a reboot is to complete.
 
-    Of what was asked for, and of nothing that the host adds to it: a function that comes and goes
-    between boots, and with it a driver on the blacklist, would make every boot's plan a new one.
+    It takes in the options and nothing that the host adds: a function that comes and goes between
+    boots, and with it a driver on the blacklist, would make every boot's plan a new one.
     """
     return digest.of(spelling.VERSION, spelling.spell(decision.options))
 
 
 def _was_for(last: record.Reboot, decision: Decision) -> bool:
-    """Tell whether a reboot was asked for this decision's plan, by this revision or an older."""
+    """Tell whether the last reboot was for these options, asked by this revision or an older."""
     if last.plan == key(decision):
         return True
     former = spelling.spell_as_first_release(decision.options)
@@ -101,7 +101,7 @@ def judge(
     decision: Decision,
     failed: Mapping[str, errors.BindError] = NONE,
 ) -> Verdict:
-    """Decide about a reboot; the guests are asked for only where they matter.
+    """Decide about a reboot; looks for guests only where they matter.
 
     Args:
         decision: the host after a run.
@@ -115,8 +115,8 @@ def judge(
         return Verdict()  # the next hook may do without a reboot what this one has not tried
     if is_spent(decision):
         return Verdict(Action.SPENT, why, unmet=_find_unmet(decision, failed))
-    # What an operator has to mend first would ask for a reboot of its own afterwards, and without
-    # a boot's id there is no telling whether one has happened.
+    # No reboot before an operator has mended what would need another one afterwards. Nor without
+    # the boot's id: it alone tells whether a reboot has happened.
     if decision.outcome.blocking or planned.grub_problem or planned.rebuild or not boot_id:
         return Verdict()
     running = decision.facts.guests()
@@ -124,13 +124,13 @@ def judge(
 
 
 def foresee(decision: Decision) -> Verdict:
-    """Decide about a reboot as `judge` does, for whoever cannot ask for one, as an action."""
+    """Decide as `judge` does, for whoever cannot ask for a reboot, such as an action."""
     verdict = judge(decision)
     return Verdict(Action.WAIT, verdict.reasons) if verdict.action is Action.NOW else verdict
 
 
 def is_spent(decision: Decision) -> bool:
-    """Tell whether the host started anew for this configuration already."""
+    """Tell whether the host has started anew for this configuration already."""
     last = decision.facts.record.reboot
     started = decision.facts.machine.boot_id
     return bool(last and _was_for(last, decision) and last.boot_id != started)
