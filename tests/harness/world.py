@@ -127,6 +127,7 @@ class World:
 
     def run(self, wanted: options.Options) -> reconcile.Result:
         """Bring the host to what is wanted, without a word about reboots."""
+        self._result = None
         self._result = reconcile.reconcile(self.site, wanted, self.tools, self._tell)
         return self._result
 
@@ -149,8 +150,8 @@ class World:
 
     @property
     def result(self) -> reconcile.Result:
-        """What the last hook that came to its end did, and what is decided behind it."""
-        assert self._result, "no hook has come to its end"
+        """What the last hook did, and what is decided behind it."""
+        assert self._result, "the last hook has not come to its end"
         return self._result
 
     @property
