@@ -6,7 +6,6 @@ Each command imports what it needs: scripts call `list` often, and it needs litt
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -34,8 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (PassthroughError, OSError) as error:
         print(f"pci-passthrough: {error}", file=sys.stderr)
         return EXIT_REFUSED
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show the tree's lines
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure:
+        reconfigure(errors="replace")  # a terminal that cannot show the tree's lines
     print(shown)
     return code
 

@@ -19,6 +19,7 @@ from passthrough.nova import offer as nova_offer
 from passthrough.planning import boot_files, claims, plan, templates
 from passthrough.site import Site
 from passthrough.state import record, stuck
+from passthrough.state.record import Record
 from passthrough.system import files, procfs
 
 if TYPE_CHECKING:
@@ -47,9 +48,11 @@ class Facts:
     host: pci.Host
     machine: machine.Platform
     usage: usage.Usage = dataclasses.field(default_factory=usage.Usage)
-    record: record.Record = dataclasses.field(default_factory=record.Record)
-    others: Mapping[str, record.Record] = dataclasses.field(default_factory=dict)
-    present: Mapping[str, files.Present | None] = dataclasses.field(default_factory=dict)
+    record: Record = dataclasses.field(default_factory=Record)
+    others: Mapping[str, Record] = dataclasses.field(default_factory=dict[str, Record])
+    present: Mapping[str, files.Present | None] = dataclasses.field(
+        default_factory=dict[str, files.Present | None]
+    )
     nova: nova_facts.Facts = dataclasses.field(default_factory=nova_facts.Facts)
     processes: procfs.Processes = dataclasses.field(
         default_factory=procfs.Processes.none, compare=False
@@ -86,8 +89,10 @@ class Decision:
     plan: plan.Plan
     nova: nova_offer.Offer = dataclasses.field(default_factory=nova_offer.Offer)
     nova_planned: nova_offer.Offer = dataclasses.field(default_factory=nova_offer.Offer)
-    held: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
-    rendered: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    held: Mapping[str, tuple[int, ...]] = dataclasses.field(
+        default_factory=dict[str, tuple[int, ...]]
+    )
+    rendered: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
     @property
     def site(self) -> Site:
@@ -228,7 +233,7 @@ def decide(
     return Decision(options, facts, outcome, planned, now, later, held, renderer.learned())
 
 
-def _ours(mine: record.Record, others: Mapping[str, record.Record]) -> frozenset[str]:
+def _ours(mine: Record, others: Mapping[str, Record]) -> frozenset[str]:
     """The functions that the charm answers for.
 
     An application that has left still answers for what a guest keeps on vfio-pci.

@@ -8,7 +8,7 @@ import fnmatch
 import functools
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from passthrough import pci_address
 from passthrough.config import values
@@ -153,7 +153,7 @@ def _load_yaml(text: str) -> list[object]:
         raise OptionError("devices", "not readable as YAML: nested too deeply") from error
     if not isinstance(loaded, list):
         raise OptionError("devices", "the YAML form is a list of items, each behind a dash")
-    return loaded
+    return cast("list[object]", loaded)
 
 
 def _parse_entry(entry: object, number: int) -> Item:
@@ -162,7 +162,7 @@ def _parse_entry(entry: object, number: int) -> Item:
         if isinstance(entry, str):
             return _parse_short(entry, number)
         if isinstance(entry, Mapping):
-            return _parse_mapping(entry, number)
+            return _parse_mapping(cast("Mapping[object, object]", entry), number)
         raise values.NotAcceptedError(f"neither {_GRAMMAR} nor a mapping")
     except values.NotAcceptedError as error:
         raise OptionError("devices", error.fact, label, error.way_out) from error

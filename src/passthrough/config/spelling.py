@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from passthrough.config.devices import KEYS, Item
 from passthrough.config.options import Options
@@ -42,7 +42,11 @@ def spell_item(item: Item) -> dict[str, Any]:
 
 def _keys(item: Item) -> dict[str, Any]:
     given = {key: getattr(item, field) for key, (field, _) in KEYS.items()}
-    return {key: list(one) if isinstance(one, tuple) else one for key, one in given.items()}
+    return {key: _plain(one) for key, one in given.items()}
+
+
+def _plain(value: object) -> object:
+    return list(cast("tuple[object, ...]", value)) if isinstance(value, tuple) else value
 
 
 def _differences(found: Mapping[str, Any], default: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Generator, Iterable, Mapping
 from pathlib import Path
 
 from passthrough import enums, errors
@@ -41,7 +41,9 @@ class Outcome:
     """
 
     did: tuple[str, ...] = ()
-    failed: Mapping[str, errors.BindError] = dataclasses.field(default_factory=dict)
+    failed: Mapping[str, errors.BindError] = dataclasses.field(
+        default_factory=dict[str, errors.BindError]
+    )
     repaired: tuple[str, ...] = ()
 
 
@@ -137,7 +139,7 @@ def _rebuild(tools: Tools, what: enums.Rebuild, report: Callable[[str], object])
 @contextlib.contextmanager
 def _put_back_on_failure(
     root: Path, changes: Iterable[FileChange], report: Callable[[str], object]
-) -> Iterator[None]:
+) -> Generator[None]:
     try:
         yield
     except (PassthroughError, OSError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from pathlib import Path
 
 from passthrough import errors
@@ -123,7 +123,7 @@ def release(
 
 
 @contextlib.contextmanager
-def _kept_from_guests(root: Path, address: str, functions: Iterable[str]) -> Iterator[None]:
+def _kept_from_guests(root: Path, address: str, functions: Iterable[str]) -> Generator[None]:
     """Make sure that no guest has ``functions`` and that none gets them while the block runs.
 
     The kernel lets one process at a time open a VFIO group, and none while a member of it is bound

@@ -154,10 +154,11 @@ def _settle_initramfs() -> None:
 
 
 def _modprobe(name: str) -> None:
-    from charmhelpers.core import kernel
+    # charmhelpers has no types, and nobody else has written any.
+    from charmhelpers.core import kernel  # pyright: ignore[reportMissingTypeStubs]
 
     try:
-        kernel.modprobe(name, persist=False)
+        kernel.modprobe(name, persist=False)  # pyright: ignore[reportUnknownMemberType]
     except subprocess.CalledProcessError as error:
         raise commands.CommandError(
             ("modprobe", name), f"failed with exit code {error.returncode}"

@@ -62,7 +62,7 @@ class Grub:
     """
 
     entry: Entry | None = None
-    settings: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    settings: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     is_stale: bool = False
 
     @property
@@ -76,7 +76,7 @@ class _Menu:
     """A menu while `_parse` reads it: each child is an entry or another menu."""
 
     names: tuple[str, ...] = ()
-    children: list[_Menu] = dataclasses.field(default_factory=list)
+    children: list[_Menu] = dataclasses.field(default_factory=list["_Menu"])
     entry: Entry | None = None
 
 

@@ -118,7 +118,7 @@ def read(image: Path, wanted: Collection[bytes]) -> Contents:
 def _read_cache(root: Path) -> dict[str, Any]:
     try:
         present = files.read(root / CACHE)
-        kept = json.loads(present.content) if present else {}
+        kept: dict[str, Any] = json.loads(present.content) if present else {}
         return kept["answers"] if kept["format"] == _FORMAT else {}
     except (PermissionError, ValueError, TypeError, KeyError):
         return {}

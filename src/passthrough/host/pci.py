@@ -158,7 +158,7 @@ def read_some(root: Path, addresses: Iterable[str], *, overrides: bool = True) -
         overrides: as for `read`.
     """
     directory = os.path.join(root, DEVICES)
-    functions = {}
+    functions: dict[str, Function] = {}
     for address in sorted(addresses, key=pci_address.sort_key):
         function = _read_function(directory, address, overrides)
         if function:

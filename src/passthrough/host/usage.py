@@ -22,7 +22,9 @@ from passthrough.system import procfs
 class Usage:
     """The uses of each function, by address; a function without an entry has none."""
 
-    uses: Mapping[str, tuple[Use, ...]] = dataclasses.field(default_factory=dict)
+    uses: Mapping[str, tuple[Use, ...]] = dataclasses.field(
+        default_factory=dict[str, tuple[Use, ...]]
+    )
 
     def of(self, address: str, kind: kinds.Kind) -> tuple[str, ...]:
         """The uses of one kind of a function, in words."""

@@ -45,7 +45,7 @@ class Users:
             )
             for address in addresses
         }
-        held = of_nodes(self._processes, frozenset().union(*nodes.values()))
+        held = of_nodes(self._processes, frozenset[str]().union(*nodes.values()))
         found = {
             address: {process for node in mine if node in held for process in held[node]}
             for address, mine in nodes.items()

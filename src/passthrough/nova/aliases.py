@@ -110,7 +110,7 @@ def foreign(
 ) -> tuple[nova_conf.Entry, ...]:
     """Leave out one entry for each alias of ``ours``: somebody else has set the rest."""
     mine = collections.Counter(meaning(alias) for alias in ours)
-    rest = []
+    rest: list[nova_conf.Entry] = []
     for entry in entries:
         key = meaning(entry.content)
         if mine[key] and entry.value.section == "default":

@@ -29,7 +29,7 @@ def device_types(outcome: claims.Outcome) -> Iterator[Problem]:
     an alias of type-PF alone, whether or not the PF has VFs; a flavor with another alias ends in
     "No valid host".
     """
-    seen = set()
+    seen: set[tuple[int, str]] = set()
     for claim in outcome.claims:
         item, actual = claim.item, claim.function.device_type
         asked = item.device_type or nova_lines.DEFAULT_DEVICE_TYPE
@@ -60,7 +60,7 @@ def unofferable(
     Returns:
         Address → problem, in the order of ``verified``.
     """
-    withheld = {}
+    withheld: dict[str, Problem] = {}
     by_address = {claim.address: claim for claim in verified}
     for address, claim in by_address.items():
         problem = None

@@ -108,7 +108,7 @@ class Key:
     name: str
     since: int
     value: Callable[[devices.Item], str | None]
-    newer: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    newer: Mapping[str, int] = dataclasses.field(default_factory=dict[str, int])
     form: re.Pattern[str] = _NAMES_LIST
 
     def needs(self, item: devices.Item) -> int | None:

@@ -200,7 +200,7 @@ def desired_files(
         "kernel_options": wanted.kernel_options,
         "allow_unsafe_interrupts": wanted.allow_unsafe_interrupts,
     }
-    found = []
+    found: list[File] = []
     for row, absent in zip(_FILES, owned_files(wanted.application), strict=True):
         wants = (
             (
@@ -250,7 +250,7 @@ def kernel_options(
     Intel's IOMMU alone needs a token. The kernel turns those of AMD and Arm on by itself, and
     knows no ``amd_iommu=on`` (its Documentation/admin-guide/kernel-parameters.txt).
     """
-    tokens = []
+    tokens: list[str] = []
     if wanted.iommu and facts.iommu_table == "DMAR":
         tokens.append("intel_iommu=on")
     if wanted.iommu_passthrough:

@@ -177,7 +177,7 @@ def _drop_refused(
     by_address: dict[str, Claim], host: pci.Host, taken: Mapping[str, str], usage: Usage
 ) -> list[Refusal]:
     """Remove claims from ``by_address`` until all that are left can stand together."""
-    refusals = []
+    refusals: list[Refusal] = []
     barred: set[str] = set()
     dropped = True
     while dropped:

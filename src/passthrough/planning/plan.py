@@ -252,7 +252,7 @@ def _releases(
     others: Container[str],
     blacklist: Container[str],
 ) -> tuple[Binding, ...]:
-    found = []
+    found: list[Binding] = []
     for address in unclaimed(outcome, record, others):
         function = outcome.host.functions.get(address)
         if function is None:
@@ -276,7 +276,7 @@ def _bindings(claimed: tuple[claims.Claim, ...]) -> tuple[Binding, ...]:
 
 
 def _target_taken(claimed: tuple[claims.Claim, ...], record: Record) -> dict[str, str | None]:
-    taken = {}
+    taken: dict[str, str | None] = {}
     for claim in claimed:
         driver = claim.function.driver
         native = None if driver == pci.VFIO_PCI else driver

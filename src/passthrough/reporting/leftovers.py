@@ -87,7 +87,7 @@ def find(root: Path) -> tuple[Leftover, ...]:
     Raises:
         OSError: when a file is there but cannot be read.
     """
-    found = []
+    found: list[Leftover] = []
     for pattern, finder in _PLACES:
         for path in sorted(root.glob(pattern)):
             # modules-load.d/modules.conf is a link to /etc/modules, which has a row of its own.
@@ -234,7 +234,7 @@ def _describe(
 
 
 def _ids(texts: Iterable[str]) -> tuple[str, ...]:
-    found = set()
+    found: set[str] = set()
     for text in texts:
         for match in _IDS.finditer(text):
             # A subvendor, a subdevice and a class can follow an id.

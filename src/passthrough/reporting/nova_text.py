@@ -48,7 +48,7 @@ def describe_publication(published: publication.Publication) -> dict[str, Any]:
 
 def publication_text(published: publication.Publication, style: tables.Style = tables.PLAIN) -> str:
     """Lay out for a person what the charm sends to a controller."""
-    lines = []
+    lines: list[str] = []
     if published.payload:
         lines.append("nova-cloud-controller is sent, for its nova.conf:")
         lines += [f"pci_alias = {nova_lines.to_line(each)}" for each in published.aliases]

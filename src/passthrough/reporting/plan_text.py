@@ -73,7 +73,7 @@ def plan_text(
 ) -> str:
     """Lay a survey's plan out for a person: claims, refusals, diffs, then what follows."""
     planned = decision.plan
-    sections = []
+    sections: list[str] = []
     if decision.claims:
         sections.append(_claims_table(decision, style))
     if decision.refusals:
@@ -141,7 +141,7 @@ def checks_table(checks: Sequence[result.Check], style: tables.Style = tables.PL
         style,
         {1: _RESULT_COLOURS},
     )
-    notes = []
+    notes: list[str] = []
     for each in checks:
         if each.status != result.OK:
             notes.append(tables.wrap(f"{each.name}: {each.seen}", style))

@@ -149,7 +149,7 @@ def _describe_overrides(decision: Decision) -> list[str]:
 
 
 def _describe_nova(offer: nova_offer.Offer) -> list[str]:
-    said = []
+    said: list[str] = []
     if offer.deferred:
         said.append("nova-compute's restart is deferred: run its restart-services action")
     if offer.notes:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,8 +80,8 @@ class Record:
     what became of the drop-in for nova-compute.
     """
 
-    taken: Mapping[str, str | None] = dataclasses.field(default_factory=dict)
-    activated: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    taken: Mapping[str, str | None] = dataclasses.field(default_factory=dict[str, str | None])
+    activated: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     reboot: Reboot | None = None
     nova: Nova = dataclasses.field(default_factory=Nova)
 
@@ -156,7 +156,7 @@ class Ledger:
 
 
 @contextlib.contextmanager
-def open(site: Site) -> Iterator[Ledger]:
+def open(site: Site) -> Generator[Ledger]:
     """Have an application's record at hand, to read and to write, while the block runs.
 
     Whoever changes the host has its lock around the block: what the ledger holds is then what
@@ -259,7 +259,7 @@ def _parse(data: Any) -> Record:
     reboot = data.get("reboot")
     if reboot is not None:
         reboot = Reboot(str(reboot["plan"]), str(reboot["boot_id"]))
-    nova = data.get("nova") or {}
+    nova: dict[str, Any] = data.get("nova") or {}
     known = Nova(
         *(str(nova.get(name, "")) for name in ("read", "deferred", "run")),
         made_directory=bool(nova.get("made_directory", False)),

@@ -47,14 +47,14 @@ def recall(root: Path, unit: str) -> Memory | None:
     if not present or present.mode != _MODE:
         return None
     try:
-        data = json.loads(present.content)
+        data: dict[str, Any] = json.loads(present.content)
         if data.pop("format") != _FORMAT:
             return None  # by another revision of the charm
         found = Memory(**data)
     except (ValueError, TypeError, KeyError, AttributeError):
         return None  # written by something else
     parts_fit = isinstance(found.options, dict) and isinstance(found.rendered, dict)
-    return found if parts_fit and isinstance(found.settled, str) and found.settled else None
+    return found if parts_fit and isinstance(data["settled"], str) and found.settled else None
 
 
 def keep(root: Path, unit: str, memory: Memory) -> None:

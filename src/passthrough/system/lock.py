@@ -11,7 +11,7 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 
 from passthrough.errors import PassthroughError
@@ -36,7 +36,7 @@ class LockError(PassthroughError):
 
 
 @contextlib.contextmanager
-def hold(root: Path, purpose: str, seconds: float | None = None) -> Iterator[None]:
+def hold(root: Path, purpose: str, seconds: float | None = None) -> Generator[None]:
     """Have the host's lock while the block runs; the kernel takes it back if we are killed.
 
     Within a block that has it, another one goes on at once.

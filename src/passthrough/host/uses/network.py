@@ -127,7 +127,7 @@ def _has_session(root: Path, addresses: list[str]) -> bool:
 
 
 def _default_routes(root: Path) -> frozenset[str]:
-    found = set()
+    found: set[str] = set()
     for line in procfs.lines_or_raise(root, "net/route")[1:]:
         words = line.split()
         if len(words) > 7 and words[1] == "00000000" and words[7] == "00000000":

@@ -99,7 +99,9 @@ def _uses(root: Path, disks: Disks) -> Iterator[tuple[str, kinds.Use]]:
 def _read_disks(root: Path) -> Disks:
     paths = sysfs.links_or_raise(root / _BLOCK)
     own: dict[str, frozenset[str]] = {}
-    numbers, labels, holders = {}, {}, {}
+    numbers: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    holders: dict[str, tuple[str, ...]] = {}
     lower: dict[str, set[str]] = {name: set() for name in paths}
     for name, path in paths.items():
         device = root / _BLOCK / name

@@ -38,8 +38,10 @@ class Seen:
     vfio_is_built_in: bool = False
     lockdown: str | None = None
     images: tuple[Image, ...] = ()
-    holders: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
-    guests: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    holders: Mapping[str, tuple[int, ...]] = dataclasses.field(
+        default_factory=dict[str, tuple[int, ...]]
+    )
+    guests: Mapping[int, str] = dataclasses.field(default_factory=dict[int, str])
 
 
 def read(decision: Decision) -> Seen:
@@ -98,7 +100,7 @@ def _images(decision: Decision) -> tuple[Image, ...]:
     entry = decision.facts.machine.grub.entry
     names = [Path(each).name for each in entry.initrds] if entry else []
     names.append(f"initrd.img-{procfs.release_if_there(root)}")
-    found = {}
+    found: dict[Path, Image] = {}
     for name in dict.fromkeys(names):
         path = (root / "boot" / name).resolve()
         # The same line of grub.cfg can name microcode, which has an image of its own.
