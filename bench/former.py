@@ -16,6 +16,30 @@ PROGRAM = "bin/pci-passthrough"
 CODE = ("bin", "src", "lib", "templates", "actions.yaml", "config.yaml", "metadata.yaml")
 
 
+def unpack(
+    checkout: pathlib.Path, revision: str, place: pathlib.Path, names: Iterable[str] = ()
+) -> None:
+    """Lay files of a revision out in a directory that is there.
+
+    Args:
+        checkout: the repository's work tree.
+        revision: what git knows it by.
+        place: the directory.
+        names: the files and directories to lay out; all of them by default.
+
+    Raises:
+        BenchError: git has no such revision, in git's words.
+    """
+    packed = subprocess.run(
+        ["git", "-C", str(checkout), "archive", revision, "--", *names],
+        capture_output=True,
+        check=False,
+    )
+    if packed.returncode:
+        raise pairs.BenchError(packed.stderr.decode().strip())
+    subprocess.run(["tar", "--extract", "--directory", place], input=packed.stdout, check=True)
+
+
 @contextlib.contextmanager
 def checked_out(checkout: pathlib.Path, revision: str) -> Iterator[pathlib.Path]:
     """Lay the program of a revision out in a directory of its own, for as long as the block runs.
@@ -64,12 +88,8 @@ def pack(checkout: pathlib.Path, revision: str, charm: pathlib.Path, target: pat
 def _lay_out(
     checkout: pathlib.Path, revision: str, place: pathlib.Path, names: Iterable[str]
 ) -> None:
-    """Put files of a revision into ``place``; raises BenchError."""
-    packed = subprocess.run(
-        ["git", "-C", str(checkout), "archive", revision, "--", *names],
-        capture_output=True,
-        check=False,
-    )
-    if packed.returncode:
-        raise pairs.BenchError(f"--against {revision}: {packed.stderr.decode().strip()}")
-    subprocess.run(["tar", "--extract", "--directory", place], input=packed.stdout, check=True)
+    """As `unpack`, for whoever named the revision with --against."""
+    try:
+        unpack(checkout, revision, place, names)
+    except pairs.BenchError as error:
+        raise pairs.BenchError(f"--against {revision}: {error}") from error

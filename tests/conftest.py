@@ -6,6 +6,7 @@ import pathlib
 import subprocess
 
 import pytest
+from harness import released
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -16,3 +17,9 @@ def packed_charm() -> pathlib.Path:
     command = [str(ROOT / "scripts" / "pack")]
     result = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     return pathlib.Path(result.stdout.strip())
+
+
+@pytest.fixture(scope="session")
+def first_release() -> pathlib.Path:
+    """The charm of 52ee0af, which hosts have that are refreshed."""
+    return released.pack(ROOT, released.FIRST)
