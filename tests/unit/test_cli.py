@@ -10,11 +10,11 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from harness import constants, hosttree, made
-from harness.constants import CLAIMED, GPUS
+from harness import hosttree
+from harness.constants import CLAIMED, GPUS, INIT_TOP, OWNED
+from harness.world import World
 
-from passthrough import cli, survey
-from passthrough.site import Site
+from passthrough import cli
 
 Run = Callable[..., tuple[int, str, str]]
 EVERYWHERE = ("etc", "var", "boot", "run", "usr", "sys", "proc", "dev")
@@ -30,12 +30,6 @@ def run(tree: hosttree.HostTree, capsys: pytest.CaptureFixture[str]) -> Run:
         return code, captured.out, captured.err
 
     return call
-
-
-@pytest.fixture
-def ready(tree: hosttree.HostTree) -> hosttree.HostTree:
-    """The host after the charm and a reboot."""
-    return tree
 
 
 class TestList:
@@ -57,15 +51,12 @@ class TestList:
         assert bridge["claimable"] is False
         assert bridge["reason"] == "is a PCI bridge, which no guest can have"
 
-    def test_gives_text_that_the_option_takes(self, run: Run, tree):
+    def test_gives_text_that_the_option_takes(self, run: Run, world: World):
         rows = json.loads(run("--json", "list")[1])
         for row in rows:
             if row["claimable"]:
                 text = row["devices"]
-                decision = survey.decide(
-                    made.wanted(text), survey.look(Site(tree.root, "pci-passthrough"))
-                )
-                assert row["address"] in decision.outcome.addresses
+                assert row["address"] in world.decide(text).outcome.addresses
 
     def test_imports_little(self, tree):
         """Scripts call it often, and on a small host imports are most of what it takes."""
@@ -92,7 +83,7 @@ class TestPlan:
         before = tree.snapshot(*EVERYWHERE)
         code, shown, errors = run("plan", "--devices", GPUS)
         assert (code, errors) == (0, "")
-        assert "+++ b/etc/initramfs-tools/scripts/init-top/pci-passthrough\n" in shown
+        assert f"+++ b/{INIT_TOP}\n" in shown
         assert f"bind at the next boot: {CLAIMED[0]}" in shown
         assert "reboot required: the IOMMU is off until" in shown
         assert tree.snapshot(*EVERYWHERE) == before
@@ -102,7 +93,7 @@ class TestPlan:
         paths = [each["path"] for each in json.loads(shown)["files"]]
         assert "/etc/modules-load.d/pci-passthrough-qat.conf" in paths
 
-    def test_of_a_settled_host_is_empty(self, run: Run, ready):
+    def test_of_a_settled_host_is_empty(self, run: Run, ready: World):
         code, shown, _ = run("plan", "--devices", GPUS)
         assert code == 0
         assert "\nnothing to change\n" in shown
@@ -110,7 +101,7 @@ class TestPlan:
 
 
 class TestVerify:
-    def test_is_green_on_a_host_that_is_ready(self, run: Run, ready):
+    def test_is_green_on_a_host_that_is_ready(self, run: Run, ready: World):
         code, shown, errors = run("--json", "verify", "--devices", GPUS)
         checks = json.loads(shown)
         assert [each for each in checks if each["status"] == "fail"] == []
@@ -118,8 +109,8 @@ class TestVerify:
         assert {f"driver {address}" for address in CLAIMED} <= {each["name"] for each in checks}
         assert (code, errors) == (0, "")
 
-    def test_fails_with_its_exit_code_where_a_driver_is_wrong(self, run: Run, ready):
-        ready.bind("0000:84:00.0", "nouveau")
+    def test_fails_with_its_exit_code_where_a_driver_is_wrong(self, run: Run, ready: World):
+        ready.tree.bind("0000:84:00.0", "nouveau")
         code, shown, _ = run("verify", "--devices", GPUS)
         assert code == cli.EXIT_FAILED_CHECK
         assert "driver 0000:84:00.0" in shown
@@ -133,10 +124,10 @@ class TestVerify:
         assert failed["iommu"]["fix"].startswith("reboot")
         assert failed["driver 0000:83:00.0"]["seen"] == "nouveau"
 
-    def test_writes_nothing(self, run: Run, ready):
-        before = ready.snapshot(*EVERYWHERE)
+    def test_writes_nothing(self, run: Run, ready: World):
+        before = ready.tree.snapshot(*EVERYWHERE)
         run("verify", "--devices", "gpu=10de:1bb0")
-        assert ready.snapshot(*EVERYWHERE) == before
+        assert ready.tree.snapshot(*EVERYWHERE) == before
 
 
 @pytest.mark.parametrize("command", ["plan", "verify"])
@@ -191,7 +182,7 @@ def test_an_empty_tree_is_a_host_without_pci(tmp_path: pathlib.Path, capsys):
 
 def test_a_tree_without_rights_to_write_is_enough(run: Run, tree):
     """An ordinary user looks at a host: nothing there is theirs."""
-    for directory in (*constants.OWNED, "run"):
+    for directory in (*OWNED, "run"):
         if (tree.root / directory).exists():
             (tree.root / directory).chmod(0o555)
     assert run("plan", "--devices", GPUS)[0] == 0

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 
 import hypothesis
 import pytest
-from harness import hosttree, made
-from harness.constants import GPUS
-from harness.fakekernel import FakeKernel, FakeTools
+from harness import hosttree
+from harness.constants import GPUS, GRUB
+from harness.world import World
 from hypothesis import strategies
 
-from passthrough import reconcile
 from passthrough.host import grub
-from passthrough.reporting import status, words
-from passthrough.site import Site
+from passthrough.reporting import words
 
-DROP_IN = "etc/default/grub.d/95-pci-passthrough.cfg"
 TOKENS = ("intel_iommu=on", "iommu=pt")
 
 # Cut from what grub-mkconfig 2.06 writes on Ubuntu 22.04, with its functions and conditions.
@@ -142,14 +138,14 @@ class TestFindProblem:
 
     def find_among(self, entry_options: str, texts: dict[str, str]) -> str | None:
         found = grub.Grub(grub.default_entry(config(options=entry_options)), texts)
-        problem = grub.find_problem(found, DROP_IN, TOKENS)
+        problem = grub.find_problem(found, GRUB, TOKENS)
         return words.sentence(problem) if problem else None
 
     def test_none_where_all_options_are_there(self):
         assert self.find("quiet intel_iommu=on iommu=pt") is None
 
     def test_none_where_there_is_no_grub(self):
-        assert grub.find_problem(grub.Grub(), DROP_IN, TOKENS) is None
+        assert grub.find_problem(grub.Grub(), GRUB, TOKENS) is None
 
     def test_an_earlier_file_is_nobody_that_spoils(self):
         assert self.find("intel_iommu=on iommu=pt", "etc/default/grub.d/90-sysconfig.cfg") is None
@@ -163,7 +159,7 @@ class TestFindProblem:
         assert self.find("quiet", *erasers) == (
             "/boot/grub/grub.cfg boots 'Ubuntu' without intel_iommu=on iommu=pt:"
             " /etc/default/grub.d/99-x.cfg sets GRUB_CMDLINE_LINUX_DEFAULT outright and is read"
-            f" after /{DROP_IN}; let it begin with $GRUB_CMDLINE_LINUX_DEFAULT, then run"
+            f" after /{GRUB}; let it begin with $GRUB_CMDLINE_LINUX_DEFAULT, then run"
             " update-grub"
         )
 
@@ -185,7 +181,7 @@ class TestFindProblem:
             grub.SETTINGS: "GRUB_CMDLINE_LINUX=intel_iommu=off\n",
             "etc/default/grub.d/50-a.cfg": append.format("intel_iommu=off,sm_off"),
             "etc/default/grub.d/60-b.cfg": append.format("xintel_iommu=off intel_iommu=offline"),
-            DROP_IN: append.format("intel_iommu=on iommu=pt"),
+            GRUB: append.format("intel_iommu=on iommu=pt"),
         }
         behind = dict.fromkeys(
             ("etc/default/grub.d/98-c.cfg", "etc/default/grub.d/99-d.cfg"),
@@ -205,13 +201,13 @@ class TestFindProblem:
     def test_an_operators_own_value_after_ours_wins(self):
         tokens = ("intel_iommu=on", "iommu=pt", "intel_iommu=on,sm_on")
         found = grub.Grub(grub.default_entry(config(options=" ".join(tokens))))
-        assert grub.find_problem(found, DROP_IN, tokens) is None
+        assert grub.find_problem(found, GRUB, tokens) is None
 
     def test_values_that_add_up_are_no_contradiction(self):
         found = grub.Grub(
             grub.default_entry(config(options="modprobe.blacklist=a modprobe.blacklist=b"))
         )
-        assert grub.find_problem(found, DROP_IN, ("modprobe.blacklist=a",)) is None
+        assert grub.find_problem(found, GRUB, ("modprobe.blacklist=a",)) is None
 
 
 @pytest.mark.parametrize(
@@ -258,66 +254,64 @@ class TestOtherWriters:
     """On a host whose update-grub really sources the files, as grub-mkconfig does."""
 
     @pytest.fixture
-    def run(
-        self, tree: hosttree.HostTree, kernel: FakeKernel, tools: FakeTools
-    ) -> Callable[[], tuple[str, reconcile.Result]]:
-        def run() -> tuple[str, reconcile.Result]:
-            wanted = made.wanted(GPUS, iommu_passthrough=True)
-            result = reconcile.reconcile(
-                Site(tree.root, "pci-passthrough"), wanted, tools, lambda said: None
-            )
-            found = status.summarize(result.decision, result.outcome.failed)
-            return f"{found.kind}: {found.message}", result
-
-        return run
+    def world(self, world: World) -> World:
+        world.config = {"devices": GPUS, "iommu_passthrough": True}
+        return world
 
     @pytest.mark.parametrize("name", ["50-cloudimg-settings", "50-curtin-settings", "90-sysconfig"])
-    def test_that_come_first_erase_nothing_of_ours(self, tree, kernel, run, name: str):
-        tree.write(f"etc/default/grub.d/{name}.cfg", 'GRUB_CMDLINE_LINUX_DEFAULT="quiet"\n')
-        run()
-        kernel.reboot()
-        assert run()[0] == "active: gpu: 2 ready"
+    def test_that_come_first_erase_nothing_of_ours(self, world: World, name: str):
+        world.tree.write(f"etc/default/grub.d/{name}.cfg", 'GRUB_CMDLINE_LINUX_DEFAULT="quiet"\n')
+        world.hook()
+        world.reboot()
+        world.hook()
+        assert world.status == "active: gpu: 2 ready"
 
-    def test_that_come_later_are_named_before_any_reboot(self, tree, kernel, run):
-        tree.write("etc/default/grub.d/99-zz.cfg", 'GRUB_CMDLINE_LINUX_DEFAULT="quiet"\n')
-        said, result = run()
+    def test_that_come_later_are_named_before_any_reboot(self, world: World):
+        world.tree.write("etc/default/grub.d/99-zz.cfg", 'GRUB_CMDLINE_LINUX_DEFAULT="quiet"\n')
+        world.hook()
+        said, planned = world.status, world.result.decision.plan
         assert said.startswith("blocked: /boot/grub/grub.cfg boots 'Ubuntu' without intel_iommu=on")
         assert "/etc/default/grub.d/99-zz.cfg sets GRUB_CMDLINE_LINUX_DEFAULT outright" in said
-        assert result.decision.plan.reboot
+        assert planned.reboot
 
-    def test_that_add_what_undoes_ours_are_named(self, tree, kernel, run):
+    def test_that_add_what_undoes_ours_are_named(self, world: World):
         text = 'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT intel_iommu=off"\n'
-        tree.write("etc/default/grub.d/98-other.cfg", text)
-        said, _ = run()
+        world.tree.write("etc/default/grub.d/98-other.cfg", text)
+        world.hook()
+        said = world.status
         assert said.startswith("blocked: /boot/grub/grub.cfg boots 'Ubuntu' with intel_iommu=off")
         assert "take intel_iommu=off out of /etc/default/grub.d/98-other.cfg, then" in said
 
-    def test_that_mend_their_ways_are_noticed(self, tree, kernel, tools, run):
+    def test_that_mend_their_ways_are_noticed(self, world: World):
         spoiler = "etc/default/grub.d/99-zz.cfg"
-        tree.write(spoiler, 'GRUB_CMDLINE_LINUX_DEFAULT="quiet"\n')
-        run()
-        tools.calls.clear()
-        assert run()[0].startswith("blocked: /boot/grub/grub.cfg")
-        assert tools.calls == []  # running update-grub again would bring the same
-        self.age(tree, "boot/grub/grub.cfg")
-        tree.write(spoiler, 'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT quiet"\n')
-        assert run()[0].startswith("blocked: reboot required: ")
-        assert tools.calls == ["rebuild grub"]
-        tools.calls.clear()
-        run()
-        assert tools.calls == []
+        world.tree.write(spoiler, 'GRUB_CMDLINE_LINUX_DEFAULT="quiet"\n')
+        world.hook()
+        world.tools.calls.clear()
+        world.hook()
+        assert world.status.startswith("blocked: /boot/grub/grub.cfg")
+        assert world.tools.calls == []  # running update-grub again would bring the same
+        self.age(world.tree, "boot/grub/grub.cfg")
+        world.tree.write(
+            spoiler, 'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT quiet"\n'
+        )
+        world.hook()
+        assert world.status.startswith("blocked: reboot required: ")
+        assert world.tools.calls == ["rebuild grub"]
+        world.tools.calls.clear()
+        world.hook()
+        assert world.tools.calls == []
 
-    def test_that_run_update_grub_later_are_noticed_while_all_is_well(
-        self, tree, kernel, tools, run
-    ):
-        run()
-        kernel.reboot()
-        assert run()[0] == "active: gpu: 2 ready"
-        tree.write("etc/default/grub.d/99-zz.cfg", 'GRUB_CMDLINE_LINUX_DEFAULT="quiet"\n')
-        tools.rebuild("grub", lambda said: None)
-        said, result = run()
+    def test_that_run_update_grub_later_are_noticed_while_all_is_well(self, world: World):
+        world.hook()
+        world.reboot()
+        world.hook()
+        assert world.status == "active: gpu: 2 ready"
+        world.tree.write("etc/default/grub.d/99-zz.cfg", 'GRUB_CMDLINE_LINUX_DEFAULT="quiet"\n')
+        world.tools.rebuild("grub", lambda said: None)
+        world.hook()
+        said, planned = world.status, world.result.decision.plan
         assert said.startswith("blocked: /boot/grub/grub.cfg boots 'Ubuntu' without intel_iommu=on")
-        assert not result.decision.plan.reboot
+        assert not planned.reboot
 
     @staticmethod
     def age(tree: hosttree.HostTree, path: str) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
-from harness import hosttree, made, uses
+from harness import made, uses
+from harness.world import World
 
-from passthrough import problem, survey
+from passthrough import problem
 from passthrough.host import pci
 from passthrough.problem import Kind
 from passthrough.reporting import inventory, plan_text, status, words
-from passthrough.site import Site
 
 DISK, SIBLING = "0000:05:00.0", "0000:05:00.1"
 # A mount point that holds both joints, as a hostile or a careless administrator may name one.
@@ -65,49 +65,43 @@ class TestAMountPointIsToldWhole:
     """`"/srv/a; b: c"`: quoted as it is, and cut at none of our joints."""
 
     @pytest.fixture
-    def host(self, tree: hosttree.HostTree) -> hosttree.HostTree:
+    def host(self, world: World) -> World:
         """A disk with that mount point, and another function of its IOMMU group."""
         for address, identity, class_code in (
             (DISK, "144d:a808", made.STORAGE),
             (SIBLING, "1000:0097", made.ETHERNET),
         ):
-            tree.function(address, identity, class_code, driver="nvme")
-        tree.iommu_on({DISK: 50, SIBLING: 50})
-        uses.disk(tree, DISK, "sdz", "8:240")
-        uses.mount(tree, "8:240", PLACE.replace(" ", "\\040"), "/dev/sdz")
-        return tree
+            world.tree.function(address, identity, class_code, driver="nvme")
+        world.tree.iommu_on({DISK: 50, SIBLING: 50})
+        uses.disk(world.tree, DISK, "sdz", "8:240")
+        uses.mount(world.tree, "8:240", PLACE.replace(" ", "\\040"), "/dev/sdz")
+        return world
 
-    def decide(self, host: hosttree.HostTree, devices: str) -> survey.Decision:
-        site = Site(host.root, "pci-passthrough")
-        return survey.decide(made.wanted(devices), survey.look(site))
-
-    def test_by_list_devices(self, host: hosttree.HostTree):
+    def test_by_list_devices(self, host: World):
         rows = {row["address"]: row for row in inventory.describe(host.root, pci.read(host.root))}
         assert rows[DISK]["reason"] == f"{HOLDS}{WAY_OUT}"
         assert rows[SIBLING]["reason"] == (
             f"with its companion {DISK}: it {HOLDS}{WAY_OUT}; set companions: false to leave it out"
         )
 
-    def test_by_a_refusal_and_its_status(self, host: hosttree.HostTree):
-        survey = self.decide(host, f"144d:a808@{DISK}")
+    def test_by_a_refusal_and_its_status(self, host: World):
+        decision = host.decide(f"144d:a808@{DISK}")
         said = f"devices: item 1 144d:a808@{DISK}: {DISK} {HOLDS}{WAY_OUT}"
-        assert [words.refusal(each) for each in survey.refusals] == [said]
-        assert status.summarize(survey) == status.Status(status.BLOCKED, said)
+        assert [words.refusal(each) for each in decision.refusals] == [said]
+        assert status.summarize(decision) == status.Status(status.BLOCKED, said)
 
-    def test_by_the_refusal_of_a_sibling(self, host: hosttree.HostTree):
-        survey = self.decide(
-            host, f"[{{id: '1000:0097', address: '{SIBLING}', companions: false}}]"
-        )
-        (refusal,) = survey.refusals
+    def test_by_the_refusal_of_a_sibling(self, host: World):
+        decision = host.decide(f"[{{id: '1000:0097', address: '{SIBLING}', companions: false}}]")
+        (refusal,) = decision.refusals
         assert words.refusal(refusal).endswith(
             f"{SIBLING} shares IOMMU group 50 with {DISK}, which {HOLDS}; free that, or move the"
             " card to a slot with a group of its own"
         )
 
-    def test_by_what_allow_in_use_sets_aside(self, host: hosttree.HostTree):
-        survey = self.decide(host, f"[{{id: 144d:a808, address: '{DISK}', allow-in-use: true}}]")
-        described = plan_text.describe_plan(survey)
+    def test_by_what_allow_in_use_sets_aside(self, host: World):
+        decision = host.decide(f"[{{id: 144d:a808, address: '{DISK}', allow-in-use: true}}]")
+        described = plan_text.describe_plan(decision)
         (claim,) = (each for each in described["claims"] if each["address"] == DISK)
         assert claim["overridden"] == [HOLDS]
-        assert f"though it {HOLDS}" in " ".join(plan_text.plan_text(survey).split())
+        assert f"though it {HOLDS}" in " ".join(plan_text.plan_text(decision).split())
         assert json.loads(json.dumps(described)) == described

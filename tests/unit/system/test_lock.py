@@ -15,10 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import made
+from harness.world import World
 
-from passthrough import reconcile, survey
-from passthrough.site import Site
 from passthrough.state import record
 from passthrough.system import commands, lock
 
@@ -171,31 +169,27 @@ def test_hostile_text_in_it_is_quoted(tmp_path: Path, holder):
 
 
 class TestReconcile:
-    def test_changes_nothing_while_another_run_is_at_work(self, tree, tools, monkeypatch):
+    def test_changes_nothing_while_another_run_is_at_work(self, world: World, monkeypatch):
         monkeypatch.setattr(lock, "WAIT", 0.0)
-        before = tree.snapshot("etc", "var/lib")
-        with holding(tree.root), pytest.raises(lock.LockError):
-            reconcile.reconcile(
-                Site(tree.root, "x"), made.wanted("10de:1bb0"), tools, lambda said: None
-            )
-        assert tree.snapshot("etc", "var/lib") == before
-        assert tools.calls == []
+        before = world.tree.snapshot("etc", "var/lib")
+        with holding(world.root), pytest.raises(lock.LockError):
+            world.hook("10de:1bb0")
+        assert world.tree.snapshot("etc", "var/lib") == before
+        assert world.tools.calls == []
 
-    def test_has_it_from_the_first_look_to_the_last_write(self, tree, kernel, tools, monkeypatch):
+    def test_has_it_from_the_first_look_to_the_last_write(self, world: World, monkeypatch):
         seen: list[bool] = []
         real = record.read
         monkeypatch.setattr(
             record, "read", lambda *values: seen.append(bool(lock.descriptors())) or real(*values)
         )
-        tools.before_rebuild = lambda what: seen.append(bool(lock.descriptors()))
-        kernel.before_write = lambda name, text: seen.append(bool(lock.descriptors()))
-        reconcile.reconcile(
-            Site(tree.root, "x"), made.wanted("10de:1bb0"), tools, lambda said: None
-        )
+        world.tools.before_rebuild = lambda what: seen.append(bool(lock.descriptors()))
+        world.kernel.before_write = lambda name, text: seen.append(bool(lock.descriptors()))
+        world.hook("10de:1bb0")
         assert seen
         assert all(seen)
 
-    def test_a_look_needs_none(self, tree):
-        with lock.hold(tree.root, "another run"):
-            found = survey.decide(made.wanted("10de:1bb0"), survey.look(Site(tree.root, "x")))
+    def test_a_look_needs_none(self, world: World):
+        with lock.hold(world.root, "another run"):
+            found = world.decide("10de:1bb0")
         assert found.plan.changes_host

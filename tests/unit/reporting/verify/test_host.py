@@ -9,19 +9,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import cpio, hosttree, made, uses
-from harness.constants import GPUS
-from harness.fakekernel import FakeKernel, FakeTools
+from harness import cpio, uses
+from harness.constants import GPUS, INIT_TOP
 from harness.hosttree import kernel as model
+from harness.world import World
 
-from passthrough import reboot, reconcile, survey
+from passthrough import reboot, survey
 from passthrough.host import initramfs
 from passthrough.reporting.verify import checklist, result
 from passthrough.reporting.verify import host as host_checks
 from passthrough.site import Site
 from passthrough.state import record
 
-INIT_TOP = "etc/initramfs-tools/scripts/init-top/pci-passthrough"
 VFIO_MODULE = "usr/lib/modules/6.8.0-51-generic/kernel/drivers/vfio/pci/vfio-pci.ko.zst"
 
 
@@ -32,61 +31,36 @@ def need_zstd() -> None:
         pytest.skip("zstd is not installed")
 
 
-class Host:
-    """A host that is ready, and what verify says of it."""
+@pytest.fixture
+def host(world: World) -> World:
+    """The world of a host that is ready, with an image in the place of the made-up one."""
+    world.tree.write("proc/sys/kernel/osrelease", f"{world.tree.release.kernel}\n")
+    world.make_ready()
+    build_image(world)
+    return world
 
-    def __init__(self, tree: hosttree.HostTree, kernel: FakeKernel, tools: FakeTools):
-        self.tree, self.kernel, self.tools = tree, kernel, tools
-        self.config: dict[str, str] = {"devices": GPUS}
 
-    @property
-    def image(self) -> Path:
-        return self.tree.root / f"boot/initrd.img-{self.tree.release.kernel}"
+def image_of(world: World) -> Path:
+    return world.root / f"boot/initrd.img-{world.tree.release.kernel}"
 
-    def hook(self) -> None:
-        wanted = made.wanted(**self.config)
-        reconcile.reconcile(
-            Site(self.tree.root, "pci-passthrough"), wanted, self.tools, lambda said: None
-        )
 
-    def build_image(self, *left_out: str, **more: bytes) -> None:
-        """Write an image in the place of the made-up one."""
-        files = {
-            "scripts/init-top/pci-passthrough": self.tree.read(INIT_TOP).encode(),
-            VFIO_MODULE: b"module",
-            **more,
-        }
-        kept = {name: files[name] for name in files if name not in left_out}
-        self.image.write_bytes(cpio.image(kept))
-
-    def checks(self) -> dict[str, result.Check]:
-        decision = survey.decide(
-            made.wanted(**self.config), survey.look(Site(self.tree.root, "pci-passthrough"))
-        )
-        return {each.name: each for each in checklist.verify(decision)}
-
-    def shown(self, name: str) -> str:
-        found = self.checks()[name]
-        return f"{found.status}: {found.seen}" + (f" -> {found.fix}" if found.fix else "")
+def build_image(world: World, *left_out: str, **more: bytes) -> None:
+    """Write an image in the place of the made-up one."""
+    files = {
+        "scripts/init-top/pci-passthrough": world.tree.read(INIT_TOP).encode(),
+        VFIO_MODULE: b"module",
+        **more,
+    }
+    kept = {name: files[name] for name in files if name not in left_out}
+    image_of(world).write_bytes(cpio.image(kept))
 
 
 @pytest.fixture
-def host(tree: hosttree.HostTree, kernel: FakeKernel, tools: FakeTools) -> Host:
-    found = Host(tree, kernel, tools)
-    tree.write("proc/sys/kernel/osrelease", f"{tree.release.kernel}\n")
-    found.hook()
-    kernel.reboot()
-    found.hook()
-    found.build_image()
-    return found
+def image_check(host: World) -> str:
+    return f"initramfs-content /boot/{image_of(host).name}"
 
 
-@pytest.fixture
-def image_check(host: Host) -> str:
-    return f"initramfs-content /boot/{host.image.name}"
-
-
-def test_a_host_that_is_ready_is_green(host: Host, image_check: str):
+def test_a_host_that_is_ready_is_green(host: World, image_check: str):
     checks = host.checks()
     assert {name: each.status for name, each in checks.items() if each.status != result.OK} == {}
     assert {
@@ -108,12 +82,9 @@ def test_a_host_that_is_ready_is_green(host: Host, image_check: str):
     assert any(name.startswith("group ") for name in checks)
 
 
-def test_a_host_that_waits_for_its_reboot_says_so(
-    tree: hosttree.HostTree, kernel: FakeKernel, tools: FakeTools
-):
-    host = Host(tree, kernel, tools)
-    host.hook()
-    found = host.checks()
+def test_a_host_that_waits_for_its_reboot_says_so(world: World):
+    world.hook(GPUS)
+    found = world.checks()
     assert found["iommu"].status == result.FAIL
     assert found["command-line"].status == result.FAIL
     assert "interrupt-remapping" not in found
@@ -140,7 +111,7 @@ class TestInterrupts:
         ],
         ids=["on", "off", "off-and-allowed", "arm"],
     )
-    def test_are_remapped(self, host: Host, table: str, unsafe: bool, shown: str):
+    def test_are_remapped(self, host: World, table: str, unsafe: bool, shown: str):
         host.tree.write("proc/interrupts", table)
         host.tree.write(
             "sys/module/vfio_iommu_type1/parameters/allow_unsafe_interrupts",
@@ -150,22 +121,21 @@ class TestInterrupts:
 
 
 class TestKernel:
-    def test_without_vfio_pci(self, host: Host):
-        model.remove_driver(host.tree.root, "vfio-pci")
+    def test_without_vfio_pci(self, host: World):
+        model.remove_driver(host.root, "vfio-pci")
         assert host.shown("vfio-modules") == (
             "fail: vfio-pci is not loaded -> run modprobe vfio-pci and see dmesg"
         )
         host.tree.write("sys/kernel/security/lockdown", "none [integrity] confidentiality\n")
         assert host.shown("vfio-modules").endswith("lockdown is integrity: modules must be signed")
 
-    def test_with_vfio_pci_built_in(self, make_host, tools, monkeypatch):
-        tree = make_host(ubuntu="22.04")
-        host = Host(tree, FakeKernel(tree, monkeypatch), FakeTools(tree))
-        tree.write("proc/sys/kernel/osrelease", f"{tree.release.kernel}\n")
-        host.hook()
-        host.build_image(VFIO_MODULE)
+    def test_with_vfio_pci_built_in(self, make_world):
+        host = make_world(ubuntu="22.04")
+        host.tree.write("proc/sys/kernel/osrelease", f"{host.tree.release.kernel}\n")
+        host.hook(GPUS)
+        build_image(host, VFIO_MODULE)
         assert host.shown("vfio-modules") == "ok: vfio-pci is built into the kernel"
-        assert host.shown(f"initramfs-content /boot/{host.image.name}").startswith("ok: ")
+        assert host.shown(f"initramfs-content /boot/{image_of(host).name}").startswith("ok: ")
 
     @pytest.mark.parametrize(
         ("text", "shown"),
@@ -175,12 +145,12 @@ class TestKernel:
             ("none [integrity] confidentiality\n", "ok: integrity: only signed modules load"),
         ],
     )
-    def test_lockdown(self, host: Host, text: str | None, shown: str):
+    def test_lockdown(self, host: World, text: str | None, shown: str):
         if text:
             host.tree.write("sys/kernel/security/lockdown", text)
         assert host.shown("lockdown") == shown
 
-    def test_noiommu_is_a_failure(self, host: Host):
+    def test_noiommu_is_a_failure(self, host: World):
         assert host.shown("noiommu") == "ok: off"
         host.tree.write("sys/module/vfio/parameters/enable_unsafe_noiommu_mode", "Y\n")
         assert host.shown("noiommu").startswith("fail: vfio's enable_unsafe_noiommu_mode is on")
@@ -199,19 +169,19 @@ class TestImage:
         )
         assert initramfs.read(path, []) == initramfs.Contents(frozenset(), True)
 
-    def test_without_our_script(self, host: Host, image_check: str):
-        host.build_image("scripts/init-top/pci-passthrough")
+    def test_without_our_script(self, host: World, image_check: str):
+        build_image(host, "scripts/init-top/pci-passthrough")
         assert host.shown(image_check) == (
             f"fail: lacks /{INIT_TOP} as they are now -> run update-initramfs -u -k all, and see"
             " what it says"
         )
 
-    def test_with_an_older_script(self, host: Host, image_check: str):
-        host.build_image(**{"scripts/init-top/pci-passthrough": b"#!/bin/sh\n# older\n"})
+    def test_with_an_older_script(self, host: World, image_check: str):
+        build_image(host, **{"scripts/init-top/pci-passthrough": b"#!/bin/sh\n# older\n"})
         assert host.checks()[image_check].status == result.FAIL
 
-    def test_without_the_module(self, host: Host, image_check: str):
-        host.build_image(VFIO_MODULE)
+    def test_without_the_module(self, host: World, image_check: str):
+        build_image(host, VFIO_MODULE)
         assert host.shown(image_check).startswith("fail: holds our files and no vfio-pci module")
 
     @pytest.mark.parametrize(
@@ -228,36 +198,36 @@ class TestImage:
         ids=["text", "cut", "no-numbers", "long-name"],
     )
     def test_that_cannot_be_read_is_unknown(
-        self, host: Host, image_check: str, content: bytes, problem: str
+        self, host: World, image_check: str, content: bytes, problem: str
     ):
-        host.image.write_bytes(content)
-        assert host.shown(image_check).startswith(f"unknown: /boot/{host.image.name} {problem}")
+        image_of(host).write_bytes(content)
+        assert host.shown(image_check).startswith(f"unknown: /boot/{image_of(host).name} {problem}")
 
-    def test_whose_program_is_missing_is_unknown(self, host: Host, image_check: str, monkeypatch):
-        host.image.write_bytes(b"\x28\xb5\x2f\xfd" + b"x" * 100)
+    def test_whose_program_is_missing_is_unknown(self, host: World, image_check: str, monkeypatch):
+        image_of(host).write_bytes(b"\x28\xb5\x2f\xfd" + b"x" * 100)
         monkeypatch.setenv("PATH", "/nonexistent")
         assert host.shown(image_check) == (
-            f"unknown: /boot/{host.image.name}: zstd is not installed"
+            f"unknown: /boot/{image_of(host).name}: zstd is not installed"
         )
 
-    def test_that_its_program_refuses_is_unknown(self, host: Host, image_check: str):
+    def test_that_its_program_refuses_is_unknown(self, host: World, image_check: str):
         need_zstd()
-        host.image.write_bytes(b"\x28\xb5\x2f\xfd" + b"x" * 100)
-        assert host.shown(image_check).startswith(f"unknown: /boot/{host.image.name}: zstd: ")
+        image_of(host).write_bytes(b"\x28\xb5\x2f\xfd" + b"x" * 100)
+        assert host.shown(image_check).startswith(f"unknown: /boot/{image_of(host).name}: zstd: ")
 
-    def test_that_grub_boots_is_read_beside_the_running_ones(self, host: Host):
-        old = host.image.with_name("initrd.img-6.5.0-old")
-        shutil.copy(host.image, old)
+    def test_that_grub_boots_is_read_beside_the_running_ones(self, host: World):
+        old = image_of(host).with_name("initrd.img-6.5.0-old")
+        shutil.copy(image_of(host), old)
         grub_cfg = host.tree.read("boot/grub/grub.cfg")
-        host.tree.write("boot/grub/grub.cfg", grub_cfg.replace(host.image.name, old.name))
+        host.tree.write("boot/grub/grub.cfg", grub_cfg.replace(image_of(host).name, old.name))
         found = [name for name in host.checks() if name.startswith("initramfs-content ")]
         assert found == [
             f"initramfs-content /boot/{old.name}",
-            f"initramfs-content /boot/{host.image.name}",
+            f"initramfs-content /boot/{image_of(host).name}",
         ]
 
-    def test_is_not_found(self, host: Host):
-        host.image.unlink()
+    def test_is_not_found(self, host: World):
+        image_of(host).unlink()
         assert host.shown("initramfs-content") == "unknown: no image was found below /boot"
 
 
@@ -274,25 +244,25 @@ class TestCache:
         monkeypatch.setattr(initramfs, "read", count)
         return found
 
-    def test_an_image_is_unpacked_once(self, host: Host, reads: list[Path]):
+    def test_an_image_is_unpacked_once(self, host: World, reads: list[Path]):
         first = host.checks()
         assert len(reads) == 1
         assert host.checks() == first
         assert len(reads) == 1
 
-    def test_a_new_image_or_another_question_is_looked_at(self, host: Host, reads: list[Path]):
+    def test_a_new_image_or_another_question_is_looked_at(self, host: World, reads: list[Path]):
         host.checks()
-        host.build_image("scripts/init-top/pci-passthrough")
+        build_image(host, "scripts/init-top/pci-passthrough")
         assert result.has_failed(tuple(host.checks().values()))
         assert len(reads) == 2
         host.tree.write(INIT_TOP, "#!/bin/sh\n", mode=0o755)
         host.checks()
         assert len(reads) == 3
 
-    def test_is_for_root_alone_and_stays_small(self, host: Host):
+    def test_is_for_root_alone_and_stays_small(self, host: World):
         for number in range(20):
-            initramfs.look_up(host.tree.root, host.image, [b"%d" % number])
-        path = host.tree.root / initramfs.CACHE
+            initramfs.look_up(host.root, image_of(host), [b"%d" % number])
+        path = host.root / initramfs.CACHE
         assert path.stat().st_mode & 0o777 == 0o600
         assert path.stat().st_size < 5000
 
@@ -300,20 +270,20 @@ class TestCache:
         "kept", ["{broken", "[]", "null", '{"boot/initrd.img": {}}', '{"format": 3, "answers": 1}']
     )
     def test_that_is_damaged_or_of_another_revision_is_written_anew(
-        self, host: Host, reads: list[Path], kept: str
+        self, host: World, reads: list[Path], kept: str
     ):
         host.tree.write(initramfs.CACHE, kept)
         host.checks()
         host.checks()
         assert len(reads) == 1
 
-    def test_a_hook_never_reads_an_image(self, host: Host, reads: list[Path]):
+    def test_a_hook_never_reads_an_image(self, host: World, reads: list[Path]):
         host.hook()
         assert reads == []
 
 
 class TestGrub:
-    def test_that_lacks_our_options_names_why(self, host: Host):
+    def test_that_lacks_our_options_names_why(self, host: World):
         host.tree.write("etc/default/grub.d/99-z.cfg", "GRUB_CMDLINE_LINUX_DEFAULT=quiet\n")
         host.tools.rebuild("grub", lambda said: None)
         found = host.checks()["grub.cfg"]
@@ -321,7 +291,7 @@ class TestGrub:
         assert found.seen == "/boot/grub/grub.cfg boots 'Ubuntu' without intel_iommu=on"
         assert found.fix.startswith("/etc/default/grub.d/99-z.cfg sets GRUB_CMDLINE_LINUX_DEFAULT")
 
-    def test_whose_title_has_a_colon_is_named_whole(self, host: Host):
+    def test_whose_title_has_a_colon_is_named_whole(self, host: World):
         text = host.tree.read("boot/grub/grub.cfg").replace("'Ubuntu'", "'Ubuntu: main; 2nd'")
         host.tree.write("boot/grub/grub.cfg", text.replace(" intel_iommu=on", ""))
         found = host.checks()["grub.cfg"]
@@ -332,7 +302,7 @@ class TestGrub:
             "run update-grub, and see which entry GRUB_DEFAULT names in /etc/default/grub"
         )
 
-    def test_whose_later_option_wins_says_how_to_mend_it(self, host: Host):
+    def test_whose_later_option_wins_says_how_to_mend_it(self, host: World):
         """Both stand on the line; the fault and the way out stand in two fields, not in one."""
         text = host.tree.read("boot/grub/grub.cfg")
         host.tree.write(
@@ -346,20 +316,20 @@ class TestGrub:
             "take intel_iommu=off out of /etc/default/grub, then run update-grub",
         )
 
-    def test_that_is_not_rebuilt_yet(self, host: Host):
+    def test_that_is_not_rebuilt_yet(self, host: World):
         host.tree.write("etc/default/grub.d/95-pci-passthrough.cfg", "# edited\n")
         assert host.shown("grub.cfg").startswith("fail: not rebuilt since its files changed")
 
 
 class TestGuests:
-    def test_that_hold_a_device_are_named(self, host: Host):
+    def test_that_hold_a_device_are_named(self, host: World):
         host.kernel.hold("0000:83:00.0", process=4711)
         host.tree.write("proc/4711/cmdline", "qemu\0-name\0guest=instance-1,x=y\0")
         assert host.shown("in-use 0000:83:00.0") == "ok: held by instance-1 (4711)"
         assert host.shown("in-use 0000:83:00.1") == "ok: held by instance-1 (4711)"
         assert "in-use 0000:84:00.0" not in host.checks()
 
-    def test_that_hold_what_is_not_claimed_any_more(self, host: Host):
+    def test_that_hold_what_is_not_claimed_any_more(self, host: World):
         host.kernel.hold("0000:84:00.0", process=4711)
         host.config["devices"] = "gpu=10de:1bb0@83:00.0"
         assert host.shown("in-use 0000:84:00.0") == (
@@ -371,57 +341,46 @@ class TestGuests:
 class TestAllowInUse:
     DEVICES = "- {id: 10de:1bb0, address: '83:00.0', allow-in-use: true}"
 
-    def test_is_shown_with_what_it_sets_aside(
-        self, tree: hosttree.HostTree, kernel: FakeKernel, tools: FakeTools
-    ):
-        host = Host(tree, kernel, tools)
-        host.config["devices"] = self.DEVICES
-        uses.disk(tree, "0000:83:00.1", "sdz", "8:240")
-        uses.swap(tree, "/dev/sdz")
-        assert host.shown("allow-in-use 0000:83:00.1") == "ok: it holds swap space: sdz"
-        assert host.shown("allow-in-use 0000:83:00.0") == "ok: no guard has anything against it"
+    def test_is_shown_with_what_it_sets_aside(self, world: World):
+        world.config["devices"] = self.DEVICES
+        uses.disk(world.tree, "0000:83:00.1", "sdz", "8:240")
+        uses.swap(world.tree, "/dev/sdz")
+        assert world.shown("allow-in-use 0000:83:00.1") == "ok: it holds swap space: sdz"
+        assert world.shown("allow-in-use 0000:83:00.0") == "ok: no guard has anything against it"
 
-    def test_names_a_mount_point_whole(
-        self, tree: hosttree.HostTree, kernel: FakeKernel, tools: FakeTools
-    ):
-        host = Host(tree, kernel, tools)
-        host.config["devices"] = self.DEVICES
-        uses.disk(tree, "0000:83:00.1", "sdz", "8:240")
-        uses.mount(tree, "8:240", "/srv/a;\\040b", "/dev/sdz")
-        assert host.shown("allow-in-use 0000:83:00.1") == (
+    def test_names_a_mount_point_whole(self, world: World):
+        world.config["devices"] = self.DEVICES
+        uses.disk(world.tree, "0000:83:00.1", "sdz", "8:240")
+        uses.mount(world.tree, "8:240", "/srv/a;\\040b", "/dev/sdz")
+        assert world.shown("allow-in-use 0000:83:00.1") == (
             'ok: it holds a mounted file system: "/srv/a; b" on sdz'
         )
 
 
-def test_a_reboot_that_did_not_help_is_a_failure(host: Host):
+def test_a_reboot_that_did_not_help_is_a_failure(host: World):
     host.config["reboot"] = "when-idle"
     host.hook()
-    site = Site(host.tree.root, "pci-passthrough")
-    decision = survey.decide(made.wanted(**host.config), survey.look(site))
-    asked = record.Reboot(reboot.key(decision), "an earlier boot")
-    with record.open(site) as ledger:
+    asked = record.Reboot(reboot.key(host.decide()), "an earlier boot")
+    with record.open(host.site) as ledger:
         ledger.update(reboot=asked)
     assert "reboot" not in host.checks()
     host.tree.bind("0000:83:00.0", "nouveau")
     assert host.shown("reboot").startswith("fail: the reboot did not help: ")
 
 
-def test_checks_have_names_of_their_own(host: Host):
-    decision = survey.decide(
-        made.wanted(**host.config), survey.look(Site(host.tree.root, "pci-passthrough"))
-    )
-    names = [each.name for each in checklist.verify(decision)]
+def test_checks_have_names_of_their_own(host: World):
+    names = [each.name for each in checklist.verify(host.decide())]
     assert len(set(names)) == len(names)
     assert len(host_checks.CHECKS) == len(set(host_checks.CHECKS))
 
 
-def test_another_tree_is_only_read_and_written_inside(host: Host, tmp_path: Path):
+def test_another_tree_is_only_read_and_written_inside(host: World, tmp_path: Path):
     """What --root promises: the answers come from that tree, and the cache stays in it."""
     copy = tmp_path / "copy"
-    subprocess.run(["cp", "-a", host.tree.root, copy], check=True)
+    subprocess.run(["cp", "-a", host.root, copy], check=True)
     before = host.tree.snapshot("etc", "boot", "run", "var")
     model.remove_driver(copy, "vfio-pci")
-    decision = survey.decide(made.wanted(**host.config), survey.look(Site(copy, "pci-passthrough")))
+    decision = survey.decide(host.wanted, survey.look(Site(copy, host.application)))
     found: Callable[[str], bool] = {
         each.name: each.status == result.FAIL for each in checklist.verify(decision)
     }.__getitem__
