@@ -164,6 +164,26 @@ class TestLife:
         assert drivers(host) == {**NATIVE, **KEPT}
         assert host.read("proc/cmdline").endswith(" quiet splash intel_iommu=off\n")
 
+    @pytest.mark.parametrize("host", ["26.04"], indirect=True)
+    def test_initramfs_tools_core_beside_dracut_changes_nothing(
+        self, agent, box, host, packed_charm
+    ):
+        """An upgrade leaves it behind: the files of dracut's are written, and claim at boot."""
+        host.write("usr/share/initramfs-tools/hook-functions", "# -*- shell-script -*-\n")
+        host.write("etc/kernel/postinst.d/initramfs-tools", "#!/bin/sh\n", mode=0o755)
+        host.write("etc/initramfs-tools/initramfs.conf", "MODULES=most\n")
+        before = host.snapshot(*STATE)
+        deploy(agent, packed_charm)
+        written = {
+            path: entry for path, entry in host.snapshot(*STATE).items() if path not in before
+        }
+        del written["var/lib/pci-passthrough/pci-passthrough.json"]
+        check_golden("dracut", written)
+        assert rebuilds(box) == ["update-initramfs", "update-grub"]
+        reboot(box, agent)
+        assert host.kernel_log() == [f"pci-passthrough: {each} is on vfio-pci" for each in CLAIMED]
+        assert str(agent.status()) == "active: gpu: 2 ready"
+
     @pytest.mark.parametrize("host", ["24.04"], indirect=True)
     def test_a_kernel_whose_iommu_is_on_by_default_needs_no_reboot(
         self, agent, box, host, packed_charm

@@ -11,7 +11,7 @@ import json
 import re
 
 from passthrough.config import options
-from passthrough.host import machine, pci
+from passthrough.host import generators, machine, pci
 from passthrough.nova import lines as nova_lines
 from passthrough.nova import release as nova_release
 from passthrough.planning import boot_files, claims, plan, templates
@@ -69,11 +69,11 @@ HOST = pci.Host(
         )
     }
 )
-GENERATORS = (machine.INITRAMFS_TOOLS, machine.DRACUT)
+GENERATORS = generators.GENERATORS
 
 
 @functools.cache
-def _skeleton(generator: str) -> frozenset[str]:
+def _skeleton(generator: generators.Generator) -> frozenset[str]:
     """Every line that the templates write by themselves."""
     claim = claims.decide(options.parse({"devices": "10de:1bb0"}).devices, HOST).claims
     asked = boot_files.Wanted(
@@ -90,7 +90,7 @@ def _skeleton(generator: str) -> frozenset[str]:
     return frozenset(line for line in lines if not any(each.fullmatch(line) for each in LINES))
 
 
-def check_boot_files(wanted: options.Options, generator: str) -> list[str]:
+def check_boot_files(wanted: options.Options, generator: generators.Generator) -> list[str]:
     """Work out what would be written for these options, and judge it line by line.
 
     Returns:

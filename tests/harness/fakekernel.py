@@ -21,6 +21,7 @@ from harness.hosttree import kernel as model
 from harness.hosttree import programs
 
 from passthrough.effects import drivers
+from passthrough.host import generators
 from passthrough.system import commands
 
 _WRITES = ".made/writes"
@@ -139,13 +140,21 @@ class FakeTools:
         self.restarts_denied = False
         self.before_rebuild: Callable[[str], object] = lambda what: None
 
-    def rebuild(self, what: str, progress: Callable[[str], object]) -> None:
-        """Do what update-initramfs or update-grub does to the tree."""
+    def rebuild(
+        self,
+        what: str,
+        progress: Callable[[str], object],
+        generator: generators.Generator | None = None,
+    ) -> None:
+        """Do what update-initramfs, dracut or update-grub does to the tree."""
         self.calls.append(f"rebuild {what}")
         self.before_rebuild(what)
         self._fail_where_told(what)
         progress(f"{what}: rebuilt")
-        programs.run(self.tree.root, f"update-{what}", ["-u"])
+        command = (f"update-{what}", "-u")
+        if what == "initramfs" and generator:
+            command = next(each for each in generator.rebuilds if self._has(each[0]))
+        programs.run(self.tree.root, command[0], command[1:])
 
     def load_vfio(self) -> None:
         """Load vfio-pci, whose driver then binds what has an override and no driver."""
@@ -170,6 +179,9 @@ class FakeTools:
             return False
         self.services[service] = f"{self.services.get(service, '')}+"
         return True
+
+    def _has(self, program: str) -> bool:
+        return any((self.tree.root / place / program).exists() for place in ("usr/sbin", "usr/bin"))
 
     def _fail_where_told(self, what: str) -> None:
         if what in self.failing:

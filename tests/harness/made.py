@@ -12,7 +12,7 @@ from harness import constants
 from passthrough import errors, pci_address, survey
 from passthrough.config import devices as devices_option
 from passthrough.config import options
-from passthrough.host import machine, pci, vfio_users
+from passthrough.host import generators, machine, pci, vfio_users
 from passthrough.planning import claims
 from passthrough.site import Site
 from passthrough.state import record
@@ -80,7 +80,7 @@ def attempt(
 IOMMU_OFF = machine.Platform(
     iommu_table="DMAR",
     has_grub=True,
-    generator=machine.INITRAMFS_TOOLS,
+    generator=generators.INITRAMFS_TOOLS,
     command_line=("root=/dev/sda1", "quiet"),
 )
 IOMMU_ON = dataclasses.replace(IOMMU_OFF, command_line=(*IOMMU_OFF.command_line, "intel_iommu=on"))

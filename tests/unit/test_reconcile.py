@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 from harness import uses
-from harness.constants import CLAIMED, GPUS, GRUB, KEPT, NATIVE, ONE, OWNED, READY
+from harness.constants import CLAIMED, GPUS, GRUB, INITRAMFS_HOOK, KEPT, NATIVE, ONE, OWNED, READY
 from harness.world import World
 
 from passthrough import errors
+from passthrough.host import generators
 from passthrough.planning import prerequisites
 from passthrough.reporting.status import Status
 from passthrough.state import record
@@ -15,6 +18,57 @@ from passthrough.state import record
 REBOOT = Status(
     "blocked", "reboot required: the IOMMU is off until the kernel starts with intel_iommu=on"
 )
+
+
+class TestGenerators:
+    """What is written is for the generator that builds, also where another one is about."""
+
+    @pytest.fixture
+    def upgraded(self, make_world: Callable[..., World]) -> World:
+        """On Ubuntu 26.04, where an upgrade left initramfs-tools-core beside dracut."""
+        world = make_world(ubuntu="26.04")
+        world.tree.write("usr/share/initramfs-tools/hook-functions", "# -*- shell-script -*-\n")
+        return world
+
+    @staticmethod
+    def forget_who_builds(world: World) -> None:
+        world.tree.write("usr/sbin/update-initramfs", "#!/bin/sh\n", mode=0o755)
+
+    def test_the_devices_are_claimed_at_boot(self, upgraded: World):
+        upgraded.hook(GPUS)
+        upgraded.reboot()
+        assert upgraded.drivers() == READY
+        assert upgraded.hook() == Status("active", "gpu: 2 ready")
+
+    def test_what_was_written_for_the_wrong_one_is_mended(self, upgraded: World, monkeypatch):
+        wrong = (generators.INITRAMFS_TOOLS,)
+        with monkeypatch.context() as patched:
+            patched.setattr(generators, "find", lambda root: wrong)
+            upgraded.hook(GPUS)
+            upgraded.reboot()
+            assert upgraded.drivers() == {**NATIVE, **KEPT}
+        upgraded.forget()
+        upgraded.hook()
+        assert upgraded.tools.calls[0] == "rebuild initramfs"
+        assert not (upgraded.root / INITRAMFS_HOOK).exists()
+        upgraded.reboot()
+        assert upgraded.drivers() == READY
+
+    def test_where_none_is_told_nothing_is_written(self, upgraded: World):
+        self.forget_who_builds(upgraded)
+        before = upgraded.tree.snapshot(*OWNED)
+        with pytest.raises(prerequisites.UnsupportedHostError, match="both installed"):
+            upgraded.hook(GPUS)
+        assert upgraded.tree.snapshot(*OWNED) == before
+        assert upgraded.tools.calls == []
+
+    def test_where_none_is_told_any_more_removal_still_rebuilds(self, upgraded: World):
+        upgraded.hook(GPUS)
+        self.forget_who_builds(upgraded)
+        upgraded.forget()
+        upgraded.hook("")
+        assert upgraded.tools.calls == ["rebuild initramfs", "rebuild grub"]
+        assert upgraded.record() == record.Record()
 
 
 class TestLife:

@@ -90,7 +90,7 @@ def apply(
         changes = [change for change in plan.files if change.file.feeds == what]
         with _put_back_on_failure(root, changes, report):
             _write_files(root, changes, report)
-            _rebuild(tools, what, report)
+            _rebuild(tools, what, plan, report)
         ledger.rebuilt(what, plan.record.activated.get(what))
     rest = [change for change in plan.files if change.file.feeds not in plan.rebuild]
     with _put_back_on_failure(root, rest, report):
@@ -127,9 +127,11 @@ def _write_files(
         report(f"/{change.file.path}: {_verb(change)}")
 
 
-def _rebuild(tools: Tools, what: enums.Rebuild, report: Callable[[str], object]) -> None:
+def _rebuild(
+    tools: Tools, what: enums.Rebuild, plan: Plan, report: Callable[[str], object]
+) -> None:
     try:
-        tools.rebuild(what, report)
+        tools.rebuild(what, report, plan.generator)
     except OSError as error:
         raise ApplyError(
             f"{what} was not rebuilt: {error.filename or 'the disk'}", error

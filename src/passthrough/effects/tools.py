@@ -11,17 +11,19 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Protocol
 
 from passthrough import enums
+from passthrough.host import generators
 from passthrough.system import commands, files, lock
 
 logger = logging.getLogger(__name__)
 
 BOOT = Path("/boot")
 GRUB_CONFIG = BOOT / "grub/grub.cfg"
+_UPDATE_GRUB = ("update-grub",)
 
 # A hung package trigger must not hold the machine's hook lock for ever.
 REBUILD_TIMEOUT = 3600.0
@@ -31,19 +33,27 @@ MODPROBE_TIMEOUT = 300.0
 _POLICY_DENIED = 101
 
 
-# The first of these that is installed rebuilds the initramfs of every kernel: an older one that is
-# booted by hand must bind too. Ubuntu's dracut has an update-initramfs of its own, Debian's none.
-_INITRAMFS_REBUILDS = (
-    ("update-initramfs", "-u", "-k", "all"),
-    ("dracut", "--force", "--regenerate-all"),
-)
-
-
 class Tools(Protocol):
     """What applying a plan needs of the host beyond reading and writing files."""
 
-    def rebuild(self, what: enums.Rebuild, progress: Callable[[str], object]) -> None:
-        """Rebuild the initramfs or GRUB's configuration; raise CommandError when that fails."""
+    def rebuild(
+        self,
+        what: enums.Rebuild,
+        progress: Callable[[str], object],
+        generator: generators.Generator | None = None,
+    ) -> None:
+        """Rebuild the initramfs of every kernel, or GRUB's configuration.
+
+        Args:
+            what: which of the two.
+            progress: told, in words, when it begins and when it is done.
+            generator: makes the initramfs. None where that cannot be told: what is installed serves
+                then, since the files of claims that are gone must not stay in it.
+
+        Raises:
+            CommandError: when that fails.
+            OSError: when the disk does not take what was made.
+        """
 
     def load_vfio(self) -> None:
         """Load the vfio modules; raise CommandError when the kernel has none."""
@@ -65,20 +75,22 @@ class Tools(Protocol):
 class HostTools:
     """`Tools` for the machine this runs on."""
 
-    def rebuild(self, what: enums.Rebuild, progress: Callable[[str], object]) -> None:
+    def rebuild(
+        self,
+        what: enums.Rebuild,
+        progress: Callable[[str], object],
+        generator: generators.Generator | None = None,
+    ) -> None:
         """Rebuild the initramfs of every kernel, or GRUB's configuration."""
-        if what is enums.Rebuild.GRUB:
-            command = ("update-grub",)
-        else:
-            found = (each for each in _INITRAMFS_REBUILDS if shutil.which(each[0]))
-            command = next(found, _INITRAMFS_REBUILDS[0])
+        served = (generator,) if generator else generators.GENERATORS
+        command = _UPDATE_GRUB if what is enums.Rebuild.GRUB else _choose_rebuild(served)
         started = time.monotonic()
         progress(f"{' '.join(command)}: running")
         if what is enums.Rebuild.GRUB:
             _update_grub(command)
         else:
             commands.run(command, REBUILD_TIMEOUT, lock.descriptors())
-            _settle_initramfs()
+            _settle_images({each.image_prefix for each in served})
         progress(f"{' '.join(command)}: done in {time.monotonic() - started:.0f} s")
 
     def load_vfio(self) -> None:
@@ -141,12 +153,22 @@ def _update_grub(command: tuple[str, ...]) -> None:
             left.unlink(missing_ok=True)
 
 
-def _settle_initramfs() -> None:
-    """Wait until every initramfs is on the disk, where GRUB finds it, too.
+def _choose_rebuild(served: Iterable[generators.Generator]) -> tuple[str, ...]:
+    """The first installed command that rebuilds the images; the first of all where none is."""
+    commands_known = [command for each in served for command in each.rebuilds]
+    return next((each for each in commands_known if shutil.which(each[0])), commands_known[0])
+
+
+def _settle_images(prefixes: Iterable[str]) -> None:
+    """Wait until every image on /boot is on the disk, where GRUB finds it, too.
 
     The caller is about to record that it is.
+
+    Args:
+        prefixes: what the images' names begin with.
     """
-    images = {each.resolve() for each in BOOT.glob("initr*") if each.is_file()}
+    found = (each for prefix in prefixes for each in BOOT.glob(f"{prefix}*"))
+    images = {each.resolve() for each in found if each.is_file()}
     for path in images:
         files.settle(path)
     for directory in {path.parent for path in images}:

@@ -16,11 +16,12 @@ import lzma
 import os
 import subprocess
 import zlib
-from collections.abc import Callable, Collection, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from passthrough.errors import PassthroughError
+from passthrough.host import generators
 from passthrough.system import files, quoting
 
 CACHE = "run/pci-passthrough.initramfs"
@@ -64,6 +65,31 @@ class Contents:
 def digest(content: bytes) -> str:
     """The digest by which `read` and `look_up` know a file's content."""
     return hashlib.sha256(content).hexdigest()
+
+
+def find(
+    root: Path, generator: generators.Generator, initrds: Iterable[str], release: str
+) -> dict[Path, str]:
+    """Find the images that count: those that boot next, and the running kernel's.
+
+    Args:
+        root: the host's root.
+        generator: makes the images.
+        initrds: what the boot loader loads, as its configuration spells it; microcode has an image
+            of its own among them.
+        release: the running kernel's.
+
+    Returns:
+        The images that are there, links followed, each with the path to show to people.
+    """
+    booted = [os.path.basename(each) for each in initrds]
+    names = [each for each in booted if each.startswith(generator.image_prefix)]
+    found: dict[Path, str] = {}
+    for name in dict.fromkeys((*names, generator.image.format(release=release))):
+        path = (root / "boot" / name).resolve()
+        if path.is_file():
+            found.setdefault(path, f"/boot/{name}")
+    return found
 
 
 def look_up(root: Path, image: Path, wanted: Collection[bytes]) -> Contents:

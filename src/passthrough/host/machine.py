@@ -5,18 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from passthrough.host import grub
+from passthrough.host import generators, grub
 from passthrough.system import procfs, sysfs
-
-INITRAMFS_TOOLS = "initramfs-tools"
-DRACUT = "dracut"
-
-# What tells each generator, the first that is there. `update-initramfs` tells nothing: dracut on
-# Ubuntu 26.04 ships one of its own.
-_GENERATORS = {
-    INITRAMFS_TOOLS: ("usr/share/initramfs-tools/hook-functions",),
-    DRACUT: ("usr/bin/dracut", "usr/sbin/dracut"),
-}
 
 # The ACPI table with which firmware announces each kind of IOMMU.
 _IOMMU_TABLES = ("DMAR", "IVRS", "IORT")
@@ -27,14 +17,16 @@ class Platform:
     """The facts about a host that decide which boot files it needs.
 
     ``iommu_table`` is the ACPI table that announces an IOMMU: DMAR (Intel VT-d), IVRS (AMD-Vi),
-    IORT (Arm SMMU), or None. ``generator`` is the initramfs generator, None for an unknown one.
+    IORT (Arm SMMU), or None. ``generator`` makes the initramfs; it is None where no known one can,
+    and where several could and it cannot be told which one does: those are ``rivals`` then.
     ``command_line`` holds the running kernel's tokens, ``boot_id`` is another one after every boot,
     and ``grub`` says what will boot next.
     """
 
     iommu_table: str | None = None
     has_grub: bool = False
-    generator: str | None = None
+    generator: generators.Generator | None = None
+    rivals: tuple[generators.Generator, ...] = ()
     command_line: tuple[str, ...] = ()
     is_container: bool = False
     boot_id: str = ""
@@ -43,26 +35,17 @@ class Platform:
 
 def read(root: Path) -> Platform:
     """Read the facts from the tree at ``root``."""
+    found = generators.find(root)
     tables = sysfs.names_or_raise(root / "sys/firmware/acpi/tables")
     return Platform(
         iommu_table=next((name for name in _IOMMU_TABLES if name in tables), None),
         has_grub=(root / "boot/grub/grub.cfg").exists()
         and (root / "usr/sbin/update-grub").exists(),
-        generator=_generator(root),
+        generator=found[0] if len(found) == 1 else None,
+        rivals=found if len(found) > 1 else (),
         command_line=procfs.command_line_if_there(root),
         # systemd writes this file in every kind of container (systemd.io/CONTAINER_INTERFACE).
         is_container=(root / "run/systemd/container").exists(),
         boot_id=procfs.boot_id_if_there(root),
         grub=grub.read(root),
-    )
-
-
-def _generator(root: Path) -> str | None:
-    return next(
-        (
-            name
-            for name, signs in _GENERATORS.items()
-            if any((root / each).exists() for each in signs)
-        ),
-        None,
     )

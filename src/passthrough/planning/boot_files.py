@@ -1,18 +1,17 @@
 """The files that make the claims survive a reboot: GRUB, modprobe, udev and the initramfs.
 
-Every file is one row of ``_FILES``. To support another initramfs generator, add its rows and its
-templates.
+Every file is one row, of ``_FILES`` or of the initramfs generator that it is for.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
 from passthrough import enums, naming
 from passthrough.config import options
-from passthrough.host import machine, pci
+from passthrough.host import generators, machine, pci
 from passthrough.planning import claims, templates
 from passthrough.system import files
 
@@ -47,24 +46,8 @@ class File:
         return None if self.content is None else files.Present(self.content, self.mode)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Row:
-    """One owned file: the charm writes it while any of the template's values in ``needs`` is true.
-
-    A row with a ``generator`` is for hosts with that initramfs generator, others for every host.
-    """
-
-    path: str
-    template: str
-    feeds: enums.Rebuild | None = None
-    mode: int = 0o644
-    generator: str | None = None
-    needs: tuple[str, ...] = ("claims",)
-    in_initramfs: bool = False
-
-
 # Sorts after 50-cloudimg-settings, 50-curtin-settings and 90-sysconfig.
-_GRUB_DROP_IN = _Row(
+_GRUB_DROP_IN = generators.OwnedFile(
     "etc/default/grub.d/95-{name}.cfg",
     "grub.cfg.j2",
     feeds=enums.Rebuild.GRUB,
@@ -73,9 +56,9 @@ _GRUB_DROP_IN = _Row(
 
 _FILES = (
     _GRUB_DROP_IN,
-    _Row("etc/modules-load.d/{name}.conf", "modules-load.conf.j2"),
+    generators.OwnedFile("etc/modules-load.d/{name}.conf", "modules-load.conf.j2"),
     # initramfs-tools copies modprobe.d into the initramfs; for dracut our module does.
-    _Row(
+    generators.OwnedFile(
         "etc/modprobe.d/{name}.conf",
         "modprobe.conf.j2",
         feeds=enums.Rebuild.INITRAMFS,
@@ -83,63 +66,21 @@ _FILES = (
         in_initramfs=True,
     ),
     # Sorts before 80-drivers.rules, which loads the native driver by modalias.
-    _Row("etc/udev/rules.d/60-{name}.rules", "udev.rules.j2", feeds=enums.Rebuild.INITRAMFS),
-    _Row(
-        "etc/initramfs-tools/hooks/{name}",
-        "initramfs-tools-hook.j2",
-        feeds=enums.Rebuild.INITRAMFS,
-        mode=0o755,
-        generator=machine.INITRAMFS_TOOLS,
-    ),
-    _Row(
-        "etc/initramfs-tools/scripts/init-top/{name}",
-        "initramfs-tools-init-top.j2",
-        feeds=enums.Rebuild.INITRAMFS,
-        mode=0o755,
-        generator=machine.INITRAMFS_TOOLS,
-        in_initramfs=True,
-    ),
-    _Row(
-        "etc/dracut.conf.d/{name}.conf",
-        "dracut.conf.j2",
-        feeds=enums.Rebuild.INITRAMFS,
-        generator=machine.DRACUT,
-    ),
-    _Row(
-        "usr/lib/dracut/modules.d/91{name}/module-setup.sh",
-        "dracut-module-setup.sh.j2",
-        feeds=enums.Rebuild.INITRAMFS,
-        mode=0o755,
-        generator=machine.DRACUT,
-    ),
-    _Row(
-        "usr/lib/dracut/modules.d/91{name}/claim.sh",
-        "dracut-claim.sh.j2",
-        feeds=enums.Rebuild.INITRAMFS,
-        mode=0o755,
-        generator=machine.DRACUT,
-        in_initramfs=True,
+    generators.OwnedFile(
+        "etc/udev/rules.d/60-{name}.rules", "udev.rules.j2", feeds=enums.Rebuild.INITRAMFS
     ),
 )
-
-# Directories only this charm creates.
-_FOLDERS = ("usr/lib/dracut/modules.d/91{name}",)
-
-GENERATORS = tuple(sorted({row.generator for row in _FILES if row.generator}))
 
 
 def owned_files(application: str) -> tuple[File, ...]:
     """Every file the application may own, as absent ones: what removal makes of the host."""
-    name = naming.name_for(application)
-    return tuple(
-        File(row.path.format(name=name), row.mode, row.feeds, in_initramfs=row.in_initramfs)
-        for row in _FILES
-    )
+    return tuple(_absent(row, application) for row, _ in _rows())
 
 
 def owned_folders(application: str) -> tuple[str, ...]:
     """The directories to remove once no file is left in them."""
-    return tuple(path.format(name=naming.name_for(application)) for path in _FOLDERS)
+    name = naming.name_for(application)
+    return tuple(path.format(name=name) for each in generators.GENERATORS for path in each.folders)
 
 
 def grub_path(application: str) -> str:
@@ -157,7 +98,7 @@ class Wanted(NamedTuple):
         blacklist: what `blacklisted_drivers` gave.
         kernel_options: what `kernel_options` gave, empty where GRUB cannot set them.
         allow_unsafe_interrupts: the option of that name.
-        generator: the host's initramfs generator.
+        generator: makes the host's initramfs, and is given its files.
         keeps_kernel_options: whether the GRUB drop-in stays although nothing is claimed.
     """
 
@@ -167,7 +108,7 @@ class Wanted(NamedTuple):
     blacklist: tuple[str, ...] = ()
     kernel_options: tuple[str, ...] = ()
     allow_unsafe_interrupts: bool = False
-    generator: str | None = None
+    generator: generators.Generator | None = None
     keeps_kernel_options: bool = False
 
 
@@ -201,13 +142,14 @@ def desired_files(
         "allow_unsafe_interrupts": wanted.allow_unsafe_interrupts,
     }
     found: list[File] = []
-    for row, absent in zip(_FILES, owned_files(wanted.application), strict=True):
+    for row, generator in _rows():
+        absent = _absent(row, wanted.application)
         wants = (
             (
                 bool(wanted.claims)
                 or (row.feeds == enums.Rebuild.GRUB and wanted.keeps_kernel_options)
             )
-            and row.generator in (None, wanted.generator)
+            and generator in (None, wanted.generator)
             and any(context[name] for name in row.needs)
         )
         there = present.get(absent.path)
@@ -218,6 +160,20 @@ def desired_files(
         )
         found.append(dataclasses.replace(absent, content=content))
     return tuple(found)
+
+
+def _rows() -> Iterator[tuple[generators.OwnedFile, generators.Generator | None]]:
+    """Every owned file, with the generator that it is for, or None."""
+    for row in _FILES:
+        yield row, None
+    for generator in generators.GENERATORS:
+        for row in generator.files:
+            yield row, generator
+
+
+def _absent(row: generators.OwnedFile, application: str) -> File:
+    path = row.path.format(name=naming.name_for(application))
+    return File(path, row.mode, row.feeds, in_initramfs=row.in_initramfs)
 
 
 def find_twins(claimed: tuple[claims.Claim, ...], host: pci.Host) -> dict[str, list[str]]:

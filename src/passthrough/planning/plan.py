@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from passthrough import enums, pci_address
 from passthrough.config import options
-from passthrough.host import grub, machine, pci
+from passthrough.host import generators, grub, machine, pci
 from passthrough.planning import boot_files, claims, prerequisites, templates
 from passthrough.problem import Kind, Problem
 from passthrough.state import digest
@@ -67,6 +67,8 @@ class Plan:
         grub_problem: why GRUB would boot without our options although its configuration was
             rebuilt, and what to do; None when all is well.
         kernel_options: what the kernel's command line should hold for the claims.
+        generator: makes the initramfs, where that is among ``rebuild``; None where none can be
+            told.
     """
 
     release: tuple[Binding, ...] = ()
@@ -79,6 +81,7 @@ class Plan:
     pending: tuple[Binding, ...] = ()
     grub_problem: Problem | None = None
     kernel_options: tuple[str, ...] = ()
+    generator: generators.Generator | None = None
 
     @property
     def changes_host(self) -> bool:
@@ -199,6 +202,7 @@ def make(
         pending=pending,
         grub_problem=None if enums.Rebuild.GRUB in rebuild else grub_problem,
         kernel_options=tokens if claimed else (),
+        generator=facts.generator if enums.Rebuild.INITRAMFS in rebuild else None,
     )
 
 

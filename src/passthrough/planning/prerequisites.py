@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable
 
 from passthrough.config import options
 from passthrough.errors import OptionError, PassthroughError
-from passthrough.host import machine, pci
+from passthrough.host import generators, machine, pci
 from passthrough.planning import boot_files
 from passthrough.system.quoting import show
 
@@ -77,10 +77,15 @@ def check(
             "deploy nova-compute and this charm on a machine",
             end="",
         )
-    if facts.generator not in boot_files.GENERATORS:
+    if facts.rivals:
         raise UnsupportedHostError(
-            f"this host's initramfs generator is none of {', '.join(boot_files.GENERATORS)}"
+            f"{' and '.join(each.name for each in facts.rivals)} are both installed, and which of"
+            " them makes this host's initramfs cannot be told",
+            "purge the one that does not",
         )
+    if facts.generator is None:
+        known = sorted(each.name for each in generators.GENERATORS)
+        raise UnsupportedHostError(f"this host's initramfs generator is none of {', '.join(known)}")
     lacking = missing(tokens, facts)
     if host.has_groups:
         # An IOMMU runs, whichever option has turned it on.

@@ -279,18 +279,30 @@ class Box:
             "TESTS": str(TESTS),
         }
         lines = [f"{name} = {value!r}" for name, value in settings.items()]
-        script = self.control / "stub"
-        interpreter = os.path.realpath(sys.executable)
-        script.write_text("\n".join([f"#!{interpreter} -ISE", *lines, source]), encoding="utf-8")
-        script.chmod(0o755)
+        head = f"#!{os.path.realpath(sys.executable)} -ISE"
+        scripts = self.control / "stubs"
+        scripts.mkdir()
         for name, directory in STUBS.items():
             path = self.tree.root / directory / name
             # What tells kinds of host apart stands only where the tree put it.
             if f"{directory}/{name}" in _TELLING and not path.exists():
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
+            # By its text a program of the tree tells what it runs, so its stub still holds that.
+            replaced = f"\nREPLACED = r'''\n{self._keep_text(path)}'''\n"
+            script = scripts / name
+            script.write_text("\n".join([head, *lines, source, replaced]), encoding="utf-8")
+            script.chmod(0o755)
             path.unlink(missing_ok=True)
             path.symlink_to(script)
+
+    def _keep_text(self, path: pathlib.Path) -> str:
+        """The text of a program of the tree, also where an earlier box has put a stub over it."""
+        kept = self.tree.root / "replaced" / path.name
+        if path.is_file() and not path.is_symlink():
+            kept.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, kept)
+        return kept.read_text(encoding="utf-8") if kept.exists() else ""
 
     def _borrow(self) -> None:
         for name in _BORROWED:

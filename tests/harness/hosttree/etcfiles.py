@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 ROOT_DEVICE = "UUID=0f5a1c52-7f7e-4d57-9c7e-3f1f6a0d9b11"
 GRUB_CFG = "boot/grub/grub.cfg"
 
+UPDATE_INITRAMFS = "usr/sbin/update-initramfs"
+KERNEL_HOOKS = "etc/kernel/postinst.d"
+
 _DEFAULT_GRUB = """\
 # If you change this file, run 'update-grub' afterwards to update
 # /boot/grub/grub.cfg.
@@ -79,13 +82,26 @@ def _write_generator(tree: HostTree) -> None:
         tree.write("etc/initramfs-tools/initramfs.conf", "MODULES=most\nBUSYBOX=auto\n")
         tree.write("etc/initramfs-tools/modules", "# List of modules to include.\n")
         tree.write("usr/share/initramfs-tools/hook-functions", "# -*- shell-script -*-\n")
-        tree.write("usr/sbin/update-initramfs", "", mode=0o755)
+        write_update_initramfs(tree, "mkinitramfs")
     elif tree.generator == "dracut":
         (tree.root / "etc/dracut.conf.d").mkdir()
         (tree.root / "usr/lib/dracut/modules.d").mkdir(parents=True)
         tree.write("usr/bin/dracut", "", mode=0o755)
         # dracut on Ubuntu 26.04 ships an update-initramfs of its own.
-        tree.write("usr/sbin/update-initramfs", "", mode=0o755)
+        write_update_initramfs(tree, "dracut --force")
+    if tree.generator:
+        tree.write(f"{KERNEL_HOOKS}/{tree.generator}", "#!/bin/sh\n", mode=0o755)
+
+
+def write_update_initramfs(tree: HostTree, builder: str) -> None:
+    """Write the command that has a builder make the images, as the packages' scripts do."""
+    tree.write(
+        UPDATE_INITRAMFS,
+        "#!/bin/sh\n# Taken from initramfs-tools and adapted for dracut.\n"
+        f'if {builder} ${{OPTS}} "${{initramfs}}" "${{version}}"; then\n'
+        '\tsync -f "${initramfs}"\nfi\n',
+        mode=0o755,
+    )
 
 
 def _write_modules(tree: HostTree) -> None:

@@ -52,13 +52,17 @@ def run(root: pathlib.Path, name: str, args: Sequence[str]) -> int:
         return services.invoke_rc_d(root, args)
     if name in ("update-grub", "grub-mkconfig"):
         update_grub(root)
-    elif name == "update-initramfs" and (root / "usr/bin/dracut").exists():
+    elif name == "update-initramfs" and _runs_dracut(root / etcfiles.UPDATE_INITRAMFS):
         update_initramfs(root, "dracut")
     elif name in ("update-initramfs", "dracut"):
         update_initramfs(root, name)
     elif name in ("lsinitramfs", "lsinitrd"):
         print("\n".join(list_initramfs(root)))
     return 0
+
+
+def _runs_dracut(command: pathlib.Path) -> bool:
+    return command.exists() and "if dracut " in command.read_text(encoding="utf-8")
 
 
 def _modprobe(root: pathlib.Path, names: list[str], *, quiet: bool) -> int:

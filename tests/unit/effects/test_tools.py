@@ -12,6 +12,7 @@ from charmhelpers import osplatform
 
 from passthrough import enums
 from passthrough.effects import tools
+from passthrough.host import generators
 from passthrough.system import commands
 
 Install = Callable[[str, str], None]
@@ -130,6 +131,35 @@ class TestRebuild:
         shown = command.partition(" --output")[0]
         assert said[0] == f"{shown}: running"
         assert said[-1].startswith(f"{shown}: done in ")
+
+    @pytest.mark.parametrize(
+        ("generator", "programs", "command"),
+        [
+            (generators.INITRAMFS_TOOLS, ["update-initramfs", "dracut"], "update-initramfs"),
+            (generators.DRACUT, ["update-initramfs", "dracut"], "update-initramfs"),
+            (generators.DRACUT, ["dracut"], "dracut"),
+        ],
+        ids=["initramfs-tools", "dracut-with-a-command-of-its-own", "dracut"],
+    )
+    def test_rebuilds_with_the_command_of_the_generator(
+        self,
+        install: Install,
+        calls: pathlib.Path,
+        generator: generators.Generator,
+        programs: list[str],
+        command: str,
+    ):
+        for program in programs:
+            install(program, "")
+        tools.HostTools().rebuild(enums.Rebuild.INITRAMFS, lambda said: None, generator)
+        assert calls.read_text().split()[0] == command
+
+    def test_no_other_generator_stands_in(self, install: Install):
+        install("dracut", "")
+        with pytest.raises(commands.CommandError, match=r"^update-initramfs .*is not installed"):
+            tools.HostTools().rebuild(
+                enums.Rebuild.INITRAMFS, lambda said: None, generators.INITRAMFS_TOOLS
+            )
 
     def test_failure_is_the_tools_own(self, install: Install):
         install("update-grub", "echo 'syntax error'; exit 2")

@@ -13,10 +13,10 @@ from harness import made
 
 from passthrough import enums
 from passthrough.config import options
-from passthrough.host import machine
+from passthrough.host import generators, machine
 from passthrough.planning import boot_files, templates
 
-VT_D = machine.Platform(iommu_table="DMAR", has_grub=True, generator=machine.INITRAMFS_TOOLS)
+VT_D = machine.Platform(iommu_table="DMAR", has_grub=True, generator=generators.INITRAMFS_TOOLS)
 CARDS = made.gpus("83", "84", "85")
 GPUS = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"
 
@@ -96,14 +96,14 @@ class TestFiles:
         ("generator", "executables"),
         [
             (
-                machine.INITRAMFS_TOOLS,
+                generators.INITRAMFS_TOOLS,
                 {
                     "etc/initramfs-tools/hooks/pci-passthrough",
                     "etc/initramfs-tools/scripts/init-top/pci-passthrough",
                 },
             ),
             (
-                machine.DRACUT,
+                generators.DRACUT,
                 {
                     "usr/lib/dracut/modules.d/91pci-passthrough/claim.sh",
                     "usr/lib/dracut/modules.d/91pci-passthrough/module-setup.sh",
@@ -111,14 +111,16 @@ class TestFiles:
             ),
         ],
     )
-    def test_scripts_belong_to_one_generator(self, generator: str, executables: set[str]):
+    def test_scripts_belong_to_one_generator(
+        self, generator: generators.Generator, executables: set[str]
+    ):
         found = desired(facts=dataclasses.replace(VT_D, generator=generator))
         present = {path: file for path, file in found.items() if file.content is not None}
         assert {path for path, file in present.items() if file.mode == 0o755} == executables
         assert {file.mode for file in present.values()} == {0o755, 0o644}
-        others = {machine.INITRAMFS_TOOLS, machine.DRACUT} - {generator}
+        others = {generators.INITRAMFS_TOOLS, generators.DRACUT} - {generator}
         for other in others:
-            assert not any(other in path for path in present)
+            assert not any(other.name in path for path in present)
 
     def test_are_named_after_the_application(self):
         first, second = texts(), texts(application="qat")
@@ -275,7 +277,7 @@ def sh(*arguments: str | pathlib.Path, cwd: pathlib.Path) -> subprocess.Complete
     )
 
 
-@pytest.fixture(params=[machine.INITRAMFS_TOOLS, machine.DRACUT])
+@pytest.fixture(params=[generators.INITRAMFS_TOOLS, generators.DRACUT])
 def scripts(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> list[pathlib.Path]:
     """Every file that a shell reads, written below tmp_path."""
     facts = dataclasses.replace(VT_D, generator=request.param)
@@ -365,7 +367,7 @@ modprobe() {
 class BootedHost:
     """A made-up /sys/bus/pci, and the script of one generator to run against it."""
 
-    def __init__(self, directory: pathlib.Path, generator: str):
+    def __init__(self, directory: pathlib.Path, generator: generators.Generator):
         self.pci = directory / "pci"
         self.messages = directory / "kmsg"
         self.command_line = directory / "cmdline"
@@ -388,7 +390,7 @@ class BootedHost:
         # dracut sources its hooks, init-top is run; both must leave the boot going.
         self.command = (
             [self.script]
-            if generator == machine.INITRAMFS_TOOLS
+            if generator == generators.INITRAMFS_TOOLS
             else ["-c", f". {self.script}; printf 'the boot goes on\\n'"]
         )
 
@@ -442,7 +444,7 @@ CLAIMED = ("0000:83:00.0", "0000:83:00.1", "0000:84:00.0", "0000:84:00.1")
 
 
 class TestAtBoot:
-    @pytest.fixture(params=[machine.INITRAMFS_TOOLS, machine.DRACUT])
+    @pytest.fixture(params=[generators.INITRAMFS_TOOLS, generators.DRACUT])
     def booted(self, request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> BootedHost:
         return BootedHost(tmp_path, request.param)
 
@@ -561,13 +563,13 @@ class TestAtBoot:
 
 
 def test_dracut_boots_on_behind_a_switched_off_script(tmp_path: pathlib.Path):
-    booted = BootedHost(tmp_path, machine.DRACUT)
+    booted = BootedHost(tmp_path, generators.DRACUT)
     booted.command_line.write_text("pci-passthrough=off")
     assert booted.run() == "the boot goes on\n"
 
 
 def test_init_top_names_no_prerequisite_and_does_nothing_when_asked(tmp_path: pathlib.Path):
-    booted = BootedHost(tmp_path, machine.INITRAMFS_TOOLS)
+    booted = BootedHost(tmp_path, generators.INITRAMFS_TOOLS)
     assert booted.run("prereqs") == ""
     assert booted.overrides() == {}
 
@@ -581,7 +583,7 @@ def test_init_top_sorts_before_udev_for_any_application():
 def test_dracut_module_installs_the_script_before_udev_and_what_modprobe_is_to_know(
     tmp_path: pathlib.Path,
 ):
-    facts = dataclasses.replace(VT_D, generator=machine.DRACUT)
+    facts = dataclasses.replace(VT_D, generator=generators.DRACUT)
     found = texts(facts=facts)
     module = tmp_path / "module-setup.sh"
     module.write_text(found["usr/lib/dracut/modules.d/91pci-passthrough/module-setup.sh"])

@@ -8,7 +8,7 @@ import pytest
 from harness import made
 
 from passthrough import enums, errors
-from passthrough.host import grub, machine, pci
+from passthrough.host import generators, grub, machine, pci
 from passthrough.planning import boot_files, plan, prerequisites
 from passthrough.planning.plan import Binding
 from passthrough.reporting import words
@@ -407,6 +407,23 @@ def test_host_that_cannot_is_refused_with_the_way_out(facts, config, message: st
 )
 def test_host_that_cannot_is_no_matter_where_nothing_is_claimed(facts: machine.Platform):
     assert made.decision(made.wanted("x=1234:5678"), *CARDS_OFF, machine=facts).plan == plan.Plan()
+
+
+def test_generators_of_which_none_is_told_are_refused():
+    """What is written for one of them and built by the other one claims nothing at boot."""
+    facts = dataclasses.replace(made.IOMMU_OFF, generator=None, rivals=generators.GENERATORS)
+    with pytest.raises(prerequisites.UnsupportedHostError) as caught:
+        made.decision(WANTED, *CARDS_OFF, machine=facts)
+    assert str(caught.value) == (
+        "initramfs-tools and dracut are both installed, and which of them makes this host's"
+        " initramfs cannot be told; purge the one that does not. Nothing was changed"
+    )
+
+
+def test_generators_of_which_none_is_told_are_no_matter_without_claims():
+    facts = dataclasses.replace(made.IOMMU_OFF, generator=None, rivals=generators.GENERATORS)
+    nothing = made.wanted("x=1234:5678")
+    assert made.decision(nothing, *CARDS_OFF, machine=facts).plan == plan.Plan()
 
 
 def test_unknown_initramfs_generator_is_refused():

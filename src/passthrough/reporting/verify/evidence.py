@@ -96,17 +96,13 @@ def _is_built_in(root: Path) -> bool:
 
 def _images(decision: Decision) -> tuple[Image, ...]:
     """Look into the initramfs that boots next, and into the running kernel's."""
-    root = decision.site.root
-    entry = decision.facts.machine.grub.entry
-    names = [Path(each).name for each in entry.initrds] if entry else []
-    names.append(f"initrd.img-{procfs.release_if_there(root)}")
-    found: dict[Path, Image] = {}
-    for name in dict.fromkeys(names):
-        path = (root / "boot" / name).resolve()
-        # The same line of grub.cfg can name microcode, which has an image of its own.
-        if path.is_file() and name.startswith("initr"):
-            found.setdefault(path, _read_image(decision, path, f"/boot/{name}"))
-    return tuple(found.values())
+    root, machine = decision.site.root, decision.facts.machine
+    if machine.generator is None:
+        return ()
+    entry = machine.grub.entry
+    initrds = entry.initrds if entry else ()
+    found = initramfs.find(root, machine.generator, initrds, procfs.release_if_there(root))
+    return tuple(_read_image(decision, path, shown) for path, shown in found.items())
 
 
 def _read_image(decision: Decision, path: Path, shown: str) -> Image:
