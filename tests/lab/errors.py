@@ -13,6 +13,10 @@ class UnableError(LabError):
     """This host lacks what a machine needs: the message says what. In CI that is a failure."""
 
 
+class StillError(LabError):
+    """A machine is on but does nothing any more: whoever waits for it gives it up."""
+
+
 def tail(text: str, lines: int = 30) -> str:
     """Return the last lines of a log that say something, indented, without colours."""
     plain = TERMINAL_CODES.sub("", text).splitlines()

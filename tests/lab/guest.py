@@ -1,7 +1,8 @@
 """Boot a machine of the lab on a throw-away copy of its disk, and drive it.
 
 Nothing here sleeps for a fixed time: it polls for what it waits for, gives a slow and busy host
-generous time, and ends early when QEMU has died. Every error carries the console's last lines.
+generous time, and ends early when QEMU has died or the machine stands still. Every error carries
+the console's last lines.
 """
 
 import contextlib
@@ -59,7 +60,9 @@ class Guest:
         self._folder = folder
         self._emulator = emulator
         self._sockets = tempfile.TemporaryDirectory(prefix="lab-")
-        self._ssh = ssh.Connection(ssh.pick_port(), key, pathlib.Path(self._sockets.name))
+        self._ssh = ssh.Connection(
+            ssh.pick_port(), key, pathlib.Path(self._sockets.name), self._check_alive
+        )
         root = str(disk).replace(",", ",,")
         self._arguments = [
             *(*accelerator.arguments, "-cpu", accelerator.cpu or machine.cpu),
@@ -133,6 +136,8 @@ class Guest:
             return self._ssh.run(command, check=check, timeout=timeout, on_line=on_line)
         except ssh.CommandError as error:
             raise ssh.CommandError(error.result, self._running().report()) from None
+        except errors.StillError:
+            raise  # it has them
         except errors.LabError as error:
             raise errors.LabError(f"{error}\n{self._running().report()}") from error
 
@@ -173,6 +178,9 @@ class Guest:
             raise errors.LabError(f"the machine {self.machine.name} was never switched on")
         return self._qemu
 
+    def _check_alive(self) -> None:
+        self._running().check_alive()
+
     def _wait_ready(self) -> None:
         deadline = time.monotonic() + BOOT_SECONDS
         self._wait_login(deadline)
@@ -187,6 +195,7 @@ class Guest:
         while time.monotonic() < deadline:
             if not running.is_running:
                 raise errors.LabError(f"the machine went off while booting\n{running.report()}")
+            running.check_alive()
             said = running.read_console()[self._console_read :]
             if any(sign in said for sign in DEAD_ENDS):
                 raise errors.LabError(f"the machine does not boot\n{running.report()}")

@@ -4,11 +4,13 @@ import os
 import pathlib
 import signal
 import subprocess
+import time
 
 from lab import emulator as emulators
-from lab import errors
+from lab import errors, pulse
 
 STOP_SECONDS = 10.0
+POLL_SECONDS = 0.5
 
 
 class Process:
@@ -19,7 +21,7 @@ class Process:
     ) -> None:
         self.console = console
         self._log = console.with_suffix(".qemu.log")
-        command = [emulator.binary, *emulator.arguments, *arguments]
+        command = [emulator.binary, *emulator.arguments, *arguments, *pulse.ARGUMENTS]
         command += ["-chardev", f"file,id=console,path={console},append=on"]
         command += ["-serial", "chardev:console"]
         with self._log.open("w") as log:
@@ -33,6 +35,7 @@ class Process:
                 env={**os.environ, **dict(emulator.environment)},
                 start_new_session=True,  # an interrupt from the keyboard stops the tests first
             )
+        self._pulse = pulse.Pulse(pathlib.Path(f"/proc/{self._process.pid}"))
 
     @property
     def process_id(self) -> int:
@@ -44,18 +47,32 @@ class Process:
         """Whether the process is alive."""
         return self._process.poll() is None
 
+    def check_alive(self) -> None:
+        """Look whether the machine still runs. Whoever waits for it calls this every few seconds.
+
+        Raises:
+            StillError: it is on and stands still, with the console's tail.
+        """
+        if self.is_running:
+            try:
+                self._pulse.check()
+            except errors.StillError as error:
+                raise errors.StillError(f"{error}\n{self.report()}") from error
+
     def wait_off(self, seconds: float) -> None:
         """Wait until the guest has powered itself off.
 
         Raises:
-            LabError: it had not within that time, with the console's tail.
+            LabError: it had not within that time, or stands still, with the console's tail.
         """
-        try:
-            self._process.wait(seconds)
-        except subprocess.TimeoutExpired as error:
-            raise errors.LabError(
-                f"the machine was still on after {seconds:.0f} s\n{self.report()}"
-            ) from error
+        deadline = time.monotonic() + seconds
+        while self.is_running:
+            self.check_alive()
+            if time.monotonic() > deadline:
+                raise errors.LabError(
+                    f"the machine was still on after {seconds:.0f} s\n{self.report()}"
+                )
+            time.sleep(POLL_SECONDS)
 
     def cut_power(self) -> None:
         """Kill the process at once: what the guest had not written is lost."""

@@ -6,6 +6,7 @@ over an open connection a tenth of one.
 
 import dataclasses
 import io
+import math
 import pathlib
 import shlex
 import socket
@@ -18,6 +19,8 @@ from collections.abc import Callable, Sequence
 from lab import errors
 
 COMMAND_SECONDS = 900.0
+# How often whoever waits for the guest looks whether it still runs.
+LOOK_SECONDS = 1.0
 BANNER = b"SSH-"
 CONNECTION_LOST = 255  # ssh's own status, as ssh(1) has it
 
@@ -57,10 +60,21 @@ def pick_port() -> int:
 
 
 class Connection:
-    """A way into one guest: `folder` (a short path: a socket goes there) holds the master."""
+    """A way into one guest: `folder` (a short path: a socket goes there) holds the master.
 
-    def __init__(self, port: int, key: pathlib.Path, folder: pathlib.Path) -> None:
+    `check_alive` is called every second of a wait, and raises StillError for a guest that stands
+    still.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        key: pathlib.Path,
+        folder: pathlib.Path,
+        check_alive: Callable[[], None] = lambda: None,
+    ) -> None:
         self.port = port
+        self._check_alive = check_alive
         self._options = [
             *("-p", str(port), "-i", str(key), "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes"),
             # The guest was made a moment ago and is reached through the loopback interface.
@@ -89,17 +103,20 @@ class Connection:
         """Log in and keep the connection for the commands to come, in place of any former one.
 
         Raises:
-            LabError: sshd refused; with what ssh said.
+            LabError: sshd refused; with what ssh said. Or the guest stands still.
         """
         self.close()
         # Started by itself: a master that a command brings along keeps that command's pipes open.
-        with self._log.open("w") as log:
-            status = subprocess.call(
+        with (
+            self._log.open("w") as log,
+            subprocess.Popen(
                 ["ssh", *self._options, "-M", "-N", "-f", "root@127.0.0.1"],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-            )
+            ) as process,
+        ):
+            status = self._wait(process, math.inf)
         if status:
             raise errors.LabError(f"ssh found no way in:\n{errors.tail(self._log.read_text())}")
 
@@ -126,7 +143,7 @@ class Connection:
 
         Raises:
             CommandError: the status was not 0 and `check` was asked.
-            LabError: it was not done after `timeout` seconds.
+            LabError: it was not done after `timeout` seconds, or the guest stands still.
         """
         text = command if isinstance(command, str) else shlex.join(command)
         begin = time.monotonic()
@@ -140,13 +157,15 @@ class Connection:
             feeder = threading.Thread(target=_feed, args=(process.stdin, stdin), daemon=True)
             feeder.start()
             try:
-                status = process.wait(timeout)
+                status = self._wait(process, timeout)
             except subprocess.TimeoutExpired as error:
-                process.kill()
                 printed = errors.tail("".join(reader.text() for reader in readers))
                 raise errors.LabError(
                     f"`{text}` in the guest was not done after {timeout:.0f} s:\n{printed}"
                 ) from error
+            except errors.StillError as error:
+                printed = errors.tail("".join(reader.text() for reader in readers))
+                raise errors.StillError(f"`{text}` in the guest: {error}\n{printed}") from error
             feeder.join()
             stdout, stderr = (reader.text() for reader in readers)
         result = Result(text, status, stdout, stderr, time.monotonic() - begin)
@@ -174,21 +193,20 @@ class Connection:
         """Copy a file of the guest, whatever its bytes, to that path here.
 
         Raises:
-            LabError: it cannot be read.
+            LabError: it cannot be read, or the guest stands still.
         """
         command = ["ssh", *self._options, "root@127.0.0.1", shlex.join(["cat", remote])]
-        with local.open("wb") as file:
-            done = subprocess.run(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=subprocess.PIPE,
-                text=True,
-                timeout=COMMAND_SECONDS,
-                check=False,  # its own words go into the error
-            )
-        if done.returncode:
-            raise errors.LabError(f"{remote} of the guest: {errors.tail(done.stderr)}")
+        with (
+            local.open("wb") as file,
+            subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=file, stderr=subprocess.PIPE
+            ) as process,
+        ):
+            reader = _Reader(process.stderr, None)
+            status = self._wait(process, COMMAND_SECONDS)
+            said = reader.text()
+        if status:
+            raise errors.LabError(f"{remote} of the guest: {errors.tail(said)}")
 
     def write(self, remote: str, content: str) -> None:
         """Write a text file in the guest, its folder made when missing."""
@@ -199,6 +217,26 @@ class Connection:
     def read(self, remote: str) -> str:
         """Return a file of the guest as text."""
         return self.run(["cat", remote]).stdout
+
+    def _wait(self, process: subprocess.Popen, seconds: float) -> int:
+        """Return the status of an ssh once it ends; kill it when the guest will not answer.
+
+        Raises:
+            TimeoutExpired: it did not end within that many seconds.
+            StillError: the guest stands still.
+        """
+        deadline = time.monotonic() + seconds
+        try:
+            while True:
+                try:
+                    return process.wait(max(0.0, min(LOOK_SECONDS, deadline - time.monotonic())))
+                except subprocess.TimeoutExpired:
+                    if time.monotonic() >= deadline:
+                        raise
+                self._check_alive()
+        except BaseException:
+            process.kill()
+            raise
 
 
 class _Reader(threading.Thread):
