@@ -12,11 +12,12 @@ import os
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from harness import constants, hosttree, made
 from harness.fakekernel import FakeKernel, FakeTools
+from harness.hosttree import kernel as model
 
 from passthrough import reboot, reconcile, survey
 from passthrough.config import options
@@ -28,6 +29,8 @@ from passthrough.reporting.verify import checklist
 from passthrough.reporting.verify.result import Check
 from passthrough.site import Site
 from passthrough.state import record
+
+W = TypeVar("W", bound="World")
 
 # What the host's own administrator set: an option of the charm that comes later wins.
 _IOMMU_OFF = "intel_iommu=off"
@@ -89,7 +92,7 @@ class World:
         self._result: reconcile.Result | None = None
 
     @classmethod
-    def of(cls, tree: hosttree.HostTree, patch: pytest.MonkeyPatch) -> World:
+    def of(cls: type[W], tree: hosttree.HostTree, patch: pytest.MonkeyPatch) -> W:
         """The world of a host: gives it a kernel and tools."""
         return cls(FakeKernel(tree, patch), FakeTools(tree))
 
@@ -168,9 +171,21 @@ class World:
         """The driver of every function of the GPUs."""
         return self.kernel.drivers()
 
-    def initramfs(self) -> list[tuple[str, bytes]]:
-        """What stands in the images that the kernel boots with, sorted."""
-        return sorted(self._members())
+    def snapshot(self, *directories: str) -> dict[str, object]:
+        """What decides how the host runs, so that two hosts can be compared.
+
+        Args:
+            directories: whose files count, see `hosttree.HostTree.snapshot`.
+
+        Returns:
+            Those files, what stands in the initramfs, and each function's driver and override.
+        """
+        found: dict[str, object] = dict(self.tree.snapshot(*directories))
+        found["initramfs"] = sorted(self._initramfs())
+        for address in sorted(os.listdir(self.root / model.DEVICES)):
+            override = self.tree.read(f"{model.DEVICES}/{address}/driver_override")
+            found[address] = (self.tree.driver_of(address), override)
+        return found
 
     def forget(self) -> None:
         """Begin new logs: what was said, what tools were called, what was written to /sys."""
@@ -203,7 +218,7 @@ class World:
     def _summarize(self) -> Status:
         return status.summarize(self.result.decision, self.result.outcome.failed, self.verdict)
 
-    def _members(self) -> Iterator[tuple[str, bytes]]:
+    def _initramfs(self) -> Iterator[tuple[str, bytes]]:
         for image in (self.root / "boot").glob("initrd.img-*"):
             if image.stat().st_size:
                 with tarfile.open(image) as archive:

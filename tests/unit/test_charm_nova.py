@@ -3,112 +3,77 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 from collections.abc import Callable
 
 import ops
 import pytest
 import yaml
-from harness import constants, fakekernel, hosttree
+from harness import unit as units
+from harness.constants import GPUS, NOVA
 from harness.hosttree import kernel as model
+from harness.unit import Unit
+from harness.world import World
 from ops import testing
 
-import charm
-from passthrough.effects import tools as host_tools
-
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-GPUS = constants.GPUS
 SECRET = "hunter2"  # noqa: S105 - what must not be seen anywhere
 KEYSTONE = {"service_password": SECRET, "auth_host": "10.0.0.9", "admin_token": SECRET}
 
 
-class Deployment:
-    """One unit of the charm, hook by hook; its state goes from one to the next."""
+class Deployment(Unit):
+    """A unit that leads, beside a principal that keeps secrets, with nova-pci related."""
 
-    kernel: fakekernel.FakeKernel
-
-    def __init__(self, monkeypatch, tree: hosttree.HostTree, tools, principal: str):
-        monkeypatch.setattr(charm, "ROOT", tree.root)
-        monkeypatch.setattr(host_tools, "HostTools", lambda: tools)
-        self.tree, self.tools = tree, tools
-        self.context = testing.Context(charm.PciPassthroughCharm, principal_unit=f"{principal}/0")
+    def __init__(self, world: World, principal: str):
         endpoint = "juju-info" if principal == "nova-compute" else principal
         self.principal = testing.SubordinateRelation(
             endpoint, remote_app_name=principal, remote_unit_data=KEYSTONE
         )
         self.nova_pci = testing.Relation("nova-pci")
-        self.state = testing.State(leader=True, relations=[self.principal, self.nova_pci])
-
-    def hook(self, devices: str | None = None, **options: object) -> testing.State:
-        if devices is not None:
-            self.replace(config={"devices": devices, **options})
-        self.state = self.context.run(self.context.on.config_changed(), self.state)
-        return self.state
-
-    def replace(self, **values) -> None:
-        kept = {
-            name: getattr(self.state, name)
-            for name in ("config", "leader", "relations", "stored_states")
-        }
-        self.state = testing.State(**{**kept, **values})
-
-    def act(self, name: str, **params: object) -> dict:
-        event = self.context.on.action(name, params=params)
-        self.state = self.context.run(event, self.state)
-        return self.context.action_results or {}
-
-    @property
-    def status(self) -> str:
-        found = self.state.unit_status
-        return f"{found.name}: {found.message}"
+        super().__init__(world, f"{principal}/0", (self.principal, self.nova_pci), leader=True)
 
     @property
     def payload(self) -> str | None:
-        found = self.state.get_relation(self.principal.id)
-        return found.local_unit_data.get("subordinate_configuration")
+        return self.databag(self.principal).get("subordinate_configuration")
 
     @property
     def published(self) -> tuple[dict, dict]:
         found = self.state.get_relation(self.nova_pci.id)
         return dict(found.local_app_data), dict(found.local_unit_data)
 
-    def logged(self) -> str:
-        return "\n".join(line.message for line in self.context.juju_log)
+    @property
+    def log(self) -> str:
+        return "\n".join(self.logged())
 
 
 @pytest.fixture
 def make(
-    make_host: Callable[..., hosttree.HostTree], monkeypatch: pytest.MonkeyPatch
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ) -> Callable[[str], Deployment]:
     def build(principal: str) -> Deployment:
-        tree = make_host()
-        tree.install_nova(*([] if principal == "nova-compute" else ["nova-scheduler"]))
-        tree.write("etc/group", f"nova:x:{os.getgid()}:\n")
-        tools = fakekernel.FakeTools(tree)
-        tools.services["nova-compute"] = "run"
-        return Deployment(monkeypatch, tree, tools, principal)
+        world = make_world()
+        world.nova.install(*([] if principal == "nova-compute" else ["nova-scheduler"]))
+        units.find_world(world, monkeypatch)
+        return Deployment(world, principal)
 
     return build
 
 
 @pytest.fixture
-def compute(make, monkeypatch) -> Deployment:
-    deployment = make("nova-compute")
-    deployment.kernel = fakekernel.FakeKernel(deployment.tree, monkeypatch)
-    return deployment
+def compute(make: Callable[[str], Deployment]) -> Deployment:
+    return make("nova-compute")
 
 
 @pytest.fixture
-def controller(make) -> Deployment:
+def controller(make: Callable[[str], Deployment]) -> Deployment:
     return make("nova-cloud-controller")
 
 
 @pytest.fixture
 def ready(compute: Deployment) -> Deployment:
-    compute.hook(GPUS)
-    compute.kernel.reboot()
-    compute.hook()
+    compute.run(devices=GPUS)
+    compute.world.reboot()
+    compute.run()
     return compute
 
 
@@ -121,12 +86,12 @@ def render(deployment: Deployment) -> None:
         filters += f",{content['additional_neutron_filters']}"
     lines += [f"connection = mysql://nova:{SECRET}@db/nova", "[filter_scheduler]"]
     lines += [f"enabled_filters = {filters}", ""]
-    deployment.tree.write("etc/nova/nova.conf", "\n".join(lines))
+    deployment.world.tree.write("etc/nova/nova.conf", "\n".join(lines))
 
 
 class TestController:
     def test_sends_the_aliases_and_the_filter(self, controller):
-        controller.hook(GPUS)
+        controller.run(devices=GPUS)
         line = (
             '{"device_type": "type-PCI", "name": "gpu", "product_id": "1bb0", "vendor_id": "10de"}'
         )
@@ -141,14 +106,14 @@ class TestController:
         assert controller.status == "active: gpu: published to nova-cloud-controller"
 
     def test_touches_no_file_and_runs_nothing(self, controller):
-        before = controller.tree.snapshot("")
-        controller.hook(GPUS)
-        controller.hook("nic=8086:1572")
-        assert controller.tree.snapshot("") == before
-        assert controller.tools.calls == []
+        before = controller.world.tree.snapshot("")
+        controller.run(devices=GPUS)
+        controller.run(devices="nic=8086:1572")
+        assert controller.world.tree.snapshot("") == before
+        assert controller.world.tools.calls == []
 
     def test_nothing_changed_nothing_written(self, controller, monkeypatch):
-        controller.hook(GPUS)
+        controller.run(devices=GPUS)
         render(controller)
         writes = []
         monkeypatch.setattr(
@@ -156,27 +121,27 @@ class TestController:
         )
         payload = controller.payload
         for _ in range(3):
-            controller.hook()
+            controller.run()
         assert writes == []
         assert controller.payload == payload
 
     def test_any_order_of_hooks_gives_the_same_bytes(self, controller, make):
-        controller.hook("gpu=10de:1bb0, nic=8086:1572")
+        controller.run(devices="gpu=10de:1bb0, nic=8086:1572")
         other = make("nova-cloud-controller")
-        other.hook("nic=8086:1572")
+        other.run(devices="nic=8086:1572")
         render(other)
-        other.hook("")
-        other.hook("nic=8086:1572, gpu=10de:1bb0")
+        other.run(devices="")
+        other.run(devices="nic=8086:1572, gpu=10de:1bb0")
         render(other)
-        other.hook()
+        other.run()
         assert other.payload == controller.payload
 
     def test_no_alias_withdraws(self, controller):
-        controller.hook(GPUS)
-        controller.hook("10de:1bb0")
+        controller.run(devices=GPUS)
+        controller.run(devices="10de:1bb0")
         assert controller.payload is None
         assert controller.status == "active: no alias to publish"
-        controller.hook("")
+        controller.run(devices="")
         assert controller.status.startswith("blocked: devices is not set")
 
     def test_the_principals_databag_is_never_read(self, controller, monkeypatch):
@@ -188,69 +153,67 @@ class TestController:
             return read(self)
 
         monkeypatch.setattr(ops.RelationDataContent, "_load", load)
-        controller.replace(config={"devices": GPUS})
-        on = controller.context.on
-        for event in (on.relation_joined, on.relation_changed):
-            relation = controller.state.get_relation(controller.principal.id)
-            controller.state = controller.context.run(event(relation), controller.state)
+        controller.configure(devices=GPUS)
+        for event in ("relation_joined", "relation_changed"):
+            controller.run(event, controller.principal)
         render(controller)
         controller.act("verify")
         assert controller.payload
         assert set(owners) <= {"pci-passthrough", "pci-passthrough/0"}
 
     def test_secrets_are_in_no_log_and_no_state(self, controller):
-        controller.hook(GPUS)
+        controller.run(devices=GPUS)
         render(controller)
-        controller.hook()
+        controller.run()
         controller.act("plan")
         controller.act("verify")
-        assert SECRET not in controller.logged()
+        assert SECRET not in controller.log
         assert SECRET not in repr(controller.state.stored_states)
         assert SECRET not in (controller.payload or "")
 
     def test_the_same_alias_elsewhere_is_said_once(self, controller):
         alias = {"name": "gpu", "vendor_id": "10de", "product_id": "1bb0"}
-        controller.tree.write("etc/nova/nova.conf", f"[pci]\nalias = {json.dumps(alias)}\n")
-        controller.hook(GPUS)
+        controller.world.tree.write("etc/nova/nova.conf", f"[pci]\nalias = {json.dumps(alias)}\n")
+        controller.run(devices=GPUS)
         assert "pci_alias" not in (controller.payload or "")
         assert "PciPassthroughFilter" in (controller.payload or "")
         said = "alias gpu: /etc/nova/nova.conf [pci] alias has the same one, so it is not set twice"
         assert controller.status == f"active: {said}"
         for _ in range(3):
-            controller.hook()
-        assert controller.logged().count(said) == 1
+            controller.run()
+        assert controller.log.count(said) == 1
 
     def test_another_alias_elsewhere_blocks(self, controller):
-        controller.hook(GPUS)
+        controller.run(devices=GPUS)
         alias = {"name": "gpu", "vendor_id": "10de", "product_id": "1eb8"}
-        controller.tree.write("etc/nova/nova.conf", f"[pci]\nalias = {json.dumps(alias)}\n")
-        controller.hook()
+        controller.world.tree.write("etc/nova/nova.conf", f"[pci]\nalias = {json.dumps(alias)}\n")
+        controller.run()
         assert "pci_alias" not in (controller.payload or "")
         assert controller.status.startswith('blocked: devices: alias gpu is {"device_type"')
         assert '"product_id": "1eb8"' in controller.status
 
     def test_bad_options_leave_what_was_sent(self, controller):
-        controller.hook(GPUS)
+        controller.run(devices=GPUS)
         payload = controller.payload
-        controller.hook("gpu=10de:zzzz")
+        controller.run(devices="gpu=10de:zzzz")
         assert controller.payload == payload
         assert controller.status.startswith('blocked: devices: item 1 "gpu=10de:zzzz"')
 
     def test_keys_of_a_later_nova(self, controller):
-        controller.hook("[{alias: gpu, id: '10de:1bb0', live-migratable: true}]")
+        controller.run(devices="[{alias: gpu, id: '10de:1bb0', live-migratable: true}]")
         assert controller.payload is None
         assert "live-migratable needs Nova 31 (2025.1) or later" in controller.status
 
     def test_actions(self, controller):
-        controller.hook(GPUS)
+        controller.run(devices=GPUS)
         results = controller.act("plan")
         assert results["table"].startswith("nova-cloud-controller is sent, for its nova.conf:")
-        described = json.loads(results["plan"])["nova"]
+        described = results["plan"]["nova"]
         assert described["subordinate-configuration"] == controller.payload
         with pytest.raises(testing.ActionFailed, match="scheduler-filter"):
             controller.act("verify")
         render(controller)
-        checks = {each["name"]: each for each in json.loads(controller.act("verify")["checks"])}
+        checks = {each["name"]: each for each in controller.act("verify")["checks"]}
         assert checks["alias gpu"]["seen"] == "in /etc/nova/nova.conf [DEFAULT] pci_alias"
         assert checks["scheduler-filter"]["status"] == "ok"
         with pytest.raises(testing.ActionFailed, match="binds nothing"):
@@ -258,25 +221,23 @@ class TestController:
 
 
 class TestRemoval:
-    def test_a_controller_unit_undoes_nothing_on_the_host(self, ready, monkeypatch):
+    def test_a_controller_unit_undoes_nothing_on_the_host(self, ready):
         """Both roles on one machine: the files belong to the unit beside nova-compute."""
-        before = ready.tree.snapshot("etc", "var/lib")
-        controller = Deployment(
-            monkeypatch, ready.tree, ready.tools, principal="nova-cloud-controller"
-        )
-        controller.hook(GPUS)
-        for event in (controller.context.on.stop(), controller.context.on.remove()):
-            controller.state = controller.context.run(event, controller.state)
-        assert ready.tree.snapshot("etc", "var/lib") == before
+        before = ready.world.tree.snapshot("etc", "var/lib")
+        controller = Deployment(ready.world, "nova-cloud-controller")
+        controller.run(devices=GPUS)
+        for event in ("stop", "remove"):
+            controller.run(event)
+        assert ready.world.tree.snapshot("etc", "var/lib") == before
 
     def test_a_compute_unit_does(self, ready):
-        ready.state = ready.context.run(ready.context.on.stop(), ready.state)
-        assert not (ready.tree.root / "etc/nova/nova.conf.d/pci-passthrough.conf").exists()
+        ready.run("stop")
+        assert not (ready.world.root / NOVA).exists()
 
 
 class TestCompute:
     def test_offers_and_publishes_on_nova_pci(self, ready):
-        text = ready.tree.read("etc/nova/nova.conf.d/pci-passthrough.conf")
+        text = ready.world.tree.read(NOVA)
         assert text.count("device_spec = ") == 2
         assert ready.status == "active: gpu: 2 ready"
         app, unit = ready.published
@@ -287,42 +248,40 @@ class TestCompute:
         ]
 
     def test_rebind_offers_at_once_what_it_brought_back(self, ready):
-        drop_in = "etc/nova/nova.conf.d/pci-passthrough.conf"
-        offered, published = ready.tree.read(drop_in), ready.published
-        ready.kernel.fail_probe("0000:83:00.0", "vfio-pci")
+        offered, published = ready.world.tree.read(NOVA), ready.published
+        ready.world.kernel.fail_probe("0000:83:00.0", "vfio-pci")
         unbind = "sys/bus/pci/drivers/vfio-pci/unbind"
-        model.store(ready.tree.root, unbind, b"0000:83:00.0")
-        ready.hook()
-        assert "0000:83:00.0" not in ready.tree.read(drop_in)
-        ready.kernel.fail_probe("0000:83:00.0")
+        model.store(ready.world.root, unbind, b"0000:83:00.0")
+        ready.run()
+        assert "0000:83:00.0" not in ready.world.tree.read(NOVA)
+        ready.world.kernel.fail_probe("0000:83:00.0")
         ready.act("rebind", address="")
-        assert ready.tree.read(drop_in) == offered
+        assert ready.world.tree.read(NOVA) == offered
         assert ready.published == published
         assert "nova-compute: restarted" in ready.context.action_logs
 
     def test_nova_pci_has_no_device_before_it_is_ready(self, compute):
-        compute.hook(GPUS)
+        compute.run(devices=GPUS)
         app, unit = compute.published
         assert app["aliases"] != "[]"
         assert unit["device_specs"] == "[]"
 
     def test_only_the_leader_publishes_aliases(self, compute):
         compute.replace(leader=False)
-        compute.hook(GPUS)
+        compute.run(devices=GPUS)
         assert "aliases" not in compute.published[0]
 
     def test_aliases_need_no_host_that_can(self, compute):
-        compute.tree.write("run/systemd/container", "lxc\n")
-        compute.hook(GPUS)
+        compute.world.tree.write("run/systemd/container", "lxc\n")
+        compute.run(devices=GPUS)
         assert compute.status.startswith("blocked: this unit is in a container")
         assert compute.published[0]["aliases"] != "[]"
 
     def test_a_relation_that_comes_later(self, ready):
-        ready.replace(relations=[ready.principal])
+        ready.relate(ready.principal)
         ready.nova_pci = testing.Relation("nova-pci")
-        ready.replace(relations=[ready.principal, ready.nova_pci])
-        event = ready.context.on.relation_created(ready.nova_pci)
-        ready.state = ready.context.run(event, ready.state)
+        ready.relate(ready.principal, ready.nova_pci)
+        ready.run("relation_created", ready.nova_pci)
         app, unit = ready.published
         assert len(json.loads(app["aliases"])) == 1
         assert len(json.loads(unit["device_specs"])) == 2
@@ -332,13 +291,15 @@ class TestCompute:
         monkeypatch.setattr(
             ops.RelationDataContent, "__setitem__", lambda self, *item: writes.append(item)
         )
-        ready.hook()
+        ready.run()
         assert writes == []
 
     def test_sr_iov_without_type_pf_blocks_with_the_text_to_set(self, compute):
-        compute.tree.function("0000:06:00.0", "8086:10fb", 0x020000, driver="ixgbe", total_vfs=8)
-        compute.tree.iommu_on()
-        compute.hook("nic=8086:10fb")
+        compute.world.tree.function(
+            "0000:06:00.0", "8086:10fb", 0x020000, driver="ixgbe", total_vfs=8
+        )
+        compute.world.tree.iommu_on()
+        compute.run(devices="nic=8086:10fb")
         assert compute.status == (
             "blocked: devices: item 1 nic=8086:10fb: 0000:06:00.0 is SR-IOV capable, so Nova calls"
             " it type-PF and alias nic (type-PCI) never matches it; write the item as"
@@ -346,17 +307,17 @@ class TestCompute:
         )
 
     def test_plan_shows_what_will_be_offered(self, compute):
-        compute.replace(config={"devices": GPUS})
+        compute.configure(devices=GPUS)
         results = compute.act("plan")
-        assert "+++ b/etc/nova/nova.conf.d/pci-passthrough.conf" in results["table"]
+        assert f"+++ b/{NOVA}" in results["table"]
         assert '+device_spec = {"address": "0000:83:00.0"' in results["table"]
         assert "restart: nova-compute, if it runs" in results["table"]
-        described = json.loads(results["plan"])
+        described = results["plan"]
         assert [each["address"] for each in described["nova"]["device-specs"]] == [
             "0000:83:00.0",
             "0000:84:00.0",
         ]
-        assert described["files"][-1]["path"] == "/etc/nova/nova.conf.d/pci-passthrough.conf"
+        assert described["files"][-1]["path"] == f"/{NOVA}"
 
     def test_plan_with_nothing_to_change(self, ready):
         assert "nothing to change" in ready.act("plan")["table"]

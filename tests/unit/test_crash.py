@@ -8,28 +8,23 @@ with and without a boot in between, and has to end in the very bytes of an undis
 from __future__ import annotations
 
 import dataclasses
-import os
-import tarfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
 from harness import hosttree, killing, made
 from harness.constants import GPUS
-from harness.fakekernel import FakeKernel, FakeTools
 from harness.hosttree import etcfiles
+from harness.world import World
 
 from passthrough import reconcile
-from passthrough.config import options
 from passthrough.nova import lines as nova_lines
 from passthrough.planning import boot_files
-from passthrough.site import Site
 from passthrough.state import record
 from passthrough.system import timed_write
 
 pytestmark = pytest.mark.faults
 
-APPLICATION = "pci-passthrough"
 OTHERS = {
     "devices": "gpu=10de:1bb0@0000:84:00.0, gpu=10de:1bb0@0000:85:00.0",
     "kernel_options": "a=b",
@@ -58,39 +53,32 @@ CASES = {
 }
 
 
-class Machine:
-    """A made-up host with Nova, and the charm's runs on it."""
+class Machine(World):
+    """The world of a host with Nova, whose files are watched."""
 
-    def __init__(self, tree: hosttree.HostTree, monkeypatch: pytest.MonkeyPatch):
-        self.tree = tree
-        self.root = tree.root
-        self.kernel = FakeKernel(tree, monkeypatch)
-        self.tools = FakeTools(tree)
-        self.tools.services["nova-compute"] = "run"
+    def __init__(self, *values: Any):
+        super().__init__(*values)
         # What is offered to Nova changes on the way, so every content that is offered counts.
         self.seen: dict[str, set[bytes | None]] = {}
         self.tools.before_rebuild = lambda what: self.look()
         self.kernel.before_write = lambda name, text: self.look()
 
-    def run(self, config: Mapping[str, Any]) -> reconcile.Result:
+    def go(self, config: Mapping[str, Any]) -> reconcile.Result:
         """One hook with this configuration."""
-        wanted = made.wanted(**config) if config else options.Options(leaving=True)
-        return reconcile.reconcile(
-            Site(self.root, APPLICATION), wanted, self.tools, lambda said: None
-        )
+        return self.run(made.wanted(**config)) if config else self.leave()
 
     def settle(self, config: Mapping[str, object]) -> None:
         """Hooks and boots until no boot is needed, as an operator would see to it."""
-        result = self.run(config)
+        result = self.go(config)
         if result.decision.plan.reboot:
-            self.kernel.reboot()
-            result = self.run(config)
+            self.reboot()
+            result = self.go(config)
         assert not result.decision.plan.reboot
 
     def files(self) -> dict[str, bytes | None]:
         """What each file holds that boots the host or that Nova reads."""
-        owned = (file.path for file in boot_files.owned_files(APPLICATION))
-        names = (etcfiles.GRUB_CFG, nova_lines.path_of(APPLICATION), *owned)
+        owned = (file.path for file in boot_files.owned_files(self.application))
+        names = (etcfiles.GRUB_CFG, nova_lines.path_of(self.application), *owned)
         paths = {name: self.root / name for name in names}
         return {name: path.read_bytes() if path.exists() else None for name, path in paths.items()}
 
@@ -101,24 +89,10 @@ class Machine:
 
     def state(self) -> dict[str, object]:
         """All that must be the same in the end, whatever happened on the way."""
-        found: dict[str, object] = dict(
-            self.tree.snapshot("etc", "var/lib", "boot/grub", "run/lock")
-        )
+        found = self.snapshot("etc", "var/lib", "boot/grub", "run/lock")
         found["leftovers"] = sorted(str(each) for each in self.root.rglob(".*.new"))
         found["lock"] = (self.root / "run/pci-passthrough.lock").exists()
-        found["initramfs"] = sorted(self._initramfs())
-        for address in sorted(os.listdir(self.root / "sys/bus/pci/devices")):
-            override = self.tree.read(f"sys/bus/pci/devices/{address}/driver_override")
-            found[address] = (self.tree.driver_of(address), override)
         return found
-
-    def _initramfs(self) -> Iterator[tuple[str, bytes]]:
-        for image in (self.root / "boot").glob("initrd.img-*"):
-            if image.stat().st_size:
-                with tarfile.open(image) as archive:
-                    for member in archive.getmembers():
-                        content = archive.extractfile(member) if member.isfile() else None
-                        yield member.name, content.read() if content else b""
 
 
 @pytest.fixture(params=CASES.values(), ids=list(CASES))
@@ -132,29 +106,26 @@ def machine(
 ) -> Machine:
     """The machine as it is before the change that is killed."""
     monkeypatch.setattr(timed_write, "write", killing.write_in_process)
-    tree = make_host()
-    tree.install_nova()
-    tree.write("etc/group", f"root:x:0:\nnova:x:{os.getgid()}:nova\n")
+    machine = Machine.of(make_host(), monkeypatch)
+    machine.nova.install()
     if case.iommu:
-        tree.set_command_line("quiet splash intel_iommu=on")
-        tree.iommu_on()
-    machine = Machine(tree, monkeypatch)
+        machine.turn_iommu_on()
     if case.before:
-        machine.run(case.before)
+        machine.go(case.before)
         for _ in range(case.reboots):
-            machine.kernel.reboot()
-            machine.run(case.before)
+            machine.reboot()
+            machine.go(case.before)
     return machine
 
 
 def test_every_kill_is_mended(machine: Machine, case: Case):
     start = killing.Tree(machine.root)
     machine.look()
-    machine.run(case.after)
+    machine.go(case.after)
     machine.look()
     machine.settle(case.after)
     wanted = machine.state()
-    machine.kernel.reboot()
+    machine.reboot()
     machine.settle(case.after)
     wanted_after_a_boot = machine.state()
     mended: list[killing.Tree] = []
@@ -164,7 +135,7 @@ def test_every_kill_is_mended(machine: Machine, case: Case):
         number += 1
         start.put_back(machine.root)
         if not killing.run_killed(
-            number, machine.kernel, machine.tools, lambda: machine.run(case.after)
+            number, machine.kernel, machine.tools, lambda: machine.go(case.after)
         ):
             break
         left = killing.Tree(machine.root)
@@ -173,7 +144,7 @@ def test_every_kill_is_mended(machine: Machine, case: Case):
             mended.append(left)
             for path, content in machine.files().items():
                 assert content in machine.seen[path], f"kill {number} leaves half of /{path}"
-            record.read(Site(machine.root, APPLICATION))
+            record.read(machine.site)
             machine.settle(case.after)
             assert machine.state() == wanted, f"kill {number}, then a hook"
         # A boot does not see the beginnings of files.
@@ -181,7 +152,7 @@ def test_every_kill_is_mended(machine: Machine, case: Case):
         if visible not in booted[-1:]:
             booted.append(visible)
             left.put_back(machine.root)
-            machine.kernel.reboot()
+            machine.reboot()
             assert machine.tree.driver_of("0000:02:00.0") == "nvme"
             machine.settle(case.after)
             assert machine.state() == wanted_after_a_boot, f"kill {number}, then a boot and a hook"

@@ -13,31 +13,27 @@ import collections
 import dataclasses
 import os
 import shutil
-import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
-from harness import hosttree, killing, made, uses
-from harness.constants import GPU_BUSES, NVME_ID
-from harness.fakekernel import FakeKernel, FakeTools
+from harness import killing, made, uses
+from harness.constants import APPLICATION, CARDS, GPU_BUSES, NVME_ID
 from harness.hosttree.kernel import DEVICES
+from harness.world import World
 from hypothesis import stateful, strategies
 
 from passthrough import reboot, reconcile
-from passthrough.config import options
 from passthrough.effects import reboot_request
 from passthrough.errors import PassthroughError
 from passthrough.planning import boot_files
-from passthrough.site import Site
 from passthrough.state import record
 from passthrough.system import timed_write
 
 pytestmark = pytest.mark.faults
 
-APPLICATION = "pci-passthrough"
 SEQUENCES = 200
 STEPS = 8
 DISK = "0000:02:00.0"
@@ -78,7 +74,6 @@ CONFIGS = strategies.fixed_dictionaries(
         "reboot": strategies.sampled_from(["manual", "when-idle", "when-idle"]),
     }
 ).map(with_all_that_need_it)
-CARDS = [f"0000:{bus}:00.{number}" for bus in GPU_BUSES for number in (0, 1)]
 FUNCTIONS = strategies.sampled_from(CARDS)
 # A configuration, a function that vfio-pci cannot take from now on, and whether the disk is mounted
 # while the rebuild that follows is at work.
@@ -91,32 +86,19 @@ NOTABLE = ("reboot", "reboot in vain", "mounted meanwhile", "allowed in use", "r
 
 
 class Life:
-    """One host and what happens to it; ``seen`` counts what is notable of that."""
+    """A world and what happens to it; ``seen`` counts what is notable of that."""
 
-    def __init__(
-        self,
-        tree: hosttree.HostTree,
-        patch: pytest.MonkeyPatch,
-        seen: collections.Counter[str],
-    ):
-        self.tree = tree
-        self.kernel = FakeKernel(tree, patch)
-        self.tools = FakeTools(tree)
+    def __init__(self, world: World, seen: collections.Counter[str]):
+        self.world = world
         self.seen = seen
         self.holds: dict[str, Path] = {}
-        uses.disk(tree, DISK, "nvme0n1", "259:0", "nvme/nvme0")
-        addresses = os.listdir(tree.root / DEVICES)
-        self.natives = {address: tree.driver_of(address) for address in addresses}
+        uses.disk(world.tree, DISK, "nvme0n1", "259:0", "nvme/nvme0")
+        addresses = os.listdir(world.root / DEVICES)
+        self.natives = {address: world.tree.driver_of(address) for address in addresses}
 
     def run(self, config: dict[str, Any], *, leaving: bool = False) -> reconcile.Result:
         """One hook; the errors that a charm shows are passed on."""
-        wanted = options.Options(leaving=True) if leaving else made.wanted(**config)
-        return reconcile.reconcile(
-            Site(self.tree.root, APPLICATION),
-            wanted,
-            self.tools,
-            lambda said: None,
-        )
+        return self.world.leave() if leaving else self.world.run(made.wanted(**config))
 
     def attempt(self, config: dict[str, Any], *, leaving: bool = False) -> reboot.Verdict:
         """One hook, whatever becomes of it; no guest loses its device, no mount its disk.
@@ -124,9 +106,9 @@ class Life:
         Returns:
             What it makes of a reboot.
         """
-        held = {each: self.tree.driver_of(each) for each in self.holds}
-        disk, verdict = self.tree.driver_of(DISK), reboot.Verdict()
-        had_files = (self.tree.root / RECORD).exists()
+        held = {each: self.world.tree.driver_of(each) for each in self.holds}
+        disk, verdict = self.world.tree.driver_of(DISK), reboot.Verdict()
+        had_files = (self.world.root / RECORD).exists()
         try:
             result = self.run(config, leaving=leaving)
             failed = result.outcome.failed
@@ -137,12 +119,12 @@ class Life:
                 self.seen["mounted meanwhile"] += DISK in failed and self.is_mounted
                 verdict = reboot_request.arrange(result.decision, failed)
         except (PassthroughError, OSError):
-            assert self.tools.failing or not self.kernel.is_kind, "nothing was wrong"
-        assert {each: self.tree.driver_of(each) for each in self.holds} == held
+            assert self.world.tools.failing or not self.world.kernel.is_kind, "nothing was wrong"
+        assert {each: self.world.tree.driver_of(each) for each in self.holds} == held
         if self.is_mounted and disk == "nvme":
             if "allow-in-use" not in config["devices"]:
-                assert self.tree.driver_of(DISK) == "nvme"
-            elif self.tree.driver_of(DISK) == "vfio-pci":
+                assert self.world.tree.driver_of(DISK) == "nvme"
+            elif self.world.tree.driver_of(DISK) == "vfio-pci":
                 self.seen["allowed in use"] += 1
         self.seen["reboot in vain"] += verdict.action is reboot.Action.SPENT
         return verdict
@@ -150,25 +132,25 @@ class Life:
     def check_removed(self, result: reconcile.Result) -> None:
         """Nothing of the charm is left, unless something would not let go."""
         if not (result.outcome.failed or result.decision.plan.pending):
-            assert list(self.tree.root.rglob("*pci-passthrough*")) == []
+            assert list(self.world.root.rglob("*pci-passthrough*")) == []
 
     @property
     def is_mounted(self) -> bool:
-        return (self.tree.root / MOUNTS).exists()
+        return (self.world.root / MOUNTS).exists()
 
     def mount(self) -> None:
         """Mount the disk, where it can be."""
-        if self.tree.driver_of(DISK) == "nvme" and not self.is_mounted:
-            uses.mount(self.tree, "259:0", "/srv", "/dev/nvme0n1")
+        if self.world.tree.driver_of(DISK) == "nvme" and not self.is_mounted:
+            uses.mount(self.world.tree, "259:0", "/srv", "/dev/nvme0n1")
 
     def unmount(self) -> None:
-        (self.tree.root / MOUNTS).unlink(missing_ok=True)
+        (self.world.root / MOUNTS).unlink(missing_ok=True)
 
     def boot(self) -> None:
         """Start anew: guests and mounts are gone."""
         self.release()
         self.unmount()
-        self.kernel.reboot()
+        self.world.reboot()
 
     def release(self) -> None:
         for link in self.holds.values():
@@ -177,12 +159,12 @@ class Life:
 
     def calm(self, config: dict[str, Any]) -> dict[str, object]:
         """Let nothing go wrong any more, and give the state in which all ends."""
-        self.tools.failing.clear()
-        self.kernel.relent()
+        self.world.tools.failing.clear()
+        self.world.kernel.relent()
         self.release()
         self.unmount()
-        for address in self.tree.unplugged:
-            self.tree.plug(address)
+        for address in self.world.tree.unplugged:
+            self.world.tree.plug(address)
         for _ in range(2):
             self.run(config)
             self.boot()
@@ -193,29 +175,14 @@ class Life:
 
     def state(self) -> dict[str, object]:
         """All that must be the same in the end; a reboot of before may be remembered."""
-        found: dict[str, object] = dict(
-            self.tree.snapshot("etc", "boot/grub", "var/lib/pci-passthrough", "run")
-        )
+        found = self.world.snapshot("etc", "boot/grub", "var/lib/pci-passthrough", "run")
         found.pop(RECORD, None)
-        mine = record.read(Site(self.tree.root, APPLICATION))
+        mine = self.world.record()
         # Where our own blacklist had kept a native driver off before, it is not known.
         known = {address: self.natives[address] for address in mine.taken}
         assert all(mine.taken[address] in (None, known[address]) for address in known)
         found["record"] = dataclasses.replace(mine, taken=known, reboot=None)
-        found["initramfs"] = sorted(self._initramfs())
-        for address in sorted(os.listdir(self.tree.root / "sys/bus/pci/devices")):
-            override = self.tree.read(f"sys/bus/pci/devices/{address}/driver_override")
-            found[address] = (self.tree.driver_of(address), override)
         return found
-
-    def _initramfs(self) -> Iterator[tuple[str, bytes]]:
-        for image in (self.tree.root / "boot").glob("initrd.img-*"):
-            if image.stat().st_size:
-                with tarfile.open(image) as archive:
-                    for member in archive.getmembers():
-                        content = archive.extractfile(member) if member.isfile() else None
-                        if content:
-                            yield member.name, content.read()
 
 
 def machine_of(make_life: Callable[[], Life]) -> type[stateful.RuleBasedStateMachine]:
@@ -238,16 +205,16 @@ def machine_of(make_life: Callable[[], Life]) -> type[stateful.RuleBasedStateMac
         def configure(self, change: tuple[dict[str, Any], str | None, bool]):
             config, stubborn, is_mounting = change
             if stubborn:
-                self.life.kernel.fail_probe(stubborn, "vfio-pci")
+                self.life.world.kernel.fail_probe(stubborn, "vfio-pci")
             if is_mounting:
-                self.life.tools.before_rebuild = lambda what: self.life.mount()
+                self.life.world.tools.before_rebuild = lambda what: self.life.mount()
             self.choose(config)
             self.attempt()
 
         def attempt(self):
             """One hook, and the reboot that it asks for, with the hook behind that."""
             verdict = self.life.attempt(self.config)
-            self.life.tools.before_rebuild = lambda what: None
+            self.life.world.tools.before_rebuild = lambda what: None
             if verdict.action is reboot.Action.NOW:
                 assert not self.has_rebooted, "twice for one configuration"
                 assert not self.life.holds, "under a guest"
@@ -260,8 +227,7 @@ def machine_of(make_life: Callable[[], Life]) -> type[stateful.RuleBasedStateMac
         def start(self, is_on: bool, change: tuple[dict[str, Any], str | None, bool]):
             """Some kernels have the IOMMU on already, and bind at once."""
             if is_on:
-                self.life.tree.set_command_line("quiet splash intel_iommu=on")
-                self.life.tree.iommu_on()
+                self.life.world.turn_iommu_on()
             self.configure(change)
 
         @stateful.rule(change=CHANGES)
@@ -276,7 +242,9 @@ def machine_of(make_life: Callable[[], Life]) -> type[stateful.RuleBasedStateMac
         def kill(self, config: dict[str, Any], number: int):
             self.choose(config)
             life = self.life
-            killing.run_killed(number, life.kernel, life.tools, lambda: life.attempt(config))
+            killing.run_killed(
+                number, life.world.kernel, life.world.tools, lambda: life.attempt(config)
+            )
 
         @stateful.rule()
         def remove(self):
@@ -289,19 +257,19 @@ def machine_of(make_life: Callable[[], Life]) -> type[stateful.RuleBasedStateMac
 
         @stateful.rule(what=strategies.sampled_from(["initramfs", "grub", "modprobe"]))
         def break_tool(self, what: str):
-            self.life.tools.failing[what] = "no space left on device"
+            self.life.world.tools.failing[what] = "no space left on device"
 
         @stateful.rule()
         def mend_tools(self):
-            self.life.tools.failing.clear()
+            self.life.world.tools.failing.clear()
 
         @stateful.rule(address=FUNCTIONS)
         def start_guest(self, address: str):
             life = self.life
-            has_group = (life.tree.root / f"{DEVICES}/{address}/iommu_group").exists()
-            on_vfio = life.tree.driver_of(address) == "vfio-pci"
+            has_group = (life.world.root / f"{DEVICES}/{address}/iommu_group").exists()
+            on_vfio = life.world.tree.driver_of(address) == "vfio-pci"
             if has_group and on_vfio and address not in life.holds:
-                life.holds[address] = life.kernel.hold(address)
+                life.holds[address] = life.world.kernel.hold(address)
 
         @stateful.rule()
         def stop_guests(self):
@@ -309,12 +277,12 @@ def machine_of(make_life: Callable[[], Life]) -> type[stateful.RuleBasedStateMac
 
         @stateful.rule(address=FUNCTIONS)
         def unbind(self, address: str):
-            if not self.life.holds and self.life.tree.driver_of(address) == "vfio-pci":
-                self.life.tree.bind(address, None)
+            if not self.life.holds and self.life.world.tree.driver_of(address) == "vfio-pci":
+                self.life.world.tree.bind(address, None)
 
         @stateful.rule(address=FUNCTIONS)
         def come_or_go(self, address: str):
-            tree = self.life.tree
+            tree = self.life.world.tree
             if address in tree.unplugged:
                 tree.plug(address)
             elif not self.life.holds:
@@ -324,7 +292,7 @@ def machine_of(make_life: Callable[[], Life]) -> type[stateful.RuleBasedStateMac
         def boot_with_late_cards(self):
             """Boot; the cards are not there in the first hook, and are in the second."""
             self.life.boot()
-            tree = self.life.tree
+            tree = self.life.world.tree
             late = [each for each in CARDS if each not in tree.unplugged]
             for address in late:
                 tree.unplug(address)
@@ -344,7 +312,7 @@ def machine_of(make_life: Callable[[], Life]) -> type[stateful.RuleBasedStateMac
             path=strategies.sampled_from(OWNED), text=strategies.sampled_from([None, "#\n"])
         )
         def tamper(self, path: str, text: str | None):
-            target = self.life.tree.root / path
+            target = self.life.world.root / path
             if target.exists():
                 target.unlink()
                 if text is not None:
@@ -352,7 +320,7 @@ def machine_of(make_life: Callable[[], Life]) -> type[stateful.RuleBasedStateMac
 
         def teardown(self):
             assert self.life.calm(self.config) == self.fresh()
-            shutil.rmtree(self.life.tree.root)
+            shutil.rmtree(self.life.world.root)
 
         def fresh(self) -> dict[str, object]:
             """The state to end in, worked out once for each configuration."""
@@ -360,23 +328,23 @@ def machine_of(make_life: Callable[[], Life]) -> type[stateful.RuleBasedStateMac
             if name not in known:
                 life = make_life()
                 known[name] = life.calm(self.config)
-                shutil.rmtree(life.tree.root)
+                shutil.rmtree(life.world.root)
             return known[name]
 
     return Lives
 
 
 def test_every_life_ends_where_a_fresh_install_ends(
-    make_host: Callable[..., hosttree.HostTree], monkeypatch: pytest.MonkeyPatch
+    make_world: Callable[..., World], monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(timed_write, "write", killing.write_in_process)
     seen: collections.Counter[str] = collections.Counter()
 
     def make_life() -> Life:
-        life = Life(make_host(), monkeypatch, seen)
+        life = Life(make_world(), seen)
         # What the made-up host boots at first is not what its tools would write.
         for what in ("initramfs", "grub"):
-            life.tools.rebuild(what, lambda said: None)
+            life.world.tools.rebuild(what, lambda said: None)
         return life
 
     stateful.run_state_machine_as_test(
