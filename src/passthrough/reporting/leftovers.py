@@ -148,7 +148,8 @@ def _find_rc_local(path: str, lines: list[str]) -> list[Leftover]:
         reason += "; it has no #! line, so systemd cannot even start it"
     found = _ADDRESS.findall("\n".join(hits.values()).lower())
     addresses = tuple(dict.fromkeys(values.read_address(each) for each in found))
-    return [_describe(path, lines, hits, reason, addresses=addresses)]
+    leftover = _describe(path, lines, hits, reason)
+    return [dataclasses.replace(leftover, addresses=addresses)]
 
 
 def _function_lines(lines: list[str]) -> frozenset[int]:
@@ -176,7 +177,8 @@ def _find_modules(path: str, lines: list[str]) -> list[Leftover]:
     if ids:
         reason = "pci_stub takes every device of an id, the host's own too; " + reason
     rebuild = _REBUILD_INITRAMFS if "initramfs" in path else None
-    return [_describe(path, lines, hits, reason, rebuild=rebuild, ids=ids)]
+    leftover = _describe(path, lines, hits, reason)
+    return [dataclasses.replace(leftover, rebuild=rebuild, ids=ids)]
 
 
 def _find_modprobe(path: str, lines: list[str]) -> list[Leftover]:
@@ -187,7 +189,8 @@ def _find_modprobe(path: str, lines: list[str]) -> list[Leftover]:
     if any("allow_unsafe_interrupts" in line for line in hits.values()):
         reason += "; allow_unsafe_interrupts weakens the host (see the option of that name)"
     ids = _ids(hits.values())
-    return [_describe(path, lines, hits, reason, rebuild=_REBUILD_INITRAMFS, ids=ids)]
+    leftover = _describe(path, lines, hits, reason)
+    return [dataclasses.replace(leftover, rebuild=_REBUILD_INITRAMFS, ids=ids)]
 
 
 def _find_grub(path: str, lines: list[str]) -> list[Leftover]:
@@ -215,22 +218,14 @@ def _find_log(path: str, lines: list[str]) -> list[Leftover]:
     return [Leftover(path, (), True, "it is a log of the first boot", "delete the file")]
 
 
-def _describe(
-    path: str,
-    lines: list[str],
-    hits: dict[int, str],
-    reason: str,
-    rebuild: str | None = None,
-    addresses: tuple[str, ...] = (),
-    ids: tuple[str, ...] = (),
-) -> Leftover:
+def _describe(path: str, lines: list[str], hits: dict[int, str], reason: str) -> Leftover:
     rest = (line.strip() for number, line in enumerate(lines, 1) if number not in hits)
     is_empty = all(not line or line.startswith("#") or line == "exit 0" for line in rest)
     # Packages own the two lists of modules and expect them, even empty.
     can_go = is_empty and path not in ("/etc/modules", "/etc/initramfs-tools/modules")
     advice = "delete the file" if can_go else "delete these lines"
     parts = tuple(Part(number, hits[number].strip()) for number in sorted(hits))
-    return Leftover(path, parts, can_go, reason, advice, rebuild, addresses, ids)
+    return Leftover(path, parts, can_go, reason, advice)
 
 
 def _ids(texts: Iterable[str]) -> tuple[str, ...]:

@@ -70,6 +70,13 @@ def serve(device: int, tree: pathlib.Path, complaints: pathlib.Path) -> None:
         os.write(device, struct.pack("<IiQ", 16 + len(body), -number, unique) + body)
 
 
+_ALWAYS_THE_SAME = {
+    _INIT: struct.pack("<4I2H2I2H8I", *_VERSION, 0, 0, 0, 0, MAX_WRITE, 1, 1, 0, *[0] * 8),
+    _STATFS: struct.pack("<5Q4I6I", 0, 0, 0, 0, 0, 4096, 255, 4096, 0, *[0] * 6),
+    **dict.fromkeys((_RELEASE, _RELEASEDIR, _FLUSH, _ACCESS, _DESTROY), b""),
+}
+
+
 class _Server:
     """Answers single requests; nodes are numbered as they are looked up and never forgotten."""
 
@@ -84,8 +91,8 @@ class _Server:
 
     def answer(self, opcode: int, node: int, body: bytes) -> bytes:
         """The answer to one request; raises OSError for an error number."""
-        if opcode == _INIT:
-            return struct.pack("<4I2H2I2H8I", *_VERSION, 0, 0, 0, 0, MAX_WRITE, 1, 1, 0, *[0] * 8)
+        if opcode in _ALWAYS_THE_SAME:
+            return _ALWAYS_THE_SAME[opcode]
         path = self._paths[node]
         if opcode == _LOOKUP:
             name = f"{path}/{body.rstrip(bytes(1)).decode()}"
@@ -102,10 +109,6 @@ class _Server:
             return self._write(path, body)
         if opcode == _READDIR:
             return self._list(path, *struct.unpack_from("<8xQI", body))
-        if opcode == _STATFS:
-            return struct.pack("<5Q4I6I", 0, 0, 0, 0, 0, 4096, 255, 4096, 0, *[0] * 6)
-        if opcode in (_RELEASE, _RELEASEDIR, _FLUSH, _ACCESS, _DESTROY):
-            return b""
         # Creating, deleting and renaming too: nobody but the kernel does that in sysfs.
         raise OSError(errno.EPERM if 6 <= opcode <= 13 or opcode == 35 else errno.ENOSYS, "")
 

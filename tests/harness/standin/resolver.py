@@ -71,19 +71,26 @@ def next_event(model: Model, unit: Unit) -> Event | None:
         return Event("install")
     if unit.charm_seen != app.charm_version:
         return Event("upgrade-charm")
-    for relation in _known(model, unit):
-        if relation.life == ALIVE and not unit.seen[relation.id].created:
-            return Event("relation-created", relation.id, relation.other(unit.app))
+    new = _next_created(model, unit)
+    if new:
+        return new
     if unit.led_by != app.leader:
         return Event("leader-elected" if app.leader == unit.name else "leader-settings-changed")
     if unit.config_seen != app.config_version:
         return Event("config-changed")
     if not unit.started:
         return Event("start")
+    events = (
+        _next_of_relation(model, unit, relation, broken=relation.life != ALIVE)
+        for relation in _known(model, unit)
+    )
+    return next(filter(None, events), None)
+
+
+def _next_created(model: Model, unit: Unit) -> Event | None:
     for relation in _known(model, unit):
-        event = _next_of_relation(model, unit, relation, broken=relation.life != ALIVE)
-        if event:
-            return event
+        if relation.life == ALIVE and not unit.seen[relation.id].created:
+            return Event("relation-created", relation.id, relation.other(unit.app))
     return None
 
 
