@@ -1,4 +1,4 @@
-"""What an initramfs image really holds: read from the image, unpacked in passing.
+"""What an initramfs image really holds, unpacked while it is read.
 
 Source: the kernel's Documentation/driver-api/early-userspace/buffer-format.rst. An image is one
 cpio archive after another, the last of them compressed.
@@ -33,10 +33,10 @@ _TRAILER = "TRAILER!!!"
 _CHUNK = 1 << 16
 _MAX_NAME = 4096
 _MAX_ANSWERS = 8
-# Of what is kept below /run. In another one it is no answer, and the image is read again.
+# The format of the answers below /run. One in another format is none: the image is read again.
 _FORMAT = 2
 
-# Magic numbers, as in the kernel's lib/decompress.c. What Python cannot unpack a program does.
+# Magic numbers, as in the kernel's lib/decompress.c. A program unpacks what Python cannot.
 _LIBRARIES: dict[bytes, Callable[[BinaryIO], Any]] = {
     b"\x1f\x8b": lambda file: gzip.GzipFile(fileobj=file),
     b"BZh": bz2.BZ2File,
@@ -56,7 +56,7 @@ class ImageError(PassthroughError):
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """Which of the files looked for are in an image, by digest, and whether vfio-pci is."""
+    """The wanted files that an image holds, by digest, and whether it holds vfio-pci."""
 
     digests: frozenset[str] = frozenset()
     has_vfio_pci: bool = False
@@ -95,7 +95,7 @@ def find(
 def look_up(root: Path, image: Path, wanted: Collection[bytes]) -> Contents:
     """Look for files in an image as `read` does, once for every image and question.
 
-    The answer is kept below /run, which a boot empties, with the image's size and times.
+    Keeps the answer below /run, which a boot empties, with the image's size and times.
 
     Raises:
         ImageError: when the image cannot be read.
@@ -151,7 +151,7 @@ def _read_cache(root: Path) -> dict[str, Any]:
 
 
 class _Reader:
-    """Reads on through a stream that need not be seekable, and can look ahead."""
+    """Reads forward through a stream, which need not be seekable, and can look ahead."""
 
     def __init__(self, stream: Any):
         self._stream = stream
@@ -168,7 +168,7 @@ class _Reader:
         return self._ahead[:count]
 
     def take(self, count: int) -> bytes:
-        """Read exactly so many bytes."""
+        """Read exactly ``count`` bytes; raises EOFError where there are fewer."""
         data = self.peek(count)
         if len(data) < count:
             raise EOFError("it ends in the middle of a file")
@@ -177,12 +177,12 @@ class _Reader:
         return data
 
     def skip(self, count: int) -> None:
-        """Go on so many bytes."""
+        """Pass over ``count`` bytes; raises EOFError where there are fewer."""
         while count:
             count -= len(self.take(min(count, _CHUNK)))
 
     def skip_padding(self) -> bool:
-        """Go on to the next byte that is not zero; False when there is none."""
+        """Pass over bytes that are zero; False where no other follows."""
         while True:
             chunk = self.peek(_CHUNK)
             zeros = len(chunk) - len(chunk.lstrip(b"\0"))
@@ -192,7 +192,7 @@ class _Reader:
 
 
 def _members(image: Path, sizes: Collection[int]) -> Iterator[tuple[str, bytes | None]]:
-    """Every file of an image: its name, and its content where its size is one of ``sizes``."""
+    """Yield every file of an image: its name, and the content of those of one of ``sizes``."""
     with open(image, "rb", buffering=0) as file:
         reader = _Reader(file)
         while reader.skip_padding():
@@ -206,7 +206,7 @@ def _members(image: Path, sizes: Collection[int]) -> Iterator[tuple[str, bytes |
 
 
 def _archive(reader: _Reader, sizes: Collection[int]) -> Iterator[tuple[str, bytes | None]]:
-    """One cpio archive, up to and with its trailer."""
+    """Yield the files of one cpio archive, its trailer among them."""
     while True:
         header = reader.take(_HEADER)
         if not header.startswith(_CPIO):

@@ -117,11 +117,11 @@ class DropIn(NamedTuple):
     report_in_placement: bool
 
     def render(self, renderer: templates.Renderer, present: str | None = None) -> str | None:
-        """The content of the drop-in; None when there is nothing to say.
+        """Render the drop-in; None when it would hold no line.
 
         Args:
             renderer: gives the content.
-            present: what the drop-in holds now; it saves rendering where that is known to be right.
+            present: what the drop-in holds now; known to be right, it saves rendering.
         """
         lines = [f"{device_spec_option(self.release)} = {to_line(each)}" for each in self.specs]
         lines += [f"alias = {to_line(each)}" for each in self.aliases]
