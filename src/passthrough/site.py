@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from passthrough import naming
-
 
 class Site(NamedTuple):
     """One application of the charm on one host.
@@ -17,8 +15,3 @@ class Site(NamedTuple):
 
     root: Path
     application: str
-
-    @property
-    def name(self) -> str:
-        """The stem of every file that the application owns on the host."""
-        return naming.name_for(self.application)
