@@ -10,30 +10,20 @@ import json
 import os
 import pathlib
 import shutil
-import stat
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from harness import hostbox, hosttree, standin
+from harness.constants import CLAIMED, GPUS, KEPT, NATIVE, OWNED, READY
 
 GOLDEN = pathlib.Path(__file__).parent / "golden"
 PRINCIPAL = "nova-compute/0"
 UNIT = "pci-passthrough/0"
-GPUS = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"
-CLAIMED = ("0000:83:00.0", "0000:83:00.1", "0000:84:00.0", "0000:84:00.1")
-NATIVE = {
-    "0000:83:00.0": "nouveau",
-    "0000:83:00.1": "snd_hda_intel",
-    "0000:84:00.0": "nouveau",
-    "0000:84:00.1": "snd_hda_intel",
-}
-KEPT = {"0000:85:00.0": "nouveau", "0000:85:00.1": "snd_hda_intel"}
-READY = {**dict.fromkeys(CLAIMED, "vfio-pci"), **KEPT}
 REBOOT = "blocked: reboot required: the IOMMU is off until the kernel starts with intel_iommu=on"
-# Where the charm may leave files; what it writes below /run is gone with the next boot.
-STATE = ("etc", "var/lib", "usr/lib/dracut")
+# Where files of the charm, or what is built of them, outlive a boot.
+WATCHED = (*OWNED, "boot")
 REBUILDS = ("update-initramfs", "dracut", "update-grub")
 
 
@@ -59,16 +49,6 @@ def rebuilds(box: hostbox.Box) -> list[str]:
     calls = box.calls(*REBUILDS)
     assert {call.exit_code for call in calls} <= {0}
     return [call.name for call in calls]
-
-
-def identities(host: hosttree.HostTree) -> dict[str, tuple[int, int]]:
-    found = {}
-    for directory in (*STATE, "boot"):
-        for path in (host.root / directory).rglob("*"):
-            entry = path.lstat()
-            if not stat.S_ISDIR(entry.st_mode):
-                found[os.fspath(path)] = (entry.st_ino, entry.st_mtime_ns)
-    return found
 
 
 def reboot(box: hostbox.Box, agent: standin.Agent) -> None:
@@ -119,7 +99,7 @@ class TestLife:
             host.read("etc/default/grub").replace("splash", "splash intel_iommu=off"),
         )
         host.set_command_line("quiet splash intel_iommu=off")
-        before = host.snapshot(*STATE)
+        before = host.snapshot(*OWNED)
 
         # Deployed: files are written, each rebuild runs once, the devices stay where they are.
         deploy(agent, packed_charm)
@@ -127,12 +107,12 @@ class TestLife:
         assert rebuilds(box) == ["update-initramfs", "update-grub"]
         assert drivers(host) == {**NATIVE, **KEPT}
         written = {
-            path: entry for path, entry in host.snapshot(*STATE).items() if path not in before
+            path: entry for path, entry in host.snapshot(*OWNED).items() if path not in before
         }
         record = json.loads(bytes(written.pop("var/lib/pci-passthrough/pci-passthrough.json")[1]))
         assert record["record"]["taken"] == NATIVE
         check_golden(host.generator, written)
-        assert {path: host.snapshot(*STATE)[path] for path in before} == before
+        assert {path: host.snapshot(*OWNED)[path] for path in before} == before
 
         # Rebooted: the boot scripts have bound them before a native driver could.
         box.forget_calls()
@@ -158,7 +138,7 @@ class TestLife:
         agent.remove()
         assert agent.units() == []
         assert drivers(host) == {**NATIVE, **KEPT}
-        assert host.snapshot(*STATE) == before
+        assert host.snapshot(*OWNED) == before
         assert rebuilds(box) == ["update-initramfs", "update-grub"]
         box.reboot()
         assert drivers(host) == {**NATIVE, **KEPT}
@@ -172,10 +152,10 @@ class TestLife:
         host.write("usr/share/initramfs-tools/hook-functions", "# -*- shell-script -*-\n")
         host.write("etc/kernel/postinst.d/initramfs-tools", "#!/bin/sh\n", mode=0o755)
         host.write("etc/initramfs-tools/initramfs.conf", "MODULES=most\n")
-        before = host.snapshot(*STATE)
+        before = host.snapshot(*OWNED)
         deploy(agent, packed_charm)
         written = {
-            path: entry for path, entry in host.snapshot(*STATE).items() if path not in before
+            path: entry for path, entry in host.snapshot(*OWNED).items() if path not in before
         }
         del written["var/lib/pci-passthrough/pci-passthrough.json"]
         check_golden("dracut", written)
@@ -189,7 +169,7 @@ class TestLife:
         self, agent, box, host, packed_charm
     ):
         host.iommu_on()
-        before = host.snapshot(*STATE)
+        before = host.snapshot(*OWNED)
         deploy(agent, packed_charm)
         assert str(agent.status()) == "active: gpu: 2 ready"
         assert drivers(host) == READY
@@ -197,7 +177,7 @@ class TestLife:
         assert drivers(host) == READY
         assert str(agent.status()) == "active: gpu: 2 ready"
         agent.remove()
-        assert host.snapshot(*STATE) == before
+        assert host.snapshot(*OWNED) == before
         assert drivers(host) == {**NATIVE, **KEPT}
 
     def test_hooks_with_nothing_changed_rewrite_and_rebuild_nothing(
@@ -208,13 +188,13 @@ class TestLife:
             if boots:
                 reboot(box, agent)
             box.forget_calls()
-            before = identities(host)
+            before = host.identities(*WATCHED)
             agent.config()
             agent.hook("update-status")
             agent.hook("start")
             agent.hook("juju-info-relation-changed")
             agent.upgrade(packed_charm)
-            assert identities(host) == before
+            assert host.identities(*WATCHED) == before
             assert rebuilds(box) == []
             assert box.calls("modprobe") == []
 
@@ -222,10 +202,10 @@ class TestLife:
         deploy(agent, packed_charm)
         reboot(box, agent)
         box.forget_calls()
-        before = {**identities(host), **host.snapshot("run", "sys")}
+        before = {**host.identities(*WATCHED), **host.snapshot("run", "sys")}
         agent.surroundings.env = {"PYTHONPROFILEIMPORTTIME": "1"}
         (run,) = agent.hook("update-status")
-        assert {**identities(host), **host.snapshot("run", "sys")} == before
+        assert {**host.identities(*WATCHED), **host.snapshot("run", "sys")} == before
         assert box.calls() == []
         # ops itself runs these, for a charm that does nothing too.
         assert [call.tool for call in run.calls] == ["juju-log", "juju-log", "is-leader"]
@@ -243,12 +223,12 @@ class TestLife:
     def test_no_matching_device_writes_nothing_and_asks_no_reboot(
         self, agent, box, host, packed_charm
     ):
-        before, times = host.snapshot(*STATE, "boot"), identities(host)
+        before, times = host.snapshot(*WATCHED), host.identities(*WATCHED)
         deploy(agent, packed_charm, devices="gpu=10de:2235, 10de:20b5@0000:83:00.*")
         agent.hook("update-status")
         assert str(agent.status()) == "active: no matching device"
-        assert host.snapshot(*STATE, "boot") == before
-        assert identities(host) == times
+        assert host.snapshot(*WATCHED) == before
+        assert host.identities(*WATCHED) == times
         assert box.calls() == []
         assert agent.reboot_due() == ""
 
@@ -294,11 +274,11 @@ class TestLife:
 
 class TestTwoApplications:
     def test_live_side_by_side_and_leave_one_by_one(self, agent, box, host, packed_charm):
-        before = host.snapshot(*STATE)
+        before = host.snapshot(*OWNED)
         deploy(agent, packed_charm, devices="gpu=10de:1bb0@0000:83:00.0")
-        alone = host.snapshot(*STATE)
+        alone = host.snapshot(*OWNED)
         deploy(agent, packed_charm, app="more", config={"devices": "more=10de:1bb0@0000:84:00.0"})
-        assert {path: host.snapshot(*STATE)[path] for path in alone} == alone
+        assert {path: host.snapshot(*OWNED)[path] for path in alone} == alone
         reboot(box, agent)
         assert drivers(host) == READY
         assert str(agent.status(UNIT)) == "active: gpu: 1 ready"
@@ -316,10 +296,10 @@ class TestTwoApplications:
         }
 
         agent.remove("more")
-        assert {path: host.snapshot(*STATE)[path] for path in alone} == alone
+        assert {path: host.snapshot(*OWNED)[path] for path in alone} == alone
         assert str(agent.status(UNIT)) == "active: gpu: 1 ready"
         agent.remove("pci-passthrough")
-        assert host.snapshot(*STATE) == before
+        assert host.snapshot(*OWNED) == before
         assert drivers(host) == {**NATIVE, **KEPT}
 
 
@@ -453,9 +433,9 @@ class TestActions:
     @pytest.mark.parametrize("name", ["list-devices", "plan", "verify"])
     def test_looking_changes_nothing(self, deployed: Deployed, name: str):
         deployed.box.forget_calls()
-        before = identities(deployed.host)
+        before = deployed.host.identities(*WATCHED)
         deployed.act(name)
-        assert identities(deployed.host) == before
+        assert deployed.host.identities(*WATCHED) == before
         assert rebuilds(deployed.box) == []
         assert str(deployed.agent.status()) == "active: gpu: 2 ready"
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 from harness import hostbox, hosttree, standin
+from harness.constants import GPUS
 
-GPUS = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"
 EVERYWHERE = ("etc", "var", "usr", "boot", "sys", "dev")
 ALL_KEYS = (
     "alias, id, address, device-type, numa-policy, resource-class, traits, live-migratable,"

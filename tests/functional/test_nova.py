@@ -8,12 +8,10 @@ import pathlib
 import pytest
 from functional import nova_client
 from harness import hosttree, standin
+from harness.constants import GPUS, NOVA, ONE
 
 PRINCIPAL = "nova-compute/0"
-GPUS = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"
-ONE = "gpu=10de:1bb0@0000:83:00.0"
 BOTH = ["0000:83:00.0", "0000:84:00.0"]
-DROP_IN = "etc/nova/nova.conf.d/pci-passthrough.conf"
 FLAVORS = ("", "gpu:1", "gpu:2", "gpu:3")
 GPU_SPEC = {"vendor_id": "10de", "product_id": "1bb0", "dev_type": "type-PCI"}
 GPU_ALIAS = {"name": "gpu", "vendor_id": "10de", "product_id": "1bb0"}
@@ -64,7 +62,7 @@ class TestComputeHost:
         self, deploy, host, box, nova: nova_client.NovaClient, option: str
     ):
         assert deploy() == "active: gpu: 2 ready"
-        text = host.read(DROP_IN)
+        text = host.read(NOVA)
         assert text.count(f"\n{option} = ") == 2
         assert text.count("\nalias = ") == 1
         seen = nova.look_at(host, FLAVORS)
@@ -76,7 +74,7 @@ class TestComputeHost:
 
     def test_the_file_is_where_nova_compute_itself_looks(self, deploy, host, box):
         deploy()
-        found = (host.root / DROP_IN).stat()
+        found = (host.root / NOVA).stat()
         assert (found.st_mode & 0o7777, found.st_uid, found.st_gid) == (0o640, 0, 64060)
         with nova_client.NovaClient(box.command_prefix) as inside:
             seen = inside.ask(program="nova-compute", flavors=list(FLAVORS))
@@ -176,11 +174,11 @@ class TestComputeHost:
 class TestRestart:
     def test_none_without_a_change(self, agent, box, deploy, host):
         deploy()
-        before = (host.root / DROP_IN).stat()
+        before = (host.root / NOVA).stat()
         box.forget_calls()
         agent.hook("update-status")
         agent.hook("config-changed")
-        after = (host.root / DROP_IN).stat()
+        after = (host.root / NOVA).stat()
         assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
         assert restarts(box) == 0
 
@@ -334,8 +332,8 @@ class TestActions:
         result = agent.action("verify")
         checks = {each["name"]: each for each in json.loads(result.results["checks"])}
         assert checks["nova"]["seen"] == "Nova 29 (2024.1)"
-        assert checks["device_spec 0000:83:00.0"]["seen"] == f"in /{DROP_IN} [pci] device_spec"
-        assert checks["alias gpu"]["seen"] == f"{' '.join(BOTH)}; in /{DROP_IN} [pci] alias"
+        assert checks["device_spec 0000:83:00.0"]["seen"] == f"in /{NOVA} [pci] device_spec"
+        assert checks["alias gpu"]["seen"] == f"{' '.join(BOTH)}; in /{NOVA} [pci] alias"
         assert checks["console"]["status"] == "unknown"
         assert "console-access-protocol=spice" in checks["console"]["fix"]
         about_nova = ("nova", "device_spec", "alias")

@@ -9,9 +9,9 @@ import subprocess
 
 import pytest
 from harness import hostbox, hosttree, standin
+from harness.constants import GPUS
 
 PRINCIPAL, RELATION = "nova-compute/0", "pci-passthrough:nrpe-external-master"
-GPUS = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"
 CONFIGURATION, PLUGINS = "etc/nagios/nrpe.d", "usr/local/lib/nagios/plugins"
 NOBODY = 65534
 

@@ -11,26 +11,14 @@ import pathlib
 from typing import Any
 
 import pytest
-from functional.test_charm import (
-    GPUS,
-    KEPT,
-    NATIVE,
-    PRINCIPAL,
-    READY,
-    STATE,
-    drivers,
-    identities,
-    reboot,
-    rebuilds,
-)
-from functional.test_nova import DROP_IN, restarts
+from functional.test_charm import PRINCIPAL, WATCHED, drivers, reboot, rebuilds
+from functional.test_nova import restarts
 from harness import hostbox, hosttree, standin
+from harness.constants import GPUS, KEPT, NATIVE, NOVA, ONE, READY
 
 RECORD = "var/lib/pci-passthrough/pci-passthrough.json"
-WATCHED = (*STATE, "boot")
 CONFIG = {"devices": GPUS, "reboot": "when-idle"}
 OFFERED = ("0000:83:00.0", "0000:84:00.0")
-ONE = "gpu=10de:1bb0@0000:83:00.0"
 REFUSED = (
     'blocked: /var/lib/pci-passthrough/pci-passthrough.json is not readable ("format 2 of a newer'
     ' charm: refresh, and leave it in place" is not the address of a function); move it away, and'
@@ -64,7 +52,7 @@ class Host:
         reboot(self.box, self.agent)
         assert str(self.agent.status()) == "active: gpu: 2 ready"
         assert drivers(self.tree) == READY
-        assert all(f'"{address}"' in self.tree.read(DROP_IN) for address in OFFERED)
+        assert all(f'"{address}"' in self.tree.read(NOVA) for address in OFFERED)
         self.agent.hook("update-status")
 
     def record(self) -> dict[str, Any]:
@@ -72,12 +60,13 @@ class Host:
 
     def state(self) -> dict[str, object]:
         """Everything but the record: each file down to its inode, drivers, status."""
-        record = str(self.tree.root / RECORD)
         return {
             **self.tree.snapshot(*WATCHED),
             RECORD: None,
             "identities": {
-                path: found for path, found in identities(self.tree).items() if path != record
+                path: found
+                for path, found in self.tree.identities(*WATCHED).items()
+                if path != RECORD
             },
             "drivers": drivers(self.tree),
             "status": str(self.agent.status()),

@@ -55,6 +55,11 @@ def gpus(*buses: str, group: int | None = None, **values: Any) -> list[pci.Funct
     return found
 
 
+# The issue's cards, with the IOMMU off and on.
+CARDS_OFF = tuple(gpus(*constants.GPU_BUSES))
+CARDS_ON = tuple(gpus(*constants.GPU_BUSES, group=15))
+
+
 def decide(devices: str, *functions: pci.Function, **values: Any) -> claims.Outcome:
     """What `claims.decide` makes of the option ``devices`` on such a host."""
     return claims.decide(devices_option.parse(devices), host(*functions), **values)

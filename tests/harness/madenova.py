@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from harness import made
+from harness import constants, made
 
 from passthrough import survey
 from passthrough.host import pci
@@ -18,9 +18,7 @@ from passthrough.planning import templates
 from passthrough.state import record
 from passthrough.system import files
 
-APPLICATION = "pci-passthrough"
-DROP_IN = "/etc/nova/nova.conf.d/pci-passthrough.conf"
-GPUS = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"
+DROP_IN = f"/{constants.NOVA}"
 VFIO: dict[str, Any] = {"driver": "vfio-pci"}
 GROUP = 64060
 
@@ -66,7 +64,7 @@ def decide(
 
 def cards(**values: Any) -> list[pci.Function]:
     """Three equal cards, in groups, on vfio-pci unless it is said otherwise."""
-    return made.gpus("83", "84", "85", group=20, **{**VFIO, **values})
+    return made.gpus(*constants.GPU_BUSES, group=20, **{**VFIO, **values})
 
 
 def decision(

@@ -8,7 +8,8 @@ import json
 import pytest
 from charms.pci_passthrough.v0 import nova_pci
 from harness import made
-from harness.madenova import DROP_IN, GPUS, VFIO, cards, config, decide, facts, written
+from harness.constants import GPUS
+from harness.madenova import DROP_IN, VFIO, cards, config, decide, facts, written
 
 from passthrough import errors
 from passthrough.config import devices

@@ -10,6 +10,8 @@ import textwrap
 
 import pytest
 from harness import made
+from harness.constants import CLAIMED, GPUS
+from harness.made import CARDS_OFF as CARDS
 
 from passthrough import enums
 from passthrough.config import options
@@ -17,8 +19,6 @@ from passthrough.host import generators, machine
 from passthrough.planning import boot_files, templates
 
 VT_D = machine.Platform(iommu_table="DMAR", has_grub=True, generator=generators.INITRAMFS_TOOLS)
-CARDS = made.gpus("83", "84", "85")
-GPUS = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"
 
 
 def desired(
@@ -438,9 +438,6 @@ class BootedHost:
 
     def said(self) -> list[str]:
         return self.messages.read_text().splitlines() if self.messages.exists() else []
-
-
-CLAIMED = ("0000:83:00.0", "0000:83:00.1", "0000:84:00.0", "0000:84:00.1")
 
 
 class TestAtBoot:

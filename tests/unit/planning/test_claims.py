@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from harness import made
+from harness.constants import GPUS, NIC_ID
 
 from passthrough import errors
 from passthrough.config import devices
@@ -11,9 +12,6 @@ from passthrough.host import usage
 from passthrough.host.uses import kinds
 from passthrough.planning import claims, viability
 from passthrough.reporting import words
-
-NIC_ID = "8086:1572"
-GPUS = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"
 
 
 def nics(*addresses: str, **values):

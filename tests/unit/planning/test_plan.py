@@ -6,6 +6,8 @@ import dataclasses
 
 import pytest
 from harness import made
+from harness.constants import CLAIMED, GPUS, GRUB, INIT_TOP, INITRAMFS_HOOK, MODULES, NATIVE, RULES
+from harness.made import CARDS_OFF, CARDS_ON
 
 from passthrough import enums, errors
 from passthrough.host import generators, grub, machine, pci
@@ -15,23 +17,13 @@ from passthrough.reporting import words
 from passthrough.state.record import Record
 from passthrough.system import files
 
-GPUS = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"
-CLAIMED = ("0000:83:00.0", "0000:83:00.1", "0000:84:00.0", "0000:84:00.1")
 WANTED = made.wanted(GPUS)
-CARDS_OFF = made.gpus("83", "84", "85")
-CARDS_ON = made.gpus("83", "84", "85", group=15)
-NATIVE = {address: CARDS_OFF[int(address[-1])].driver for address in CLAIMED}
 BOUND = [
     dataclasses.replace(each, driver="vfio-pci", override="vfio-pci")
     if each.address in CLAIMED
     else each
     for each in CARDS_ON
 ]
-GRUB = "etc/default/grub.d/95-pci-passthrough.cfg"
-MODULES = "etc/modules-load.d/pci-passthrough.conf"
-RULES = "etc/udev/rules.d/60-pci-passthrough.rules"
-HOOK = "etc/initramfs-tools/hooks/pci-passthrough"
-INIT_TOP = "etc/initramfs-tools/scripts/init-top/pci-passthrough"
 
 
 def settled(**values) -> plan.Plan:
@@ -46,7 +38,7 @@ class TestFreshHost:
     def test_with_the_iommu_off_writes_rebuilds_and_waits_for_a_reboot(self):
         found = made.decision(WANTED, *CARDS_OFF).plan
         assert [change.file.path for change in found.files] == [
-            GRUB, MODULES, RULES, HOOK, INIT_TOP
+            GRUB, MODULES, RULES, INITRAMFS_HOOK, INIT_TOP
         ]  # fmt: skip
         assert all(change.old is None for change in found.files)
         assert found.rebuild == ("initramfs", "grub")
@@ -112,7 +104,7 @@ class TestSettledHost:
         ("path", "rebuild"),
         [
             (GRUB, ("grub",)),
-            (HOOK, ("initramfs",)),
+            (INITRAMFS_HOOK, ("initramfs",)),
             (INIT_TOP, ("initramfs",)),
             (MODULES, ()),
             (RULES, ("initramfs",)),
@@ -156,7 +148,7 @@ class TestSettledHost:
 class TestDrift:
     """A file that once was as it should be was changed by somebody else, and is told apart."""
 
-    @pytest.mark.parametrize("path", [GRUB, HOOK, MODULES, RULES])
+    @pytest.mark.parametrize("path", [GRUB, INITRAMFS_HOOK, MODULES, RULES])
     def test_is_what_changed_since_it_was_activated(self, path: str):
         present = made.applied(made.decision(WANTED, *CARDS_OFF))["present"]
         edited = files.Present("mine\n", 0o644)
@@ -234,7 +226,7 @@ class TestRemoval:
         found = settled(wanted=made.wanted())
         assert [binding.address for binding in found.release] == list(CLAIMED)
         assert {change.file.path for change in found.files} == {
-            GRUB, MODULES, RULES, HOOK, INIT_TOP
+            GRUB, MODULES, RULES, INITRAMFS_HOOK, INIT_TOP
         }  # fmt: skip
         assert {change.file.content for change in found.files} == {None}
         assert found.rebuild == ("initramfs", "grub")
@@ -317,7 +309,7 @@ class TestGroupThatIsNotViable:
         """Without it the next boot would know no group, claim again, and so on for ever."""
         found = settled(functions=[*BOUND[:2], self.STRANGER], wanted=made.wanted("10de:1bb0"))
         changed = {change.file.path for change in found.files}
-        assert changed == {MODULES, RULES, HOOK, INIT_TOP}
+        assert changed == {MODULES, RULES, INITRAMFS_HOOK, INIT_TOP}
         assert found.rebuild == ("initramfs",)
         assert [binding.address for binding in found.release] == list(CLAIMED[:2])
 
@@ -524,7 +516,12 @@ class TestWithoutGrub:
 
     def test_grubs_file_is_not_written_nor_its_configuration_rebuilt(self):
         found = made.decision(WANTED, *CARDS_ON, machine=NO_GRUB).plan
-        assert [change.file.path for change in found.files] == [MODULES, RULES, HOOK, INIT_TOP]
+        assert [change.file.path for change in found.files] == [
+            MODULES,
+            RULES,
+            INITRAMFS_HOOK,
+            INIT_TOP,
+        ]
         assert found.rebuild == ("initramfs",)
         assert set(found.record.activated) == {"initramfs"}
 

@@ -10,6 +10,7 @@ import re
 import pytest
 import yaml
 from harness import hosttree
+from harness.constants import GPUS
 
 from passthrough import cli, survey
 from passthrough.config import options
@@ -198,8 +199,7 @@ def test_plan_says_what_to_delete_and_touches_nothing(
     by_hand: hosttree.HostTree, capsys: pytest.CaptureFixture[str]
 ):
     before = snapshot(by_hand.root)
-    devices = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"
-    assert cli.main(["--root", str(by_hand.root), "plan", "--devices", devices]) == 0
+    assert cli.main(["--root", str(by_hand.root), "plan", "--devices", GPUS]) == 0
     printed = capsys.readouterr().out
     assert snapshot(by_hand.root) == before
     section = printed[printed.index("left over") :]

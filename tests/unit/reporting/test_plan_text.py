@@ -6,6 +6,7 @@ import json
 
 import pytest
 from harness import made
+from harness.made import CARDS_OFF as CARDS
 
 from passthrough import errors
 from passthrough.reporting import plan_text, tables
@@ -14,7 +15,6 @@ from passthrough.state.record import Record
 from passthrough.system import files
 
 GPUS = "gpu=10de:1bb0@0000:83:00.0, 10de:1bb0@0000:84:00.0, x=1af4:1041"
-CARDS = made.gpus("83", "84", "85")
 
 
 @pytest.fixture

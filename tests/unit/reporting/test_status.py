@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from harness import made
+from harness.constants import GPUS
 
 from passthrough import errors
 from passthrough.host import grub, machine
@@ -19,7 +20,6 @@ from passthrough.reporting import status
 from passthrough.reporting.status import Status
 from passthrough.state.record import Record
 
-GPUS = "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0"
 OFF = Problem(Kind.IOMMU_IS_OFF, "it is off")
 
 

@@ -7,7 +7,8 @@ import json
 
 import pytest
 from harness import made, madenova
-from harness.madenova import DROP_IN, GPUS, cards, decide, facts, written
+from harness.constants import GPUS
+from harness.madenova import DROP_IN, cards, decide, facts, written
 
 from passthrough import survey
 from passthrough.config import devices as devices_option
