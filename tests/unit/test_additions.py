@@ -16,6 +16,7 @@ import yaml
 from charms.pci_passthrough.v0 import nova_pci
 
 from passthrough.config import devices
+from passthrough.host import generators
 from passthrough.host.uses import kinds
 from passthrough.nova import limits, release
 from passthrough.planning import guards
@@ -43,6 +44,30 @@ def test_a_guard_has_a_test_that_names_it(guard: guards.Guard):
 @pytest.mark.parametrize("kind", kinds.Kind, ids=str)
 def test_a_kind_of_use_has_a_test_that_finds_it(kind: kinds.Kind):
     assert says(rf'"{kind}[:"]', *(UNIT / "host").rglob("test_*.py"))
+
+
+def each_generator(test):
+    ids = [generator.name for generator in generators.GENERATORS]
+    return pytest.mark.parametrize("generator", generators.GENERATORS, ids=ids)(test)
+
+
+@each_generator
+def test_a_generators_files_have_their_templates(generator: generators.Generator):
+    templates = REPOSITORY / "templates"
+    assert [file.path for file in generator.files if not (templates / file.template).exists()] == []
+
+
+@each_generator
+def test_a_generator_is_found_on_a_host_that_has_no_other(generator: generators.Generator):
+    from unit.host import test_generators
+
+    assert (generator,) in [found for _, _, found in test_generators.HOSTS.values()]
+
+
+@each_generator
+def test_a_generator_has_its_golden_files_and_a_machine_in_the_lab(generator: generators.Generator):
+    assert (REPOSITORY / "tests/functional/golden" / generator.name).is_dir()
+    assert says(f'"{generator.name}"', REPOSITORY / "tests/lab/images.py")
 
 
 def keys(test):

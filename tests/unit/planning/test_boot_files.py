@@ -118,7 +118,7 @@ class TestFiles:
         present = {path: file for path, file in found.items() if file.content is not None}
         assert {path for path, file in present.items() if file.mode == 0o755} == executables
         assert {file.mode for file in present.values()} == {0o755, 0o644}
-        others = {generators.INITRAMFS_TOOLS, generators.DRACUT} - {generator}
+        others = {*generators.GENERATORS} - {generator}
         for other in others:
             assert not any(other.name in path for path in present)
 
@@ -277,7 +277,7 @@ def sh(*arguments: str | pathlib.Path, cwd: pathlib.Path) -> subprocess.Complete
     )
 
 
-@pytest.fixture(params=[generators.INITRAMFS_TOOLS, generators.DRACUT])
+@pytest.fixture(params=generators.GENERATORS)
 def scripts(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> list[pathlib.Path]:
     """Every file that a shell reads, written below tmp_path."""
     facts = dataclasses.replace(VT_D, generator=request.param)
@@ -441,7 +441,7 @@ class BootedHost:
 
 
 class TestAtBoot:
-    @pytest.fixture(params=[generators.INITRAMFS_TOOLS, generators.DRACUT])
+    @pytest.fixture(params=generators.GENERATORS)
     def booted(self, request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> BootedHost:
         return BootedHost(tmp_path, request.param)
 
