@@ -1,7 +1,7 @@
 """The initramfs generators that the charm knows, a row each: all that tells one from another.
 
-To support another one, add its row, its templates, and a test. What stands here of Debian's and
-Ubuntu's packages was read in those of initramfs-tools 0.140 to 0.151 and dracut 051 to 110.
+To support another one, add its row, its templates, and a test. Source: Debian's and Ubuntu's
+packages of initramfs-tools 0.140 to 0.151 and of dracut 051 to 110.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from typing import NamedTuple
 from passthrough import enums
 from passthrough.system import files
 
-# The command by which packages, and people, have the images made anew. initramfs-tools ships it,
-# and so does dracut from Ubuntu 25.10 on.
+# Packages and people make the images anew by this command. initramfs-tools ships it, and so does
+# dracut from Ubuntu 25.10 on.
 _COMMAND = "usr/sbin/update-initramfs"
-# What a kernel's package runs when it is installed.
+# A kernel's package runs these hooks when it is installed.
 _KERNEL_HOOKS = "etc/kernel/postinst.d"
-# An older kernel that is booted by hand must bind too: every image is made anew.
+# Make every image anew: an older kernel that somebody boots by hand must bind too.
 _UPDATE_INITRAMFS = ("update-initramfs", "-u", "-k", "all")
 
 
@@ -27,10 +27,10 @@ class OwnedFile(NamedTuple):
 
     Attributes:
         path: where it stands below the root; ``{name}`` is the application's own part.
-        template: what it is rendered from, below ``templates/``.
-        feeds: what has to be rebuilt for a change to take effect; None for nothing.
+        template: the template that it is rendered from, below ``templates/``.
+        feeds: the rebuild by which a change takes effect; None where it needs none.
         mode: its permission bits.
-        needs: values of the template; it is written while any of them is true.
+        needs: values of the template; the charm writes the file while any of them is true.
         in_initramfs: whether an image that was built with it holds a copy.
     """
 
@@ -47,12 +47,12 @@ class Generator(NamedTuple):
 
     Attributes:
         name: its name, which is that of its package and of its hook in /etc/kernel/postinst.d.
-        signs: paths below the root. It can make images where of each group one is there.
-        builder: the program that makes an image, which an update-initramfs of its own runs.
-        rebuilds: commands that make all images anew; the first one that is installed serves.
-        files: the files that it is given.
-        folders: the folders of those that are the charm's alone.
-        image_prefix: what the names of its images on /boot begin with, and of links to them.
+        signs: groups of paths below the root. It can make images where one path of each exists.
+        builder: the program that makes an image, which its own update-initramfs runs.
+        rebuilds: commands that make all images anew; the charm runs the first that is installed.
+        files: the files that the charm writes for it.
+        folders: the directories among them that only this charm creates.
+        image_prefix: the beginning of the names of its images on /boot, and of links to them.
         image: the name of a kernel's image on /boot; ``{release}`` is the kernel's.
     """
 
@@ -68,7 +68,7 @@ class Generator(NamedTuple):
 
 INITRAMFS_TOOLS = Generator(
     name="initramfs-tools",
-    # initramfs-tools-core has the first alone. It stays behind where dracut replaced the rest.
+    # initramfs-tools-core has the first alone, and stays behind where dracut replaces the rest.
     signs=(("usr/share/initramfs-tools/hook-functions",), (_COMMAND,)),
     builder="mkinitramfs",
     rebuilds=(_UPDATE_INITRAMFS,),
@@ -93,7 +93,8 @@ DRACUT = Generator(
     name="dracut",
     signs=(("usr/bin/dracut", "usr/sbin/dracut"),),
     builder="dracut",
-    # Ubuntu's own command also keeps a backup and tells the boot loader; Debian's dracut has none.
+    # Ubuntu's update-initramfs also keeps a backup and tells the boot loader; Debian's dracut ships
+    # none.
     rebuilds=(_UPDATE_INITRAMFS, ("dracut", "--force", "--regenerate-all")),
     files=(
         OwnedFile(
@@ -124,23 +125,23 @@ GENERATORS = (INITRAMFS_TOOLS, DRACUT)
 def find(root: Path) -> tuple[Generator, ...]:
     """Find the generator that makes the images of the host at ``root``.
 
-    One that alone can make images does. Of several it is the one whose builder update-initramfs
-    runs, unless the hook that a kernel's package runs is another one's.
+    The only one that can make images does. Of several, the one whose builder update-initramfs runs
+    does, unless a kernel's package runs the hook of another.
 
     Returns:
-        The generator; none where no known one can make images; several where it cannot be told
-        which of them does.
+        The generator; none where no known one can make images; several where the host does not
+        tell which of them does.
 
     Raises:
         OSError: when a file that tells is there and cannot be read.
     """
-    able = tuple(each for each in GENERATORS if _is_able(root, each))
+    able = tuple(generator for generator in GENERATORS if _is_able(root, generator))
     if len(able) < 2:
         return able
     command = files.read(root / _COMMAND)
     text = command.content if command else ""
-    run = [each for each in able if re.search(rf"(?m)^[^#\n]*\b{each.builder}\s", text)]
-    hooked = [each for each in able if (root / _KERNEL_HOOKS / each.name).exists()]
+    run = [one for one in able if re.search(rf"(?m)^[^#\n]*\b{one.builder}\s", text)]
+    hooked = [one for one in able if (root / _KERNEL_HOOKS / one.name).exists()]
     is_told = len(run) == 1 and (run[0] in hooked or not hooked)
     return tuple(run) if is_told else able
 

@@ -1,4 +1,4 @@
-"""What kind of host this is, as far as booting and the IOMMU are concerned. Read-only."""
+"""How this host boots, and which IOMMU it has. Reads only."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class Platform:
     """The facts about a host that decide which boot files it needs.
 
     ``iommu_table`` is the ACPI table that announces an IOMMU: DMAR (Intel VT-d), IVRS (AMD-Vi),
-    IORT (Arm SMMU), or None. ``generator`` makes the initramfs; it is None where no known one can,
-    and where several could and it cannot be told which one does: those are ``rivals`` then.
-    ``command_line`` holds the running kernel's tokens, ``boot_id`` is another one after every boot,
-    and ``grub`` says what will boot next.
+    IORT (Arm SMMU), or None. ``generator`` makes the initramfs. It is None where no known one can,
+    and where several can and the host does not tell which does: ``rivals`` names those then.
+    ``command_line`` holds the running kernel's tokens, ``boot_id`` differs after every boot, and
+    ``grub`` says what boots next.
     """
 
     iommu_table: str | None = None
@@ -34,7 +34,11 @@ class Platform:
 
 
 def read(root: Path) -> Platform:
-    """Read the facts from the tree at ``root``."""
+    """Read the facts below ``root``.
+
+    Raises:
+        OSError: when a file that tells is there and cannot be read.
+    """
     found = generators.find(root)
     tables = sysfs.names_or_raise(root / "sys/firmware/acpi/tables")
     return Platform(

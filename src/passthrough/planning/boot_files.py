@@ -1,6 +1,6 @@
 """The files that make the claims survive a reboot: GRUB, modprobe, udev and the initramfs.
 
-Every file is one row, of ``_FILES`` or of the initramfs generator that it is for.
+Every file is one row: of ``_FILES``, or of the initramfs generator that it is for.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ _FILES = (
 
 
 def owned_files(application: str) -> tuple[File, ...]:
-    """Every file the application may own, as absent ones: what removal makes of the host."""
+    """Every file that the application may own, each as absent: how removal leaves the host."""
     return tuple(_absent(row, application) for row, _ in _rows())
 
 
@@ -93,12 +93,12 @@ class Wanted(NamedTuple):
 
     Attributes:
         application: the Juju application.
-        claims: the functions that go to vfio-pci; none leaves no file behind.
+        claims: the functions that go to vfio-pci; without any, every file should be absent.
         twins: what `find_twins` gave for them.
         blacklist: what `blacklisted_drivers` gave.
         kernel_options: what `kernel_options` gave, empty where GRUB cannot set them.
         allow_unsafe_interrupts: the option of that name.
-        generator: makes the host's initramfs, and is given its files.
+        generator: the host's initramfs generator, for which the charm writes its files.
         keeps_kernel_options: whether the GRUB drop-in stays although nothing is claimed.
     """
 

@@ -11,12 +11,12 @@ from typing import Any
 from passthrough.state import digest
 
 TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
-# Of the way in which a rendering is spelled out for its digest.
+# The version of the form in which a rendering is digested.
 _TRACE = 2
 
 
 class Renderer:
-    """Renders templates, and learns what came of each.
+    """Renders templates, and remembers what came of each.
 
     Args:
         trusted: what `learned` gave in an earlier process. For looking, never for writing: a
@@ -36,8 +36,8 @@ class Renderer:
         Args:
             template: the file below ``templates/``.
             context: its values.
-            present: what the file to be written holds now. It is given back as it is, without
-                rendering, where what is trusted says that rendering gives just that.
+            present: what the file holds now. Where the trusted memory says that rendering gives
+                just that, it comes back as it is, and nothing is rendered.
         """
         known = self._trusted.get(template)
         if present is not None and known and known == _trace(template, context, present):
@@ -48,7 +48,7 @@ class Renderer:
         return content
 
     def learned(self) -> dict[str, str]:
-        """What was rendered last from each template: digests of what went in and came out."""
+        """Template → digest of what went into its last rendering and what came out."""
         return dict(self._learned)
 
 
