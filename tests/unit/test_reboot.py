@@ -33,13 +33,20 @@ def hook(world: World) -> reboot.Verdict:
     return world.verdict
 
 
-def life(world: World, hooks: int) -> int:
-    """So many hooks, with the reboots they ask for; how many those were."""
+def life(world: World, hooks: int, spoil: Callable[[], object] = lambda: None) -> int:
+    """So many hooks, with the reboots they ask for; how many those were.
+
+    Args:
+        world: where.
+        hooks: how many.
+        spoil: what becomes of the host with every boot.
+    """
     reboots = 0
     for _ in range(hooks):
         if hook(world).action is Action.NOW:
             reboots += 1
             world.reboot()
+            spoil()
     return reboots
 
 
@@ -138,14 +145,8 @@ def test_a_device_that_no_boot_can_bind_costs_one_reboot(world: World):
     life(world, 3)
     world.config["devices"] = f"{GPUS}, more=10de:1bb0@0000:85:00.0"
     world.kernel.fail_probe("0000:85:00.0", "vfio-pci")
-    reboots = 0
-    for _ in range(6):
-        if hook(world).action is Action.NOW:
-            reboots += 1
-            world.reboot()
-            # What the initramfs cannot bind either.
-            world.tree.bind("0000:85:00.0", "nouveau")
-    assert reboots == 1
+    # What the initramfs cannot bind either.
+    assert life(world, 6, lambda: world.tree.bind("0000:85:00.0", "nouveau")) == 1
     assert world.status.startswith(
         "blocked: the reboot did not help: expected 0000:85:00.0 on vfio-pci, found nouveau"
         " (vfio-pci did not take it); run verify"
@@ -296,13 +297,7 @@ def test_a_device_that_never_comes_back_from_vfio_costs_one_reboot(world: World)
     life(world, 3)
     world.config["devices"] = ""
     world.kernel.refuse("0000:83:00.0/driver/unbind")
-    reboots = 0
-    for _ in range(5):
-        if hook(world).action is Action.NOW:
-            reboots += 1
-            world.reboot()
-            world.tree.bind("0000:83:00.0", "vfio-pci")
-    assert reboots == 1
+    assert life(world, 5, lambda: world.tree.bind("0000:83:00.0", "vfio-pci")) == 1
     assert world.status.startswith(
         "blocked: the reboot did not help: expected 0000:83:00.0 on nouv"
     )

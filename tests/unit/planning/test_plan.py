@@ -208,6 +208,15 @@ class TestGrub:
 
 
 class TestRemoval:
+    CARD = made.function("0000:83:00.0", driver="vfio-pci", override="vfio-pci", group=15)
+
+    def give_back(self, card: pci.Function, native: str | None, **values) -> plan.Plan:
+        """The plan for a card that is in the record, and that nobody asks for any more."""
+        taken = Record({card.address: native})
+        return made.decision(
+            made.wanted(), card, machine=made.IOMMU_ON, record=taken, **values
+        ).plan
+
     def test_of_one_card_releases_it_and_rewrites_the_rest(self):
         found = settled(wanted=made.wanted("gpu=10de:1bb0@83:00.0"))
         assert found.release == (
@@ -269,36 +278,20 @@ class TestRemoval:
     def test_releases_what_has_not_come_home(
         self, driver: str | None, native: str | None, released: bool
     ):
-        card = made.function("0000:83:00.0", driver=driver, group=15)
-        found = made.decision(
-            made.wanted(), card, machine=made.IOMMU_ON, record=Record({card.address: native})
-        ).plan
+        card = made.function(self.CARD.address, driver=driver, group=15)
+        found = self.give_back(card, native)
         assert [binding.address for binding in found.release] == [card.address] * released
         assert found.changes_host is released
 
     def test_leaves_to_another_application_what_that_has_taken_since(self):
-        card = made.function("0000:83:00.0", driver="vfio-pci", override="vfio-pci", group=15)
-        found = made.decision(
-            made.wanted(),
-            card,
-            machine=made.IOMMU_ON,
-            record=Record({card.address: "nouveau"}),
-            taken={card.address: "more"},
-        ).plan
+        found = self.give_back(self.CARD, "nouveau", taken={self.CARD.address: "more"})
         assert found.release == ()
 
     def test_waits_for_the_guest_that_holds_it(self):
-        card = made.function("0000:83:00.0", driver="vfio-pci", override="vfio-pci", group=15)
-        found = made.decision(
-            made.wanted(),
-            card,
-            machine=made.IOMMU_ON,
-            record=Record({card.address: "nouveau"}),
-            held={card.address: (4711,)},
-        ).plan
+        found = self.give_back(self.CARD, "nouveau", held={self.CARD.address: (4711,)})
         assert found.release == ()
-        assert found.pending == (Binding(card.address, "vfio-pci", "nouveau"),)
-        assert found.record.taken == {card.address: "nouveau"}
+        assert found.pending == (Binding(self.CARD.address, "vfio-pci", "nouveau"),)
+        assert found.record.taken == {self.CARD.address: "nouveau"}
         assert not found.changes_host
 
 

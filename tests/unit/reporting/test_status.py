@@ -50,6 +50,9 @@ def settled(facts: machine.Platform) -> dict[str, Any]:
 
 NIC = made.function("0000:3b:00.0", "8086:1572", made.ETHERNET, driver="i40e", group=30)
 SECOND_NIC = dataclasses.replace(NIC, address="0000:3b:00.1")
+NOT_GIVEN_BACK = partial(
+    of, "", *bound("83")[:1], record=Record({"0000:83:00.0": "nouveau"}), machine=made.IOMMU_ON
+)
 
 CASES = {
     "not-set": (
@@ -87,13 +90,7 @@ CASES = {
         ),
     ),
     "not-given-back": (
-        partial(
-            of,
-            "",
-            *bound("83")[:1],
-            record=Record({"0000:83:00.0": "nouveau"}),
-            machine=made.IOMMU_ON,
-        ),
+        NOT_GIVEN_BACK,
         Status("blocked", "reboot required: 0000:83:00.0 is on vfio-pci, not nouveau"),
     ),
     "not-given-back-to-whom": (
@@ -128,11 +125,7 @@ CASES = {
     ),
     "held": (
         partial(
-            of,
-            "",
-            *bound("83")[:1],
-            record=Record({"0000:83:00.0": "nouveau"}),
-            machine=made.IOMMU_ON,
+            NOT_GIVEN_BACK,
             failed={"0000:83:00.0": errors.InUseError("0000:83:00.0", "a guest holds it")},
         ),
         Status("blocked", "0000:83:00.0: a guest holds it"),
