@@ -66,9 +66,27 @@ def answer(unit: Unit, event: ops.ActionEvent) -> dispatched.Done:
     """
     try:
         return _ANSWERS[event.handle.kind](unit, event)
+    except _UndecidedError as error:  # the status would meet it too, at the price of another look
+        event.fail(str(error.problem))
+        return dispatched.Failed(error.problem)
     except (PassthroughError, OSError) as error:
         event.fail(str(error))
         return dispatched.Nothing()
+
+
+class _UndecidedError(Exception):
+    """Nothing can be decided on the host as it is."""
+
+    def __init__(self, problem: Exception):
+        super().__init__(str(problem))
+        self.problem = problem
+
+
+def _decide(unit: Unit) -> survey.Decision:
+    try:
+        return unit.decide()
+    except (PassthroughError, OSError) as error:
+        raise _UndecidedError(error) from error
 
 
 def _list_devices(unit: Unit, event: ops.ActionEvent) -> dispatched.Done:
@@ -88,7 +106,7 @@ def _plan(unit: Unit, event: ops.ActionEvent) -> dispatched.Done:
         described = nova_text.describe_publication(published)
         _answer(event, nova_text.publication_text(published), {"plan": {"nova": described}})
         return dispatched.Published(published)
-    decision = unit.decide()
+    decision = _decide(unit)
     by_hand = leftovers.find(unit.site.root)
     plan = plan_text.describe_plan(decision, by_hand)
     _answer(event, plan_text.plan_text(decision, by_hand), {"plan": plan})
@@ -102,13 +120,13 @@ def _rebind(unit: Unit, event: ops.ActionEvent) -> dispatched.Done:
     site, host_tools = unit.site, tools.HostTools()
     purpose = f"the rebind action of {site.application}"
     with lock.hold(site.root, purpose), record.open(site) as ledger:
-        before = unit.decide()
+        before = _decide(unit)
         try:
             done = rebind.rebind(before, event.params["address"], host_tools, event.log)
         except rebind.RebindError as error:  # nothing was touched: what was seen is still so
             event.fail(str(error))
             return dispatched.Seen(before)
-        after = unit.decide()
+        after = _decide(unit)
         nova_compute.apply(ledger, after.nova, host_tools, event.log)
         after = survey.decide(after.options, survey.read_own_again(after.facts))
     unit.publisher.devices(after.nova)
@@ -127,7 +145,7 @@ def _verify(unit: Unit, event: ops.ActionEvent) -> dispatched.Done:
         checks = nova_checks.check_controller(published, aliases)
         seen = dispatched.Published(published)
     else:
-        decision = unit.decide()
+        decision = _decide(unit)
         checks = checklist.verify(decision)
         seen = dispatched.Seen(decision)
     described = [dataclasses.asdict(each) for each in checks]

@@ -113,6 +113,8 @@ class Unit:
         event = self._action(name, params)
         with pytest.raises(testing.ActionFailed) as caught:
             self.context.run(event, self.state)
+        assert isinstance(caught.value.state, testing.State)
+        self.state = caught.value.state
         return caught.value.message, self.context.action_results or {}
 
     @property

@@ -168,6 +168,17 @@ class TestNothingChanges:
             assert counter.of(lambda event=event: settled.run(event)) == Looks()
         assert counter.of(lambda: settled.act_in_vain("plan")) == Looks()
 
+    @pytest.mark.parametrize("action", ["plan", "verify", "rebind"])
+    def test_a_host_that_cannot(self, fresh: Unit, counter, action: str):
+        """The status is made of what the action met."""
+        fresh.world.tree.write("run/systemd/container", "lxc\n")
+        for event in HOOKS:
+            assert counter.of(lambda event=event: fresh.run(event, devices=GPUS)) == Looks(1)
+        message, _ = fresh.act_in_vain(action)
+        assert message.startswith("this unit is in a container")
+        assert fresh.status == f"blocked: {message}"
+        assert counter.of(lambda: fresh.act_in_vain(action)) == Looks(1)
+
     def test_what_a_guest_keeps(self, settled: Unit, counter):
         settled.world.kernel.hold(SECOND[0])
         settled.run(devices=ONE)
