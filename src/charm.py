@@ -128,10 +128,14 @@ class PciPassthroughCharm(ops.CharmBase):
         on the host and, for status-set, a write less on Juju's controller. Looking changes
         nothing: an option whose config-changed is still to come is met in that hook.
         """
+        known = settling.recall(self.site, self.unit.name)
+        if not known:
+            self._change()
+            return
         try:
             # What is seen here is what a run goes by that follows, so none may come in between.
             with lock.hold(self.site.root, f"a hook of {self.app.name}"):
-                facts, decision = settling.look_again(self.site, self.unit.name)
+                facts, decision = settling.look_again(self.site, known)
                 if decision and self._monitoring.refresh(decision):
                     self._done = dispatched.Settled()
                 else:

@@ -17,21 +17,33 @@ from passthrough.state import settled
 logger = logging.getLogger(__name__)
 
 
-def look_again(site: Site, unit: str) -> tuple[survey.Facts | None, survey.Decision | None]:
-    """Look at the host; no decision unless all is as when the last hook was through.
+def recall(site: Site, unit: str) -> settled.Memory | None:
+    """Give what the last hook of a unit left, if it left nothing to do.
 
     Args:
         site: where.
         unit: the unit's name.
+    """
+    try:
+        return settled.recall(site.root, unit)
+    except OSError:
+        return None  # whoever looks next does all that any hook does
+
+
+def look_again(
+    site: Site, known: settled.Memory
+) -> tuple[survey.Facts | None, survey.Decision | None]:
+    """Look at the host; no decision unless all is as when the last hook was through.
+
+    Args:
+        site: where.
+        known: what that hook left.
 
     Returns:
-        What was seen, None where nothing was looked at, and what is decided on it.
+        What was seen, None where that was not possible, and what is decided on it.
     """
     facts = None
     try:
-        known = settled.recall(site.root, unit)
-        if not known:
-            return None, None
         wanted = options.parse(known.options)
         facts = survey.look(site)
         decision = survey.decide(wanted, facts, known.rendered)

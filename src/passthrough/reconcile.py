@@ -87,9 +87,8 @@ def _reconcile(
     try:
         outcome = apply.apply(ledger, before.plan, tools, progress, ask_again=claimable_now)
     except (PassthroughError, OSError):
-        offer(
-            look_again()
-        )  # whatever became of the host, Nova shall not be offered what is not ready
+        # Whatever became of the host, Nova shall not be offered what is not ready.
+        offer(look_again())
         raise
     after = look_again() if outcome.did else before
     offered = offer(after)
