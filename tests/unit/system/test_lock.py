@@ -179,15 +179,23 @@ class TestReconcile:
 
     def test_has_it_from_the_first_look_to_the_last_write(self, world: World, monkeypatch):
         seen: list[bool] = []
-        real = record.read
+        written: list[bool] = []
+        real, put = record.read, record.Ledger.put
         monkeypatch.setattr(
             record, "read", lambda *values: seen.append(bool(lock.descriptors())) or real(*values)
+        )
+        monkeypatch.setattr(
+            record.Ledger,
+            "put",
+            lambda *values: written.append(bool(lock.descriptors())) or put(*values),
         )
         world.tools.before_rebuild = lambda what: seen.append(bool(lock.descriptors()))
         world.kernel.before_write = lambda name, text: seen.append(bool(lock.descriptors()))
         world.hook("10de:1bb0")
         assert seen
         assert all(seen)
+        assert written
+        assert all(written)
 
     def test_a_look_needs_none(self, world: World):
         with lock.hold(world.root, "another run"):
