@@ -6,6 +6,7 @@ Sources: the kernel's Documentation/ABI/testing/sysfs-class-net, and proc(5) for
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Container, Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ _NET = "sys/class/net"
 _UP = 0x1  # IFF_UP of linux/if.h
 _LINK_LOCAL = "20"  # IPV6_ADDR_LINKLOCAL of net/ipv6.h, as if_inet6 prints it
 _ESTABLISHED = "01"
+_ADDRESS6 = re.compile(r"[0-9a-f]{32}")
 _OPEN_VSWITCH = "ovs-system"
 _VIRTIO = "virtio-pci"
 
@@ -81,7 +83,10 @@ def _addresses(root: Path, name: str, with_ipv4: Container[str]) -> Iterator[str
     own = [
         words[0]
         for words in map(str.split, procfs.lines_or_raise(root, "net/if_inet6"))
-        if len(words) == 6 and words[5] == name and words[3] == _LINK_LOCAL
+        if len(words) == 6
+        and words[5] == name
+        and words[3] == _LINK_LOCAL
+        and _ADDRESS6.fullmatch(words[0])
     ]
     if any(
         len(words) == 6 and words[5] == name and words[3] != _LINK_LOCAL
