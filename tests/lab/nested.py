@@ -18,7 +18,9 @@ FOLDER = "/var/lib/libvirt/images"
 LOGS = "/var/log/libvirt/qemu"
 SIGN = "guest:"
 READY = f"{SIGN} ready"
-BOOT_SECONDS = 600.0
+# Three guests at once are ready within 100 s; one that takes longer than this runs on a processor
+# that the emulator has lost without the machine's kernel noticing.
+BOOT_SECONDS = 300.0
 POLL_SECONDS = 1.0
 # A machine that does not answer within this time has lost a processor.
 ANSWER_SECONDS = 90.0
@@ -83,7 +85,8 @@ class Nested:
                 names = tuple(self._wanted)
             if not self._wait_ready(names):
                 raise errors.LabError(
-                    f"the emulator lost a processor {ATTEMPTS} times\n{self.host.report()}"
+                    f"the emulator lost a processor {ATTEMPTS} times, or the guests are not ready\n"
+                    f"{self.report(names[0])}\n{self.host.report()}"
                 )
 
     def recover(self) -> None:
@@ -149,10 +152,10 @@ class Nested:
             if not self.is_running(name):
                 raise errors.LabError(f"the guest '{name}' is gone\n{self.report(name)}")
             if time.monotonic() > deadline:
-                raise errors.LabError(
-                    f"the guest '{name}' was not ready after {BOOT_SECONDS:.0f} s\n"
-                    f"{self.report(name)}"
+                self.host.progress.say(
+                    f"the guest '{name}' was not ready after {BOOT_SECONDS:.0f} s"
                 )
+                return False
             time.sleep(POLL_SECONDS)
         return True
 
