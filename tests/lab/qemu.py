@@ -47,6 +47,11 @@ class Process:
         """Whether the process is alive."""
         return self._process.poll() is None
 
+    @property
+    def has_aborted(self) -> bool:
+        """Whether QEMU ended itself over an assertion of its own."""
+        return self._process.poll() == -signal.SIGABRT
+
     def check_alive(self) -> None:
         """Look whether the machine still runs. Whoever waits for it calls this every few seconds.
 

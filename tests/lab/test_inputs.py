@@ -182,6 +182,28 @@ def test_a_machine_that_ends_at_once_fails_at_once_with_its_output(tmp_path: pat
     assert "QEMU ended with status 1" in str(caught.value)
 
 
+def test_a_machine_whose_emulator_aborts_is_switched_on_again(tmp_path: pathlib.Path) -> None:
+    """A stand-in for QEMU: it aborts twice, as over an assertion, and then ends."""
+    fake, starts = tmp_path / "fake-qemu", tmp_path / "starts"
+    fake.write_text(
+        f"#!/bin/sh\necho start >>{starts}\n[ $(wc -l <{starts}) -gt 2 ] && exit 3\nkill -ABRT $$\n"
+    )
+    fake.chmod(0o755)
+    aborting = guest.Guest(
+        machine.BARE,
+        tmp_path / "disk",
+        tmp_path / "key",
+        tmp_path,
+        progress.Progress(io.StringIO()),
+        emulator=emulator.Emulator(str(fake), "0.0"),
+        accelerator=accelerator.TCG,
+    )
+    with pytest.raises(errors.LabError, match="QEMU ended with status 3"):
+        aborting.power_on()
+    aborting.close()
+    assert starts.read_text().count("start") == 3
+
+
 def test_a_boot_that_cannot_end_is_told_from_a_slow_one(tmp_path: pathlib.Path) -> None:
     """A stand-in for QEMU: prints to the console file what a panicking kernel would, and stays."""
     fake = tmp_path / "fake-qemu"
