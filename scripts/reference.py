@@ -1,4 +1,4 @@
-"""Write the reference pages of the options and actions from config.yaml and actions.yaml.
+"""Write the reference pages: options, actions, and the table of kernel options.
 
 usage: reference.py [--check]      --check writes nothing and fails when a page is out of date
 """
@@ -15,6 +15,10 @@ from typing import Any
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "src"))
+
+from passthrough.config import kernel_options  # noqa: E402 - the line before says where it is
+
 PAGES = ROOT / "docs" / "reference"
 
 _VALUE = re.compile(r"([a-z-]+): (.*)")
@@ -36,6 +40,33 @@ ACTIONS_HEAD = """\
 Run an action with `juju run pci-passthrough/0 NAME [PARAMETER=VALUE]`. Every action gives a table
 for people and JSON for programs; [Results of the actions](action-results.md) lists the fields.
 """
+
+KERNEL_OPTIONS_HEAD = """\
+# Kernel options
+
+<!-- Written by `make reference` from src/passthrough/config/kernel_options.py: edit that file. -->
+
+The option `kernel-options` takes these and nothing else. A name that ends in `.` stands for every
+parameter of that module, except for `ids`; `-` and `_` are the same. Where no values are named, any
+value is taken. Put anything else into a file of your own in `/etc/default/grub.d`, or set it
+through charm-sysconfig.
+
+An earlier revision of the charm took nearly anything. A host that runs with such an option keeps
+it, and the status, `plan` and `verify` say so.
+
+| what for | names | each part of a value, as a pattern |
+| --- | --- | --- |
+"""
+
+
+def write_kernel_options() -> str:
+    """Return the page for the allow list, in its order."""
+    rows = []
+    for row in kernel_options.TABLE:
+        names = " ".join(f"`{name}`" for name in row.names)
+        parts = f"`{row.parts}`".replace("|", "\\|") if row.parts else ""
+        rows.append(f"| {row.reason} | {names} | {parts} |\n")
+    return KERNEL_OPTIONS_HEAD + "".join(rows)
 
 
 def write_options(config: Mapping[str, Any]) -> str:
@@ -104,6 +135,7 @@ def render() -> dict[pathlib.Path, str]:
     return {
         PAGES / "options.md": write_options(read("config.yaml")),
         PAGES / "actions.md": write_actions(read("actions.yaml")),
+        PAGES / "kernel-options.md": write_kernel_options(),
     }
 
 

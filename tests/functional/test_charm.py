@@ -238,7 +238,7 @@ class TestLife:
             "iommu-passthrough": "true",
             "allow-unsafe-interrupts": "true",
             "blacklist-drivers": "nvidiafb,nvidia-drm",
-            "kernel-options": "pci=realloc,noaer isolcpus=2-31 a=b:c x=%p",
+            "kernel-options": "pci=realloc,noaer isolcpus=2-31 video=efifb:off dyndbg=%p",
         }
         deploy(agent, packed_charm, config=config)
         assert host.read("etc/modprobe.d/pci-passthrough.conf").splitlines()[2:] == [

@@ -18,12 +18,15 @@ from passthrough.planning import boot_files, claims, plan, templates
 
 HEX = "[0-9a-f]"
 ADDRESS = rf"{HEX}{{4,8}}:{HEX}{{2}}:[01]{HEX}\.[0-7]"
-OPTION = r"[A-Za-z0-9][A-Za-z0-9_.-]*(=[A-Za-z0-9_.,:/@+%-]+)?"
+OPTION = r"[A-Za-z0-9][A-Za-z0-9_.-]*(=[A-Za-z0-9_.,:/@+%=-]+)?"
 # What would boot something else, hand the host to cloud-init, or take a guard away.
 FATAL_OPTION = re.compile(
     r"(rd\.)?(init|rdinit|root|emergency|rescue|single|[sS1-5]|break|systemd\.(?!log_|show_|unified_)"
     r"[^ ]*|pci[-_]passthrough|module[-_]blacklist|driver\.blacklist|ds|url|cloud-config-url)(=.*)?"
     r"|.*(noiommu|cc:).*"
+    # What no part of the kernel knows goes to PID 1's environment, but for a module's parameters.
+    r"|[^.=]*[A-Z][^.=]*(=.*)?|[^=]*[._]ids(=.*)?|(intel_iommu|amd_iommu|iommu)=(.*,)?off(,.*)?"
+    r"|blacklist=.*|(fstab|luks|rd\.lvm|container|initrdmem|nomodule)(=.*)?"
 )
 MODULE = r"[A-Za-z0-9][A-Za-z0-9_-]*"
 WORD = re.compile(r"[A-Za-z0-9_.,:-]{1,8192}")

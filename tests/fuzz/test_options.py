@@ -38,8 +38,10 @@ def _judge(config: dict[str, object], *changed: str) -> bool:
             judge.check_boot_files(wanted, generator)
             judge.check_nova(wanted)
         except errors.OptionError as error:
-            # Two items for one function, and a driver that the host needs, show on a host alone.
-            _check_refusal(error, "devices", "blacklist-drivers")
+            # Two items for one function, a driver that the host needs, and whether the host runs
+            # with an option that left the list, show on a host alone.
+            _check_refusal(error, "devices", "blacklist-drivers", "kernel-options")
+            return False
         except prerequisites.UnsupportedHostError as error:
             judge.check_message(error)
     return True

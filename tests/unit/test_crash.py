@@ -27,7 +27,7 @@ pytestmark = pytest.mark.faults
 
 OTHERS = {
     "devices": "gpu=10de:1bb0@0000:84:00.0, gpu=10de:1bb0@0000:85:00.0",
-    "kernel_options": "a=b",
+    "kernel_options": "nosmt",
 }
 # Fewer would mean that the harness does not see the effects any more.
 LEAST_EFFECTS = 40

@@ -144,12 +144,12 @@ class TestFailures:
         before = self.feeding(ready.tree, what)
         ready.tools.failing[what] = "cannot create: No space left on device"
         with pytest.raises(PassthroughError, match="No space left on device"):
-            ready.hook(self.OTHER, kernel_options="a=b")
+            ready.hook(self.OTHER, kernel_options="nosmt")
         assert self.feeding(ready.tree, what) == before
         ready.tools.failing.clear()
         ready.tools.calls.clear()
-        ready.hook(self.OTHER, kernel_options="a=b")
-        assert ready.status == "blocked: reboot required: the running kernel lacks a=b"
+        ready.hook(self.OTHER, kernel_options="nosmt")
+        assert ready.status == "blocked: reboot required: the running kernel lacks nosmt"
         assert f"rebuild {what}" in ready.tools.calls
         assert self.feeding(ready.tree, what) != before
 

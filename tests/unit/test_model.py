@@ -68,7 +68,7 @@ CONFIGS = strategies.fixed_dictionaries(
             strategies.sets(strategies.sampled_from(GPU_BUSES)),
             strategies.sampled_from(["guarded", "allowed", "guarded", "none"]),
         ),
-        "kernel_options": strategies.sampled_from(["", "a=b", "hugepages=64 c"]),
+        "kernel_options": strategies.sampled_from(["", "nosmt", "hugepages=64 quiet"]),
         "blacklist_drivers": strategies.sampled_from(["auto", "", "nouveau"]),
         "iommu_passthrough": strategies.booleans(),
         "reboot": strategies.sampled_from(["manual", "when-idle", "when-idle"]),

@@ -6,6 +6,7 @@ Every file is one row: of ``_FILES``, or of the initramfs generator that it is f
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -71,6 +72,10 @@ _FILES = (
     ),
 )
 
+# What the template of the GRUB drop-in, of this revision and of the first, puts around its options.
+_ADDED = re.compile(
+    r'^GRUB_CMDLINE_LINUX_DEFAULT="\$GRUB_CMDLINE_LINUX_DEFAULT ([^"]*)"$', re.MULTILINE
+)
 
 def owned_files(application: str) -> tuple[File, ...]:
     """Every file that the application may own, each as absent: how removal leaves the host."""
@@ -86,6 +91,20 @@ def owned_folders(application: str) -> tuple[str, ...]:
 def grub_path(application: str) -> str:
     """The application's GRUB drop-in, below the root."""
     return _GRUB_DROP_IN.path.format(name=naming.name_for(application))
+
+
+def options_in_force(
+    application: str, present: Mapping[str, files.Present | None]
+) -> tuple[str, ...]:
+    """The kernel options that the application's GRUB drop-in adds as it is now.
+
+    Args:
+        application: the Juju application.
+        present: what each owned path holds now.
+    """
+    drop_in = present.get(grub_path(application))
+    found = _ADDED.search(drop_in.content) if drop_in else None
+    return tuple(found[1].split()) if found else ()
 
 
 class Wanted(NamedTuple):

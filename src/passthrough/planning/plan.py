@@ -11,7 +11,7 @@ from collections.abc import Collection, Container, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from passthrough import enums, pci_address
-from passthrough.config import options
+from passthrough.config import kernel_options, options
 from passthrough.host import generators, grub, machine, pci
 from passthrough.planning import boot_files, claims, prerequisites, templates
 from passthrough.problem import Kind, Problem
@@ -69,6 +69,8 @@ class Plan:
         kernel_options: what the kernel's command line should hold for the claims.
         generator: makes the initramfs, where that is among ``rebuild``; None where none can be
             told.
+        kept_options: those of them that the option kernel-options takes no more, and that stay
+            since this host runs with them.
     """
 
     release: tuple[Binding, ...] = ()
@@ -82,6 +84,7 @@ class Plan:
     grub_problem: Problem | None = None
     kernel_options: tuple[str, ...] = ()
     generator: generators.Generator | None = None
+    kept_options: tuple[str, ...] = ()
 
     @property
     def changes_host(self) -> bool:
@@ -126,19 +129,24 @@ def make(
     Raises:
         prerequisites.UnsupportedHostError: when the host cannot do what is asked; nothing may
             change then.
-        OptionError: when blacklist-drivers names a driver that the host needs; the same.
+        OptionError: when blacklist-drivers names a driver that the host needs, or kernel-options
+            what this charm does not set and the host does not run with; the same.
     """
     host, facts, record, others = outcome.host, now.machine, now.record, now.others
     application, present, held = now.application, now.present, now.held
     claimed = outcome.claims
     blacklist = boot_files.blacklisted_drivers(wanted, claimed, host)
     tokens = boot_files.kernel_options(wanted, blacklist, facts)
-    if claimed:
-        prerequisites.check(wanted, tokens, host, facts)
-        prerequisites.check_blacklist(blacklist, host, {*outcome.addresses, *others})
     # Keep the option that turns the IOMMU on where a group bars a claim: a boot without it shows no
     # group, and the charm would claim again.
     unviable = any(refusal.rule in claims.GROUP_RULES for refusal in outcome.refusals)
+    keeps = unviable and bool(present.get(boot_files.grub_path(application)))
+    kept: tuple[str, ...] = ()
+    if claimed or keeps:
+        kept = kernel_options.check(wanted.kernel_options, _options_in_force(now))
+    if claimed:
+        prerequisites.check(wanted, tokens, host, facts)
+        prerequisites.check_blacklist(blacklist, host, {*outcome.addresses, *others})
     desired = boot_files.desired_files(
         boot_files.Wanted(
             application=application,
@@ -148,7 +156,7 @@ def make(
             kernel_options=tokens if facts.has_grub else (),
             allow_unsafe_interrupts=wanted.allow_unsafe_interrupts,
             generator=facts.generator,
-            keeps_kernel_options=unviable and bool(present.get(boot_files.grub_path(application))),
+            keeps_kernel_options=keeps,
         ),
         renderer,
         present,
@@ -203,7 +211,16 @@ def make(
         grub_problem=None if enums.Rebuild.GRUB in rebuild else grub_problem,
         kernel_options=tokens if claimed else (),
         generator=facts.generator if enums.Rebuild.INITRAMFS in rebuild else None,
+        kept_options=kept,
     )
+
+
+def _options_in_force(now: Situation) -> tuple[str, ...]:
+    """The kernel options that the application has set on this host before."""
+    drop_in = boot_files.options_in_force(now.application, now.present)
+    # Somebody may have taken the drop-in away since the last rebuild took it in.
+    activated = enums.Rebuild.GRUB in now.record.activated
+    return (*drop_in, *(now.machine.command_line if activated else ()))
 
 
 def _fed_by(file: boot_files.File) -> tuple[enums.Rebuild, ...]:

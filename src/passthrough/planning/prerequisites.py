@@ -40,16 +40,17 @@ def missing(tokens: tuple[str, ...], facts: machine.Platform) -> list[str]:
     """
     return [
         token
-        for token in tokens
-        if not _is_in_force(token, facts) and not token.startswith("modprobe.blacklist=")
+        for token in dict.fromkeys(tokens)
+        if not _is_in_force(token, tokens, facts) and not token.startswith("modprobe.blacklist=")
     ]
 
 
-def _is_in_force(token: str, facts: machine.Platform) -> bool:
+def _is_in_force(token: str, tokens: tuple[str, ...], facts: machine.Platform) -> bool:
     if starts_iommu(token):
         # The kernel takes the last of several values.
         return [each for each in facts.command_line if starts_iommu(each)][-1:] == [token]
-    return token in facts.command_line
+    # Some stand there several times: hugepages= behind each hugepagesz=.
+    return facts.command_line.count(token) >= tokens.count(token)
 
 
 def starts_iommu(token: str) -> bool:

@@ -61,6 +61,7 @@ def describe_plan(
         "at-boot": list(planned.at_boot),
         "reboot": [words.sentence(each) for each in planned.reboot],
         "grub-problem": words.sentence(problem) if problem else None,
+        "kept-options": list(planned.kept_options),
         "nova": nova_text.describe_offer(decision.nova_planned),
         "leftovers": [dataclasses.asdict(each) for each in leftovers],
     }
@@ -99,6 +100,7 @@ def plan_text(
         steps.append(f"bind at the next boot: {' '.join(planned.at_boot)}")
     steps += nova_text.offer_steps(decision.nova_planned)
     steps += [f"reboot required: {words.sentence(each)}" for each in planned.reboot]
+    steps += words.kept_options(planned)
     if planned.grub_problem:
         steps.append(f"to be mended first: {words.sentence(planned.grub_problem)}")
     sections.append(

@@ -80,7 +80,11 @@ def summarize(
             BLOCKED, _with_more(f"reboot required: {words.sentence(reasons[0])}", len(reasons) - 1)
         )
     ready = _count_ready(decision) if decision.claims else "no matching device"
-    said = [*_describe_overrides(decision), *_describe_nova(decision.nova)]
+    said = [
+        *_describe_overrides(decision),
+        *words.kept_options(planned),
+        *_describe_nova(decision.nova),
+    ]
     return Status(ACTIVE, "; ".join([ready, *said]))
 
 

@@ -11,7 +11,7 @@ from passthrough.problem import Kind
 
 if TYPE_CHECKING:
     from passthrough import reboot
-    from passthrough.planning import claims, guards
+    from passthrough.planning import claims, guards, plan
     from passthrough.problem import Problem
 
 
@@ -90,6 +90,16 @@ def verdict(judged: reboot.Verdict) -> str:
     more = len(judged.guests) - len(named)
     others = f" and {more} more" if more else ""
     return f"reboot when no guest runs, and now {names}{others} does: {why}"
+
+
+def kept_options(planned: plan.Plan) -> tuple[str, ...]:
+    """Tell of kernel options that stay although this revision of the charm takes them no more."""
+    if not planned.kept_options:
+        return ()
+    return (
+        f"kernel-options: {' '.join(planned.kept_options)} is taken no more, and stays while it is"
+        " set: move it into a file of your own in /etc/default/grub.d",
+    )
 
 
 def _join(joint: str, *parts: str) -> str:

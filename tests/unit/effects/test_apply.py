@@ -105,12 +105,12 @@ class TestRebuildThatFails:
 
     @pytest.mark.parametrize("what", ["initramfs", "grub"])
     def test_restores_what_an_earlier_plan_had_written(self, world: World, what: str):
-        world.hook(GPUS, kernel_options="a=b", blacklist_drivers="nvidia")
+        world.hook(GPUS, kernel_options="nosmt", blacklist_drivers="nvidia")
         feeds = {"initramfs": ("etc/modprobe.d", "etc/initramfs-tools"), "grub": ("etc/default",)}
         before = world.tree.snapshot(*feeds[what])
         world.tools.failing[what] = "no"
         with pytest.raises(PassthroughError):
-            world.hook("gpu=10de:1bb0", kernel_options="c=d", blacklist_drivers="x")
+            world.hook("gpu=10de:1bb0", kernel_options="psi=1", blacklist_drivers="x")
         assert world.tree.snapshot(*feeds[what]) == before
 
     @pytest.mark.parametrize("what", ["initramfs", "grub"])

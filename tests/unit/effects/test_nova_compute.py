@@ -92,7 +92,7 @@ class TestOffering:
 
         ready.tools.before_rebuild = lambda what: monkeypatch.setattr(record.Ledger, "put", refuse)
         with pytest.raises(OSError, match="No space left"):
-            ready.hook(GPUS, kernel_options="a=b")
+            ready.hook(GPUS, kernel_options="nosmt")
         assert ready.nova.offered() == ["0000:84:00.0"]
 
     def test_a_device_that_is_given_back_is_withdrawn_first(self, ready: World):

@@ -266,7 +266,7 @@ class TestTwins:
 EVERYTHING = {
     "blacklist_drivers": "nouveau",
     "allow_unsafe_interrupts": True,
-    "kernel_options": "pci=realloc,noaer isolcpus=2-31 a=b:c x=%p",
+    "kernel_options": "pci=realloc,noaer isolcpus=2-31 video=efifb:off dyndbg=%p",
 }
 SHELLCHECK = pathlib.Path(sys.executable).parent / "shellcheck"
 
@@ -315,7 +315,8 @@ def test_grub_drop_in_appends_and_runs_nothing(tmp_path: pathlib.Path):
     assert (done.stderr, done.stdout) == (
         "",
         "quiet splash intel_iommu=on modprobe.blacklist=nouveau"
-        " vfio_iommu_type1.allow_unsafe_interrupts=1 pci=realloc,noaer isolcpus=2-31 a=b:c x=%p\n",
+        " vfio_iommu_type1.allow_unsafe_interrupts=1 pci=realloc,noaer isolcpus=2-31"
+        " video=efifb:off dyndbg=%p\n",
     )
 
 

@@ -13,7 +13,7 @@ from passthrough import enums, errors
 from passthrough.host import generators, grub, machine, pci
 from passthrough.planning import boot_files, plan, prerequisites
 from passthrough.planning.plan import Binding
-from passthrough.reporting import words
+from passthrough.reporting import plan_text, words
 from passthrough.state.record import Record
 from passthrough.system import files
 
@@ -66,6 +66,51 @@ class TestFreshHost:
         assert [words.sentence(each) for each in found.reboot] == [
             "the running kernel lacks iommu=pt pci=realloc"
         ]
+
+    def test_keeps_an_option_that_left_the_list_where_the_drop_in_holds_it(self):
+        """An earlier revision of the charm took it, and this host may have come to need it."""
+        wanted = made.wanted(GPUS, kernel_options="quiet net.ifnames=0")
+        path = boot_files.grub_path("pci-passthrough")
+        line = 'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT quiet net.ifnames=0"\n'
+        there = files.Present(f"# ours\n{line}", 0o644)
+        facts = dataclasses.replace(
+            made.IOMMU_ON, command_line=(*made.IOMMU_ON.command_line, "net.ifnames=0")
+        )
+        found = made.decision(wanted, *CARDS_ON, machine=facts, present={path: there})
+        assert found.plan.kept_options == ("net.ifnames=0",)
+        assert found.plan.kernel_options[-2:] == ("quiet", "net.ifnames=0")
+        told = (
+            "kernel-options: net.ifnames=0 is taken no more, and stays while it is set: move it"
+            " into a file of your own in /etc/default/grub.d"
+        )
+        assert told in " ".join(plan_text.plan_text(found).split())
+        assert plan_text.describe_plan(found)["kept-options"] == ["net.ifnames=0"]
+
+    @pytest.mark.parametrize("activated", [True, False])
+    def test_keeps_it_where_only_the_kernel_that_we_made_boot_so_tells(self, activated: bool):
+        """Somebody has taken the drop-in away; without a record of ours it is new here."""
+        wanted = made.wanted(GPUS, kernel_options="net.ifnames=0")
+        facts = dataclasses.replace(made.IOMMU_ON, command_line=("quiet", "net.ifnames=0"))
+        known = Record(activated={"grub": "x"} if activated else {})
+        found, error = made.attempt(made.decision, wanted, *CARDS_ON, machine=facts, record=known)
+        assert (found is not None) is activated
+        assert error is None or error.option == "kernel-options"
+
+    def test_leaves_a_host_without_such_devices_alone_whatever_the_options_name(self):
+        wanted = made.wanted("10de:ffff", kernel_options="net.ifnames=0")
+        assert not made.decision(wanted, *CARDS_ON).plan.changes_host
+
+    def test_counts_a_token_that_stands_there_twice(self):
+        """Each hugepagesz= has its own hugepages= behind it."""
+        asked = "hugepagesz=1G hugepages=16 hugepagesz=2M hugepages=16"
+        wanted = made.wanted(GPUS, kernel_options=asked)
+        line = (*made.IOMMU_ON.command_line, *asked.split())
+        for running, lacking in ((line, ()), (line[:-1], ("hugepages=16",))):
+            facts = dataclasses.replace(made.IOMMU_ON, command_line=running)
+            found = made.decision(wanted, *CARDS_ON, machine=facts).plan
+            assert found.kernel_options[-4:] == tuple(asked.split())
+            reasons = tuple(f"the running kernel lacks {each}" for each in lacking)
+            assert found.reboot == reasons
 
     def test_asks_no_reboot_for_a_blacklist_or_for_an_iommu_that_runs_anyhow(self):
         wanted = made.wanted("10de:1bb0", blacklist_drivers="nouveau")
@@ -156,7 +201,7 @@ class TestDrift:
         assert (change.file.path, change.drifted) == (path, True)
 
     def test_is_not_what_a_new_configuration_changes(self):
-        found = settled(wanted=made.wanted(GPUS, kernel_options="a=b"))
+        found = settled(wanted=made.wanted(GPUS, kernel_options="nosmt"))
         assert [(change.file.path, change.drifted) for change in found.files] == [(GRUB, False)]
 
     def test_is_not_what_was_never_there(self):

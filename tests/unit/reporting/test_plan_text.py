@@ -69,12 +69,12 @@ class TestPlanText:
 
     def test_of_a_change_shows_the_lines_that_differ(self, fresh):
         given = made.applied(fresh)
-        decision = made.decision(made.wanted(GPUS, kernel_options="quiet a=b"), *CARDS, **given)
+        decision = made.decision(made.wanted(GPUS, kernel_options="quiet nosmt"), *CARDS, **given)
         text = plan_text.plan_text(decision)
         assert "--- a/etc/default/grub.d/95-pci-passthrough.cfg\n" in text
         assert (
             '-GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT intel_iommu=on"\n'
-            '+GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT intel_iommu=on quiet a=b"'
+            '+GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT intel_iommu=on quiet nosmt"'
         ) in text
 
     def test_of_a_mode_that_differs(self, fresh):
@@ -158,7 +158,7 @@ class TestDescribePlan:
     def test_tells_replace_and_remove_apart(self, fresh):
         given = made.applied(fresh)
         grub = "etc/default/grub.d/95-pci-passthrough.cfg"
-        decision = made.decision(made.wanted(GPUS, kernel_options="a=b"), *CARDS, **given)
+        decision = made.decision(made.wanted(GPUS, kernel_options="nosmt"), *CARDS, **given)
         assert [
             (each["path"], each["change"]) for each in plan_text.describe_plan(decision)["files"]
         ] == [(f"/{grub}", "replace")]

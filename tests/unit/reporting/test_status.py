@@ -75,11 +75,26 @@ CASES = {
             " (1 more: run the plan action)",
         ),
     ),
+    "kept-option": (
+        partial(
+            of,
+            "10de:1bb0",
+            *bound("83"),
+            machine=dataclasses.replace(made.IOMMU_ON, command_line=("intel_iommu=on", "a=b")),
+            config={"kernel_options": "a=b"},
+            record=Record(activated={"grub": "x"}),
+        ),
+        Status(
+            "active",
+            "10de:1bb0: 1 ready; kernel-options: a=b is taken no more, and stays while it is set:"
+            " move it into a file of your own in /etc/default/grub.d",
+        ),
+    ),
     "reboot-for-an-option": (
         partial(
-            of, "10de:1bb0", *bound("83"), machine=made.IOMMU_ON, config={"kernel_options": "a=b"}
+            of, "10de:1bb0", *bound("83"), machine=made.IOMMU_ON, config={"kernel_options": "nosmt"}
         ),
-        Status("blocked", "reboot required: the running kernel lacks a=b"),
+        Status("blocked", "reboot required: the running kernel lacks nosmt"),
     ),
     "not-bound": (
         partial(of, GPUS, *bound("83"), *made.gpus("84", group=16), machine=made.IOMMU_ON),

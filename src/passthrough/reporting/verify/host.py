@@ -150,6 +150,12 @@ def _overrides(decision: Decision, seen: Seen) -> Iterator[Check]:
             )
 
 
+def _kept_options(decision: Decision, seen: Seen) -> Iterator[Check]:
+    del seen
+    for said in words.kept_options(decision.plan):
+        yield Check("kernel-options", OK, said)
+
+
 def _reboot(decision: Decision, seen: Seen) -> Iterator[Check]:
     del seen
     # A reboot that is still to come is no failure, whether or not guests run.
@@ -167,5 +173,6 @@ CHECKS = (
     _grub,
     _holders,
     _overrides,
+    _kept_options,
     _reboot,
 )

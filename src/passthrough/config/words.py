@@ -1,0 +1,29 @@
+"""Options that list words. Pure."""
+
+from __future__ import annotations
+
+import re
+
+from passthrough.errors import OptionError
+
+MAX_WORDS = 64
+
+
+def split(option: str, text: str, separators: str) -> list[str]:
+    """Split an option's text into words.
+
+    Args:
+        option: the option's name.
+        text: its value.
+        separators: a pattern of what stands between words. Nothing else separates: str.split()
+            would also split at characters that a shell keeps.
+
+    Raises:
+        OptionError: when there are more words than MAX_WORDS.
+    """
+    words = [word for word in re.split(separators, text) if word]
+    if len(words) > MAX_WORDS:
+        raise OptionError(
+            option, f"there are {len(words)}, and at most {MAX_WORDS} are accepted", "the list"
+        )
+    return words
