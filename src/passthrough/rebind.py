@@ -35,13 +35,20 @@ def rebind(
         InUseError and was left alone; so is everything behind a driver that does not let go.
 
     Raises:
-        RebindError: when the address is not claimed, or the IOMMU is off.
+        RebindError: when the address is not claimed, the host was started with
+            ``pci-passthrough=off``, or the IOMMU is off.
     """
     root, claimed = decision.site.root, decision.outcome.addresses
     if address and address not in claimed:
         raise RebindError(
             f"{quoting.show(address)} is not claimed on this host; claimed are"
             f" {', '.join(claimed) or 'none'}"
+        )
+    switch = decision.facts.machine.switch
+    if switch:
+        raise RebindError(
+            f"this host was started with {switch}, so nothing is bound in this boot",
+            f"reboot without {switch} first",
         )
     if not decision.host.has_groups:
         raise RebindError("the IOMMU is off, so vfio-pci can take no device", "reboot first")

@@ -111,6 +111,8 @@ def judge(
     why = reasons(planned, failed)
     if not why or not decision.options.reboot_when_idle:
         return Verdict()
+    if decision.facts.machine.switch:
+        return Verdict()  # whoever has switched the charm off for this boot is at work on the host
     if any(isinstance(each, errors.PostponedError) for each in failed.values()):
         return Verdict()  # the next hook may do without a reboot what this one has not tried
     if is_spent(decision):

@@ -269,6 +269,11 @@ def _decide_offers(
     """What to offer now, and what to offer once every claimed function is on vfio-pci."""
     known = facts.nova
     verified = nova_offer.find_verified(outcome)
+    if facts.machine.switch:
+        # Switched off for this boot, the host keeps its devices: a guest that Nova gave one now
+        # would take it from the host. What a guest holds stays offered.
+        in_use = facts.users.of([claim.address for claim in verified])
+        verified = tuple(claim for claim in verified if claim.address in in_use)
     now = nova_offer.decide(options, outcome, verified, known, renderer)
     # Only what would be withdrawn is worth the pass over the processes.
     stay = {each["address"] for each in now.device_specs}

@@ -84,9 +84,9 @@ class Row:
 
     def takes(self, value: str) -> bool:
         """Tell whether each part of a value may be set; the value is empty where there is none."""
-        return self.parts is None or all(
-            re.fullmatch(self.parts, part) for part in value.split(",")
-        )
+        if self.parts is None:
+            return "=" not in value
+        return all(re.fullmatch(self.parts, part) for part in value.split(","))
 
 
 _PCI = (
@@ -234,7 +234,7 @@ def check(tokens: Iterable[str], in_force: Iterable[str]) -> tuple[str, ...]:
         OptionError: naming the first item that is refused, and the way out.
     """
     known = frozenset(in_force)
-    kept = []
+    kept: list[str] = []
     for number, token in enumerate(tokens, 1):
         refused = why_unlisted(token)
         if not refused:
@@ -261,7 +261,7 @@ def _why_never(token: str) -> tuple[str, str] | None:
     # What follows is a configuration; cloud-init looks for it anywhere on the command line.
     if "cc:" in token:
         return (f'holds "cc:", which {_CLOUD_INIT[0]}', _LEAVE_OUT)
-    if "noiommu" in name:
+    if "noiommu" in _compared(token):
         return _NOIOMMU
     if why_unlisted(token) is None:
         return None

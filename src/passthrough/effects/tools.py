@@ -149,7 +149,7 @@ def _update_grub(command: tuple[str, ...]) -> None:
         if made.exists():
             files.move_into_place(made, target)
     finally:
-        for left in (made, made.with_name(f"{made.name}.new"), files.former_of(target)):
+        for left in (made, made.with_name(f"{made.name}.new")):
             left.unlink(missing_ok=True)
 
 

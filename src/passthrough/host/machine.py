@@ -11,6 +11,10 @@ from passthrough.system import procfs, sysfs
 # The ACPI table with which firmware announces each kind of IOMMU.
 _IOMMU_TABLES = ("DMAR", "IVRS", "IORT")
 
+_SWITCH = "pci-passthrough="
+# GRUB's 10_linux adds one of these to a recovery entry: Ubuntu's the first, Debian's the second.
+_RECOVERY = ("recovery", "single")
+
 
 @dataclasses.dataclass(frozen=True)
 class Platform:
@@ -31,6 +35,18 @@ class Platform:
     is_container: bool = False
     boot_id: str = ""
     grub: grub.Grub = dataclasses.field(default_factory=grub.Grub)
+
+    @property
+    def switch(self) -> str:
+        """What on the running kernel's command line says to claim nothing in this boot.
+
+        ``pci-passthrough=off``, of several the last one, as udev reads it; or the word that GRUB's
+        recovery entries carry. Empty where nothing does.
+        """
+        named = [each for each in self.command_line if each.replace("_", "-").startswith(_SWITCH)]
+        if named and named[-1].partition("=")[2] == "off":
+            return named[-1]
+        return next((each for each in self.command_line if each in _RECOVERY), "")
 
 
 def read(root: Path) -> Platform:

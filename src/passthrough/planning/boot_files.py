@@ -10,7 +10,7 @@ import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from passthrough import enums, naming
+from passthrough import enums, naming, pci_address
 from passthrough.config import options
 from passthrough.host import generators, machine, pci
 from passthrough.planning import claims, templates
@@ -71,6 +71,9 @@ _FILES = (
         "etc/udev/rules.d/60-{name}.rules", "udev.rules.j2", feeds=enums.Rebuild.INITRAMFS
     ),
 )
+
+# Of those that the firmware numbers.
+_LAST_DOMAIN = 0xFFFF
 
 # What the template of the GRUB drop-in, of this revision and of the first, puts around its options.
 _ADDED = re.compile(
@@ -200,8 +203,9 @@ def find_twins(claimed: tuple[claims.Claim, ...], host: pci.Host) -> dict[str, l
 
     Once somebody has taken a card out, the firmware numbers the others anew, and the disk that the
     host boots from can have the address of its claimed twin. No guard runs at boot, so the boot
-    files claim a function only while every twin is where it was. A VF has no twins and is none: it
-    comes into being when its parent's driver runs.
+    files claim a function only while every twin is where it was. Left out is what comes into being
+    when a driver runs: VFs, as claims and as twins, and what is behind Intel VMD, whose domains
+    begin above ffff (drivers/pci/controller/vmd.c).
 
     Returns:
         Address of a claimed function → addresses of its twins.
@@ -211,7 +215,9 @@ def find_twins(claimed: tuple[claims.Claim, ...], host: pci.Host) -> dict[str, l
         claim.address: [
             each.address
             for each in host.with_id(claim.function.id)
-            if each.address in kept and not (each.physfn or claim.function.physfn)
+            if each.address in kept
+            and not (each.physfn or claim.function.physfn)
+            and pci_address.sort_key(each.address)[0] <= _LAST_DOMAIN
         ]
         for claim in claimed
     }

@@ -196,9 +196,9 @@ def make(
         release=tuple(binding for binding in returns if binding.address not in held),
         files=changes,
         rebuild=rebuild,
-        bind=_bindings(claimed) if host.has_groups else (),
-        at_boot=() if host.has_groups else outcome.addresses,
-        reboot=_reboot_reasons(tokens, host, facts) if claimed else (),
+        bind=() if facts.switch else _bindings(claimed) if host.has_groups else (),
+        at_boot=_wait_for_boot(outcome, facts),
+        reboot=_reboot_reasons(tokens, host, facts) if claimed and not facts.switch else (),
         record=dataclasses.replace(
             record,
             taken=taken,
@@ -294,6 +294,13 @@ def _bindings(claimed: tuple[claims.Claim, ...]) -> tuple[Binding, ...]:
         for claim in claimed
         if {claim.function.driver, claim.function.override} != {pci.VFIO_PCI}
     )
+
+
+def _wait_for_boot(outcome: claims.Outcome, facts: machine.Platform) -> tuple[str, ...]:
+    """The claimed functions that only another boot can bind."""
+    if facts.switch:
+        return tuple(binding.address for binding in _bindings(outcome.claims))
+    return () if outcome.host.has_groups else outcome.addresses
 
 
 def _target_taken(claimed: tuple[claims.Claim, ...], record: Record) -> dict[str, str | None]:

@@ -58,6 +58,7 @@ def describe_plan(
             {"address": binding.address, "processes": list(decision.held[binding.address])}
             for binding in planned.pending
         ],
+        "switched-off": decision.facts.machine.switch or None,
         "at-boot": list(planned.at_boot),
         "reboot": [words.sentence(each) for each in planned.reboot],
         "grub-problem": words.sentence(problem) if problem else None,
@@ -96,6 +97,7 @@ def plan_text(
         for binding in planned.pending
     ]
     steps += [f"bind now: {_movement(binding)}" for binding in planned.bind]
+    steps += [each] if (each := words.switched_off(decision)) else []
     if planned.at_boot:
         steps.append(f"bind at the next boot: {' '.join(planned.at_boot)}")
     steps += nova_text.offer_steps(decision.nova_planned)

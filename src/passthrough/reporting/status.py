@@ -57,6 +57,9 @@ def summarize(
     planned = decision.plan
     if not (decision.options.devices.items or planned.release or planned.pending):
         return Status(BLOCKED, NO_DEVICES)
+    switched_off = words.switched_off(decision)
+    if switched_off:
+        return Status(BLOCKED, switched_off)
     blocking = decision.outcome.blocking
     if blocking:
         return Status(BLOCKED, _with_more(words.refusal(blocking[0]), len(blocking) - 1))

@@ -10,7 +10,7 @@ from passthrough import TYPE_CHECKING
 from passthrough.problem import Kind
 
 if TYPE_CHECKING:
-    from passthrough import reboot
+    from passthrough import reboot, survey
     from passthrough.planning import claims, guards, plan
     from passthrough.problem import Problem
 
@@ -90,6 +90,17 @@ def verdict(judged: reboot.Verdict) -> str:
     more = len(judged.guests) - len(named)
     others = f" and {more} more" if more else ""
     return f"reboot when no guest runs, and now {names}{others} does: {why}"
+
+
+def switched_off(decision: survey.Decision) -> str:
+    """Tell that the host was started so that nothing is claimed; empty where it was not."""
+    switch = decision.facts.machine.switch
+    if not (switch and decision.claims):
+        return ""
+    return (
+        f"switched off for this boot: the kernel was started with {switch}; reboot without it to"
+        " have the devices claimed"
+    )
 
 
 def kept_options(planned: plan.Plan) -> tuple[str, ...]:

@@ -104,7 +104,8 @@ def move_into_place(new: Path, path: Path) -> None:
     former one free before, its place could hold something else by then.
 
     Raises:
-        OSError: when that fails; the old content is then still there.
+        OSError: when that fails. The old content is then still there, or, when it was the last step
+            that failed, stands under that second name.
     """
     former = former_of(path)
     former.unlink(missing_ok=True)

@@ -85,6 +85,11 @@ class TestFiles:
         assert found["etc/udev/rules.d/60-pci-passthrough.rules"].splitlines()[5:] == [
             'ACTION!="add", GOTO="pci-passthrough_end"',
             'SUBSYSTEM!="pci", GOTO="pci-passthrough_end"',
+            "# Switched off for this boot; the last two are what GRUB's recovery entries carry.",
+            'IMPORT{cmdline}="pci-passthrough"',
+            'ENV{pci-passthrough}=="off", GOTO="pci-passthrough_end"',
+            'IMPORT{cmdline}="recovery", GOTO="pci-passthrough_end"',
+            'IMPORT{cmdline}="single", GOTO="pci-passthrough_end"',
             rule.format("0000:83:00.0", *gpu),
             rule.format("0000:83:00.1", *audio),
             rule.format("0000:84:00.0", *gpu),
@@ -259,6 +264,11 @@ class TestTwins:
         ]
         assert self.twins("144d:a824@3b:00.0", card, *vfs) == {"0000:3b:00.0": []}
         assert self.twins("144d:a824@3b:00.1", card, *vfs) == {"0000:3b:00.1": []}
+
+    def test_are_nothing_behind_vmd_whose_driver_comes_after_the_boot_scripts(self):
+        card = made.function("0000:5e:00.0", "144d:a80a", made.STORAGE)
+        behind = made.function("10000:01:00.0", "144d:a80a", made.STORAGE)
+        assert self.twins("144d:a80a@0000:5e:00.0", card, behind) == {card.address: []}
 
 
 # -- the shell in the files ----------------------------------------------------------------------
@@ -520,15 +530,34 @@ class TestAtBoot:
             for each in CLAIMED
         ]
 
-    def test_it_can_be_switched_off_on_the_command_line(self, booted: BootedHost):
-        booted.command_line.write_text("root=/dev/sda1 pci-passthrough=off quiet")
+    def test_a_twin_that_vanishes_while_it_is_looked_at_is_gone(self, booted: BootedHost):
+        """What was read of the claim's own vendor before says nothing about it."""
+        (booted.pci / "devices/0000:85:00.0/vendor").unlink()
+        sh(*booted.command, cwd=booted.pci)  # the shell says on its own that it cannot open it
+        assert "0000:83:00.0" not in booted.overrides()
+        assert "0000:85:00.0 is :0x1bb0, not 0x10de:0x1bb0, so 0000:83:00.0" in booted.said()[0]
+
+    @pytest.mark.parametrize(
+        "line",
+        [
+            "root=/dev/sda1 pci-passthrough=off quiet",
+            "pci_passthrough=off",
+            "pci-passthrough=on pci-passthrough=off",
+            "root=/dev/sda1 ro recovery nomodeset dis_ucode_ldr",
+            "ro single",
+        ],
+    )
+    def test_it_can_be_switched_off_on_the_command_line(self, booted: BootedHost, line: str):
+        booted.command_line.write_text(line)
         booted.run()
         assert booted.overrides() == {}
         assert booted.log() == []
         assert booted.said() == ["pci-passthrough: switched off on the kernel command line"]
 
     def test_a_similar_token_does_not_switch_it_off(self, booted: BootedHost):
-        booted.command_line.write_text("pci-passthrough=offline x.pci-passthrough=off\n")
+        booted.command_line.write_text(
+            "pci-passthrough=offline x.pci-passthrough=off recovery=1 singles\n"
+        )
         booted.run()
         assert booted.overrides() == dict.fromkeys(CLAIMED, "vfio-pci")
 

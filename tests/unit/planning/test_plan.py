@@ -109,8 +109,9 @@ class TestFreshHost:
             facts = dataclasses.replace(made.IOMMU_ON, command_line=running)
             found = made.decision(wanted, *CARDS_ON, machine=facts).plan
             assert found.kernel_options[-4:] == tuple(asked.split())
-            reasons = tuple(f"the running kernel lacks {each}" for each in lacking)
-            assert found.reboot == reasons
+            assert [words.sentence(each) for each in found.reboot] == [
+                f"the running kernel lacks {each}" for each in lacking
+            ]
 
     def test_asks_no_reboot_for_a_blacklist_or_for_an_iommu_that_runs_anyhow(self):
         wanted = made.wanted("10de:1bb0", blacklist_drivers="nouveau")

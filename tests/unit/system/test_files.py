@@ -243,6 +243,25 @@ class TestFilesOfOtherPrograms:
         ]
         assert [each.name for each in path.parent.iterdir()] == ["owned.conf"]
 
+    def test_move_into_place_keeps_the_former_file_when_the_disk_does_not_take_the_last_step(
+        self, path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        path.parent.mkdir(parents=True)
+        path.write_text("old")
+        made = path.with_name("made")
+        made.write_text("new")
+
+        def fail_once_it_is_moved(directory: pathlib.Path) -> bool:
+            if not made.exists():
+                raise OSError(errno.EIO, "Input/output error")
+            return True
+
+        monkeypatch.setattr(files, "checkpoint", fail_once_it_is_moved)
+        with pytest.raises(OSError, match="Input/output error"):
+            files.move_into_place(made, path)
+        assert path.read_text() == "new"
+        assert files.former_of(path).read_text() == "old"
+
     def test_move_into_place_is_not_stopped_by_what_a_kill_left(self, path: pathlib.Path):
         path.parent.mkdir(parents=True)
         files.former_of(path).write_text("older")

@@ -150,6 +150,18 @@ def _overrides(decision: Decision, seen: Seen) -> Iterator[Check]:
             )
 
 
+def _switch(decision: Decision, seen: Seen) -> Iterator[Check]:
+    del seen
+    if words.switched_off(decision):
+        switch = decision.facts.machine.switch
+        yield Check(
+            "switch",
+            FAIL,
+            f"the kernel was started with {switch}, so nothing is claimed in this boot",
+            f"reboot without {switch}",
+        )
+
+
 def _kept_options(decision: Decision, seen: Seen) -> Iterator[Check]:
     del seen
     for said in words.kept_options(decision.plan):
@@ -165,6 +177,7 @@ def _reboot(decision: Decision, seen: Seen) -> Iterator[Check]:
 
 
 CHECKS = (
+    _switch,
     _interrupts,
     _modules,
     _noiommu,

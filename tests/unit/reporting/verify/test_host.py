@@ -357,6 +357,26 @@ class TestAllowInUse:
         )
 
 
+def test_a_boot_with_the_switch_is_a_failure(host: World):
+    assert "switch" not in host.checks()
+    host.tree.set_command_line("quiet intel_iommu=on pci-passthrough=off")
+    assert host.shown("switch") == (
+        "fail: the kernel was started with pci-passthrough=off, so nothing is claimed in this boot"
+        " -> reboot without pci-passthrough=off"
+    )
+
+
+def test_a_kernel_option_that_left_the_list_is_named(host: World):
+    assert "kernel-options" not in host.checks()
+    path = "etc/default/grub.d/95-pci-passthrough.cfg"
+    host.tree.write(path, host.tree.read(path).replace('=on"', '=on net.ifnames=0"'))
+    host.config["kernel_options"] = "net.ifnames=0"
+    assert host.shown("kernel-options") == (
+        "ok: kernel-options: net.ifnames=0 is taken no more, and stays while it is set: move it"
+        " into a file of your own in /etc/default/grub.d"
+    )
+
+
 def test_a_reboot_that_did_not_help_is_a_failure(host: World):
     host.config["reboot"] = "when-idle"
     host.hook()

@@ -17,6 +17,9 @@ say() {
 identify() {
     found=gone
     [ -e "$pci/devices/$1/device" ] || return 0
+    # It may vanish meanwhile, and read then leaves a variable as it was.
+    vendor=
+    product=
     read -r vendor <"$pci/devices/$1/vendor"
     read -r product <"$pci/devices/$1/device"
     found=$vendor:$product
@@ -54,12 +57,21 @@ claim() {
 }
 
 read -r command_line </proc/cmdline
+switch=
 for token in $command_line; do
-    if [ "$token" = pci-passthrough=off ]; then
-        say "switched off on the kernel command line"
-        exit 0
-    fi
+    case "$token" in
+    pci-passthrough=* | pci_passthrough=*) switch=${token#*=} ;;
+    esac
 done
+for token in $command_line; do
+    case "$token" in
+    recovery | single) switch=off ;; # what GRUB's recovery entries carry
+    esac
+done
+if [ "$switch" = off ]; then
+    say "switched off on the kernel command line"
+    exit 0
+fi
 
 claim 0000:83:00.0 0x10de 0x1bb0 0000:85:00.0
 claim 0000:83:00.1 0x10de 0x10f0 0000:85:00.1
