@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 from typing import Any
 
 import pytest
@@ -18,6 +19,12 @@ from harness.constants import GPUS, KEPT, NATIVE, NOVA, ONE, READY
 
 RECORD = "var/lib/pci-passthrough/pci-passthrough.json"
 CONFIG = {"devices": GPUS, "reboot": "when-idle"}
+# What claims at boot asks for the switch since the first release, so it is written once more.
+CLAIMS_AT_BOOT = re.compile(
+    r"(.*/)?(etc/udev/rules\.d/60-[a-z-]+\.rules|etc/initramfs-tools/scripts/init-top/[a-z-]+"
+    r"|usr/lib/dracut/modules\.d/91[a-z-]+/claim\.sh)"
+)
+IMAGE = "update-initramfs"
 OFFERED = ("0000:83:00.0", "0000:84:00.0")
 REFUSED = (
     'blocked: /var/lib/pci-passthrough/pci-passthrough.json is not readable ("format 2 of a newer'
@@ -59,18 +66,28 @@ class Host:
         return json.loads(self.tree.read(RECORD))
 
     def state(self) -> dict[str, object]:
-        """Everything but the record: each file down to its inode, drivers, status."""
+        """All but record, images and what claims at boot: files down to their inodes, drivers."""
         return {
-            **self.tree.snapshot(*WATCHED),
+            **self.steady(*WATCHED),
             RECORD: None,
             "identities": {
                 path: found
                 for path, found in self.tree.identities(*WATCHED).items()
-                if path != RECORD
+                if path != RECORD and not CLAIMS_AT_BOOT.fullmatch(path)
             },
             "drivers": drivers(self.tree),
             "status": str(self.agent.status()),
         }
+
+    def steady(self, *folders: str) -> dict[str, Any]:
+        """What stands in these folders, but for images and what claims at boot."""
+        found = self.without_images(self.tree.snapshot(*folders))
+        return {path: each for path, each in found.items() if not CLAIMS_AT_BOOT.fullmatch(path)}
+
+    def claims_at_boot(self) -> list[str]:
+        """The files that claim at boot."""
+        found = self.tree.snapshot("etc", "usr/lib/dracut")
+        return [path for path in found if CLAIMS_AT_BOOT.fullmatch(path)]
 
     def payload(self) -> list[dict[str, str]]:
         """What whoever runs Nova in another way is told: aliases, device_specs."""
@@ -79,12 +96,12 @@ class Host:
             for owner in ("pci-passthrough", "pci-passthrough/0")
         ]
 
-    def refresh(self, charm: pathlib.Path) -> None:
-        """Refresh, and see that nothing comes of it on the host but a few reads."""
+    def refresh(self, charm: pathlib.Path, *rebuilt: str) -> None:
+        """Refresh, and see that nothing comes of it on the host but reads, and these rebuilds."""
         self.box.forget_calls()
         self.agent.upgrade(charm)
         self.agent.hook("update-status")
-        assert rebuilds(self.box) == []
+        assert tuple(rebuilds(self.box)) == rebuilt
         assert restarts(self.box) == 0
         assert self.box.calls("modprobe") == []
         assert self.agent.reboot_due() == ""
@@ -117,12 +134,14 @@ class TestRefresh:
         former, before, payload = unit.record(), unit.state(), unit.payload()
         assert "gpu" in payload[0]["aliases"]
         assert all(address in payload[1]["device_specs"] for address in OFFERED)
-        unit.refresh(packed_charm)
+        unit.refresh(packed_charm, IMAGE)
         assert (unit.state(), unit.payload()) == (before, payload)
 
         assert "format" not in former
         assert unit.record()["format"] == 2
         brought = unit.record()["record"]
+        assert len(unit.claims_at_boot()) == 2
+        assert all("recovery" in unit.tree.read(path) for path in unit.claims_at_boot())
         assert {**brought, "activated": None} == {**former, "activated": None}
         assert set(brought["activated"]) == set(former["activated"]) == {"initramfs", "grub"}
 
@@ -142,7 +161,7 @@ class TestRefresh:
         before = unit.state()
         group = (unit.tree.directory("0000:84:00.0") / "iommu_group").resolve().name
         with unit.box.holding(f"/dev/vfio/{group}"):
-            unit.refresh(packed_charm)
+            unit.refresh(packed_charm, IMAGE)
             assert unit.state() == before
         unit.remove()
 
@@ -155,7 +174,7 @@ class TestRefresh:
             unit.agent.config(devices=ONE)
             before = unit.state()
             assert str(before["status"]).startswith("blocked: 0000:84:00.0: a guest holds it")
-            unit.refresh(packed_charm)
+            unit.refresh(packed_charm, IMAGE)
             assert unit.state() == before
         unit.agent.hook("update-status")
         assert str(unit.agent.status()) == "active: gpu: 1 ready"
@@ -166,11 +185,11 @@ class TestRefresh:
         unit.deploy(first_release, reboot="manual")
         before = unit.state()
         assert str(before["status"]).startswith("blocked: reboot required: the IOMMU is off")
-        unit.refresh(packed_charm)
+        unit.refresh(packed_charm, IMAGE)
         assert unit.state() == before
         reboot(unit.box, unit.agent)
         assert str(unit.agent.status()) == "active: gpu: 2 ready"
-        assert rebuilds(unit.box) == []
+        assert rebuilds(unit.box) == [IMAGE]
         unit.remove()
 
     def test_asks_for_no_second_reboot_where_the_first_was_in_vain(
@@ -186,7 +205,7 @@ class TestRefresh:
         unit.agent.rebooted()
         before = unit.state()
         assert str(before["status"]).startswith("blocked: the reboot did not help: expected ")
-        unit.refresh(packed_charm)
+        unit.refresh(packed_charm, IMAGE)
         assert unit.state() == before
         assert unit.record()["record"]["reboot"]
         # Another configuration is worth another one.
@@ -200,7 +219,7 @@ class TestBack:
     ):
         """One story: there, back, and there again."""
         unit.make_ready(first_release)
-        unit.refresh(packed_charm)
+        unit.refresh(packed_charm, IMAGE)
         before, record = unit.state(), unit.tree.read(RECORD)
 
         unit.refresh(first_release)
@@ -243,12 +262,12 @@ class TestBack:
         )
         reboot(unit.box, unit.agent)
         assert str(unit.agent.status("more/0")) == "active: more: 1 ready"
-        files = unit.tree.snapshot("etc", "boot")
+        files = unit.steady("etc", "boot")
         unit.agent.upgrade(packed_charm, app="pci-passthrough")
         unit.agent.hook("update-status", unit="more/0")
         assert str(unit.agent.status("more/0")) == REFUSED
         unit.agent.upgrade(packed_charm, app="more")
         assert str(unit.agent.status("more/0")) == "active: more: 1 ready"
         assert str(unit.agent.status("pci-passthrough/0")) == "active: gpu: 1 ready"
-        assert unit.tree.snapshot("etc", "boot") == files
+        assert unit.steady("etc", "boot") == files
         assert drivers(unit.tree) == READY

@@ -80,6 +80,7 @@ _ADDED = re.compile(
     r'^GRUB_CMDLINE_LINUX_DEFAULT="\$GRUB_CMDLINE_LINUX_DEFAULT ([^"]*)"$', re.MULTILINE
 )
 
+
 def owned_files(application: str) -> tuple[File, ...]:
     """Every file that the application may own, each as absent: how removal leaves the host."""
     return tuple(_absent(row, application) for row, _ in _rows())
