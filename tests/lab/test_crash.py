@@ -20,7 +20,7 @@ GPU = list(machine.INTEL["gpu0"].functions)
 NIC = machine.INTEL["nic1"].address
 BEFORE = {"devices": f"gpu=1234:1111@{GPU[0]}"}
 # With another option for the kernel every file is written anew, and everything is rebuilt.
-OPTION = "lab.crash=1"
+OPTION = "hung_task_panic=0"
 AFTER = {"devices": f"{BEFORE['devices']}, nic=8086:10d3@{NIC}", "kernel-options": OPTION}
 WATCHED = ("/etc", "/boot", "/var/lib/pci-passthrough")
 DROP_IN = "/etc/default/grub.d/95-pci-passthrough.cfg"
