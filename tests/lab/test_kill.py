@@ -15,7 +15,7 @@ pytestmark = pytest.mark.row("kill")
 GPU, NIC = machine.INTEL["gpu0"].address, machine.INTEL["nic1"].address
 BEFORE = {"devices": f"gpu=1234:1111@{GPU}"}
 # With another option for the kernel every file is written anew, and everything is rebuilt.
-OPTION = "lab.kill=1"
+OPTION = "hung_task_panic=0"
 AFTER = {"devices": f"{BEFORE['devices']}, nic=8086:10d3@{NIC}", "kernel-options": OPTION}
 RECORD = "/var/lib/pci-passthrough/pci-passthrough.json"
 # Every step of a run whose kill leaves something else behind, in their order.
