@@ -73,7 +73,9 @@ class Host:
             "identities": {
                 path: found
                 for path, found in self.tree.identities(*WATCHED).items()
-                if path != RECORD and not CLAIMS_AT_BOOT.fullmatch(path)
+                if path != RECORD
+                and not path.startswith("boot/")
+                and not CLAIMS_AT_BOOT.fullmatch(path)
             },
             "drivers": drivers(self.tree),
             "status": str(self.agent.status()),
