@@ -249,8 +249,8 @@ class TestLife:
         reboot(box, agent)
         assert host.read("proc/cmdline").endswith(
             " quiet splash intel_iommu=on iommu=pt modprobe.blacklist=nvidia-drm,nvidiafb"
-            " vfio_iommu_type1.allow_unsafe_interrupts=1 pci=realloc,noaer isolcpus=2-31 a=b:c"
-            " x=%p\n"
+            " vfio_iommu_type1.allow_unsafe_interrupts=1 pci=realloc,noaer isolcpus=2-31"
+            " video=efifb:off dyndbg=%p\n"
         )
         assert str(agent.status()) == "active: gpu: 2 ready"
         assert host.driver_of("0000:85:00.0") == "nouveau"
