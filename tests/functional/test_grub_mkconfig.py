@@ -116,12 +116,13 @@ def generate(option: str, corpus: str) -> dict[str, tuple[str, ...]]:
     for text in mutation.variants(f"grub-{option}", mutation.seeds(corpus), TEXTS):
         try:
             wanted = options.parse({"devices": GPUS, option: text})
+            contents = judge.check_boot_files(wanted, judge.GENERATORS[0])
         except errors.OptionError:
             continue
         named = wanted.blacklist_drivers
         drivers = ",".join(boot_files.DISPLAY_DRIVERS["10de"] if named is None else named)
         tokens = (ON, *([f"modprobe.blacklist={drivers}"] if drivers else []))
-        for content in judge.check_boot_files(wanted, judge.GENERATORS[0]):
+        for content in contents:
             found[content] = (*tokens, *wanted.kernel_options)
     return found
 
