@@ -47,7 +47,7 @@ GPUS = "10de:1bb0"  # all of them, so that any display driver may be kept off
 ON = "intel_iommu=on"
 
 # So many changed texts an option; the accepted ones are sourced, so many in one run.
-TEXTS = 30000
+TEXTS = 30_000
 AT_ONCE = 100
 # Were nearly everything refused, the shell would not be asked.
 LEAST_ACCEPTED = 200
