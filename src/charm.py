@@ -175,7 +175,7 @@ class PciPassthroughCharm(ops.CharmBase):
         try:
             found = self._summarize()
         except (PassthroughError, OSError) as error:
-            found = status.Status(status.BLOCKED, str(error))
+            found = status.Status(status.Kind.BLOCKED, str(error))
         event.add_status(ops.StatusBase.from_name(found.kind, found.message))
 
     def _summarize(self) -> status.Status:
@@ -183,13 +183,13 @@ class PciPassthroughCharm(ops.CharmBase):
         role = roles.of(self.model)
         match self._done:
             case dispatched.Removed(left):
-                return status.Status(status.MAINTENANCE, status.describe_removal(left))
+                return status.Status(status.Kind.MAINTENANCE, status.describe_removal(left))
             case _ if role is None:
                 return status.Status(
-                    status.WAITING, "waiting for a principal: integrate nova-compute"
+                    status.Kind.WAITING, "waiting for a principal: integrate nova-compute"
                 )
             case dispatched.Failed(problem):
-                return status.Status(status.BLOCKED, str(problem))
+                return status.Status(status.Kind.BLOCKED, str(problem))
             case dispatched.Published(published):
                 return status.summarize_controller(self.options(), published)
             case _ if role is roles.Role.CONTROLLER:

@@ -2,7 +2,7 @@
 
 world.hook(GPUS)
 world.reboot()
-assert world.hook() == Status("active", "gpu: 2 ready")
+assert world.hook() == Status(Kind.ACTIVE, "gpu: 2 ready")
 assert world.drivers() == READY
 """
 

@@ -12,11 +12,11 @@ from harness.world import World
 from passthrough import errors
 from passthrough.host import generators
 from passthrough.planning import prerequisites
-from passthrough.reporting.status import Status
+from passthrough.reporting.status import Kind, Status
 from passthrough.state import record
 
 REBOOT = Status(
-    "blocked", "reboot required: the IOMMU is off until the kernel starts with intel_iommu=on"
+    Kind.BLOCKED, "reboot required: the IOMMU is off until the kernel starts with intel_iommu=on"
 )
 
 
@@ -38,7 +38,7 @@ class TestGenerators:
         upgraded.hook(GPUS)
         upgraded.reboot()
         assert upgraded.drivers() == READY
-        assert upgraded.hook() == Status("active", "gpu: 2 ready")
+        assert upgraded.hook() == Status(Kind.ACTIVE, "gpu: 2 ready")
 
     def test_what_was_written_for_the_wrong_one_is_mended(self, upgraded: World, monkeypatch):
         wrong = (generators.INITRAMFS_TOOLS,)
@@ -83,7 +83,7 @@ class TestLife:
         world.hook(GPUS)
         world.reboot()
         assert world.drivers() == READY
-        assert world.hook() == Status("active", "gpu: 2 ready")
+        assert world.hook() == Status(Kind.ACTIVE, "gpu: 2 ready")
         assert world.record().taken == NATIVE
 
     @pytest.mark.parametrize("when", ["before", "after"])
@@ -101,17 +101,17 @@ class TestLife:
         assert (world.tools.calls, world.said, world.kernel.writes()) == ([], [], [])
 
     def test_one_device_less_goes_back_to_its_driver_and_stays_there(self, ready: World):
-        assert ready.hook(ONE) == Status("active", "gpu: 1 ready")
+        assert ready.hook(ONE) == Status(Kind.ACTIVE, "gpu: 1 ready")
         gone = {"0000:84:00.0": "nouveau", "0000:84:00.1": "snd_hda_intel"}
         assert ready.drivers() == {**READY, **gone}
         assert ready.tools.calls == ["rebuild initramfs"]
         ready.reboot()
         assert ready.drivers() == {**READY, **gone}
-        assert ready.hook() == Status("active", "gpu: 1 ready")
+        assert ready.hook() == Status(Kind.ACTIVE, "gpu: 1 ready")
         assert set(ready.record().taken) == {"0000:83:00.0", "0000:83:00.1"}
 
     def test_one_device_more_is_bound_without_a_reboot(self, ready: World):
-        assert ready.hook("gpu=10de:1bb0") == Status("active", "gpu: 3 ready")
+        assert ready.hook("gpu=10de:1bb0") == Status(Kind.ACTIVE, "gpu: 3 ready")
         assert set(ready.drivers().values()) == {"vfio-pci"}
 
     @pytest.mark.parametrize("rebooted", [False, True], ids=["before-reboot", "after-reboot"])
@@ -136,7 +136,7 @@ class TestLife:
     def test_with_the_iommu_on_already_no_reboot_is_asked(self, make_world):
         world = make_world(iommu_table="IVRS")
         world.tree.iommu_on()
-        assert world.hook(GPUS) == Status("active", "gpu: 2 ready")
+        assert world.hook(GPUS) == Status(Kind.ACTIVE, "gpu: 2 ready")
         assert world.drivers() == READY
         assert world.tools.calls == ["rebuild initramfs", "load vfio"]
         assert not (world.root / GRUB).exists()
@@ -146,12 +146,12 @@ class TestNothingToDo:
     @pytest.mark.parametrize(
         ("devices", "expected"),
         [
-            ("gpu=10de:2235", Status("active", "no matching device")),
-            ("gpu=10de:1bb0@0000:99:00.0", Status("active", "no matching device")),
+            ("gpu=10de:2235", Status(Kind.ACTIVE, "no matching device")),
+            ("gpu=10de:1bb0@0000:99:00.0", Status(Kind.ACTIVE, "no matching device")),
             (
                 "",
                 Status(
-                    "blocked", "devices is not set: run list-devices, then juju config devices=…"
+                    Kind.BLOCKED, "devices is not set: run list-devices, then juju config devices=…"
                 ),
             ),
         ],
@@ -177,7 +177,7 @@ class TestNothingToDo:
     def test_a_wrong_item_blocks_and_writes_nothing(self, world: World):
         before = world.tree.snapshot("etc", "var")
         assert world.hook("gpu=10de:1bb0@0000:3b:00.0") == Status(
-            "blocked",
+            Kind.BLOCKED,
             "devices: item 1 gpu=10de:1bb0@0000:3b:00.0: 0000:3b:00.0 holds 8086:1572, not"
             " 10de:1bb0; correct the id or the address",
         )
@@ -221,7 +221,7 @@ class TestMixed:
         world.tree.function("0000:c1:00.0", "10de:1db6", 0x030200, driver="nouveau")
         world.hook("gpu=10de:1bb0@83:00.0 gpu=10de:1db6")
         world.reboot()
-        assert world.hook() == Status("active", "gpu: 2 ready")
+        assert world.hook() == Status(Kind.ACTIVE, "gpu: 2 ready")
         assert world.tree.driver_of("0000:c1:00.0") == "vfio-pci"
 
 
@@ -234,8 +234,8 @@ class TestTwoApplications:
         world.hook("gpu=10de:1bb0@83:00.0")
         second.hook("more=10de:1bb0@84:00.0")
         world.reboot()
-        assert world.hook() == Status("active", "gpu: 1 ready")
-        assert second.hook() == Status("active", "more: 1 ready")
+        assert world.hook() == Status(Kind.ACTIVE, "gpu: 1 ready")
+        assert second.hook() == Status(Kind.ACTIVE, "more: 1 ready")
         assert world.drivers() == READY
         names = sorted(path.name for path in (world.root / "etc/modules-load.d").iterdir())
         assert names == ["pci-passthrough-more-gpus.conf", "pci-passthrough.conf"]
@@ -244,7 +244,7 @@ class TestTwoApplications:
         world.hook("gpu=10de:1bb0@83:00.0")
         before = world.tree.snapshot("etc")
         assert second.hook("more=10de:1bb0@83:00.0") == Status(
-            "blocked",
+            Kind.BLOCKED,
             "devices: item 1 more=10de:1bb0@0000:83:00.0: 0000:83:00.0 is claimed by the"
             " application pci-passthrough already",
         )
@@ -258,7 +258,7 @@ class TestTwoApplications:
         world.hook()
         world.hook("")
         assert world.tree.snapshot(*OWNED) == before
-        assert second.hook() == Status("active", "more: 1 ready")
+        assert second.hook() == Status(Kind.ACTIVE, "more: 1 ready")
         assert world.drivers()["0000:83:00.0"] == "nouveau"
 
 
@@ -266,13 +266,13 @@ class TestDrift:
     def test_a_removed_file_comes_back_and_only_its_part_is_rebuilt(self, ready: World):
         before = ready.tree.snapshot(*OWNED)
         (ready.root / GRUB).unlink()
-        assert ready.hook() == Status("active", "gpu: 2 ready")
+        assert ready.hook() == Status(Kind.ACTIVE, "gpu: 2 ready")
         assert ready.tree.snapshot(*OWNED) == before
         assert ready.tools.calls == ["rebuild grub"]
 
     def test_a_device_that_another_tool_took_is_bound_again(self, ready: World):
         ready.tree.bind("0000:83:00.0", "nouveau")
-        assert ready.hook() == Status("active", "gpu: 2 ready")
+        assert ready.hook() == Status(Kind.ACTIVE, "gpu: 2 ready")
         assert ready.drivers() == READY
         assert [call for call in ready.tools.calls if call.startswith("rebuild")] == []
 
@@ -316,15 +316,15 @@ class TestDrift:
             ready.tree.unplug(address)
         ready.reboot()
         assert ready.tree.driver_of("0000:83:00.0") == "nouveau"
-        assert ready.hook() == Status("active", "gpu: 2 ready")
+        assert ready.hook() == Status(Kind.ACTIVE, "gpu: 2 ready")
         assert "rebuild initramfs" in ready.tools.calls
         ready.reboot()
         assert ready.tree.driver_of("0000:83:00.0") == "vfio-pci"
-        assert ready.hook() == Status("active", "gpu: 2 ready")
+        assert ready.hook() == Status(Kind.ACTIVE, "gpu: 2 ready")
 
     def test_a_missing_record_is_found_again_from_the_configuration(self, ready: World):
         (ready.root / "var/lib/pci-passthrough/pci-passthrough.json").unlink()
-        assert ready.hook() == Status("active", "gpu: 2 ready")
+        assert ready.hook() == Status(Kind.ACTIVE, "gpu: 2 ready")
         assert set(ready.record().taken) == set(CLAIMED)
         ready.hook("")
         assert ready.tree.driver_of("0000:83:00.0") == "nouveau"

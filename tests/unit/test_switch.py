@@ -13,7 +13,7 @@ from harness.world import World
 from passthrough import rebind, reboot
 from passthrough.host import machine
 from passthrough.reporting import plan_text
-from passthrough.reporting.status import Status
+from passthrough.reporting.status import Kind, Status
 
 OFF = "pci-passthrough=off"
 TOLD = (
@@ -49,7 +49,7 @@ def test_no_hook_of_such_a_boot_binds_anything(unit: Started, word: str):
     assert natives["0000:83:00.0"] == "nouveau"
     told = [unit.hook() for _ in range(3)]
     assert unit.drivers() == natives
-    assert told == [Status("blocked", TOLD.replace(OFF, word))] * 3
+    assert told == [Status(Kind.BLOCKED, TOLD.replace(OFF, word))] * 3
 
 
 def test_the_boot_files_stay_and_the_next_boot_claims(unit: Started):
@@ -59,7 +59,7 @@ def test_the_boot_files_stay_and_the_next_boot_claims(unit: Started):
     assert unit.tree.snapshot("etc/default", "etc/initramfs-tools", "etc/udev") == before
     assert not [each for each in unit.tools.calls if each.startswith("rebuild")]
     unit.kernel.reboot()
-    assert unit.hook() == Status("active", "gpu: 2 ready")
+    assert unit.hook() == Status(Kind.ACTIVE, "gpu: 2 ready")
     assert {unit.drivers()[each] for each in CLAIMED} == {"vfio-pci"}
 
 

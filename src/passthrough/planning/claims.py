@@ -13,7 +13,7 @@ from passthrough.host.usage import Usage
 from passthrough.planning import guards, viability
 
 # The rules that look at IOMMU groups, which exist only while an IOMMU is on.
-GROUP_RULES = (viability.NOT_VIABLE, guards.GROUP_IN_USE)
+GROUP_RULES = (guards.Rule.GROUP_NOT_VIABLE, guards.Rule.GROUP_IN_USE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ def decide(
         matches = _match(item, host)
         refusals += _refuse_mismatches(item, host)
         if not matches and not item.exact_addresses:
-            absent = guards.Objection("absent", "no such device on this host")
+            absent = guards.Objection(guards.Rule.ABSENT, "no such device on this host")
             refusals.append(Refusal(item, absent, blocking=False))
         for function in matches:
             rival = by_address.get(function.address)
@@ -141,11 +141,11 @@ def _refuse_mismatches(item: devices.Item, host: pci.Host) -> Iterable[Refusal]:
     for address in item.exact_addresses:
         function = host.functions.get(address)
         if function is None:
-            absent = guards.Objection("absent", "is not in this host", address=address)
+            absent = guards.Objection(guards.Rule.ABSENT, "is not in this host", address=address)
             yield Refusal(item, absent, address, blocking=False)
         elif function.id != item.id:
             mismatch = guards.Objection(
-                "id-mismatch",
+                guards.Rule.ID_MISMATCH,
                 f"holds {function.id}, not {item.id}",
                 "correct the id or the address",
                 address=address,
@@ -226,7 +226,7 @@ def _refuse(
 ) -> Refusal | None:
     objection = (
         guards.Objection(
-            "taken",
+            guards.Rule.TAKEN,
             f"is claimed by the application {taken[claim.address]} already",
             address=claim.address,
         )

@@ -10,15 +10,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Container
 
+from passthrough import enums
 from passthrough.host import pci
 from passthrough.host.usage import Usage
 from passthrough.host.uses import kinds
 
-Rule = Callable[[pci.Function, Usage], "str | None"]
-
-GROUP_IN_USE = "group-in-use"
-
+_Fact = Callable[[pci.Function, Usage], "str | None"]
 _WAY_OUT = "free it, or set allow-in-use: true on the item"
+
+
+class Rule(enums.StrEnum):
+    """The rules that refuse functions and are no guards, by the names that operators see."""
+
+    ABSENT = "absent"
+    ID_MISMATCH = "id-mismatch"
+    TAKEN = "taken"
+    GROUP_IN_USE = "group-in-use"
+    GROUP_NOT_VIABLE = "group-not-viable"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +40,7 @@ class Guard:
     """
 
     name: str
-    fact: Rule
+    fact: _Fact
     way_out: str = ""
     overridable: bool = True
     for_group: bool = True
@@ -44,7 +52,7 @@ class Objection:
     """What a rule has against claiming one function.
 
     Attributes:
-        guard: the rule's name.
+        guard: the name of the guard, or of a `Rule`.
         fact: what is against it, said of the function: "holds swap space: sda2".
         way_out: what an operator does about it; empty where nothing helps.
         overridable: whether allow-in-use sets it aside.
@@ -151,7 +159,7 @@ def object_to_group(
         for guard, objection in _ask(sibling, usage):
             if guard.for_group:
                 return Objection(
-                    GROUP_IN_USE,
+                    Rule.GROUP_IN_USE,
                     f"shares IOMMU group {function.group}",
                     "free that, or move the card to a slot with a group of its own",
                     overridable=True,

@@ -11,8 +11,6 @@ from passthrough.host import pci
 from passthrough.host.usage import Usage
 from passthrough.planning import guards
 
-NOT_VIABLE = "group-not-viable"
-
 # Drivers that leave a group's DMA to whoever owns the group: the kernel lets them share it with
 # vfio (pci-stub: vfio_driver_allowed[]; the others are VFIO drivers themselves).
 _HARMLESS_DRIVERS = ("pci-stub", "vfio-pci", "vfio_pci")
@@ -79,7 +77,7 @@ def object_to(
         return None
     names = ", ".join(f"{each.address} ({each.id}, {each.driver})" for each in others)
     return guards.Objection(
-        NOT_VIABLE,
+        guards.Rule.GROUP_NOT_VIABLE,
         f"shares IOMMU group {function.group} with {names}",
         "claim them too, or move the card to a slot with a group of its own",
         address=function.address,

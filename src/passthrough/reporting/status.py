@@ -7,7 +7,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from passthrough import reboot
+from passthrough import enums, reboot
 from passthrough.config import options, spelling
 from passthrough.errors import BindError, InUseError, PostponedError
 from passthrough.host import pci
@@ -19,15 +19,20 @@ from passthrough.survey import Decision
 if TYPE_CHECKING:
     from passthrough.nova import publication
 
-ACTIVE = "active"
-BLOCKED = "blocked"
-MAINTENANCE = "maintenance"
-WAITING = "waiting"
+
+class Kind(enums.StrEnum):
+    """The statuses that a unit sets, by Juju's names."""
+
+    ACTIVE = "active"
+    BLOCKED = "blocked"
+    MAINTENANCE = "maintenance"
+    WAITING = "waiting"
+
 
 _REBOOT_KINDS = {
-    reboot.Action.NOW: MAINTENANCE,
-    reboot.Action.WAIT: WAITING,
-    reboot.Action.SPENT: BLOCKED,
+    reboot.Action.NOW: Kind.MAINTENANCE,
+    reboot.Action.WAIT: Kind.WAITING,
+    reboot.Action.SPENT: Kind.BLOCKED,
 }
 
 NO_DEVICES = "devices is not set: run list-devices, then juju config devices=…"
@@ -35,9 +40,9 @@ NO_DEVICES = "devices is not set: run list-devices, then juju config devices=…
 
 @dataclasses.dataclass(frozen=True)
 class Status:
-    """A Juju status, by one of the names above, and a sentence an operator can act on."""
+    """A Juju status, and a sentence an operator can act on."""
 
-    kind: str
+    kind: Kind
     message: str
 
 
@@ -56,31 +61,32 @@ def summarize(
     failed = failed or {}
     planned = decision.plan
     if not (decision.options.devices.items or planned.release or planned.pending):
-        return Status(BLOCKED, NO_DEVICES)
+        return Status(Kind.BLOCKED, NO_DEVICES)
     switched_off = words.switched_off(decision)
     if switched_off:
-        return Status(BLOCKED, switched_off)
+        return Status(Kind.BLOCKED, switched_off)
     blocking = decision.outcome.blocking
     if blocking:
-        return Status(BLOCKED, _with_more(words.refusal(blocking[0]), len(blocking) - 1))
+        return Status(Kind.BLOCKED, _with_more(words.refusal(blocking[0]), len(blocking) - 1))
     held = [*_describe_pending(decision), *_describe_held(failed)]
     if held:
-        return Status(BLOCKED, _with_more(held[0], len(held) - 1))
+        return Status(Kind.BLOCKED, _with_more(held[0], len(held) - 1))
     problems = decision.nova.problems
     if problems:
-        return Status(BLOCKED, _with_more(words.sentence(problems[0]), len(problems) - 1))
+        return Status(Kind.BLOCKED, _with_more(words.sentence(problems[0]), len(problems) - 1))
     if planned.grub_problem:
-        return Status(BLOCKED, words.sentence(planned.grub_problem))
+        return Status(Kind.BLOCKED, words.sentence(planned.grub_problem))
     postponed = [str(each) for each in failed.values() if isinstance(each, PostponedError)]
     if postponed:
         said = f"the next hook goes on with {postponed[0]}"
-        return Status(WAITING, _with_more(said, len(postponed) - 1))
+        return Status(Kind.WAITING, _with_more(said, len(postponed) - 1))
     if verdict and verdict.action is not reboot.Action.NONE:
         return Status(_REBOOT_KINDS[verdict.action], words.verdict(verdict))
     reasons = reboot.reasons(planned, failed)
     if reasons:
         return Status(
-            BLOCKED, _with_more(f"reboot required: {words.sentence(reasons[0])}", len(reasons) - 1)
+            Kind.BLOCKED,
+            _with_more(f"reboot required: {words.sentence(reasons[0])}", len(reasons) - 1),
         )
     ready = _count_ready(decision) if decision.claims else "no matching device"
     said = [
@@ -88,7 +94,7 @@ def summarize(
         *words.kept_options(planned),
         *_describe_nova(decision.nova),
     ]
-    return Status(ACTIVE, "; ".join([ready, *said]))
+    return Status(Kind.ACTIVE, "; ".join([ready, *said]))
 
 
 def describe_removal(left: Sequence[str]) -> str:
@@ -107,7 +113,7 @@ def settled(decision: Decision) -> str:
     planned, offer = decision.plan, decision.nova
     found = summarize(decision)
     busy = planned.changes_host or planned.record != decision.facts.record
-    if busy or offer.change or not offer.read or found.kind != ACTIVE:
+    if busy or offer.change or not offer.read or found.kind != Kind.ACTIVE:
         return ""
     told = {
         "options": spelling.spell(decision.options),
@@ -127,13 +133,13 @@ def summarize_controller(wanted: options.Options, published: publication.Publica
         published: what the unit sends after the last run.
     """
     if not wanted.devices.items:
-        return Status(BLOCKED, NO_DEVICES)
+        return Status(Kind.BLOCKED, NO_DEVICES)
     problems = published.problems
     if problems:
-        return Status(BLOCKED, _with_more(words.sentence(problems[0]), len(problems) - 1))
+        return Status(Kind.BLOCKED, _with_more(words.sentence(problems[0]), len(problems) - 1))
     names = sorted({alias["name"] for alias in published.aliases})
     said = [f"{', '.join(names)}: published to nova-cloud-controller"] if names else []
-    return Status(ACTIVE, "; ".join([*said, *published.notes]) or "no alias to publish")
+    return Status(Kind.ACTIVE, "; ".join([*said, *published.notes]) or "no alias to publish")
 
 
 def _describe_pending(decision: Decision) -> list[str]:

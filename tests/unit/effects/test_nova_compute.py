@@ -14,7 +14,7 @@ from harness.world import World
 from passthrough.config import options
 from passthrough.effects import tools
 from passthrough.nova import facts as nova_facts
-from passthrough.reporting.status import Status
+from passthrough.reporting.status import Kind, Status
 from passthrough.state import record
 from passthrough.system import commands
 
@@ -40,7 +40,7 @@ class TestOffering:
         assert world.nova.offered() == []
         assert "alias = " in world.nova.path.read_text()
         world.reboot()
-        assert world.hook() == Status("active", "gpu: 2 ready")
+        assert world.hook() == Status(Kind.ACTIVE, "gpu: 2 ready")
         assert world.nova.offered() == ["0000:83:00.0", "0000:84:00.0"]
         assert world.nova.restarts() == 2
 
@@ -104,7 +104,7 @@ class TestOffering:
                     log.write(f"{text} {ready.nova.offered()} {ready.nova.restarts()}\n")
 
         ready.kernel.before_write = look
-        assert ready.hook(ONE) == Status("active", "gpu: 1 ready")
+        assert ready.hook(ONE) == Status(Kind.ACTIVE, "gpu: 1 ready")
         assert seen.read_text().splitlines() == [
             "0000:84:00.0 ['0000:83:00.0'] 1",
             "0000:84:00.1 ['0000:83:00.0'] 1",
@@ -117,7 +117,7 @@ class TestOffering:
         assert ready.nova.offered() == ["0000:83:00.0", "0000:84:00.0"]
         assert ready.nova.restarts() == 0
         held.unlink()
-        assert ready.hook() == Status("active", "gpu: 1 ready")
+        assert ready.hook() == Status(Kind.ACTIVE, "gpu: 1 ready")
         assert ready.nova.offered() == ["0000:83:00.0"]
 
 
@@ -136,7 +136,7 @@ class TestRestart:
         world.tools.calls.clear()
         world.tools.restarts_denied = True
         deferred = Status(
-            "active",
+            Kind.ACTIVE,
             "gpu: 2 ready; nova-compute's restart is deferred: run its restart-services action",
         )
         assert world.hook() == deferred
@@ -150,7 +150,7 @@ class TestRestart:
         world.hook()
         world.tools.services["nova-compute"] = "another run"
         world.tools.calls.clear()
-        assert world.hook() == Status("active", "gpu: 2 ready")
+        assert world.hook() == Status(Kind.ACTIVE, "gpu: 2 ready")
         assert world.nova.restarts() == 0
         assert world.record().nova.deferred == ""
 
@@ -161,7 +161,7 @@ class TestRestart:
         world.hook()
         world.tools.restarts_denied = False
         world.tools.calls.clear()
-        assert world.hook(ONE) == Status("active", "gpu: 1 ready")
+        assert world.hook(ONE) == Status(Kind.ACTIVE, "gpu: 1 ready")
         assert world.nova.restarts() == 1
 
     def test_a_failed_one_is_tried_again(self, world: World):

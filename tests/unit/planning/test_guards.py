@@ -225,7 +225,7 @@ class TestGroup:
 
     def test_whose_sibling_is_used_keeps_the_kernel_options(self):
         """Without them the next boot would know no group, and the charm would claim again."""
-        assert guards.GROUP_IN_USE in claims.GROUP_RULES
+        assert guards.Rule.GROUP_IN_USE in claims.GROUP_RULES
 
 
 class TestAllowInUse:

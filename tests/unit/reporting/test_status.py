@@ -57,20 +57,22 @@ NOT_GIVEN_BACK = partial(
 CASES = {
     "not-set": (
         partial(of, "", NIC),
-        Status("blocked", "devices is not set: run list-devices, then juju config devices=…"),
+        Status(
+            status.Kind.BLOCKED, "devices is not set: run list-devices, then juju config devices=…"
+        ),
     ),
-    "no-match": (partial(of, GPUS, NIC), Status("active", "no matching device")),
+    "no-match": (partial(of, GPUS, NIC), Status(status.Kind.ACTIVE, "no matching device")),
     "reboot": (
         partial(of, GPUS, *made.gpus("83", "84")),
         Status(
-            "blocked",
+            status.Kind.BLOCKED,
             "reboot required: the IOMMU is off until the kernel starts with intel_iommu=on",
         ),
     ),
     "reboot-for-two-reasons": (
         partial(of, GPUS, *made.gpus("83", "84"), config={"iommu_passthrough": True}),
         Status(
-            "blocked",
+            status.Kind.BLOCKED,
             "reboot required: the IOMMU is off until the kernel starts with intel_iommu=on"
             " (1 more: run the plan action)",
         ),
@@ -85,7 +87,7 @@ CASES = {
             record=Record(activated={"grub": "x"}),
         ),
         Status(
-            "active",
+            status.Kind.ACTIVE,
             "10de:1bb0: 1 ready; kernel-options: a=b is taken no more, and stays while it is set:"
             " move it into a file of your own in /etc/default/grub.d",
         ),
@@ -94,30 +96,33 @@ CASES = {
         partial(
             of, "10de:1bb0", *bound("83"), machine=made.IOMMU_ON, config={"kernel_options": "nosmt"}
         ),
-        Status("blocked", "reboot required: the running kernel lacks nosmt"),
+        Status(status.Kind.BLOCKED, "reboot required: the running kernel lacks nosmt"),
     ),
     "not-bound": (
         partial(of, GPUS, *bound("83"), *made.gpus("84", group=16), machine=made.IOMMU_ON),
         Status(
-            "blocked",
+            status.Kind.BLOCKED,
             "reboot required: 0000:84:00.0 is on nouveau, not vfio-pci (1 more: run the plan"
             " action)",
         ),
     ),
     "not-given-back": (
         NOT_GIVEN_BACK,
-        Status("blocked", "reboot required: 0000:83:00.0 is on vfio-pci, not nouveau"),
+        Status(status.Kind.BLOCKED, "reboot required: 0000:83:00.0 is on vfio-pci, not nouveau"),
     ),
     "not-given-back-to-whom": (
         partial(
             of, "", *bound("83")[:1], record=Record({"0000:83:00.0": None}), machine=made.IOMMU_ON
         ),
-        Status("blocked", "reboot required: 0000:83:00.0 is on vfio-pci, not its native driver"),
+        Status(
+            status.Kind.BLOCKED,
+            "reboot required: 0000:83:00.0 is on vfio-pci, not its native driver",
+        ),
     ),
     "refused": (
         partial(of, "gpu=10de:1bb0@3b:00.0", NIC),
         Status(
-            "blocked",
+            status.Kind.BLOCKED,
             "devices: item 1 gpu=10de:1bb0@0000:3b:00.0: 0000:3b:00.0 holds 8086:1572, not"
             " 10de:1bb0; correct the id or the address",
         ),
@@ -125,7 +130,7 @@ CASES = {
     "refused-before-reboot": (
         partial(of, "gpu=10de:1bb0, x=0001:0002@3b:00.0", NIC, *made.gpus("83")),
         Status(
-            "blocked",
+            status.Kind.BLOCKED,
             "devices: item 2 x=0001:0002@0000:3b:00.0: 0000:3b:00.0 holds 8086:1572, not"
             " 0001:0002; correct the id or the address",
         ),
@@ -133,7 +138,7 @@ CASES = {
     "refused-twice": (
         partial(of, "a=10de:1bb0@3b:00.0, b=10de:1bb0@3b:00.1", NIC, SECOND_NIC),
         Status(
-            "blocked",
+            status.Kind.BLOCKED,
             "devices: item 1 a=10de:1bb0@0000:3b:00.0: 0000:3b:00.0 holds 8086:1572, not"
             " 10de:1bb0; correct the id or the address (1 more: run the plan action)",
         ),
@@ -143,7 +148,7 @@ CASES = {
             NOT_GIVEN_BACK,
             failed={"0000:83:00.0": errors.InUseError("0000:83:00.0", "a guest holds it")},
         ),
-        Status("blocked", "0000:83:00.0: a guest holds it"),
+        Status(status.Kind.BLOCKED, "0000:83:00.0: a guest holds it"),
     ),
     "held-before-anything-was-tried": (
         partial(
@@ -155,7 +160,7 @@ CASES = {
             held={"0000:83:00.0": (4711, 4712)},
         ),
         Status(
-            "blocked",
+            status.Kind.BLOCKED,
             "0000:83:00.0: a guest holds it (process 4711, 4712), and it is given back when that"
             " guest is gone; stop or migrate the guest",
         ),
@@ -163,7 +168,7 @@ CASES = {
     "grub-spoiled": (
         lambda: of("gpu=10de:1bb0@83:00.0", *PAIR, machine=SPOILED, **settled(SPOILED)),
         Status(
-            "blocked",
+            status.Kind.BLOCKED,
             "/boot/grub/grub.cfg boots 'Ubuntu' without intel_iommu=on:"
             " /etc/default/grub.d/99-x.cfg sets GRUB_CMDLINE_LINUX_DEFAULT outright and is read"
             " after /etc/default/grub.d/95-pci-passthrough.cfg; let it begin with"
@@ -177,7 +182,10 @@ CASES = {
             *made.gpus("83", "84"),
             verdict=Verdict(Action.WAIT, (OFF,), guests=(Guest(4711, "vm"),)),
         ),
-        Status("waiting", "reboot when no guest runs, and now vm (process 4711) does: it is off"),
+        Status(
+            status.Kind.WAITING,
+            "reboot when no guest runs, and now vm (process 4711) does: it is off",
+        ),
     ),
     "reboot-was-in-vain": (
         partial(
@@ -187,7 +195,7 @@ CASES = {
             verdict=Verdict(Action.SPENT, (OFF,), unmet=(OFF, OFF)),
         ),
         Status(
-            "blocked",
+            status.Kind.BLOCKED,
             "the reboot did not help: it is off; it is off; run verify, then reboot by hand",
         ),
     ),
@@ -198,11 +206,11 @@ CASES = {
             *bound("83"),
             machine=made.IOMMU_ON,
         ),
-        Status("active", "gpu: 1 ready; allow-in-use: 0000:83:00.0, 0000:83:00.1"),
+        Status(status.Kind.ACTIVE, "gpu: 1 ready; allow-in-use: 0000:83:00.0, 0000:83:00.1"),
     ),
     "ready": (
         partial(of, GPUS, *bound("83", "84"), machine=made.IOMMU_ON),
-        Status("active", "gpu: 2 ready"),
+        Status(status.Kind.ACTIVE, "gpu: 2 ready"),
     ),
     "ready-by-alias": (
         partial(
@@ -213,13 +221,13 @@ CASES = {
             made.audio("0000:01:00.1", driver="vfio-pci", override="vfio-pci", group=40),
             machine=made.IOMMU_ON,
         ),
-        Status("active", "10de:10f0: 1 ready, gpu: 2 ready, nic: 1 ready"),
+        Status(status.Kind.ACTIVE, "10de:10f0: 1 ready, gpu: 2 ready, nic: 1 ready"),
     ),
     "ready-of-two-items": (
         partial(
             of, "gpu=10de:1bb0@83:00.0, gpu=10de:1bb0@99:00.0", *bound("83"), machine=made.IOMMU_ON
         ),
-        Status("active", "gpu: 1 ready"),
+        Status(status.Kind.ACTIVE, "gpu: 1 ready"),
     ),
 }
 

@@ -88,7 +88,7 @@ class TestAMountPointIsToldWhole:
         decision = host.decide(f"144d:a808@{DISK}")
         said = f"devices: item 1 144d:a808@{DISK}: {DISK} {HOLDS}{WAY_OUT}"
         assert [words.refusal(each) for each in decision.refusals] == [said]
-        assert status.summarize(decision) == status.Status(status.BLOCKED, said)
+        assert status.summarize(decision) == status.Status(status.Kind.BLOCKED, said)
 
     def test_by_the_refusal_of_a_sibling(self, host: World):
         decision = host.decide(f"[{{id: '1000:0097', address: '{SIBLING}', companions: false}}]")
