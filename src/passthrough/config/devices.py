@@ -1,4 +1,4 @@
-"""What the operator asked for: parse and validate the ``devices`` option."""
+"""The ``devices`` option: parse it, validate it, and hold it as values."""
 
 from __future__ import annotations
 
@@ -23,10 +23,25 @@ _GRAMMAR = "[ALIAS=]VENDOR:PRODUCT[@ADDRESS]"
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-    """One entry of ``devices``: a model, narrowed by addresses, and what Nova is told of it.
+    """One item of ``devices``: a model, narrowed by addresses, and what to tell Nova of it.
 
-    ``vendor`` and ``product`` are four lower-case hex digits. ``addresses`` are lower-case
-    shell-style globs with a domain; none means anywhere. None stands for "not given".
+    A field that is None was not given.
+
+    Attributes:
+        position: the item's place in the option, from 1.
+        vendor: four lower-case hex digits.
+        product: four lower-case hex digits.
+        addresses: lower-case globs, as a shell has them, each with a domain; none of them means any
+            address.
+        alias: the name of Nova's alias.
+        device_type: ``type-PCI``, ``type-PF`` or ``type-VF``.
+        numa_policy: Nova's numa_policy.
+        resource_class: Placement's resource class, in upper case.
+        traits: Placement's traits, in upper case, sorted.
+        live_migratable: whether Nova may migrate a guest that has the device.
+        managed: whether libvirt binds the device and gives it back.
+        companions: whether the card's functions of other models are claimed, too.
+        allow_in_use: whether the item overrides the guards that can be overridden.
     """
 
     position: int
@@ -50,16 +65,16 @@ class Item:
 
     @property
     def label(self) -> str:
-        """What a message calls the item: ``item 2 gpu=10de:1bb0``."""
+        """The item's name in a message, such as ``item 2 gpu=10de:1bb0``."""
         return f"item {self.position} {self}"
 
     @property
     def exact_addresses(self) -> tuple[str, ...]:
-        """The addresses that name one function rather than a pattern."""
+        """The addresses that name one function, and are no pattern."""
         return tuple(address for address in self.addresses if pci_address.is_exact(address))
 
     def covers(self, address: str) -> bool:
-        """Tell whether the item's addresses admit ``address`` (the id is not looked at)."""
+        """Tell whether the item's addresses admit ``address``, whatever the function's id."""
         if not self.addresses:
             return True
         return any(_matcher(pattern).fullmatch(address) for pattern in self.addresses)
@@ -76,7 +91,7 @@ class Spec:
     items: tuple[Item, ...] = ()
 
     def aliases(self) -> dict[str, tuple[Item, ...]]:
-        """The items behind each alias, sorted by alias; items without one are left out."""
+        """Group the items that have an alias by it, sorted by alias."""
         found: dict[str, list[Item]] = {}
         for item in self.items:
             if item.alias:
@@ -88,14 +103,14 @@ def parse(text: str) -> Spec:
     """Parse the ``devices`` option, in its short or its YAML form.
 
     Args:
-        text: items ``[ALIAS=]VENDOR:PRODUCT[@ADDRESS]`` separated by commas, spaces or newlines,
-            or a YAML list of such strings and/or mappings. Empty text asks for nothing.
+        text: items ``[ALIAS=]VENDOR:PRODUCT[@ADDRESS]`` with commas, spaces or newlines between
+            them; or a YAML list of such strings and of mappings. Empty text asks for nothing.
 
     Returns:
-        The items, in the order given.
+        The items, in the operator's order.
 
     Raises:
-        OptionError: naming the item and the way out, for anything that is not accepted.
+        OptionError: when the option does not accept the text; names the item and the way out.
     """
     if len(text) > MAX_LENGTH:
         raise OptionError("devices", f"{len(text)} characters; at most {MAX_LENGTH} are accepted")
@@ -124,11 +139,11 @@ def _matcher(pattern: str) -> re.Pattern[str]:
 
 
 def _load_yaml(text: str) -> list[object]:
-    import yaml  # only the long form pays for it
+    import yaml  # only the long form needs it
 
     class Loader(yaml.BaseLoader):
-        # BaseLoader keeps every scalar a string: YAML 1.1 reads the address 0000:03:00.0 as a
-        # number in base 60. Every mapping comes through here, whatever tag it wears.
+        # BaseLoader keeps every scalar a string; YAML 1.1 would read the address 0000:03:00.0 as a
+        # number in base 60. It builds every mapping here, whatever the mapping's tag.
         def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
             counts = collections.Counter(
                 key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)
@@ -185,7 +200,7 @@ def _parse_short(text: str, number: int) -> Item:
     )
 
 
-# One row a key of the YAML form: the field of Item it fills, and its reader.
+# A row for each key of the YAML form: the field of Item that it fills, and its reader.
 KEYS: dict[str, tuple[str, Callable[[object], object]]] = {
     "alias": ("alias", values.read_alias),
     "id": ("id", values.read_id),
@@ -237,7 +252,10 @@ def _check_repeats(items: tuple[Item, ...]) -> None:
 
 
 def _check_aliases(spec: Spec) -> None:
-    """Refuse what Nova refuses: one alias whose items differ in device type or NUMA policy."""
+    """Refuse an alias whose items differ in device type or NUMA policy, as Nova does.
+
+    Source: the alias schema and its checks in nova/pci/request.py.
+    """
     for alias, items in spec.aliases().items():
         for item in items[1:]:
             for name in ("device_type", "numa_policy"):

@@ -1,4 +1,4 @@
-"""The charm's configuration, read once at the edge into one typed, frozen value."""
+"""The charm's configuration, parsed once at the edge into one typed, frozen value."""
 
 from __future__ import annotations
 
@@ -20,9 +20,17 @@ _LEAVE_OUT = "leave it out"
 class Options:
     """Every option of the charm, validated.
 
-    ``blacklist_drivers`` is None for ``auto``. ``kernel_options`` holds single command-line
-    tokens in the operator's order. ``leaving`` is no option: it tells that the unit leaves the
-    host, and then nothing is asked for any more.
+    Attributes:
+        devices: the items of ``devices``.
+        iommu: whether the charm turns the IOMMU on; False for ``off``.
+        iommu_passthrough: whether the host's own devices bypass the IOMMU (``iommu=pt``).
+        allow_unsafe_interrupts: whether guests may do without interrupt remapping.
+        blacklist_drivers: the drivers to keep off, sorted; None for ``auto``.
+        kernel_options: tokens of the kernel's command line, in the operator's order.
+        report_in_placement: whether nova-compute reports the devices in Placement.
+        reboot_when_idle: whether the charm reboots the host when no guest runs.
+        leaving: no option, but whether the unit leaves the host; the other fields then have their
+            defaults, which ask for nothing.
     """
 
     devices: devices_option.Spec = dataclasses.field(default_factory=devices_option.Spec)
@@ -37,10 +45,13 @@ class Options:
 
 
 def parse(config: Mapping[str, object]) -> Options:
-    """Read the charm's configuration; an option that is not there has its default.
+    """Parse the charm's configuration.
+
+    Args:
+        config: the options by Juju's names; one that is missing has its default.
 
     Raises:
-        OptionError: naming the option, the item and the way out.
+        OptionError: when an option does not accept its value; names the item and the way out.
     """
     return Options(
         devices=devices.parse(str(config.get("devices", ""))),

@@ -1,4 +1,4 @@
-"""The options as plain values, for digests that have to outlive a refresh of the charm. Pure."""
+"""The options as plain values, for digests that outlive a refresh of the charm. Pure."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any, cast
 from passthrough.config.devices import KEYS, Item
 from passthrough.config.options import Options
 
-# Raised when the same options are spelled otherwise; what was digested before then counts as new.
+# Raise it when the same options get another spelling; then no digest of before matches any more.
 VERSION = 2
 
 
 def spell(wanted: Options) -> dict[str, Any]:
     """Spell options out by the names that an operator gives them.
 
-    What has its default is left out: an option that a later revision brings changes nothing for
-    whoever does not set it.
+    Options that have their default are left out, so that an option that a later revision adds
+    changes no digest until somebody sets it.
     """
     return _differences(_options(wanted), _options(Options()))
 
@@ -36,7 +36,7 @@ def _options(wanted: Options) -> dict[str, Any]:
 
 
 def spell_item(item: Item) -> dict[str, Any]:
-    """Spell an item of ``devices`` out by the keys of its YAML form; its place is the list's."""
+    """Spell an item of ``devices`` out by the keys of its YAML form, without its position."""
     return _differences(_keys(item), _keys(Item(position=0, vendor="", product="")))
 
 
@@ -56,8 +56,8 @@ def _differences(found: Mapping[str, Any], default: Mapping[str, Any]) -> dict[s
 def spell_as_first_release(wanted: Options) -> str:
     """Spell options out as 52ee0af did, by Python's `repr` of its own classes.
 
-    Frozen: records hold digests of it. Options that came later are not in it: where one of them is
-    set by now, what was asked for still counts as the same, which costs no reboot.
+    Frozen: records hold digests of it. It has no later options: setting one of them leaves the
+    digest the same, which costs no reboot.
     """
     items = [
         f"Item(position={item.position!r}, vendor={item.vendor!r}, product={item.product!r},"

@@ -1,8 +1,8 @@
-"""Read single values that came from an option, strictly.
+"""Read single values of an option, strictly.
 
-Everything is hostile until it matched a pattern here: accepted values end up in files that root's
-shell and Nova read. Every reader takes one untyped value and raises NotAcceptedError with the
-reason; the caller knows which option and item to name.
+Every value is hostile until it has matched a pattern here, because accepted ones end up in files
+that root's shell and Nova read. Every reader takes one untyped value, and raises NotAcceptedError
+with the reason; the caller names the option and the item.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ _GLOB = re.compile(rf"{_GLOB_PART}:{_GLOB_PART}:{_GLOB_PART}\.{_GLOB_PART}")
 
 
 class NotAcceptedError(ValueError):
-    """A value is none that an option takes.
+    """An option does not accept a value.
 
     Attributes:
-        fact: what is wrong with it.
+        fact: what is wrong with the value.
         way_out: what to write instead; empty where the fact says it.
     """
 
@@ -55,7 +55,7 @@ def read_id(value: object) -> tuple[str, str]:
 
 
 def read_alias(value: object) -> str:
-    """Read an alias: a name that a flavor can hold (``pci_passthrough:alias=NAME:COUNT``)."""
+    """Read an alias: a name that a flavor can carry (``pci_passthrough:alias=NAME:COUNT``)."""
     text = _word(value)
     if not _ALIAS.fullmatch(text):
         raise NotAcceptedError(
@@ -66,7 +66,7 @@ def read_alias(value: object) -> str:
 
 
 def read_address(value: object) -> str:
-    """Read one address or glob; the domain is 0000 where it is left out, as lspci prints it."""
+    """Read one address or glob into lower case; a missing domain is 0000, as lspci prints it."""
     text = _word(value)
     address = text.lower()
     if address.count(":") == 1:
@@ -100,7 +100,7 @@ def read_custom_name(value: object) -> str:
 
 
 def read_traits(value: object) -> tuple[str, ...]:
-    """Read trait names from a list, or from a string that commas or spaces separate; sorted."""
+    """Read trait names from a list, or from a string with commas or spaces between; sorted."""
     is_list = isinstance(value, list)
     values = cast("list[object]", value) if is_list else re.split(r"[,\s]+", _word(value))
     names = tuple(sorted({read_custom_name(each) for each in values if each != ""}))
@@ -120,12 +120,12 @@ def read_bool(value: object) -> bool:
 
 
 def read_device_type(value: object) -> str:
-    """Read a device_type as Nova's alias schema names them."""
+    """Read a device_type of Nova's alias schema (nova/pci/request.py)."""
     return _choice(value, DEVICE_TYPES)
 
 
 def read_numa_policy(value: object) -> str:
-    """Read a numa_policy as Nova's alias schema names them."""
+    """Read a numa_policy of Nova's alias schema (nova/pci/request.py)."""
     return _choice(value, NUMA_POLICIES)
 
 

@@ -1,8 +1,9 @@
-"""Carry out a plan, in an order that a crash at any point leaves mendable by the next run.
+"""Carry out a plan, in an order that lets the next run mend a crash at any point.
 
-What feeds a rebuild is written and rebuilt as one step: when any of it fails, the files are put
-back, so that what stands in /etc is what boots. The record says DIRTY from before the first file
-of a step is touched until its rebuild is done, so that a step which did not end is done again.
+The files that feed a rebuild, and the rebuild, are one step. When any part of it fails, the charm
+puts the files back, so that the files in /etc are those that boot. The record says DIRTY before the
+first file of a step changes and until its rebuild is done, so that the next run repeats a step that
+did not end.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _PUT_BACK = "the files that belong together were put back, and the next hook tri
 
 
 class ApplyError(PassthroughError):
-    """A file cannot be written, by us or by a rebuild; what belongs to it is as it was before."""
+    """The charm or a rebuild cannot write a file; the files of that step are as before."""
 
     def __init__(self, what: str, error: OSError):
         super().__init__(f"{what}: {error.strerror}; {_PUT_BACK}")
@@ -36,8 +37,10 @@ class ApplyError(PassthroughError):
 class Outcome:
     """What a run did and what it could not do.
 
-    ``did`` are sentences for the log. ``failed`` maps the address of a function that did not
-    change its driver to the error. ``repaired`` are sentences on what somebody else had changed.
+    Attributes:
+        did: sentences for the log.
+        failed: address of a function that did not change its driver → the error.
+        repaired: sentences on what somebody else had changed.
     """
 
     did: tuple[str, ...] = ()
@@ -59,20 +62,19 @@ def apply(
     Args:
         ledger: the application's record, opened under the host's lock.
         plan: what to do; an empty plan touches nothing.
-        tools: how to rebuild and to load modules.
-        progress: told, in words, of everything that is done.
-        ask_again: gives those of the functions to bind that can be claimed on the host as it is by
-            then. It is asked before any is bound behind a rebuild: within those minutes a disk may
-            have been mounted.
+        tools: rebuild, and load modules.
+        progress: takes a sentence about each thing that was done.
+        ask_again: gives those of the functions to bind that the charm can still claim. It is asked
+            between a rebuild and the first bind: somebody can mount a disk within those minutes.
 
     Returns:
-        What was done. Functions that could not be bound or given back are in it, not raised: each
-        was left with a driver, and stays in the record.
+        What was done. A function that could not be bound or given back is in it, not raised: it
+        keeps a driver, and stays in the record.
 
     Raises:
-        PassthroughError: when a rebuild fails or a file cannot be written; the files that fed it
-            are as they were before, and the next run tries again. Or as ``ask_again`` does.
-        OSError: when the record cannot be written; nothing was touched after it.
+        PassthroughError: when a rebuild fails or a file cannot be written; the files that feed it
+            are then as they were before, and the next run tries again. Also as ``ask_again``.
+        OSError: when the record cannot be written; the host then stays as it is at that point.
     """
     root, application = ledger.site.root, ledger.site.application
     did: list[str] = []
@@ -103,7 +105,7 @@ def apply(
         **plan.record.taken,
         **{each: before[each] for each in failed if each not in plan.record.taken},
     }
-    # What is left to do may ask for a reboot, and is to remember one that was in vain.
+    # Keep the reboot record while anything is left to do; otherwise that asks for a second reboot.
     reboot = ledger.present.reboot if failed else plan.record.reboot
     ledger.update(taken=taken, activated=plan.record.activated, reboot=reboot)
     repaired = [_describe(change) for change in plan.files if change.drifted]
@@ -152,7 +154,7 @@ def _put_back_on_failure(
                 if files.ensure(root / change.file.path, content, old.mode):
                     report(f"/{change.file.path}: put back")
             except OSError as error:
-                # The record says that this step is not done: the next run mends it.
+                # The record calls this step undone, so the next run mends it.
                 report(f"/{change.file.path}: could not be put back: {error.strerror}")
         raise
 
@@ -170,7 +172,7 @@ def _describe(change: FileChange) -> str:
 
 
 def _bar(bind: Iterable[Binding], claimed: Container[str]) -> tuple[errors.PostponedError, ...]:
-    """What is not to be bound although it was to be when the plan was made."""
+    """List what the plan binds and the charm can no longer claim, each with its error."""
     return tuple(
         errors.PostponedError(
             each.address, "left alone, as it cannot be claimed any more since the rebuild"
@@ -187,7 +189,13 @@ def _change_drivers(
     tools: Tools,
     report: Callable[[str], object],
 ) -> dict[str, errors.BindError]:
-    """Change one driver after the other, but for what is ``barred``; tell what did not change."""
+    """Change one driver after the other, except for what is ``barred``.
+
+    Behind a driver that has not released its device no other one is touched.
+
+    Returns:
+        Address of each function that kept its driver → why.
+    """
     failed: dict[str, errors.BindError] = {}
 
     def leave(error: errors.BindError) -> None:

@@ -1,7 +1,7 @@
 """Bind functions to vfio-pci and give them back, while the host runs.
 
-By address through driver_override, never through new_id, which takes every device of an id.
-Source: the kernel's Documentation/ABI/testing/sysfs-bus-pci.
+The charm binds by address through driver_override, and never through new_id, which takes every
+device of an id. Source: the kernel's Documentation/ABI/testing/sysfs-bus-pci.
 """
 
 from __future__ import annotations
@@ -17,18 +17,23 @@ from passthrough.host import pci, vfio_users
 from passthrough.state import stuck
 from passthrough.system import files, procfs, sysfs, timed_write
 
-# A driver lets go within a second or two, or, where the device is busy, perhaps never.
+# Seconds. A driver releases a device within two, or, while the device is busy, perhaps never.
 UNBIND_DEADLINE = 60.0
 
 
 def bind(root: Path, address: str) -> bool:
-    """Bind one function to vfio-pci; the module must be loaded.
+    """Bind one function to vfio-pci, whose module must be loaded.
+
+    Args:
+        root: the host's root.
+        address: the function.
 
     Returns:
         True if its driver changed, False if it was on vfio-pci already.
 
     Raises:
-        InUseError: when a guest holds it, a part or a VF of it; nothing was touched.
+        InUseError: when a guest holds the function, a part or a VF of it; nothing was touched.
+        StuckError: when its driver has not released it in time.
         BindError: when the kernel shows another driver afterwards; the former one is back then.
     """
     device = _device(root, address)
@@ -36,7 +41,7 @@ def bind(root: Path, address: str) -> bool:
     former_override = sysfs.attribute_if_there(device / "driver_override")
     problem = "vfio-pci did not take it"
     try:
-        # Without its driver a function loses its VFs, and a guest may hold one of those.
+        # A function loses its VFs with its driver, and a guest may hold one of those.
         lost = vfio_users.vfs_of(root, address)
         if former not in (None, pci.VFIO_PCI) and _is_lent(root, address, former):
             lost.append(address)
@@ -59,10 +64,15 @@ def bind(root: Path, address: str) -> bool:
 
 
 def rebind(root: Path, address: str) -> None:
-    """Take one function from whatever driver has it, vfio-pci too, and bind it to vfio-pci.
+    """Take one function from its driver, even from vfio-pci, and bind it to vfio-pci.
+
+    Args:
+        root: the host's root.
+        address: the function.
 
     Raises:
-        InUseError: when a process holds it; nothing was touched.
+        InUseError: when a process holds the function; nothing was touched.
+        StuckError: when its driver has not released it in time.
         BindError: when the kernel shows another driver afterwards.
     """
     if pci.driver_of(root, address) == pci.VFIO_PCI:
@@ -84,16 +94,18 @@ def release(
     Args:
         root: the host's root.
         address: the function.
-        load: loads modules by a modalias or by name; called when no loaded driver wants it.
-        former: the driver it had before. The running kernel's command line may still keep that
-            from being loaded by modalias, for our sake; by name it is loaded all the same.
+        load: loads modules by a modalias or by name; called when no loaded driver takes the
+            function.
+        former: the driver that had the function before. The blacklist on the running kernel's
+            command line keeps modprobe from loading it by modalias, but not by name.
 
     Returns:
         True if its driver changed.
 
     Raises:
-        InUseError: when a process holds the function.
-        BindError: when it is still on vfio-pci afterwards.
+        InUseError: when a process holds the function; nothing was touched.
+        StuckError: when vfio-pci has not released it in time.
+        BindError: when the function is still on vfio-pci afterwards.
     """
     device = _device(root, address)
     before = pci.driver_of(root, address)
@@ -103,7 +115,7 @@ def release(
             root, address, [address, *vfio_users.vfs_of(root, address)] if bound else []
         ):
             if sysfs.attribute_if_there(device / "driver_override") == pci.VFIO_PCI:
-                # A lone newline clears it; an empty write is not seen by the kernel at all.
+                # A lone newline clears it; the kernel never sees an empty write.
                 _write(device / "driver_override", "\n")
             if bound:
                 _unbind(root, address)
@@ -124,13 +136,17 @@ def release(
 
 @contextlib.contextmanager
 def _kept_from_guests(root: Path, address: str, functions: Iterable[str]) -> Generator[None]:
-    """Make sure that no guest has ``functions`` and that none gets them while the block runs.
+    """Make sure that no guest has ``functions``, and that none gets them while the block runs.
 
-    The kernel lets one process at a time open a VFIO group, and none while a member of it is bound
-    to an iommufd (vfio_group_fops_open() in drivers/vfio/group.c). So we open the groups: that
-    tells that nobody has them, and nobody else can until we are done. Looking at all processes
-    takes longer than the rest of a release; only what opening cannot tell is left to it, such as a
-    function's own node that a process has opened and not bound yet, and who it is that has one.
+    The kernel lets one process at a time open a VFIO group, and none while a member of the group is
+    bound to an iommufd (vfio_group_fops_open() in drivers/vfio/group.c). So the charm opens the
+    groups: this proves that nobody has them, and keeps everybody else out. Looking at all processes
+    takes longer than the rest of a release, so it is left for what opening cannot tell: a
+    function's own node that a process has opened and not bound yet, and which process has a node.
+
+    Raises:
+        InUseError: when a process has one of them, naming it.
+        OSError: when that cannot be told.
     """
     nodes = frozenset[str]().union(*(vfio_users.nodes_of(root, each) for each in functions))
     unsure = frozenset(node for node in nodes if not vfio_users.opens_once(root, node))
@@ -145,26 +161,33 @@ def _kept_from_guests(root: Path, address: str, functions: Iterable[str]) -> Gen
 
 
 def _is_lent(root: Path, address: str, driver: str) -> bool:
-    """Whether guests can have a function on that driver: whole, or in parts.
+    """Tell whether guests can have a function while it is on this driver, whole or in parts.
 
-    The variants of vfio-pci have its name in theirs (mlx5_vfio_pci); from Linux 6.1 on the kernel
-    shows each device that VFIO has, whichever driver gave it (NVIDIA's does, for vGPUs on VFs).
+    The variants of vfio-pci have "vfio" in their names (mlx5_vfio_pci). From Linux 6.1 on the
+    kernel shows every device that VFIO has, whichever driver registered it; NVIDIA's registers VFs
+    for vGPUs.
     """
     shown = sysfs.is_there_or_raise(_device(root, address) / "vfio-dev")
     return shown or "vfio" in driver or vfio_users.is_cut_up(root, address)
 
 
 def _open_group(root: Path, address: str, node: str, nodes: frozenset[str]) -> int | None:
-    """Open a group that may be one of several ``nodes`` of ``address``; None where there is none.
+    """Open a group's node; None where nobody can have it open.
+
+    Args:
+        root: the host's root.
+        address: the function that the error is about.
+        node: the group's node.
+        nodes: every node of the function, to find who has one.
 
     Raises:
-        InUseError: when somebody has it, naming whoever has one of the nodes.
+        InUseError: when a process has it open, naming who has one of the nodes.
         OSError: when that cannot be told.
     """
     try:
         return os.open(root / node[1:], os.O_RDWR | os.O_CLOEXEC)
     except OSError as error:
-        # No such node, or an empty one: no member is on a VFIO driver, so nobody can hold it.
+        # The node is missing or has no group: no member is on a VFIO driver, so nobody holds it.
         if error.errno in (errno.ENOENT, errno.ENODEV, errno.ENXIO):
             return None
         if error.errno == errno.EBUSY:
@@ -174,10 +197,10 @@ def _open_group(root: Path, address: str, node: str, nodes: frozenset[str]) -> i
 
 
 def _refuse_held(root: Path, address: str, nodes: frozenset[str]) -> None:
-    """Look at all processes, and name those that have one of ``nodes`` open.
+    """Look at all processes for one that has one of ``nodes`` open.
 
     Raises:
-        InUseError: when there is one.
+        InUseError: when one has, naming it.
     """
     for node, found in vfio_users.of_nodes(procfs.Processes(root), nodes).items():
         raise _in_use(address, f"{node} is open in process {', '.join(map(str, found))}")
@@ -193,7 +216,8 @@ def _unbind(root: Path, address: str) -> None:
     """Take a function from its driver.
 
     Raises:
-        StuckError: when the driver does not let go; nothing may be asked of the function then.
+        StuckError: when the driver has not released it in time; reading the function's attributes
+            would sleep then, too.
         OSError: when the kernel refuses.
     """
     path = _device(root, address) / "driver/unbind"
@@ -222,7 +246,7 @@ def _probe(root: Path, address: str) -> None:
 
 
 def _write(path: Path, text: str) -> None:
-    # One unbuffered write: sysfs takes each write() as a whole value.
+    # Unbuffered: sysfs takes each write() as a whole value.
     with open(path, "wb", buffering=0) as file:
         file.write(text.encode())
 

@@ -1,4 +1,4 @@
-"""Nova on a compute host: read what it has, and bring its drop-in to what is offered."""
+"""Nova on a compute host: write the drop-in, and have nova-compute read it."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ def apply(
 ) -> tuple[str, ...]:
     """Write the drop-in and have nova-compute read it.
 
-    What nova-compute has read is recorded only after its restart: a crash in between leads to the
-    restart in the next run. A restart that the policy layer denied is not asked for again; it is
-    over when the service runs anew.
+    The record says what nova-compute has read only after its restart, so that the next run makes up
+    for a crash in between. A restart that the policy layer denied is not asked for again: it counts
+    as done once the service runs anew.
 
     Args:
         ledger: the application's record, opened under the host's lock.
         offer: what a decision says of Nova.
-        tools: how to restart a service.
-        progress: told, in words, of everything that is done.
+        tools: restart a service.
+        progress: takes a sentence about each thing that was done.
 
     Returns:
         What was done, in sentences.
 
     Raises:
         CommandError: when the restart fails and no new run of nova-compute has begun.
-        OSError: when the drop-in cannot be written.
+        OSError: when the drop-in or the record cannot be written.
     """
     did: list[str] = []
 
@@ -59,7 +59,16 @@ def apply(
 def leave(
     ledger: record.Ledger, offer: nova_offer.Offer, progress: Callable[[str], object]
 ) -> None:
-    """Drop what is recorded of nova-compute, when nobody is left to act on it; say what stays."""
+    """Drop what is recorded of nova-compute as the unit leaves, and say what stays.
+
+    Args:
+        ledger: the application's record, opened under the host's lock.
+        offer: what a decision says of Nova.
+        progress: takes the sentence about what stays.
+
+    Raises:
+        OSError: when the record cannot be written.
+    """
     if offer.content is not None:
         progress(
             f"/{nova_lines.path_of(ledger.site.application)}: stays, as Nova does not start without"
@@ -74,7 +83,7 @@ def _write(ledger: record.Ledger, offer: nova_offer.Offer) -> None:
         ledger.update(nova=dataclasses.replace(ledger.present.nova, made_directory=True))
     files.ensure(path, offer.content, nova_lines.MODE, offer.facts.group)
     if offer.content is None and ledger.present.nova.made_directory:
-        with contextlib.suppress(OSError):  # others have files in it by now
+        with contextlib.suppress(OSError):  # others keep files in it by now
             path.parent.rmdir()
 
 
@@ -98,8 +107,8 @@ def _have_it_read(
         except commands.CommandError as error:
             if tools.running(nova_facts.SERVICE) in (None, run):
                 raise
-            # A new run has read the file. Debian's unit is of the type notify, and nova-compute is
-            # not ready before it has reached its message broker: that is not for us to wait for.
+            # A new run has read the file. Debian's unit is of the type notify, so systemd calls
+            # nova-compute ready once it has reached its message broker; the charm does not wait.
             allowed, outcome = True, f"started anew, but not ready yet: {error}"
         if not allowed:
             report(f"{nova_facts.SERVICE}: the policy layer denied the restart")

@@ -1,9 +1,10 @@
-"""An NRPE check that goes off when a host is no longer as it was configured.
+"""An NRPE check that alarms when a host is no longer as it was configured.
 
-The hook writes what ``verify`` found into a file, and the plugin that nagios-nrpe-server runs, as
-an unprivileged user, repeats it. nrpe-external-master is the interface that every charm of Charmed
-OpenStack has for this; what is written where follows charmhelpers.contrib.charmsupport.nrpe and the
-README of the charm nrpe, which restarts its server when the relation changes.
+A hook writes the result of ``verify`` into a file. nagios-nrpe-server runs the plugin, which
+repeats that file, as an unprivileged user. Every charm of Charmed OpenStack has the interface
+nrpe-external-master for this; the paths and the format follow
+charmhelpers.contrib.charmsupport.nrpe and the README of the charm nrpe, which restarts its server
+when the relation changes.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ CONFIGURATION = "etc/nagios/nrpe.d"
 PLUGINS = "usr/local/lib/nagios/plugins"
 REPORTS = "run/pci-passthrough"
 
-# Juju's update-status-hook-interval is 5 minutes by default, and 60 at most.
+# Seconds. Juju's update-status-hook-interval is 5 minutes by default, and 60 at most.
 MAX_AGE = 90 * 60
 
 # By exit code of a Nagios plugin (the Nagios Plugin API).
@@ -29,9 +30,9 @@ _MAX_TEXT = 500
 
 
 def monitors(application: str) -> str:
-    """The value of ``monitors`` in the unit's databag, by which the nrpe charm learns of the check.
+    """Give the value of ``monitors`` in the databag, by which the nrpe charm learns of the check.
 
-    It is YAML that happens to be JSON: the same bytes each time.
+    It is YAML in the form of JSON with sorted keys, so that it is the same bytes each time.
     """
     name = _name(application)
     checks = {name: {"command": f"check_{name}"}}
@@ -39,16 +40,16 @@ def monitors(application: str) -> str:
 
 
 def owned_files(application: str) -> tuple[str, str]:
-    """The files that the check consists of, below the root: its configuration and its plugin."""
+    """Give the paths of the check's configuration and of its plugin, below the root."""
     name = _name(application)
     return (f"{CONFIGURATION}/check_{name}.cfg", f"{PLUGINS}/check_{name}")
 
 
 def install(site: Site) -> bool:
-    """Have the check installed, if nagios-nrpe-server is.
+    """Install the check where nagios-nrpe-server is installed.
 
     Returns:
-        Whether the check is there; False until the nrpe charm has installed the server.
+        True if the check is there; False until the nrpe charm has installed the server.
 
     Raises:
         OSError: when a file cannot be written.
@@ -65,35 +66,39 @@ def install(site: Site) -> bool:
         "max_age": MAX_AGE,
     }
     renderer = templates.Renderer()
-    # The plugin comes first: a restart in between must not find a command without it.
+    # The plugin comes first: a server that restarts in between must not find a command without it.
     files.ensure(root / plugin, renderer.render("nrpe-plugin.sh.j2", context), 0o755)
     files.ensure(root / configuration, renderer.render("nrpe-check.cfg.j2", context))
     return True
 
 
 def remove(site: Site) -> None:
-    """Take the check away, the configuration first."""
+    """Remove the check, the configuration first.
+
+    Raises:
+        OSError: when a file cannot be removed.
+    """
     root, application = site.root, site.application
     for path in (*owned_files(application), _report_path(application)):
         files.ensure(root / path, None)
 
 
 def write_report(site: Site, code: int, text: str) -> None:
-    """Leave a report for the plugin, in memory: after a reboot there is none until a hook ran.
+    """Write the report that the plugin repeats; below /run, so that it ends with a boot.
 
     Args:
-        site: where.
+        site: the host and the application.
         code: the plugin's exit code, 0 to 2.
-        text: what it says.
+        text: what the plugin prints; it is put on one line and cut after 500 characters.
 
     Raises:
-        OSError: when it cannot be written.
+        OSError: when the report cannot be written.
     """
-    # What follows a "|" is performance data to Nagios.
+    # Nagios takes what follows a "|" for performance data.
     text = " ".join(text.replace("|", "/").split())[:_MAX_TEXT]
     path = site.root / _report_path(site.application)
     files.ensure(path, f"{code}\n{_LABELS[code]}: {text}\n")
-    os.utime(path)  # its age says when the host was looked at last
+    os.utime(path)  # the plugin reads off its age when a hook last looked
 
 
 def _name(application: str) -> str:

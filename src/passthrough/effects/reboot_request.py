@@ -1,4 +1,4 @@
-"""Ask for a reboot, at most once for one configuration: it is recorded before it is asked for."""
+"""Arrange a reboot, at most once for one configuration: the record comes before the request."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from passthrough.system import lock
 def arrange(
     decision: Decision, failed: Mapping[str, errors.BindError] = reboot.NONE
 ) -> reboot.Verdict:
-    """Decide about a reboot, and record it where the caller is to ask for it now.
+    """Decide about a reboot, and record it where the caller shall ask Juju for it now.
 
-    The record is on the disk before the caller can ask: a crash in between costs the reboot's
-    place in the record nothing, since the host's boot is still the same one.
+    The record is on the disk before the caller can ask. After a crash in between the record still
+    names the present boot, so the next hook asks again.
 
     Args:
         decision: the host after a run.
         failed: what the run could not do, by address.
 
+    Returns:
+        What to do about a reboot, and why.
+
     Raises:
-        OSError: when it cannot be recorded; no reboot may be asked for then.
+        LockError: when another run holds the host's lock for too long.
+        OSError: when the reboot cannot be recorded; the caller must not ask for it then.
     """
     verdict = reboot.judge(decision, failed)
     if verdict.action is reboot.Action.NOW:

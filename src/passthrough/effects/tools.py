@@ -1,7 +1,7 @@
-"""The few commands the charm runs on the host.
+"""The few commands that the charm runs on the host.
 
-charmhelpers stays behind this door, and is imported only when it is used: it asks for the
-distribution at import time and refuses any but Ubuntu and CentOS.
+Only this module uses charmhelpers, and imports it where it is used: charmhelpers looks at the
+distribution when it is imported, and refuses any but Ubuntu and CentOS.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ BOOT = Path("/boot")
 GRUB_CONFIG = BOOT / "grub/grub.cfg"
 _UPDATE_GRUB = ("update-grub",)
 
-# A hung package trigger must not hold the machine's hook lock for ever.
+# Seconds. A package trigger that hangs must not hold the machine's hook lock for ever.
 REBUILD_TIMEOUT = 3600.0
 SERVICE_TIMEOUT = 300.0
 MODPROBE_TIMEOUT = 300.0
@@ -46,29 +46,46 @@ class Tools(Protocol):
 
         Args:
             what: which of the two.
-            progress: told, in words, when it begins and when it is done.
-            generator: makes the initramfs. None where that cannot be told: what is installed serves
-                then, since the files of claims that are gone must not stay in it.
+            progress: takes a sentence when the rebuild begins and when it is done.
+            generator: makes the initramfs. None where that cannot be told: any installed command
+                serves then, so that removed claims do not stay in the image.
 
         Raises:
-            CommandError: when that fails.
-            OSError: when the disk does not take what was made.
+            CommandError: when the rebuild fails.
+            OSError: when the disk does not take the result.
         """
 
     def load_vfio(self) -> None:
-        """Load the vfio modules; raise CommandError when the kernel has none."""
+        """Load the vfio modules.
+
+        Raises:
+            CommandError: when modprobe fails, as where the kernel has none.
+        """
 
     def load_native(self, modalias: str) -> None:
-        """Load the native driver of a modalias, if the host has one that is not blacklisted.
+        """Load the native driver, if the host has one.
 
-        The driver's own name serves too, and a blacklist does not count for it then.
+        Args:
+            modalias: the function's modalias, or the driver's own name. A blacklist keeps modprobe
+                from loading by modalias, but not by name.
         """
 
     def running(self, service: str) -> str | None:
-        """Name this run of a service: another value after every start, None while it is down."""
+        """Name this run of a service: another value after every start, None while it is down.
+
+        Raises:
+            CommandError: when systemd does not answer.
+        """
 
     def restart(self, service: str) -> bool:
-        """Restart a service; False when the policy layer denied it, CommandError when it failed."""
+        """Restart a service.
+
+        Returns:
+            False when the policy layer denied the restart.
+
+        Raises:
+            CommandError: when the restart fails.
+        """
         raise NotImplementedError
 
 
@@ -99,11 +116,11 @@ class HostTools:
             try:
                 _modprobe(module)
             except commands.CommandError:
-                # charmhelpers lets modprobe's words go by; a second attempt keeps them.
+                # charmhelpers drops modprobe's output; a second attempt keeps it in the error.
                 commands.run(("modprobe", module), MODPROBE_TIMEOUT)
 
     def load_native(self, modalias: str) -> None:
-        """Load what the modalias names; modprobe leaves out what modprobe.d blacklists."""
+        """Load what the modalias names, except what modprobe.d blacklists; log why not."""
         try:
             _modprobe(modalias)
         except commands.CommandError as error:
@@ -122,7 +139,7 @@ class HostTools:
     def restart(self, service: str) -> bool:
         """Restart a service as a package would: policy-rc.d has the last word.
 
-        That is how a paused unit stays paused, and how OpenStack's charms defer restarts.
+        By it a paused unit stays paused, and OpenStack's charms defer restarts.
         """
         command = ("invoke-rc.d", "--disclose-deny", service, "restart")
         try:
@@ -135,17 +152,17 @@ class HostTools:
 
 
 def _update_grub(command: tuple[str, ...]) -> None:
-    """Have a new grub.cfg made beside the old one, and put it in its place when it is whole.
+    """Have update-grub write a new grub.cfg beside the old one, and replace that once it is whole.
 
-    By itself grub-mkconfig writes over grub.cfg (``cat ${grub_cfg}.new > ${grub_cfg}``): a power
-    cut or a full disk at that moment leaves a host that does not boot.
+    By itself grub-mkconfig writes over grub.cfg (``cat ${grub_cfg}.new > ${grub_cfg}``): after a
+    power cut or with a full disk at that moment the host does not boot.
     """
     target = Path(os.path.realpath(GRUB_CONFIG))
     made = target.with_name(f"{target.name}.pci-passthrough")
     made.unlink(missing_ok=True)
     try:
         commands.run((*command, f"--output={made}"), REBUILD_TIMEOUT, lock.descriptors())
-        # An update-grub that somebody has replaced may know no --output; it did it all itself.
+        # Somebody's own update-grub may know no --output, and has written grub.cfg itself.
         if made.exists():
             files.move_into_place(made, target)
     finally:
@@ -154,15 +171,15 @@ def _update_grub(command: tuple[str, ...]) -> None:
 
 
 def _choose_rebuild(served: Iterable[generators.Generator]) -> tuple[str, ...]:
-    """The first installed command that rebuilds the images; the first of all where none is."""
+    """Give the first installed command that rebuilds the images; the very first where none is."""
     commands_known = [command for each in served for command in each.rebuilds]
     return next((each for each in commands_known if shutil.which(each[0])), commands_known[0])
 
 
 def _settle_images(prefixes: Iterable[str]) -> None:
-    """Wait until every image on /boot is on the disk, where GRUB finds it, too.
+    """Wait until every image on /boot is on the disk, and where GRUB finds it.
 
-    The caller is about to record that it is.
+    The caller records next that the images are built.
 
     Args:
         prefixes: what the images' names begin with.

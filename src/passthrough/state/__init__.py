@@ -1,1 +1,1 @@
-"""What earlier runs left for later ones: the record, what was seen last, a stuck unbind."""
+"""What earlier runs leave for later ones: the record, the last hook's memory, a stuck unbind."""

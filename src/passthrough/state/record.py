@@ -1,12 +1,12 @@
-"""What this application has taken and activated: the only state that cannot be read off the host.
+"""What an application has taken and activated: the one state that the host does not show.
 
-One JSON file an application below /var/lib/pci-passthrough. A function is written into it before
-its driver_override is, and leaves it only after the kernel has shown the function given back, so
-that a crash in between is mended by the next run.
+Each application has one JSON file below /var/lib/pci-passthrough. A function enters it before the
+charm writes its driver_override, and leaves it after the kernel has shown the function given back,
+so that the next run mends a crash in between.
 
-The file says which format it has. Every older one is read, and the next step brings it forward; a
-newer one is refused. Charms up to 52ee0af know no formats: for them the file holds, beside the
-record itself, two keys that they stumble over before they act. Later formats keep those.
+The file names its format. The charm reads every older format, and its next write brings the file
+forward; it refuses a newer one. Revisions up to 52ee0af know no formats: beside the record itself
+the file holds two keys for them, which make them stop before they act. Later formats keep those.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from passthrough.system import files, quoting
 
 DIRECTORY = "var/lib/pci-passthrough"
 
-# 1 stands in no file: it has the record's own keys at its top, of which `reboot` and `nova`, and
-# what `nova` holds, came one after the other.
+# Files of format 1 do not say so: they have the record's own keys at the top, to which releases
+# have added `reboot`, `nova`, and the keys of `nova`.
 FORMAT = 2
-# What 52ee0af shows of a record that it does not know, between "is not readable (" and ")": at most
-# 58 characters of a name that is no address.
+# 52ee0af shows this between "is not readable (" and ")": at most 58 characters of a name that is no
+# address.
 _REFUSAL = f"format {FORMAT} of a newer charm: refresh, and leave it in place"
 _FOR_FIRST_RELEASE = {"taken": {_REFUSAL: None}, "activated": {}}
 
-# Stands where a fingerprint does while a rebuild is under way, and after it failed: what was built
-# last is not known then, so that it is built again even if the files are as they were before.
+# Takes the place of a fingerprint while a rebuild runs, and stays when it fails: nobody knows then
+# what the image holds, so the next run rebuilds even where the files are unchanged.
 DIRTY = ""
 
 
@@ -43,12 +43,17 @@ class RecordError(PassthroughError):
 
 
 class NewerRecordError(RecordError):
-    """A record is of a newer revision of the charm, so it is not this one's to act on."""
+    """A newer revision of the charm wrote the record, so this one does not act on it."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Reboot:
-    """A reboot that was asked for: the plan it was to complete, and the boot it was to end."""
+    """A reboot that the charm has asked for.
+
+    Attributes:
+        plan: the digest of the plan that the reboot shall complete, as `reboot.key` gives it.
+        boot_id: the boot that it shall end.
+    """
 
     plan: str
     boot_id: str
@@ -58,10 +63,12 @@ class Reboot:
 class Nova:
     """What nova-compute knows of its drop-in.
 
-    ``read`` is the fingerprint of the content it last started with; empty where it read none.
-    ``deferred`` is that of a content for which the policy layer denied a restart, and ``run`` the
-    run of the service that went on without it; both empty where none was denied.
-    ``made_directory`` tells that nova.conf.d was not there before.
+    Attributes:
+        read: the fingerprint of the content that it last started with; empty where it read none.
+        deferred: the fingerprint of a content for which the policy layer denied a restart; empty
+            where it denied none.
+        run: the run of the service that goes on without that content.
+        made_directory: whether the charm made nova.conf.d.
     """
 
     read: str = ""
@@ -74,10 +81,13 @@ class Nova:
 class Record:
     """What one application has done to this host.
 
-    ``taken`` maps the address of every function it took to the driver that had it before, or
-    None. ``activated`` maps ``initramfs`` and ``grub`` to the fingerprint of the files that the
-    last successful rebuild took in, or to DIRTY. ``reboot`` is the last one it asked for, ``nova``
-    what became of the drop-in for nova-compute.
+    Attributes:
+        taken: the address of every function that it took → the driver that had the function
+            before, or None.
+        activated: ``initramfs`` and ``grub`` → the fingerprint of the files that the last
+            successful rebuild took in, or DIRTY.
+        reboot: the last reboot that it asked for.
+        nova: what became of the drop-in for nova-compute.
     """
 
     taken: Mapping[str, str | None] = dataclasses.field(default_factory=dict[str, str | None])
@@ -87,14 +97,14 @@ class Record:
 
     @property
     def is_empty(self) -> bool:
-        """Nothing is taken, nothing was activated and no reboot is to be remembered."""
+        """Whether nothing is taken or activated, and nothing is to be remembered."""
         return not (self.taken or self.activated or self.reboot) and self.nova == Nova()
 
 
 class Ledger:
     """The one writer of an application's record; `open` gives it.
 
-    Each of its steps is on the disk when it returns: what comes next on the host may stand on it.
+    Each method returns once its step is on the disk, so that the next effect can rely on it.
     """
 
     def __init__(self, site: Site):
@@ -107,7 +117,11 @@ class Ledger:
         return self._present
 
     def enter(self, taken: Mapping[str, str | None], rebuilds: Iterable[str]) -> None:
-        """Record functions before they are touched, and that rebuilds are under way.
+        """Record functions before they are touched, and rebuilds before they run.
+
+        Args:
+            taken: address → the driver that has the function, or None.
+            rebuilds: what is about to be rebuilt, which makes it DIRTY.
 
         Raises:
             OSError: as `put`.
@@ -119,7 +133,11 @@ class Ledger:
         )
 
     def rebuilt(self, what: str, digest: str | None) -> None:
-        """Record what a rebuild has taken in; None where none of our files feeds it any more.
+        """Record that a rebuild is done.
+
+        Args:
+            what: what was rebuilt.
+            digest: the fingerprint of the files that it took in; None where none feeds it any more.
 
         Raises:
             OSError: as `put`.
@@ -128,7 +146,7 @@ class Ledger:
         self.update(activated=activated if digest is None else {**activated, what: digest})
 
     def update(self, **changes: Any) -> None:
-        """Record other values for some of the fields of `Record`, by their names.
+        """Record new values for some of the fields of `Record`, by their names.
 
         Raises:
             OSError: as `put`.
@@ -136,13 +154,13 @@ class Ledger:
         self.put(dataclasses.replace(self._present, **changes))
 
     def put(self, record: Record) -> bool:
-        """Store a whole record, or remove the file when it is empty.
+        """Store a whole record; an empty one removes the file.
 
         Returns:
-            True if anything was changed.
+            True if anything changed.
 
         Raises:
-            OSError: when it cannot be stored; `present` is what it was.
+            OSError: when the record cannot be stored; `present` stays what it was.
         """
         path = _path(self.site)
         if record.is_empty:
@@ -172,11 +190,12 @@ def open(site: Site) -> Generator[Ledger]:
 
 
 def read(site: Site) -> Record:
-    """Read an application's record; an empty one when it has none.
+    """Read an application's record; an empty one where it has none.
 
     Raises:
-        RecordError: when the file is there but is not what a `Ledger` wrote.
-        NewerRecordError: when it is what a newer revision of the charm wrote.
+        RecordError: when the file is there and no `Ledger` wrote it.
+        NewerRecordError: when a newer revision of the charm wrote it.
+        OSError: when it is there and cannot be read.
     """
     return _load(site)
 
@@ -192,10 +211,13 @@ def read_others(site: Site) -> dict[str, Record]:
 
 
 def taken_by(others: Mapping[str, Record]) -> dict[str, str]:
-    """Map every address that another application has taken to that one's name.
+    """Map every address that another application has taken to that application's name.
 
-    An application that has given up its boot files only waits for a guest to let go of what it
-    took: it was removed, or asks for nothing any more, and bars nobody.
+    An application without boot files bars nobody: it was removed, or asks for nothing any more, and
+    only waits until a guest no longer holds what it took.
+
+    Args:
+        others: the records of the other applications, by their names.
     """
     return {
         address: name
@@ -232,7 +254,7 @@ def _load(site: Site) -> Record:
 
 
 def _spell(record: Record) -> dict[str, object]:
-    """The file's content, spelled out: what the fields of `Record` are called is not part of it."""
+    """Spell out the file's content; the names of the fields of `Record` are no part of it."""
     reboot, nova = record.reboot, record.nova
     spelled = {
         "taken": dict(record.taken),

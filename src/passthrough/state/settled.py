@@ -1,8 +1,8 @@
-"""What a hook that left nothing to do tells the next one, so that it need only look.
+"""What a hook that left nothing to do tells the next one, which then only looks.
 
-A file below /run, which a boot empties, and not Juju's own store: a hook that fails takes back what
-it stored there, and the memory of an earlier one would be in force again. One in another format is
-no memory: it costs a hook that does all.
+It is a file below /run, which a boot empties. Juju's own store does not serve: Juju discards what a
+failed hook stored there, and the memory of an earlier hook would hold again. A file in another
+format is ignored, and costs one full hook.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ _FORMAT = 2
 class Memory:
     """How the last hook left a unit.
 
-    ``settled`` is what `status.settled` called it, ``options`` are the charm's options that it went
-    by, and ``rendered`` is what `templates.learned` gave.
+    Attributes:
+        settled: the name of the unit's state, as `status.settled` gives it.
+        options: the charm's options that the hook went by.
+        rendered: what the hook learned of the templates, as `templates.Renderer.learned` gives it.
     """
 
     settled: str
@@ -34,14 +36,14 @@ class Memory:
 
 
 def recall(root: Path, unit: str) -> Memory | None:
-    """Read what the last hook of a unit left; None where it left nothing that can be trusted.
+    """Read how the last hook left a unit; None where it left no file, or none to be trusted.
 
     Args:
         root: ``/`` on a real host.
         unit: the unit's name, such as ``pci-passthrough/0``.
 
     Raises:
-        OSError: when there is a file that cannot be read.
+        OSError: when the file is there and cannot be read.
     """
     present = files.read(root / _path(unit))
     if not present or present.mode != _MODE:
@@ -49,22 +51,35 @@ def recall(root: Path, unit: str) -> Memory | None:
     try:
         data: dict[str, Any] = json.loads(present.content)
         if data.pop("format") != _FORMAT:
-            return None  # by another revision of the charm
+            return None  # another revision of the charm wrote it
         found = Memory(**data)
     except (ValueError, TypeError, KeyError, AttributeError):
-        return None  # written by something else
+        return None  # something else wrote it
     parts_fit = isinstance(found.options, dict) and isinstance(found.rendered, dict)
     return found if parts_fit and isinstance(data["settled"], str) and found.settled else None
 
 
 def keep(root: Path, unit: str, memory: Memory) -> None:
-    """Write down how this hook leaves the unit; raises OSError."""
+    """Write down how this hook leaves a unit.
+
+    Args:
+        root: ``/`` on a real host.
+        unit: the unit's name.
+        memory: how the hook leaves it.
+
+    Raises:
+        OSError: when the file cannot be written.
+    """
     kept = {"format": _FORMAT, **dataclasses.asdict(memory)}
     files.ensure(root / _path(unit), json.dumps(kept, sort_keys=True), _MODE)
 
 
 def forget(root: Path, unit: str) -> None:
-    """Have the next hook do all that any hook does; raises OSError."""
+    """Have the next hook of a unit do everything, instead of only looking.
+
+    Raises:
+        OSError: when the file cannot be removed.
+    """
     (root / _path(unit)).unlink(missing_ok=True)
 
 

@@ -1,7 +1,7 @@
-"""The note of an unbind that sleeps in the kernel: a file below /run, which a boot empties.
+"""The note about an unbind that sleeps in the kernel: a file below /run, which a boot empties.
 
-It has no number for its format, as it can have no other one: a revision of the charm that could not
-read the note of another would sleep beside that unbind.
+The note has no number for its format, because the format never changes: a revision of the charm
+that could not read it would ask for the same function, and sleep too.
 """
 
 from __future__ import annotations
@@ -21,11 +21,15 @@ WAY_OUT = "stop what uses the device, or reboot the host"
 def check_responsive(root: Path) -> None:
     """Make sure that no unbind of an earlier run still sleeps in the kernel.
 
-    Whoever reads that function's driver_override would sleep with it (drivers/pci/pci-sysfs.c
-    takes the device's lock), and a hook that sleeps stops every unit on the machine.
+    That unbind holds the device's lock, for which a reader of the function's driver_override waits
+    (drivers/pci/pci-sysfs.c), and a hook that waits stops every unit on the machine.
+
+    Args:
+        root: the host's root.
 
     Raises:
-        StuckError: naming the function.
+        StuckError: when one sleeps, naming the function.
+        OSError: when the note is there and cannot be read.
     """
     note = files.read(root / PATH)
     found = _NOTE.fullmatch(note.content) if note else None

@@ -17,9 +17,9 @@ class CommandError(PassthroughError):
     """A command on the host failed.
 
     Attributes:
-        command: its words.
-        tail: the last lines that it printed.
-        code: its exit code; None when it did not run to its end.
+        command: the program and its arguments.
+        tail: the last lines that the command printed.
+        code: the exit code; None when the command did not run to its end.
     """
 
     def __init__(
@@ -39,18 +39,19 @@ class CommandError(PassthroughError):
 def run(
     command: tuple[str, ...], timeout: float, descriptors: tuple[int, ...] = ()
 ) -> tuple[str, ...]:
-    """Run a command to its end, logging what it prints.
+    """Run a command to its end, without a shell and without input; log what it prints.
 
     Args:
-        command: the program, found on PATH, and its arguments; no shell is involved.
-        timeout: seconds after which it is killed.
-        descriptors: open files that it inherits.
+        command: the program, found on PATH, and its arguments.
+        timeout: seconds after which the command is killed.
+        descriptors: open files that the command inherits.
 
     Returns:
-        The last lines it printed.
+        The last lines that the command printed on either output.
 
     Raises:
-        CommandError: when it is missing, cannot be started, fails or takes too long.
+        CommandError: when the program is missing or cannot be started, when it fails, and when it
+            takes longer than ``timeout``.
     """
     try:
         done = subprocess.run(
@@ -80,7 +81,12 @@ def run(
 
 
 def not_started(command: tuple[str, ...], error: OSError) -> CommandError:
-    """What the kernel has against a program that is there, such as that nobody may execute it."""
+    """Make the error for a program that is there and that the kernel does not start.
+
+    Args:
+        command: the program and its arguments.
+        error: the kernel's reason, such as that nobody may execute the file.
+    """
     return CommandError(command, f"cannot be started: {error.strerror}")
 
 

@@ -1,6 +1,6 @@
-"""Ensure that a file we own holds what it should, or that it is gone.
+"""Ensure that a file of the charm's holds what it should, or that it is gone.
 
-A reader, or the next boot after a power cut, sees the old content or the new, never a part.
+A reader, and the next boot after a power cut, see the old content or the new, never a part.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from pathlib import Path
 
 # EXT4_IOC_CHECKPOINT of fs/ext4/ext4.h (Linux 5.14): _IOW('f', 43, __u32), the value being flags.
 _CHECKPOINT, _NO_FLAGS = 0x4004662B, struct.pack("I", 0)
-# Another file system or an older kernel, one without a journal, one that is not ours to flush.
+# The answers of other file systems, of older kernels, of an ext4 without a journal, and of one that
+# this process may not flush.
 NO_CHECKPOINT = (errno.ENOTTY, errno.EOPNOTSUPP, errno.ENODEV, errno.EINVAL, errno.EPERM)
 
 
 @dataclasses.dataclass(frozen=True)
 class Present:
-    """What a path holds: its text and its permission bits; ``group`` is the number of its group."""
+    """What a path holds: its text, its permission bits, and the number of its group.
+
+    Two with the same text and bits are equal, whatever their groups.
+    """
 
     content: str
     mode: int
@@ -30,10 +34,12 @@ class Present:
 
 
 def read(path: Path) -> Present | None:
-    """Read a text file; None when there is none.
+    """Read a text file; None where there is none.
+
+    Bytes that are no UTF-8 survive as surrogates, and line ends as they are.
 
     Raises:
-        OSError: for anything but absence; an unreadable file is not an absent one.
+        OSError: when a file is there and cannot be read.
     """
     try:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
@@ -44,15 +50,19 @@ def read(path: Path) -> Present | None:
 
 
 def ensure(path: Path, content: str | None, mode: int = 0o644, group: int | None = None) -> bool:
-    """Make ``path`` hold ``content`` with permission bits ``mode``; None removes it.
+    """Make a file hold a text, or remove it; the change is on the disk afterwards.
 
-    A ``group`` is the number of the group that the file shall belong to; None leaves it alone.
+    Args:
+        path: the file. Directories above it are made where they are missing.
+        content: what the file should hold; None removes it.
+        mode: the permission bits that it should have.
+        group: the number of the group that it should belong to; None accepts any.
 
     Returns:
-        True if anything was changed; an unchanged file keeps its inode and times.
+        True if anything changed; an unchanged file keeps its inode and times.
 
     Raises:
-        OSError: when it cannot be written; the old content is then still there.
+        OSError: when the file cannot be written; it then still holds the old content.
     """
     present = read(path)
     if present == (None if content is None else Present(content, mode)) and (
@@ -69,10 +79,10 @@ def ensure(path: Path, content: str | None, mode: int = 0o644, group: int | None
 
 
 def sweep(paths: Iterable[Path]) -> None:
-    """Remove what a killed `ensure` of these paths may have left behind beside them.
+    """Remove the unfinished files that a killed `ensure` of these paths left beside them.
 
     Raises:
-        OSError: when a left-over cannot be removed.
+        OSError: when one of them cannot be removed.
     """
     for path in paths:
         with contextlib.suppress(NotADirectoryError):
@@ -80,13 +90,13 @@ def sweep(paths: Iterable[Path]) -> None:
 
 
 def drop_empty(folder: Path) -> None:
-    """Remove a folder of our own once nothing is in it any more.
+    """Remove a folder if it is there and empty.
 
     Raises:
-        OSError: when it is empty and cannot be removed.
+        OSError: when the folder is empty and cannot be removed.
     """
     if not folder.is_dir():
-        return  # on a read-only file system rmdir fails also for what is not there
+        return  # rmdir on a read-only file system fails for missing folders, too
     try:
         folder.rmdir()
     except OSError as error:
@@ -97,26 +107,26 @@ def drop_empty(folder: Path) -> None:
 
 
 def move_into_place(new: Path, path: Path) -> None:
-    """Put a whole file that a boot loader reads in the place of ``path``, with its mode.
+    """Put a whole file that a boot loader reads in the place of ``path``, with its mode and owner.
 
-    The former file keeps a second name until the disk has the new one under ``path``: a boot loader
-    that does not replay the journal finds either of them then, whenever the power fails. Were the
-    former one free before, its place could hold something else by then.
+    The former file keeps a second name until the disk has the new one under ``path``. Whenever the
+    power fails, a boot loader that does not replay the journal then finds either file whole;
+    without the second name, other data could stand where the former file was.
 
     Raises:
-        OSError: when that fails. The old content is then still there, or, when it was the last step
-            that failed, stands under that second name.
+        OSError: when that fails. The old content then still stands under ``path``, or, where the
+            last step failed, under the second name.
     """
     former = former_of(path)
     former.unlink(missing_ok=True)
     with _opened(new, os.O_RDWR) as handle:
-        with contextlib.suppress(FileNotFoundError):  # the first one keeps the mode it has
+        with contextlib.suppress(FileNotFoundError):  # a first file keeps its own mode
             old = path.stat()
             os.fchmod(handle, old.st_mode & 0o7777)
             os.fchown(handle, old.st_uid, old.st_gid)
         os.fsync(handle)
     checkpoint(path.parent)
-    with contextlib.suppress(OSError):  # there is none yet, or the file system has no such links
+    with contextlib.suppress(OSError):  # no former file, or a file system without hard links
         os.link(path, former)
     os.replace(new, path)
     _sync_directory(path.parent)
@@ -125,15 +135,15 @@ def move_into_place(new: Path, path: Path) -> None:
 
 
 def former_of(path: Path) -> Path:
-    """The second name that `move_into_place` gives a former file; a kill may leave it behind."""
+    """Give the second name by which `move_into_place` keeps a former file; a kill can leave it."""
     return path.with_name(f"{path.name}.pci-passthrough.former")
 
 
 def settle(path: Path) -> None:
-    """Wait until a file that another program wrote, and its name, are on the disk.
+    """Wait until a file that another program wrote is on the disk, under its name.
 
     Raises:
-        OSError: when the disk does not take it.
+        OSError: when the disk does not take the file, or the file is not there.
     """
     with _opened(path, os.O_RDONLY) as handle:
         os.fsync(handle)
@@ -141,13 +151,16 @@ def settle(path: Path) -> None:
 
 
 def checkpoint(directory: Path) -> bool:
-    """Have a file system move what only its journal holds to where it belongs.
+    """Have a file system move everything from its journal to its final place.
 
-    Everything that is on the disk is found there by a kernel, which replays the journal first. GRUB
-    does not: it may find names that lead to files of before, or to what has taken their place.
+    A kernel replays the journal before it reads. GRUB does not: without a checkpoint, a name can
+    lead it to the former file, or to whatever has taken that file's blocks.
+
+    Args:
+        directory: any directory of the file system.
 
     Returns:
-        Whether it was done. Only ext4 can, from Linux 5.14 on.
+        True if the file system did; only ext4 can, from Linux 5.14 on.
 
     Raises:
         OSError: when the disk does not take it.
@@ -167,7 +180,7 @@ def _replace(path: Path, content: str, mode: int, group: int | None) -> None:
     unfinished = _unfinished(path)
     unfinished.unlink(missing_ok=True)
     try:
-        # O_EXCL: nobody's link is followed, and the file is ours alone until it is whole.
+        # O_EXCL follows nobody's link, and the mode keeps others out until the file is whole.
         handle = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with open(handle, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             file.write(content)
@@ -178,14 +191,15 @@ def _replace(path: Path, content: str, mode: int, group: int | None) -> None:
             os.fsync(handle)
         os.replace(unfinished, path)
     except BaseException:
-        with contextlib.suppress(OSError):  # what went wrong before is the error to tell
+        with contextlib.suppress(OSError):  # the first error is the one to raise
             unfinished.unlink(missing_ok=True)
         raise
 
 
 def _unfinished(path: Path) -> Path:
-    # A leading dot and no known suffix: grub.d, modprobe.d, initramfs hooks and rules.d all pass
-    # over such a name, should a crash leave one behind. The next `ensure` or `sweep` removes it.
+    # A crash can leave this file behind. The readers of grub.d, modprobe.d, rules.d and initramfs
+    # hooks all skip a name with a leading dot and no known suffix; the next `ensure` or `sweep`
+    # removes it.
     return path.with_name(f".{path.name}.new")
 
 
@@ -198,7 +212,7 @@ def _sync_directory(directory: Path) -> None:
 
 @contextlib.contextmanager
 def _opened(path: Path, flags: int) -> Generator[int]:
-    """A descriptor of a file or directory, while the block runs."""
+    """Open a file or directory while the block runs; gives the descriptor."""
     handle = os.open(path, flags)
     try:
         with _named(path):
@@ -209,7 +223,7 @@ def _opened(path: Path, flags: int) -> Generator[int]:
 
 @contextlib.contextmanager
 def _named(path: Path) -> Generator[None]:
-    """Have an error in the block say which file it is about: one of a descriptor names none."""
+    """Name the file in the errors of the block: those of a descriptor name none."""
     try:
         yield
     except OSError as error:

@@ -1,7 +1,7 @@
 """One run at a time on a host: hooks, actions and applications of the charm take turns.
 
-update-initramfs and update-grub serve the whole host, so there is one lock for all applications.
-Whoever only reads does not take it.
+update-initramfs and update-grub serve the whole host, so all applications share one lock. A run
+that only reads does not take it.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from passthrough.system import quoting
 
 logger = logging.getLogger(__name__)
 
-# Not below /run/lock: everybody may create files there, and could hold this one for ever.
+# Not below /run/lock, where every user can create files, and so could hold this one for ever.
 PATH = "run/pci-passthrough.lock"
 
-# Longer than a bind or a release takes; a rebuild that an earlier run left behind may take longer,
-# and the next hook tries again.
+# Seconds: longer than a bind or a release takes. A rebuild that a killed run left behind can take
+# longer still; then the next hook tries again.
 WAIT = 300.0
 _PAUSE = 0.2
 
-# Of this process: the lock files, with their descriptors.
+# The locks that this process holds: lock file → descriptor.
 _held: dict[Path, int] = {}
 
 
 class LockError(PassthroughError):
-    """Another run has the lock and did not end in time; nothing was touched."""
+    """Another run held the lock for too long; this one has changed nothing."""
 
 
 @contextlib.contextmanager
 def hold(root: Path, purpose: str, seconds: float | None = None) -> Generator[None]:
-    """Have the host's lock while the block runs; the kernel takes it back if we are killed.
+    """Hold the host's lock while the block runs; the kernel frees it when this process ends.
 
-    Within a block that has it, another one goes on at once.
+    A block inside one that holds the lock goes on at once.
 
     Args:
         root: the host's root.
-        purpose: what we do, for the message that another run gives which waits in vain.
-        seconds: how long to wait for another run; WAIT where it is not given.
+        purpose: what the block does; another run that waits in vain says so in its error.
+        seconds: how long to wait for another run; WAIT when not given.
 
     Raises:
-        LockError: when another run still has it after that time.
+        LockError: when another run still holds the lock after that time.
         OSError: when the lock file cannot be opened.
     """
     path = root / PATH
@@ -61,7 +61,7 @@ def hold(root: Path, purpose: str, seconds: float | None = None) -> Generator[No
     try:
         _acquire(handle, end, seconds)
         while not _is_at(handle, path):
-            # The run before us took the file away with it, and somebody may have made a new one.
+            # The run before this one has removed the file, and a third may have made a new one.
             os.close(handle)
             handle = _open(path)
             _acquire(handle, end, seconds)
@@ -77,10 +77,10 @@ def hold(root: Path, purpose: str, seconds: float | None = None) -> Generator[No
 
 
 def descriptors() -> tuple[int, ...]:
-    """The open locks, to be handed down to a rebuild.
+    """Give the descriptors of the held locks, for a rebuild to inherit.
 
-    Should this process be killed, the rebuild goes on without it; with the lock in its hands, no
-    second one runs into it.
+    When this process is killed, its rebuild goes on. The rebuild then still holds the lock, so no
+    second one starts beside it.
     """
     return tuple(sorted(_held.values()))
 

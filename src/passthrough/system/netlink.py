@@ -17,10 +17,10 @@ _TRIES = 10
 
 
 def interfaces_with_ipv4() -> frozenset[str]:
-    """The names of the interfaces of this network namespace that have an IPv4 address.
+    """Name the interfaces of this network namespace that have an IPv4 address.
 
     Raises:
-        OSError: when the kernel does not say.
+        OSError: when the kernel refuses to list them, or the list changes during ten attempts.
     """
     for _ in range(_TRIES):
         indexes = read_indexes(_ask_for_ipv4())
@@ -30,10 +30,10 @@ def interfaces_with_ipv4() -> frozenset[str]:
 
 
 def _ask_for_ipv4() -> Iterator[bytes]:
-    """Ask the kernel for every IPv4 address: its datagrams, of which the last one ends the list.
+    """Ask the kernel for every IPv4 address; gives its datagrams, the last of which ends the list.
 
-    Not by SIOCGIFADDR or SIOCGIFCONF: they know an address by its label, which need not be the
-    interface's name.
+    SIOCGIFADDR and SIOCGIFCONF would not do: they find an address by its label, which can differ
+    from the interface's name.
     """
     size = _NLMSGHDR.size + _IFADDRMSG.size
     head = _NLMSGHDR.pack(size, _RTM_GETADDR, _NLM_F_REQUEST | _NLM_F_DUMP, 0, 0)
@@ -44,7 +44,13 @@ def _ask_for_ipv4() -> Iterator[bytes]:
 
 
 def read_indexes(datagrams: Iterable[bytes]) -> frozenset[int] | None:
-    """The interfaces' numbers in a list of addresses; None where the list changed meanwhile.
+    """Read the interfaces' numbers off the kernel's list of addresses.
+
+    Args:
+        datagrams: the answer to RTM_GETADDR, message by message (netlink(7)).
+
+    Returns:
+        The numbers; None where the list changed while the kernel wrote it.
 
     Raises:
         OSError: when the kernel refuses, or the list has no end.

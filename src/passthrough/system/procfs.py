@@ -14,7 +14,7 @@ from pathlib import Path
 
 from passthrough.system import sysfs
 
-# What descriptors of devices point to, and those of guests under KVM.
+# What the descriptors of devices point to, and those of guests under KVM.
 _DEVICES = ("/dev/", "anon_inode:kvm-vm")
 
 
@@ -43,10 +43,10 @@ def processes_if_there(root: Path) -> tuple[int, ...]:
 
 
 class Processes:
-    """The processes of a host and their open devices, seen in one pass.
+    """The processes of a host and their open devices, read in one pass.
 
-    The pass is made when it is first asked for, since most looks at a host have no such question;
-    whatever is asked after that is answered out of it.
+    The first question makes the pass, since most looks at a host have none; the later ones are
+    answered from it.
 
     Args:
         root: the host's root; None for a host without processes.
@@ -57,7 +57,7 @@ class Processes:
 
     @classmethod
     def none(cls) -> Processes:
-        """A host without processes."""
+        """Give a host without processes."""
         return cls(None)
 
     @functools.cached_property
@@ -67,7 +67,7 @@ class Processes:
 
     @functools.cached_property
     def devices(self) -> Mapping[str, tuple[int, ...]]:
-        """The device nodes and KVM guests that are open, each with the sorted ids of who has it."""
+        """The open device nodes and KVM guests, each with the sorted ids of its processes."""
         found: dict[str, set[int]] = {}
         for process in self.numbers:
             directory = f"{self._root}/proc/{process}/fd"
@@ -90,13 +90,13 @@ class Processes:
         )
 
     def arguments(self, process: int) -> tuple[str, ...]:
-        """The command line of a process, as `arguments_if_there` gives it."""
+        """Give the command line of a process, as `arguments_if_there` does."""
         return arguments_if_there(self._root, process) if self._root else ()
 
     def texts(self, pattern: str) -> Iterator[tuple[str, str]]:
-        """The files that a pattern below the root names: their names and what they hold.
+        """Read the files that a pattern below the root names; gives their names and texts.
 
-        One that is gone when it is read, or is no text, is passed over.
+        Files that vanish meanwhile, and those that are no ASCII text, are left out.
         """
         for path in self._root.glob(pattern) if self._root else ():
             try:
@@ -120,7 +120,7 @@ def program_if_there(root: Path, process: int) -> str:
         path = os.readlink(f"{root}/proc/{process}/exe")
     except OSError:
         return ""
-    # The kernel says so of a program that an upgrade replaced while it runs.
+    # The kernel appends this once an upgrade has replaced the file of a running program.
     return os.path.basename(path.removesuffix(" (deleted)"))
 
 
@@ -131,8 +131,8 @@ def arguments_if_there(root: Path, process: int) -> tuple[str, ...]:
 
 
 def started_if_there(root: Path, process: int) -> str | None:
-    """Give the start of a process in clock ticks since boot; with its id this names it for good."""
-    # The second field is a name in parentheses, which can hold anything.
+    """Give the start of a process, in clock ticks since boot; no two have the same id and start."""
+    # The second field is a name in parentheses, and can itself hold parentheses and blanks.
     _, _, rest = text_if_there(root, f"{process}/stat").rpartition(")")
     values = rest.split()
     return values[19] if len(values) > 19 else None

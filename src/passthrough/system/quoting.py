@@ -1,4 +1,4 @@
-"""Hostile text in messages: printable, short, on one line."""
+"""Show hostile text in messages: printable, short, on one line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _shortener.maxlevel = 2
 
 
 def show(value: object, limit: int = 60) -> str:
-    """Quote hostile text for a message: printable, on one line, at most ``limit`` long."""
+    """Quote a value for a message, in at most ``limit`` characters; what is no text by its repr."""
     if isinstance(value, str):
         return f'"{bare(value, limit - 2)}"'
     text = _shortener.repr(value).encode("ascii", "backslashreplace").decode()
@@ -19,12 +19,12 @@ def show(value: object, limit: int = 60) -> str:
 
 
 def bare(text: str, limit: int = 58) -> str:
-    """Hostile text for a message, as `show` gives it, without the quotes."""
-    # Cut before it is escaped, too: a megabyte of it is not worth the time.
+    """Escape text for a message as `show` does, without the quotes."""
+    # Cut before escaping, too: the text can be a megabyte long.
     shown = text[: limit + 2].encode("unicode_escape").decode()
     return shown[: limit - 3] + "..." if len(text) > limit + 2 or len(shown) > limit else shown
 
 
 def plain(name: str) -> str:
-    """A name for a message: as it is where it is harmless, quoted where it is not."""
+    """Give a name for a message: a harmless one as it is, any other quoted."""
     return name if _PLAIN.fullmatch(name) else show(name)

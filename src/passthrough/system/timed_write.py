@@ -1,7 +1,7 @@
-"""A write to sysfs that may block for ever, with an end to the waiting.
+"""Write to sysfs with a time limit.
 
-A driver that is asked to let go of a busy device can sleep inside the kernel until it is idle, and
-no signal wakes it. The write is made by a child process, so that the caller goes on without it.
+A driver that shall release a busy device can sleep inside the kernel until the device is idle, and
+no signal wakes the writer. So a child process writes, and the caller can go on without it.
 """
 
 from __future__ import annotations
@@ -14,17 +14,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 _FAILED = 255
-_LAST_CHANCE = 100  # milliseconds for a killed child to end
+_LAST_CHANCE = 100  # milliseconds in which a killed child ends, unless it sleeps in the kernel
 
 
 def write(path: Path, text: str, seconds: float, do: Callable[[Path, str], object]) -> int | None:
     """Let a child process call ``do(path, text)``, and wait for it at most ``seconds``.
 
+    Args:
+        path: the file to write to.
+        text: what to write.
+        seconds: how long the write can take.
+        do: writes the text to the path.
+
     Returns:
-        None when it was done, or the process id of the child that still waits in the kernel.
+        None when the write was done, or the process id of the child that sleeps in the kernel.
 
     Raises:
-        OSError: what the write itself failed with.
+        OSError: with the error of the write; ETIMEDOUT when the child could be killed in time, EIO
+            when it ended otherwise.
     """
     child = os.fork()
     if child == 0:
@@ -50,11 +57,11 @@ def write(path: Path, text: str, seconds: float, do: Callable[[Path, str], objec
 
 
 def _run(path: Path, text: str, do: Callable[[Path, str], object]) -> None:
-    """What the child does; it never returns."""
+    """Write as the child; never returns."""
     code = _FAILED
     try:
-        # A child that hangs must not hold what it inherited: the pipes that Juju reads to their
-        # end, and the lock.
+        # Close everything inherited. Juju reads its pipes to their end, and a child that hangs
+        # would keep them open, and the lock held.
         null = os.open(os.devnull, os.O_RDWR)
         for standard in range(3):
             os.dup2(null, standard)
