@@ -20,8 +20,8 @@ from passthrough.system.quoting import show
 
 OPTION = "kernel-options"
 
-# A grub.d file is shell that root sources, and grub-mkconfig writes what it gives into grub.cfg
-# without quotes: nothing here can end a word, a command or a string of either language.
+# Root's shell sources the grub.d file, and grub-mkconfig writes the result into grub.cfg without
+# quotes: no character here ends a word, a command or a string of either language.
 _TOKEN = re.compile(
     r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}(=[A-Za-z0-9_.,:/@+%-][A-Za-z0-9_.,:/@+%=-]{0,127})?"
 )
@@ -32,11 +32,11 @@ _BY_HAND = (
 )
 
 _CLOUD_INIT = ("tells cloud-init what to do as root", _LEAVE_OUT)
-# What is never taken, also where it is in force: names behind why and the way out. A name stands
-# here as the kernel and systemd compare it, with "_" for "-", and without the "rd." that addresses
-# the initramfs's programs.
+# Reason and way out → the names that the charm never takes, even where the kernel has them. A name
+# stands here as the kernel and systemd compare it, with "_" for "-", and without the "rd." that
+# addresses the programs of the initramfs.
 _NEVER = {
-    # A slip here is not mended by another reboot. The words are run levels and the like.
+    # After a slip here no further reboot helps. The bare words are run levels and the like.
     ("decides what the host boots", _LEAVE_OUT): (
         "init", "rdinit", "initrd", "noinitrd", "root", "rootflags", "rootfstype", "boot",
         "nfsroot", "netroot", "overlayroot", "initcall_blacklist", "emergency", "rescue", "single",
