@@ -236,6 +236,9 @@ class Connection:
                 self._check_alive()
         except BaseException:
             process.kill()
+            # It handed its pipes to the master, which would keep them open for minutes: until a
+            # guest that is silent has missed every answer (ServerAliveCountMax).
+            self.close()
             raise
 
 

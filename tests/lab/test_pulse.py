@@ -189,14 +189,31 @@ def test_a_machine_that_went_off_does_not_stand_still(tmp_path: pathlib.Path) ->
     ended.check_alive()
 
 
+SSH = """\
+#!/bin/sh
+cd "$(dirname "$0")"
+case " $* " in
+*" -O exit "*) kill "$(cat master)"; exit ;;
+esac
+sleep 600 &
+echo $! >master
+echo so far
+exec sleep 600
+"""
+
+
 class TestCommands:
-    """A command over ssh whose guest stands still; `ssh` is a program of the test's own."""
+    """A command over ssh whose guest stands still; `ssh` is a program of the test's own.
+
+    As with the real one, the master has the command's pipes, and keeps them open until it is told
+    to exit.
+    """
 
     @pytest.fixture
     def connection(self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> ssh.Connection:
         program = tmp_path / "bin" / "ssh"
         program.parent.mkdir()
-        program.write_text("#!/bin/sh\necho so far\nexec sleep 600\n")
+        program.write_text(SSH)
         program.chmod(0o755)
         monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
 
@@ -210,6 +227,12 @@ class TestCommands:
     ) -> None:
         with pytest.raises(errors.StillError, match=r"(?s)`uname` in the guest: .*still\n +so far"):
             connection.run("uname")
+
+    def test_ends_at_its_deadline_although_the_master_lives(
+        self, connection: ssh.Connection
+    ) -> None:
+        with pytest.raises(errors.LabError, match=r"(?s)`uname`.* not done after 0 s:\n +so far"):
+            connection.run("uname", timeout=0.3)
 
     def test_is_given_up_while_a_file_is_fetched(
         self, connection: ssh.Connection, tmp_path: pathlib.Path
