@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from passthrough import pci_address
@@ -26,11 +26,14 @@ _VIRTIO = "virtio-pci"
 
 def find(root: Path, host: pci.Host) -> Iterator[tuple[str, kinds.Use]]:
     """Find the uses of functions by networking, as pairs of address and use."""
-    defaults, with_ipv4 = _default_routes(root), _with_ipv4(root)
+    defaults, with_ipv4, ipv6 = _default_routes(root), _with_ipv4(root), _read_ipv6(root)
     for name, path in sysfs.links_or_raise(root / _NET).items():
         functions = sorted(pci_address.functions_on(path))
         if functions:
-            uses = [*_uses(root, name, with_ipv4), *_routes(name, defaults)]
+            uses = [
+                *_uses(root, name, with_ipv4, ipv6.get(name, ())),
+                *_routes(name, defaults),
+            ]
             yield from ((address, each) for address in functions for each in uses)
     devices = os.path.join(root, pci.DEVICES)
     for function in host.functions.values():
@@ -41,11 +44,13 @@ def find(root: Path, host: pci.Host) -> Iterator[tuple[str, kinds.Use]]:
             )
 
 
-def _uses(root: Path, name: str, with_ipv4: Container[str]) -> Iterator[kinds.Use]:
+def _uses(
+    root: Path, name: str, with_ipv4: Container[str], ipv6: Iterable[tuple[str, str]]
+) -> Iterator[kinds.Use]:
     device = root / _NET / name
     shown = quoting.plain(name)
     if int(sysfs.attribute_if_there(device / "flags") or "0", 16) & _UP:
-        for what in _addresses(root, name, with_ipv4):
+        for what in _addresses(root, name, with_ipv4, ipv6):
             yield kinds.Use(kinds.Kind.ADDRESS, f"{shown} is up with {what}")
     links = sysfs.links_or_raise(device)
     if "master" in links:
@@ -72,7 +77,9 @@ def _describe_master(root: Path, master: str) -> str:
     return quoting.plain(master)
 
 
-def _addresses(root: Path, name: str, with_ipv4: Container[str]) -> Iterator[str]:
+def _addresses(
+    root: Path, name: str, with_ipv4: Container[str], ipv6: Iterable[tuple[str, str]]
+) -> Iterator[str]:
     """Yield what others reach an interface by that is up.
 
     A link-local address of IPv6 alone tells nothing: the kernel gives one to every interface that
@@ -80,21 +87,26 @@ def _addresses(root: Path, name: str, with_ipv4: Container[str]) -> Iterator[str
     """
     if name in with_ipv4:
         yield "an IPv4 address"
-    own = [
-        words[0]
-        for words in map(str.split, procfs.lines_or_raise(root, "net/if_inet6"))
-        if len(words) == 6
-        and words[5] == name
-        and words[3] == _LINK_LOCAL
-        and _ADDRESS6.fullmatch(words[0])
+    local = [
+        address for scope, address in ipv6 if scope == _LINK_LOCAL and _ADDRESS6.fullmatch(address)
     ]
-    if any(
-        len(words) == 6 and words[5] == name and words[3] != _LINK_LOCAL
-        for words in map(str.split, procfs.lines_or_raise(root, "net/if_inet6"))
-    ):
+    if any(scope != _LINK_LOCAL for scope, _ in ipv6):
         yield "an IPv6 address"
-    elif own and _has_session(root, own):
+    elif local and _has_session(root, local):
         yield "a connection over its link-local address"
+
+
+def _read_ipv6(root: Path) -> Mapping[str, list[tuple[str, str]]]:
+    """Map each interface to its IPv6 addresses: scope and address, as if_inet6 prints them.
+
+    Raises:
+        OSError: when the kernel does not tell.
+    """
+    found: dict[str, list[tuple[str, str]]] = {}
+    for words in map(str.split, procfs.lines_or_raise(root, "net/if_inet6")):
+        if len(words) == 6:
+            found.setdefault(words[5], []).append((words[3], words[0]))
+    return found
 
 
 def _with_ipv4(root: Path) -> frozenset[str]:
@@ -109,9 +121,8 @@ def _with_ipv4(root: Path) -> frozenset[str]:
     routed = frozenset(line.split("\t")[0].strip() for line in lines)
     if root != Path("/"):
         return routed
-    from passthrough.system import (
-        netlink,  # sockets take long to import, as everything of a `list` goes
-    )
+    # Here, as sockets take long to import, as everything of a `list` goes.
+    from passthrough.system import netlink
 
     return routed | netlink.interfaces_with_ipv4()
 
