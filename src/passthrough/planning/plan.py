@@ -164,7 +164,11 @@ def make(
     activated: dict[str, str] = {
         feeds: found for feeds in enums.Rebuild if (found := fingerprint(desired, feeds))
     }
-    current = [feeds for feeds in enums.Rebuild if _took_in(record, desired, feeds)]
+    current = [
+        feeds
+        for feeds in enums.Rebuild
+        if _took_in(record.activated.get(feeds), activated.get(feeds), desired, feeds)
+    ]
     changes = tuple(
         FileChange(
             file,
@@ -235,10 +239,21 @@ def fingerprint(desired: Iterable[boot_files.File], feeds: enums.Rebuild) -> str
     return digest.of(_FINGERPRINT, spelled) if found else None
 
 
-def _took_in(record: Record, desired: Iterable[boot_files.File], feeds: enums.Rebuild) -> bool:
-    """Tell whether the last rebuild took in these very files, whichever revision recorded it."""
-    known = record.activated.get(feeds)
-    return known == fingerprint(desired, feeds) or (
+def _took_in(
+    known: str | None,
+    wanted: str | None,
+    desired: Iterable[boot_files.File],
+    feeds: enums.Rebuild,
+) -> bool:
+    """Tell whether the last rebuild took in these very files, whichever revision recorded it.
+
+    Args:
+        known: the fingerprint of what it took in, by the record.
+        wanted: that of the files as they should be.
+        desired: the files.
+        feeds: the rebuild.
+    """
+    return known == wanted or (
         known is not None and known == _fingerprint_of_first_release(desired, feeds)
     )
 
