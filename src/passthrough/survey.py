@@ -260,7 +260,7 @@ def _find_held(facts: Facts, addresses: Iterable[str]) -> Mapping[str, tuple[int
         for address in addresses
         if address in functions and functions[address].driver == pci.VFIO_PCI
     ]
-    return facts.users.of(bound) if bound else {}
+    return facts.users.of(bound)
 
 
 def _decide_offers(
@@ -282,4 +282,6 @@ def _decide_offers(
         known = dataclasses.replace(known, held=frozenset(held))
         now = nova_offer.decide(options, outcome, verified, known, renderer)
     primary = nova_offer.find_primary(outcome)
+    if primary == verified:
+        return now, now  # as on every host that is as it should be
     return now, nova_offer.decide(options, outcome, primary, known, renderer)
