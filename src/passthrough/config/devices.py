@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from passthrough import pci_address
-from passthrough.config import values
+from passthrough.config import values, words
 from passthrough.errors import OptionError
 from passthrough.system.quoting import show
 
@@ -124,7 +124,7 @@ def parse(text: str) -> Spec:
             "devices",
             f"there are {len(entries)}, and at most {MAX_ITEMS} are accepted. One item by id"
             " alone, or with an address glob such as 0000:8[34]:00.0, covers many devices",
-            f"item {MAX_ITEMS + 1} {show(entries[MAX_ITEMS])}",
+            words.label(MAX_ITEMS + 1, entries[MAX_ITEMS]),
         )
     items = tuple(_parse_entry(entry, number) for number, entry in enumerate(entries, 1))
     _check_repeats(items)
@@ -172,7 +172,7 @@ def _load_yaml(text: str) -> list[object]:
 
 
 def _parse_entry(entry: object, number: int) -> Item:
-    label = f"item {number} {show(entry)}"
+    label = words.label(number, entry)
     try:
         if isinstance(entry, str):
             return _parse_short(entry, number)
@@ -247,7 +247,7 @@ def _check_repeats(items: tuple[Item, ...]) -> None:
                 raise OptionError(
                     "devices",
                     f"repeats item {first.position} ({first}); a device can be claimed once",
-                    f"item {item.position} {show(str(item))}",
+                    words.label(item.position, str(item)),
                 )
 
 

@@ -16,7 +16,6 @@ from collections.abc import Iterable
 
 from passthrough.config import words
 from passthrough.errors import OptionError
-from passthrough.system.quoting import show
 
 OPTION = "kernel-options"
 
@@ -203,18 +202,13 @@ def parse(text: str) -> tuple[str, ...]:
                 OPTION,
                 "not NAME or NAME=VALUE of letters, digits and . _ - , : / @ + % (quotes, spaces,"
                 " ; and $ cannot be passed on)",
-                label(number, token),
+                words.label(number, token),
             )
         refused = _why_never(token)
         if refused:
             fact, way_out = refused
-            raise OptionError(OPTION, fact, label(number, token), way_out)
+            raise OptionError(OPTION, fact, words.label(number, token), way_out)
     return tuple(tokens)
-
-
-def label(number: int, token: str) -> str:
-    """Name an item of the option, counted from 1."""
-    return f"item {number} {show(token)}"
 
 
 def check(tokens: Iterable[str], in_force: Iterable[str]) -> tuple[str, ...]:
@@ -240,7 +234,7 @@ def check(tokens: Iterable[str], in_force: Iterable[str]) -> tuple[str, ...]:
         if not refused:
             continue
         if token not in known:
-            raise OptionError(OPTION, refused, label(number, token), _BY_HAND)
+            raise OptionError(OPTION, refused, words.label(number, token), _BY_HAND)
         kept.append(token)
     return tuple(dict.fromkeys(kept))
 

@@ -6,8 +6,8 @@ import dataclasses
 import re
 from collections.abc import Mapping
 
-from passthrough.config import devices, kernel_options, words
 from passthrough.config import devices as devices_option
+from passthrough.config import kernel_options, words
 from passthrough.errors import OptionError
 from passthrough.system.quoting import show
 
@@ -54,7 +54,7 @@ def parse(config: Mapping[str, object]) -> Options:
         OptionError: when an option does not accept its value; names the item and the way out.
     """
     return Options(
-        devices=devices.parse(str(config.get("devices", ""))),
+        devices=devices_option.parse(str(config.get("devices", ""))),
         iommu=_choice(config, "iommu", ("auto", "off")) == "auto",
         iommu_passthrough=bool(config.get("iommu-passthrough", False)),
         allow_unsafe_interrupts=bool(config.get("allow-unsafe-interrupts", False)),
@@ -81,14 +81,14 @@ def _drivers(text: str) -> tuple[str, ...] | None:
             raise OptionError(
                 "blacklist-drivers",
                 "not a module name (letters, digits, '_' and '-')",
-                f"item {number} {show(name)}",
+                words.label(number, name),
                 "write auto, or names such as nouveau,nvidiafb",
             )
         if name.replace("-", "_").startswith("vfio"):
             raise OptionError(
                 "blacklist-drivers",
                 "the claimed devices need this driver",
-                f"item {number} {show(name)}",
+                words.label(number, name),
                 _LEAVE_OUT,
             )
         names[name] = None

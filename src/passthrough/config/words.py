@@ -1,10 +1,11 @@
-"""Options that list words. Pure."""
+"""Options that list words or items. Pure."""
 
 from __future__ import annotations
 
 import re
 
 from passthrough.errors import OptionError
+from passthrough.system import quoting
 
 MAX_WORDS = 64
 
@@ -27,3 +28,8 @@ def split(option: str, text: str, separators: str) -> list[str]:
             option, f"there are {len(words)}, and at most {MAX_WORDS} are accepted", "the list"
         )
     return words
+
+
+def label(number: int, item: object) -> str:
+    """Name an item of an option in a message, counted from 1, such as ``item 2 "nouveau"``."""
+    return f"item {number} {quoting.show(item)}"
