@@ -54,7 +54,7 @@ def read(decision: Decision) -> Seen:
     module = root / "sys/module"
     built_in = _is_built_in(root)
     claimed = decision.outcome.addresses
-    held = decision.facts.users.of(claimed) if claimed else {}
+    held = decision.facts.users.of(claimed)
     return Seen(
         remaps_interrupts=_remaps_interrupts(root),
         unsafe_interrupts=_is_set(module / "vfio_iommu_type1/parameters/allow_unsafe_interrupts"),
@@ -102,17 +102,17 @@ def _images(decision: Decision) -> tuple[Image, ...]:
     entry = machine.grub.entry
     initrds = entry.initrds if entry else ()
     found = initramfs.find(root, machine.generator, initrds, procfs.release_if_there(root))
-    return tuple(_read_image(decision, path, shown) for path, shown in found.items())
-
-
-def _read_image(decision: Decision, path: Path, shown: str) -> Image:
     wanted = {
         file.path: present.content.encode("utf-8", "surrogateescape")
         for file in boot_files.owned_files(decision.site.application)
-        if file.in_initramfs and (present := files.read(decision.site.root / file.path))
+        if file.in_initramfs and (present := decision.facts.present.get(file.path))
     }
+    return tuple(_read_image(root, path, shown, wanted) for path, shown in found.items())
+
+
+def _read_image(root: Path, path: Path, shown: str, wanted: Mapping[str, bytes]) -> Image:
     try:
-        contents = initramfs.look_up(decision.site.root, path, wanted.values())
+        contents = initramfs.look_up(root, path, wanted.values())
     except (initramfs.ImageError, OSError) as error:
         return Image(shown, problem=str(error))
     missing = [
