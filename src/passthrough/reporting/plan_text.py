@@ -9,8 +9,8 @@ from typing import Any
 
 from passthrough import errors
 from passthrough.planning import plan
-from passthrough.reporting import leftovers, nova_text, tables, words
 from passthrough.reporting import leftovers as hand_made
+from passthrough.reporting import nova_text, tables, words
 from passthrough.reporting.verify import result
 from passthrough.survey import Decision
 
@@ -20,7 +20,7 @@ _RESULT_COLOURS: dict[str, str] = {result.OK: "green", result.FAIL: "red", resul
 
 
 def describe_plan(
-    decision: Decision, leftovers: Sequence[leftovers.Leftover] = ()
+    decision: Decision, leftovers: Sequence[hand_made.Leftover] = ()
 ) -> dict[str, Any]:
     """Describe a survey's plan in plain values, stable for the same host and options.
 
@@ -70,7 +70,7 @@ def describe_plan(
 
 def plan_text(
     decision: Decision,
-    leftovers: Sequence[leftovers.Leftover] = (),
+    leftovers: Sequence[hand_made.Leftover] = (),
     style: tables.Style = tables.PLAIN,
 ) -> str:
     """Lay a survey's plan out for a person: claims, refusals, diffs, then what follows."""
@@ -97,7 +97,9 @@ def plan_text(
         for binding in planned.pending
     ]
     steps += [f"bind now: {_movement(binding)}" for binding in planned.bind]
-    steps += [each] if (each := words.switched_off(decision)) else []
+    switched_off = words.switched_off(decision)
+    if switched_off:
+        steps.append(switched_off)
     if planned.at_boot:
         steps.append(f"bind at the next boot: {' '.join(planned.at_boot)}")
     steps += nova_text.offer_steps(decision.nova_planned)
@@ -114,7 +116,7 @@ def plan_text(
 
 
 def _leftovers_text(
-    decision: Decision, leftovers: Sequence[leftovers.Leftover], style: tables.Style
+    decision: Decision, leftovers: Sequence[hand_made.Leftover], style: tables.Style
 ) -> str:
     lines = ["left over from a set-up by hand (the charm deletes none of it):"]
     for each in leftovers:
