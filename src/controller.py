@@ -28,7 +28,7 @@ class Controller(ops.Object):
         super().__init__(charm, "controller")
         self._root = root
         self._unit = charm.unit
-        # A nova_controller.Memory.
+        # A publication.Memory.
         self._stored.set_default(lines=[], seen="")
 
     def survey(self, relation: ops.Relation, wanted: options.Options) -> publication.Publication:

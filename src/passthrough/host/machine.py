@@ -59,8 +59,7 @@ def read(root: Path) -> Platform:
     tables = sysfs.names_or_raise(root / "sys/firmware/acpi/tables")
     return Platform(
         iommu_table=next((name for name in _IOMMU_TABLES if name in tables), None),
-        has_grub=(root / "boot/grub/grub.cfg").exists()
-        and (root / "usr/sbin/update-grub").exists(),
+        has_grub=(root / grub.CONFIG).exists() and (root / "usr/sbin/update-grub").exists(),
         generator=found[0] if len(found) == 1 else None,
         rivals=found if len(found) > 1 else (),
         command_line=procfs.command_line_if_there(root),
