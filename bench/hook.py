@@ -61,10 +61,12 @@ def measure(
         ours, empty, report = stack.enter_context(_agents(place / "ours", charm))
         progress("hook: update-status against an empty charm's")
         sides = [("an empty charm's", empty, report, GOAL)]
+        ready = [ours]
         if former:
             progress(f"hook: a host with the charm of {former[0]}")
             other, _, told = stack.enter_context(_agents(place / "former", former[1]))
             sides.append((f"that of {former[0]}", other, told, None))
+            ready.append(other)
         found = [
             pairs.compare(
                 f"update-status, {FUNCTIONS} functions and {CLAIMS} claims / {name}",
@@ -75,7 +77,7 @@ def measure(
             )
             for name, side, told, goal in sides
         ]
-        for agent in [ours, *([sides[1][1]] if former else [])]:
+        for agent in ready:
             if str(agent.status()) != f"active: gpu: {CLAIMS} ready":
                 raise pairs.BenchError(f"the unit is not ready: {agent.status()}")
         return found

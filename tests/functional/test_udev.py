@@ -13,11 +13,8 @@ import shutil
 import subprocess
 
 import pytest
-from harness import fakekernel, hosttree, made, world
+from harness import hosttree, made, world
 from harness.constants import CLAIMED, GPUS
-
-from passthrough import reconcile
-from passthrough.site import Site
 
 ADDRESS, TWIN = "0000:83:00.0", "0000:85:00.0"
 SCRIPT = """\
@@ -37,10 +34,9 @@ def host(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> hosttree.Ho
         pytest.fail("needs root and udevadm: apt-get install udev")
     tree = world.build_host(tmp_path / "host")
     tree.iommu_on()
-    kernel, tools = fakekernel.FakeKernel(tree, monkeypatch), fakekernel.FakeTools(tree)
-    wanted = made.wanted(GPUS)
-    reconcile.reconcile(Site(tree.root, "pci-passthrough"), wanted, tools, lambda said: None)
-    assert kernel.drivers()[ADDRESS] == "vfio-pci"
+    claimed = world.World.of(tree, monkeypatch)
+    claimed.run(made.wanted(GPUS))
+    assert claimed.drivers()[ADDRESS] == "vfio-pci"
     for address in CLAIMED:
         tree.bind(address, "nouveau")
         (tree.directory(address) / "driver_override").write_text("(null)\n")

@@ -189,17 +189,15 @@ class Guest:
         self._running().check_alive()
 
     def _wait_ready(self) -> None:
-        for _ in range(ABORTS):
+        for aborts in range(ABORTS + 1):
             try:
                 self._wait_login(time.monotonic() + BOOT_SECONDS)
                 break
             except errors.LabError:
-                if not self._running().has_aborted:
+                if aborts == ABORTS or not self._running().has_aborted:
                     raise
                 self.progress.say("the emulator aborted: the machine is switched on again")
                 self._start()
-        else:
-            self._wait_login(time.monotonic() + BOOT_SECONDS)
         # A boot is over when the devices have their drivers and systemd has nothing left to start.
         self.progress.waiting("udev and systemd")
         self.run(["udevadm", "settle", f"--timeout={SETTLE_SECONDS}"])

@@ -161,21 +161,21 @@ def test_the_tail_of_nothing_says_so() -> None:
 BROKEN = emulator.Emulator("/bin/false", "0.0")
 
 
-def make_broken(folder: pathlib.Path) -> guest.Guest:
-    """A machine whose QEMU ends at once."""
+def make_machine(folder: pathlib.Path, qemu: emulator.Emulator = BROKEN) -> guest.Guest:
+    """A machine on this QEMU; by default on one that ends at once."""
     return guest.Guest(
         machine.BARE,
         folder / "disk",
         folder / "key",
         folder,
         progress.Progress(io.StringIO()),
-        emulator=BROKEN,
+        emulator=qemu,
         accelerator=accelerator.TCG,
     )
 
 
 def test_a_machine_that_ends_at_once_fails_at_once_with_its_output(tmp_path: pathlib.Path) -> None:
-    broken = make_broken(tmp_path)
+    broken = make_machine(tmp_path)
     with pytest.raises(errors.LabError, match="went off while booting") as caught:
         broken.power_on()
     broken.close()
@@ -189,15 +189,7 @@ def test_a_machine_whose_emulator_aborts_is_switched_on_again(tmp_path: pathlib.
         f"#!/bin/sh\necho start >>{starts}\n[ $(wc -l <{starts}) -gt 2 ] && exit 3\nkill -ABRT $$\n"
     )
     fake.chmod(0o755)
-    aborting = guest.Guest(
-        machine.BARE,
-        tmp_path / "disk",
-        tmp_path / "key",
-        tmp_path,
-        progress.Progress(io.StringIO()),
-        emulator=emulator.Emulator(str(fake), "0.0"),
-        accelerator=accelerator.TCG,
-    )
+    aborting = make_machine(tmp_path, emulator.Emulator(str(fake), "0.0"))
     with pytest.raises(errors.LabError, match="QEMU ended with status 3"):
         aborting.power_on()
     aborting.close()
@@ -210,15 +202,7 @@ def test_a_boot_that_cannot_end_is_told_from_a_slow_one(tmp_path: pathlib.Path) 
     console = tmp_path / "console.log"
     fake.write_text(f"#!/bin/sh\necho 'Kernel panic - not syncing' >{console}\nexec sleep 60\n")
     fake.chmod(0o755)
-    stuck = guest.Guest(
-        machine.BARE,
-        tmp_path / "disk",
-        tmp_path / "key",
-        tmp_path,
-        progress.Progress(io.StringIO()),
-        emulator=emulator.Emulator(str(fake), "0.0"),
-        accelerator=accelerator.TCG,
-    )
+    stuck = make_machine(tmp_path, emulator.Emulator(str(fake), "0.0"))
     try:
         with pytest.raises(errors.LabError, match="does not boot"):
             stuck.power_on()
@@ -262,7 +246,7 @@ def test_the_table_of_times_adds_up_and_has_the_failed_step() -> None:
 
 
 def test_a_power_cut_on_a_forgetful_disk_is_refused(tmp_path: pathlib.Path) -> None:
-    forgetful = make_broken(tmp_path)
+    forgetful = make_machine(tmp_path)
     with pytest.raises(errors.LabError, match="cache=unsafe"):
         forgetful.cut_power()
     forgetful.close()

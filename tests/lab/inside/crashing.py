@@ -132,7 +132,6 @@ class Host:
 
         self._boot, self._files, self._options, self._pci = boot_files, files, options, pci
         self._tools = tools
-        self._site = Site(ROOT, APPLICATION)
         self._commands: Any = commands  # `run` below puts something else in its place
         self._reconcile, self._record, self._vfio = reconcile, record, drivers
         self._site = Site(ROOT, APPLICATION)
