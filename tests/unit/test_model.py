@@ -185,8 +185,7 @@ class Life:
         return found
 
 
-# What is counted are the methods of the class in it, one by one.
-def machine_of(  # noqa: C901
+def machine_of(  # noqa: C901 (it counts the methods of the class inside)
     make_life: Callable[[], Life],
 ) -> type[stateful.RuleBasedStateMachine]:
     """The machine that hypothesis plays with."""

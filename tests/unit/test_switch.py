@@ -6,7 +6,7 @@ import json
 
 import pytest
 from harness import hosttree
-from harness.constants import CLAIMED, GPUS
+from harness.constants import CLAIMED, GPUS, ONE
 from harness.fakekernel import FakeKernel, FakeTools
 from harness.world import World
 
@@ -80,7 +80,7 @@ def test_nova_is_offered_what_a_guest_holds_and_nothing_else(unit: Started):
 def test_what_is_claimed_no_more_is_given_back_as_ever(unit: Started):
     unit.start(OFF)
     unit.tree.bind("0000:84:00.0", "vfio-pci")
-    unit.hook("gpu=10de:1bb0@0000:83:00.0")
+    unit.hook(ONE)
     assert unit.drivers()["0000:84:00.0"] == "nouveau"
 
 
