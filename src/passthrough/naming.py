@@ -6,6 +6,8 @@ import re
 
 _APPLICATION = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]*[a-z][a-z0-9]*)*")
 
+_NUMBER = re.compile(r"0|[1-9][0-9]*", re.ASCII)
+
 
 def name_for(application: str) -> str:
     """The stem of every owned file: several applications of the charm may share a host."""
@@ -21,4 +23,16 @@ def check_application(name: str) -> str:
     """
     if not _APPLICATION.fullmatch(name):
         raise ValueError(f"{name!r} is not the name of a Juju application")
+    return name
+
+
+def check_unit(name: str) -> str:
+    """Give ``name`` back if it is a Juju unit's name, such as ``pci-passthrough/0``.
+
+    Raises:
+        ValueError: otherwise; the name becomes part of paths.
+    """
+    application, _, number = name.partition("/")
+    if not (_APPLICATION.fullmatch(application) and _NUMBER.fullmatch(number)):
+        raise ValueError(f"{name!r} is not the name of a Juju unit")
     return name

@@ -26,8 +26,9 @@ from passthrough.system import files, quoting
 DIRECTORY = "var/lib/pci-passthrough"
 
 # Files of format 1 do not say so: they have the record's own keys at the top, to which releases
-# have added `reboot`, `nova`, and the keys of `nova`.
-FORMAT = 2
+# have added `reboot`, `nova`, and the keys of `nova`. Format 3 has added `owner` and `keep`.
+FORMAT = 3
+_READ = (2, 3)
 # 52ee0af shows this between "is not readable (" and ")": at most 58 characters of a name that is no
 # address.
 _REFUSAL = f"format {FORMAT} of a newer charm: refresh, and leave it in place"
@@ -78,6 +79,21 @@ class Nova:
 
 
 @dataclasses.dataclass(frozen=True)
+class Owner:
+    """The one unit that looks after this host for its application.
+
+    Attributes:
+        model: the UUID of its model.
+        unit: its name, such as ``pci-passthrough/0``.
+        principal: the name of its principal, such as ``nova-compute/0``; empty where not known.
+    """
+
+    model: str
+    unit: str
+    principal: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Record:
     """What one application has done to this host.
 
@@ -88,16 +104,24 @@ class Record:
             successful rebuild took in, or DIRTY.
         reboot: the last reboot that it asked for.
         nova: what became of the drop-in for nova-compute.
+        owner: the unit that looks after all of it; None where a revision that named no owner wrote
+            the record, or where the owner left and kept everything in place.
+        keep: whether everything stays in place when the owner goes, as on-removal asks.
     """
 
     taken: Mapping[str, str | None] = dataclasses.field(default_factory=dict[str, str | None])
     activated: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     reboot: Reboot | None = None
     nova: Nova = dataclasses.field(default_factory=Nova)
+    owner: Owner | None = None
+    keep: bool = False
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is taken or activated, and nothing is to be remembered."""
+        """Whether nothing is taken or activated, and nothing is to be remembered.
+
+        Nobody has to look after nothing, so the owner does not count.
+        """
         return not (self.taken or self.activated or self.reboot) and self.nova == Nova()
 
 
@@ -243,7 +267,7 @@ def _load(site: Site) -> Record:
                 f" charm, and this one reads up to {FORMAT}, so it does nothing to the host;"
                 " refresh the charm to that revision, and leave the file in place"
             )
-        if type(found) is not int or found != FORMAT:
+        if type(found) is not int or found not in _READ:
             raise ValueError(f"{quoting.show(found)} is no format")
         return _parse(data["record"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -255,7 +279,7 @@ def _load(site: Site) -> Record:
 
 def _spell(record: Record) -> dict[str, object]:
     """Spell out the file's content; the names of the fields of `Record` are no part of it."""
-    reboot, nova = record.reboot, record.nova
+    reboot, nova, owner = record.reboot, record.nova, record.owner
     spelled = {
         "taken": dict(record.taken),
         "activated": dict(record.activated),
@@ -266,6 +290,12 @@ def _spell(record: Record) -> dict[str, object]:
             "run": nova.run,
             "made_directory": nova.made_directory,
         },
+        "owner": (
+            {"model": owner.model, "unit": owner.unit, "principal": owner.principal}
+            if owner
+            else None
+        ),
+        "keep": record.keep,
     }
     return {"format": FORMAT, "record": spelled, **_FOR_FIRST_RELEASE}
 
@@ -286,7 +316,14 @@ def _parse(data: Any) -> Record:
         *(str(nova.get(name, "")) for name in ("read", "deferred", "run")),
         made_directory=bool(nova.get("made_directory", False)),
     )
-    return Record(taken, activated, reboot, known)
+    owner = data.get("owner")
+    if owner is not None:
+        owner = Owner(
+            str(owner["model"]),
+            naming.check_unit(owner["unit"]),
+            naming.check_unit(owner["principal"]) if owner["principal"] else "",
+        )
+    return Record(taken, activated, reboot, known, owner, data.get("keep", False) is True)
 
 
 def _path(site: Site) -> Path:

@@ -16,6 +16,9 @@ from passthrough.state.record import Record
 from passthrough.system import files
 
 ONE = Record({"0000:83:00.0": "nouveau", "0000:83:00.1": None}, {"initramfs": "aa", "grub": "bb"})
+OWNER = record.Owner(
+    "5f1f3a3b-6b5f-4a9b-8b1a-0c1d2e3f4a5b", "pci-passthrough/0", "nova-compute/0"
+)
 
 
 def path_of(root: pathlib.Path, application: str = "pci-passthrough") -> pathlib.Path:
@@ -37,6 +40,20 @@ def test_an_application_without_a_record_has_an_empty_one(tmp_path: pathlib.Path
     assert Record().is_empty
     assert not ONE.is_empty
     assert not Record(reboot=record.Reboot("plan", "boot")).is_empty
+
+
+def test_nobody_looks_after_nothing(tmp_path: pathlib.Path):
+    alone = Record(owner=OWNER, keep=True)
+    assert alone.is_empty
+    assert put(tmp_path, "pci-passthrough", alone) is False
+    assert record.read(Site(tmp_path, "pci-passthrough")) == Record()
+
+
+@pytest.mark.parametrize("principal", ["nova-compute/0", ""])
+def test_the_owner_is_kept(tmp_path: pathlib.Path, principal: str):
+    owned = dataclasses.replace(ONE, owner=dataclasses.replace(OWNER, principal=principal))
+    put(tmp_path, "pci-passthrough", owned)
+    assert record.read(Site(tmp_path, "pci-passthrough")) == owned
 
 
 def test_an_equal_record_is_not_written_again(tmp_path: pathlib.Path):
@@ -132,6 +149,19 @@ DAMAGED = {
     "format-below-zero": '{"format": -1, "record": {"taken": {}, "activated": {}}}',
     "format-alone": '{"format": 2}',
     "format-beside-the-record": '{"format": 2, "taken": {}, "activated": {}}',
+    "format-3-around-damage": '{"format": 3, "record": {"taken": {"x": null}, "activated": {}}}',
+    "owner-is-text": '{"format": 3, "record": {"taken": {}, "activated": {}, "owner": "x"}}',
+    "owner-without-a-unit": (
+        '{"format": 3, "record": {"taken": {}, "activated": {}, "owner": {"model": "m"}}}'
+    ),
+    "owner-of-a-hostile-name": (
+        '{"format": 3, "record": {"taken": {}, "activated": {},'
+        ' "owner": {"model": "m", "unit": "../../x/0", "principal": ""}}}'
+    ),
+    "owner-beside-a-hostile-name": (
+        '{"format": 3, "record": {"taken": {}, "activated": {},'
+        ' "owner": {"model": "m", "unit": "gpu/0", "principal": "a/b/0"}}}'
+    ),
     "format-around-damage": '{"format": 2, "record": {"taken": {"x": null}, "activated": {}}}',
 }
 
@@ -209,8 +239,8 @@ OLDER = {
         ),
     ),
 }
-# What is written now. Another shape of it needs another number.
-PRESENT = """\
+# Without an owner, and in use by nobody but the main branch.
+SECOND = """\
 {
  "activated": {},
  "format": 2,
@@ -238,6 +268,42 @@ PRESENT = """\
   "format 2 of a newer charm: refresh, and leave it in place": null
  }
 }"""
+OLDER["format-2"] = (SECOND, OLDER["52ee0af"][1])
+# What is written now. Another shape of it needs another number.
+PRESENT = """\
+{
+ "activated": {},
+ "format": 3,
+ "record": {
+  "activated": {
+   "grub": "bb",
+   "initramfs": "aa"
+  },
+  "keep": true,
+  "nova": {
+   "deferred": "dd",
+   "made_directory": true,
+   "read": "cc",
+   "run": "ee"
+  },
+  "owner": {
+   "model": "5f1f3a3b-6b5f-4a9b-8b1a-0c1d2e3f4a5b",
+   "principal": "nova-compute/0",
+   "unit": "pci-passthrough/0"
+  },
+  "reboot": {
+   "boot_id": "boot",
+   "plan": "plan"
+  },
+  "taken": {
+   "0000:83:00.0": "nouveau",
+   "0000:83:00.1": null
+  }
+ },
+ "taken": {
+  "format 3 of a newer charm: refresh, and leave it in place": null
+ }
+}"""
 
 
 class TestFormats:
@@ -255,22 +321,23 @@ class TestFormats:
         assert record.read(site) == expected
 
     def test_what_is_written_now(self, tmp_path: pathlib.Path):
-        _, last = OLDER["52ee0af"]
+        _, before = OLDER["52ee0af"]
+        last = dataclasses.replace(before, owner=OWNER, keep=True)
         put(tmp_path, "pci-passthrough", last)
         assert path_of(tmp_path).read_text() == PRESENT
         assert record.read(Site(tmp_path, "pci-passthrough")) == last
 
     def test_a_newer_one_is_refused_and_left_alone(self, tmp_path: pathlib.Path):
         path_of(tmp_path).parent.mkdir(parents=True)
-        newer = PRESENT.replace('"format": 2', '"format": 3').replace("nouveau", "~")
+        newer = PRESENT.replace('"format": 3', '"format": 4').replace("nouveau", "~")
         path_of(tmp_path).write_text(newer)
         for look in (record.read, record.read_others):
             application = "pci-passthrough" if look is record.read else "qat"
             with pytest.raises(record.NewerRecordError) as caught:
                 look(Site(tmp_path, application))
             assert str(caught.value) == (
-                "/var/lib/pci-passthrough/pci-passthrough.json is in format 3, of a newer revision"
-                " of this charm, and this one reads up to 2, so it does nothing to the host;"
+                "/var/lib/pci-passthrough/pci-passthrough.json is in format 4, of a newer revision"
+                " of this charm, and this one reads up to 3, so it does nothing to the host;"
                 " refresh the charm to that revision, and leave the file in place"
             )
         with (
@@ -286,7 +353,7 @@ class TestFormats:
         with pytest.raises(ValueError, match="is not the address of a function") as caught:
             record._parse(data)
         assert str(caught.value) == (
-            '"format 2 of a newer charm: refresh, and leave it in place" is not the address of a'
+            '"format 3 of a newer charm: refresh, and leave it in place" is not the address of a'
             " function"
         )
 
@@ -294,6 +361,17 @@ class TestFormats:
 @pytest.mark.parametrize("name", ["a", "pci-passthrough", "gpu2", "a-b2c-d"])
 def test_application_names_of_juju_are_taken(name: str):
     assert naming.check_application(name) == name
+
+
+@pytest.mark.parametrize("name", ["a/0", "pci-passthrough/12"])
+def test_unit_names_of_juju_are_taken(name: str):
+    assert naming.check_unit(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "a", "a/", "/0", "a/01", "a/-1", "a/0/0", "../0", "a/0\n"])
+def test_other_names_are_no_unit(name: str):
+    with pytest.raises(ValueError, match="is not the name of a Juju unit"):
+        naming.check_unit(name)
 
 
 @pytest.mark.parametrize(
