@@ -146,6 +146,7 @@ RAISING = (
 ELSEWHERE = {
     "a hook of",  # the purpose of a lock
     "is not the name of a Juju application",  # an argument of the command line
+    "is not the name of a Juju unit",  # within the message about a damaged record
     "could not be put back",  # the log
     "leave it out, or upgrade",
     "it is on",  # the log

@@ -16,9 +16,7 @@ from passthrough.state.record import Record
 from passthrough.system import files
 
 ONE = Record({"0000:83:00.0": "nouveau", "0000:83:00.1": None}, {"initramfs": "aa", "grub": "bb"})
-OWNER = record.Owner(
-    "5f1f3a3b-6b5f-4a9b-8b1a-0c1d2e3f4a5b", "pci-passthrough/0", "nova-compute/0"
-)
+OWNER = record.Owner("5f1f3a3b-6b5f-4a9b-8b1a-0c1d2e3f4a5b", "pci-passthrough/0", "nova-compute/0")
 
 
 def path_of(root: pathlib.Path, application: str = "pci-passthrough") -> pathlib.Path:
