@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Container
+from collections.abc import Callable
 
 from passthrough import survey
 from passthrough.config.options import Options
@@ -79,13 +79,17 @@ def _reconcile(
         # A guest may have been given one of them until nova-compute had read the drop-in.
         asked = survey.ask_again(facts, released)
         before = survey.decide(options, survey.read_own_again(asked))
-    bind = [binding.address for binding in before.plan.bind]
 
-    def claimable_now() -> Container[str]:
-        return survey.decide(options, survey.ask_again(before.facts, bind)).outcome.addresses
+    def is_claimable(address: str) -> bool:
+        # What this run has bound by now is the charm's own; this function not before it is bound.
+        known, now = before.facts.record, ledger.present.taken
+        mine = {each: now[each] for each in now if each != address or each in known.taken}
+        facts = dataclasses.replace(before.facts, record=dataclasses.replace(known, taken=mine))
+        asked = survey.ask_again(facts, [address])
+        return address in survey.decide(options, asked).outcome.addresses
 
     try:
-        outcome = apply.apply(ledger, before.plan, tools, progress, ask_again=claimable_now)
+        outcome = apply.apply(ledger, before.plan, tools, progress, is_claimable=is_claimable)
     except (PassthroughError, OSError):
         # Whatever became of the host, Nova shall not be offered what is not ready.
         offer(look_again())

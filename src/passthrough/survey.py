@@ -175,7 +175,7 @@ def ask_again(facts: Facts, addresses: Iterable[str]) -> Facts:
     return dataclasses.replace(
         facts,
         host=host,
-        usage=usage.Usage({**uses, **used.uses}),
+        usage=usage.Usage({**uses, **used.uses}, used.openers.of_host(host)),
         others=others,
         processes=processes,
         users=vfio_users.Users(root, processes),

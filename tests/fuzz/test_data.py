@@ -12,8 +12,8 @@ from harness import cpio, hosttree
 
 from fuzz import judge, mutation
 from passthrough import pci_address
-from passthrough.host import grub, initramfs, pci
-from passthrough.host.uses import console, network, storage
+from passthrough.host import disks, grub, initramfs, pci
+from passthrough.host.uses import at_rest, console, kinds, network, storage
 from passthrough.nova import conf as nova_conf
 from passthrough.site import Site
 from passthrough.state import record, stuck
@@ -62,12 +62,22 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> hosttree.HostTree:
     return tree
 
 
+def find_storage(root: Path) -> list[tuple[str, kinds.Use]]:
+    known = disks.read(root)
+    mounted = storage.find_mounts(root, known, procfs.Processes(root).mounts)
+    swaps = frozenset(storage.find_swaps(root, known))
+    running = storage.find(root, known, mounted, swaps)
+    return [*running, *at_rest.find(root, known, (), mounted.keys() | swaps)]
+
+
 def test_text_on_the_host_is_read_without_a_crash(host: hosttree.HostTree):
     root, functions = host.root, pci.read(host.root)
     targets = {
-        "proc/1/mountinfo": lambda: list(storage.find(root)),
-        "proc/swaps": lambda: list(storage.find(root)),
-        "run/udev/data/b259:0": lambda: list(storage.find(root)),
+        "proc/1/mountinfo": lambda: find_storage(root),
+        "proc/swaps": lambda: find_storage(root),
+        "etc/fstab": lambda: find_storage(root),
+        "etc/crypttab": lambda: find_storage(root),
+        "run/udev/data/b259:0": lambda: find_storage(root),
         "proc/net/route": lambda: list(network.find(root, functions)),
         "proc/net/if_inet6": lambda: list(network.find(root, functions)),
         "proc/net/ipv6_route": lambda: list(network.find(root, functions)),
@@ -84,7 +94,7 @@ def test_text_on_the_host_is_read_without_a_crash(host: hosttree.HostTree):
         name = names[number % len(names)]
         host.write(name, text.encode("utf-8", "surrogatepass"))
         targets[name]()
-        for address, what in (*storage.find(root), *network.find(root, functions)):
+        for address, what in (*find_storage(root), *network.find(root, functions)):
             assert address in functions.functions
             assert what.what.isprintable(), ascii(what.what)
         host.write(name, "")

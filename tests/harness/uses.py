@@ -69,6 +69,29 @@ def multipath_namespace(
         _link(subsystem / controller, there)
 
 
+def fibre_channel_host(tree: hosttree.HostTree, address: str, name: str, port: str) -> None:
+    """A port of a Fibre Channel adapter."""
+    directory = tree.directory(address) / name / "fc_host" / name
+    directory.mkdir(parents=True)
+    (directory / "port_name").write_text(f"{port}\n")
+    _link(tree.root / "sys/class/fc_host" / name, directory)
+
+
+def namespace_over_fibre_channel(
+    tree: hosttree.HostTree, name: str, number: str, controller: str, port: str, *, multipath: bool
+) -> None:
+    """An NVMe namespace over a port; its controller stands on no PCI function's path."""
+    above = tree.root / "sys/devices/virtual/nvme-fabrics/ctl" / controller
+    above.mkdir(parents=True)
+    remote = "traddr=nn-0x200a00a09890f5bf:pn-0x200b00a09890f5bf"
+    local = f"host_traddr=nn-0x200000109b1c2a3f:pn-{port}"
+    (above / "address").write_text(f"{remote},{local}\n")
+    subsystem = tree.root / "sys/devices/virtual/nvme-subsystem/nvme-subsys9"
+    if multipath:
+        _link(subsystem / controller, above)
+    _block(tree, (subsystem if multipath else above) / name, name, number)
+
+
 def mount(
     tree: hosttree.HostTree,
     number: str,
@@ -156,3 +179,54 @@ def console(tree: hosttree.HostTree, number: int, name: str, *, bound: bool) -> 
     (directory / "name").write_text(f"{name}\n")
     (directory / "bind").write_text(f"{int(bound)}\n")
     _link(tree.root / f"sys/class/vtconsole/vtcon{number}", directory)
+
+
+def node(
+    tree: hosttree.HostTree, address: str, below: str, number: str, name: str = "", kind: str = ""
+) -> Path:
+    """A character device below a function; ``name`` is its node's, ``kind`` its class."""
+    directory = tree.directory(address) / below
+    directory.mkdir(parents=True)
+    (directory / "dev").write_text(f"{number}\n")
+    if name:
+        major, minor = number.split(":")
+        event = f"MAJOR={major}\nMINOR={minor}\nDEVNAME={name.removeprefix('/dev/')}\n"
+        (directory / "uevent").write_text(event)
+    if kind:
+        _link(tree.root / "sys/class" / kind / directory.name, directory)
+    return directory
+
+
+def list_nodes(tree: hosttree.HostTree) -> None:
+    """Let the kernel list every character device, as it does in /sys/dev/char."""
+    (tree.root / "sys/dev/char").mkdir(parents=True)
+    for path in sorted((tree.root / "sys/devices").rglob("dev")):
+        if path.parent.name not in os.listdir(tree.root / "sys/class/block"):
+            _link(tree.root / "sys/dev/char" / path.read_text().strip(), path.parent)
+
+
+def process(
+    tree: hosttree.HostTree, number: int, program: str, *files: str, mount: int | None = None
+) -> Path:
+    """A process of a program that has files open; ``mount`` is what they lie on, if it is told."""
+    directory = tree.root / f"proc/{number}"
+    for name in ("fd", "fdinfo", "ns"):
+        (directory / name).mkdir(parents=True, exist_ok=True)
+    os.symlink(program, directory / "exe")
+    os.symlink("mnt:[4026531841]", directory / "ns/mnt")
+    for descriptor, file in enumerate(files):
+        os.symlink(file, directory / f"fd/{descriptor}")
+        if mount is not None:
+            text = f"pos:\t0\nflags:\t02\nmnt_id:\t{mount}\nino:\t7\n"
+            (directory / f"fdinfo/{descriptor}").write_text(text)
+    return directory
+
+
+def mount_line(tree: hosttree.HostTree, number: int, kind: str, options: str = "rw") -> None:
+    """One more mount, which nothing is known of but its id, its type and its options."""
+    directory = tree.root / "proc/1"
+    (directory / "ns").mkdir(parents=True, exist_ok=True)
+    if not (directory / "ns/mnt").is_symlink():
+        os.symlink("mnt:[4026531841]", directory / "ns/mnt")
+    with (directory / "mountinfo").open("a") as file:
+        file.write(f"{number} 1 0:{number} / /m{number} {options} - {kind} none rw\n")

@@ -129,7 +129,7 @@ IPV6 = Use(
 UIO = Use(
     NO_DRIVER,
     "program",
-    "is driven by a program of the host: sleep (process {process}) has /dev/uio0 open",
+    "is in use by a program of the host: /dev/uio0 is open in process {process} (sleep)",
     make="modprobe uio_pci_generic && echo 1234 11e8 >/sys/bus/pci/drivers/uio_pci_generic/new_id"
     " && systemd-run --quiet --unit=lab-uio --property=Type=notify --property=NotifyAccess=all"
     " sh -c 'exec 3<>/dev/uio0; systemd-notify --ready; exec sleep infinity'",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Container, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 
 from passthrough import enums, errors
@@ -55,7 +55,7 @@ def apply(
     plan: Plan,
     tools: Tools,
     progress: Callable[[str], object],
-    ask_again: Callable[[], Container[str]],
+    is_claimable: Callable[[str], bool],
 ) -> Outcome:
     """Carry out ``plan`` on the host of the ledger's site.
 
@@ -64,8 +64,9 @@ def apply(
         plan: what to do; an empty plan touches nothing.
         tools: rebuild, and load modules.
         progress: takes a sentence about each thing that was done.
-        ask_again: gives those of the functions to bind that the charm can still claim. It is asked
-            between a rebuild and the first bind: somebody can mount a disk within those minutes.
+        is_claimable: tells whether the charm can claim a function on the host as it is by then. It
+            is asked of each one immediately before its driver changes: a rebuild takes minutes, and
+            another driver may take a minute to let go; somebody can mount a disk meanwhile.
 
     Returns:
         What was done. A function that could not be bound or given back is in it, not raised: it
@@ -73,7 +74,7 @@ def apply(
 
     Raises:
         PassthroughError: when a rebuild fails or a file cannot be written; the files that feed it
-            are then as they were before, and the next run tries again. Also as ``ask_again``.
+            are then as they were before, and the next run tries again. Also as ``is_claimable``.
         OSError: when the record cannot be written; the host then stays as it is at that point.
     """
     root, application = ledger.site.root, ledger.site.application
@@ -99,8 +100,7 @@ def apply(
         _write_files(root, rest, report)
     for folder in boot_files.owned_folders(application):
         files.drop_empty(root / folder)
-    barred = _bar(plan.bind, ask_again()) if plan.rebuild and plan.bind else ()
-    failed = _change_drivers(root, plan, barred, tools, report)
+    failed = _change_drivers(root, plan, is_claimable, tools, report)
     taken = {
         **plan.record.taken,
         **{each: before[each] for each in failed if each not in plan.record.taken},
@@ -171,25 +171,14 @@ def _describe(change: FileChange) -> str:
     )
 
 
-def _bar(bind: Iterable[Binding], claimed: Container[str]) -> tuple[errors.PostponedError, ...]:
-    """List what the plan binds and the charm can no longer claim, each with its error."""
-    return tuple(
-        errors.PostponedError(
-            each.address, "left alone, as it cannot be claimed any more since the rebuild"
-        )
-        for each in bind
-        if each.address not in claimed
-    )
-
-
 def _change_drivers(
     root: Path,
     plan: Plan,
-    barred: tuple[errors.PostponedError, ...],
+    is_claimable: Callable[[str], bool],
     tools: Tools,
     report: Callable[[str], object],
 ) -> dict[str, errors.BindError]:
-    """Change one driver after the other, except for what is ``barred``.
+    """Change one driver after the other, each after it was asked for once more.
 
     Behind a driver that has not released its device no other one is touched.
 
@@ -207,16 +196,17 @@ def _change_drivers(
         report(f"{binding.address}: given back")
 
     def take(binding: Binding) -> None:
-        if binding is bind[0]:
-            tools.load_vfio()
+        if not is_claimable(binding.address):
+            raise errors.PostponedError(
+                binding.address, "left alone, as it cannot be claimed any more"
+            )
         drivers.bind(root, binding.address)
         report(f"{binding.address}: bound to vfio-pci")
 
-    for error in barred:
-        leave(error)
-    bind = [binding for binding in plan.bind if binding.address not in failed]
-    steps = [(give_back, each) for each in plan.release] + [(take, each) for each in bind]
+    steps = [(give_back, each) for each in plan.release] + [(take, each) for each in plan.bind]
     for number, (change, binding) in enumerate(steps):
+        if plan.bind and binding is plan.bind[0]:
+            tools.load_vfio()
         try:
             change(binding)
         except errors.StuckError as error:

@@ -43,7 +43,7 @@ def bind(root: Path, address: str) -> bool:
     try:
         # A function loses its VFs with its driver, and a guest may hold one of those.
         lost = vfio_users.vfs_of(root, address)
-        if former not in (None, pci.VFIO_PCI) and _is_lent(root, address, former):
+        if former not in (None, pci.VFIO_PCI) and vfio_users.is_lent(root, address, former):
             lost.append(address)
         with _kept_from_guests(root, address, lost):
             _write(device / "driver_override", pci.VFIO_PCI)
@@ -153,22 +153,11 @@ def _kept_from_guests(root: Path, address: str, functions: Iterable[str]) -> Gen
     _refuse_held(root, address, unsure)
     with contextlib.ExitStack() as opened:
         for node in sorted(nodes):
-            if not node.startswith(vfio_users.OWN_NODES):
+            if vfio_users.is_group(node):
                 handle = _open_group(root, address, node, nodes)
                 if handle is not None:
                     opened.callback(os.close, handle)
         yield
-
-
-def _is_lent(root: Path, address: str, driver: str) -> bool:
-    """Tell whether guests can have a function while it is on this driver, whole or in parts.
-
-    The variants of vfio-pci have "vfio" in their names (mlx5_vfio_pci). From Linux 6.1 on the
-    kernel shows every device that VFIO has, whichever driver registered it; NVIDIA's registers VFs
-    for vGPUs.
-    """
-    shown = sysfs.is_there_or_raise(_device(root, address) / "vfio-dev")
-    return shown or "vfio" in driver or vfio_users.is_cut_up(root, address)
 
 
 def _open_group(root: Path, address: str, node: str, nodes: frozenset[str]) -> int | None:

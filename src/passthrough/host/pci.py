@@ -25,6 +25,12 @@ VFIO_PCI = "vfio-pci"
 
 # PCI base classes, the highest byte of a class.
 _DISPLAYS, _BRIDGES = 0x03, 0x06
+# Classes without the programming interface (pci.ids; the kernel's include/linux/pci_ids.h): SMBus,
+# and the system peripherals that keep a machine going: interrupt controller, DMA, timer, clock,
+# hot-plug controller, IOMMU, root complex event collector.
+_OF_THE_MACHINE = (0x0C05, 0x0800, 0x0801, 0x0802, 0x0803, 0x0804, 0x0806, 0x0807)
+_OTHER_BRIDGE, _POWER_MANAGEMENT = 0x0680, ("8086:7113",)
+_CXL_MEMORY = 0x0502
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +77,23 @@ class Function:
     def is_pci_bridge(self) -> bool:
         """A PCI-to-PCI bridge, such as a root port (class 0604); IOMMU groups disregard it."""
         return self.class_code >> 8 == 0x0604
+
+    @property
+    def is_of_the_machine(self) -> bool:
+        """A part that the machine itself needs, such as a host or ISA bridge, or SMBus.
+
+        Another kind of bridge (0680, as NVIDIA's NVSwitch) serves whoever needs it, but for the
+        power management of PIIX4, which drives SMBus.
+        """
+        kind = self.class_code >> 8
+        if kind == _OTHER_BRIDGE:
+            return self.id in _POWER_MANAGEMENT or (self.driver or "").endswith("_smbus")
+        return (self.is_bridge and not self.is_pci_bridge) or kind in _OF_THE_MACHINE
+
+    @property
+    def is_cxl_memory(self) -> bool:
+        """Memory behind CXL (class 0502), which may be a part of the host's own."""
+        return self.class_code >> 8 == _CXL_MEMORY
 
     @property
     def is_display(self) -> bool:

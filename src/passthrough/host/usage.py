@@ -12,23 +12,80 @@ import itertools
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
-from passthrough.host import pci
-from passthrough.host.uses import console, kinds, network, programs, storage
+from passthrough.host import disks, nodes, pci
+from passthrough.host.uses import at_rest, console, kinds, network, programs, storage
 from passthrough.host.uses.kinds import Use
 from passthrough.system import procfs
 
 
+class Openers:
+    """Who has functions open: asked of the processes when a function is asked for.
+
+    Most looks at a host ask for none that somebody could have open, and then nothing is read.
+
+    Args:
+        root: the host's root; None for a host where nobody has anything open.
+        host: the functions that are there.
+        found: the device nodes of functions.
+        processes: the host's processes.
+        ours: addresses of functions that applications of this charm have taken.
+    """
+
+    def __init__(
+        self,
+        root: Path | None = None,
+        host: pci.Host | None = None,
+        found: nodes.Nodes | None = None,
+        processes: procfs.Processes | None = None,
+        ours: Container[str] = (),
+    ):
+        self._given = (root, host, found, processes)
+        self._ours = ours
+        self._known: dict[str, tuple[Use, ...]] = {}
+
+    def of(self, address: str) -> tuple[Use, ...]:
+        """Who has a function open, as its uses.
+
+        Raises:
+            OSError: when that cannot be told.
+        """
+        if address not in self._known:
+            self._known[address] = self._ask(address)
+        return self._known[address]
+
+    def of_host(self, host: pci.Host) -> Openers:
+        """The same, about the functions as another look has seen them."""
+        root, _, found, processes = self._given
+        return Openers(root, host, found, processes, self._ours)
+
+    def _ask(self, address: str) -> tuple[Use, ...]:
+        root, host, found, processes = self._given
+        function = host.functions.get(address) if host else None
+        if root is None or function is None or found is None or processes is None:
+            return ()
+        asked = programs.find_open(root, function, found, processes, self._ours)
+        return _in_order(set(asked))
+
+
 @dataclasses.dataclass(frozen=True)
 class Usage:
-    """The uses of each function, by address; a function without an entry has none."""
+    """The uses of each function, by address. A function that is not there has none.
+
+    ``openers`` are those who have functions open, which are uses as well; `all_of` has both.
+    """
 
     uses: Mapping[str, tuple[Use, ...]] = dataclasses.field(
         default_factory=dict[str, tuple[Use, ...]]
     )
+    openers: Openers = dataclasses.field(default_factory=Openers, compare=False)
+
+    def all_of(self, address: str) -> tuple[Use, ...]:
+        """Every use of a function; one on a native driver may cost a look at all processes."""
+        return (*self.uses.get(address, ()), *self.openers.of(address))
 
     def of(self, address: str, kind: kinds.Kind) -> tuple[str, ...]:
-        """The uses of one kind of a function, in words."""
-        return tuple(use.what for use in self.uses.get(address, ()) if use.kind == kind)
+        """What a function is used for, in words; only uses of one kind."""
+        return tuple(each.what for each in self.all_of(address) if each.kind == kind)
 
 
 def read(
@@ -49,18 +106,24 @@ def read(
         OSError: when /proc or /sys cannot be read; a use that cannot be seen is not the same as
             none.
     """
+    processes = processes or procfs.Processes(root)
+    known = disks.read(root)
+    mounted = storage.find_mounts(root, known, processes.mounts)
+    swaps = frozenset(storage.find_swaps(root, known))
     found: dict[str, set[Use]] = {}
-    for address, use in itertools.chain(
-        storage.find(root),
+    for address, each in itertools.chain(
+        storage.find(root, known, mounted, swaps),
+        at_rest.find(root, known, ours, mounted.keys() | swaps),
         network.find(root, host),
         console.find(root, host),
-        programs.find(root, host, processes or procfs.Processes(root), ours),
+        programs.find(root),
     ):
         function = host.functions.get(address)
-        # The host has given up a function on vfio-pci, unless one of its programs has it open.
-        if function and (function.driver != pci.VFIO_PCI or use.kind == kinds.Kind.PROGRAM):
-            found.setdefault(address, set()).add(use)
-    return Usage({address: _in_order(found[address]) for address in sorted(found)})
+        # What is on vfio-pci the host has given up already.
+        if function and function.driver != pci.VFIO_PCI:
+            found.setdefault(address, set()).add(each)
+    openers = Openers(root, host, nodes.Nodes(root, known), processes, ours)
+    return Usage({address: _in_order(found[address]) for address in sorted(found)}, openers)
 
 
 def _in_order(uses: Iterable[Use]) -> tuple[Use, ...]:

@@ -1,4 +1,4 @@
-"""Which processes hold a function through VFIO, as guests do. Reads only."""
+"""Which processes hold a function through VFIO or vhost-vdpa, as guests do. Reads only."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from passthrough import pci_address
 from passthrough.host import pci
 from passthrough.system import procfs, sysfs
 
-OWN_NODES = "/dev/vfio/devices/"  # each function's own node; its group's stands a level higher
+OWN_NODES = "/dev/vfio/devices/"  # each function's own one; its group's stands above
+_VDPA_NODES = "/dev/vhost-vdpa-"  # drivers/vhost/vdpa.c
+_VDPA = "sys/bus/vdpa/devices"
 
 
 class Users:
@@ -63,19 +66,38 @@ def of_nodes(processes: procfs.Processes, nodes: frozenset[str]) -> dict[str, tu
     Returns:
         Node that is open → sorted process ids. A process that ends meanwhile is left out.
     """
-    if not nodes:
+    if not nodes or processes.root is None:
         return {}
-    return {node: users for node, users in processes.devices.items() if node in nodes}
+    opened = processes.opened
+    found: dict[str, tuple[int, ...]] = {}
+    for node in sorted(nodes):
+        number = number_of(processes.root, node)
+        paths = opened.unasked if number else opened.paths
+        who = {*paths.get(node, ()), *(opened.numbers.get(number, ()) if number else ())}
+        if who:
+            found[node] = tuple(sorted(who))
+    return found
+
+
+def number_of(root: Path, node: str) -> str | None:
+    """The device number of a VFIO node, as the kernel shows it; None where it does not."""
+    name = os.path.basename(node)
+    places = ((OWN_NODES, "vfio-dev"), (_VDPA_NODES, "vhost-vdpa"), ("", "vfio"))
+    place = next(place for start, place in places if node.startswith(start))
+    number = sysfs.attribute_if_there(f"{root}/sys/class/{place}/{name}/dev")
+    return f"c{number}" if number else None
 
 
 def nodes_of(root: Path, address: str) -> frozenset[str]:
     """Find the device nodes through which a process holds a function, or a part of it.
 
-    These are its own node, its group's, and those of its mediated devices.
+    Its group's and its own, and those of the mediated devices that it is cut up into; and those of
+    its vDPA devices, which guests have while it is on its native driver.
     """
     device = _device(root, address)
     return frozenset[str]().union(
-        *(_nodes(root, each) for each in (device, *_mediated_devices(device)))
+        *(_nodes(root, each) for each in (device, *_mediated_devices(device))),
+        _vdpa_nodes(root, address),
     )
 
 
@@ -84,17 +106,36 @@ def is_cut_up(root: Path, address: str) -> bool:
     return bool(_mediated_devices(_device(root, address)))
 
 
+def is_lent(root: Path, address: str, driver: str) -> bool:
+    """Whether guests can have a function on that driver: whole, or in parts.
+
+    The variants of vfio-pci have its name in theirs (mlx5_vfio_pci); from Linux 6.1 on the kernel
+    shows each device that VFIO has, whichever driver gave it (NVIDIA's does, for vGPUs on VFs).
+    """
+    shown = sysfs.is_there_or_raise(f"{_device(root, address)}/vfio-dev")
+    parts = is_cut_up(root, address) or bool(_vdpa_nodes(root, address))
+    return shown or "vfio" in driver or parts
+
+
+def is_group(node: str) -> bool:
+    """Whether a node is that of a group, which the kernel lets one process open."""
+    return not node.startswith((OWN_NODES, _VDPA_NODES))
+
+
 def opens_once(root: Path, node: str) -> bool:
     """Tell whether the kernel lets one process at a time open a node, as it does a group's.
 
-    A function's own node opens any number of times, and a file that is no device tells nothing.
+    A function's own node opens any number of times, and a file that is not the kernel's own node of
+    the group tells nothing.
     """
-    if node.startswith(OWN_NODES):
+    if not is_group(node):
         return False
     try:
-        return stat.S_ISCHR(os.stat(root / node[1:]).st_mode)
+        found = os.stat(root / node[1:])
     except OSError:
         return False
+    number = f"c{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}"
+    return stat.S_ISCHR(found.st_mode) and number == number_of(root, node)
 
 
 def vfs_of(root: Path, address: str) -> list[str]:
@@ -120,6 +161,18 @@ def _nodes(root: Path, device: str) -> Iterator[str]:
         # The group's node in the kernel's "unsafe noiommu mode".
         if (root / f"dev/vfio/noiommu-{group}").exists():
             yield f"/dev/vfio/noiommu-{group}"
+
+
+def _vdpa_nodes(root: Path, address: str) -> frozenset[str]:
+    """The nodes of the vDPA devices below a function, also on its scalable functions."""
+    directory = root / _VDPA
+    return frozenset(
+        f"/dev/{child}"
+        for name, path in sysfs.links_or_raise(directory).items()
+        if address in pci_address.functions_on(path)
+        for child in sysfs.names_if_there(directory / name)
+        if f"/dev/{child}".startswith(_VDPA_NODES)
+    )
 
 
 def _mediated_devices(device: str) -> list[str]:

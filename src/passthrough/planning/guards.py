@@ -76,8 +76,16 @@ def _pci_bridge(function: pci.Function, usage: Usage) -> str | None:
 
 def _host_controller(function: pci.Function, usage: Usage) -> str | None:
     del usage
-    if function.is_bridge and not function.is_pci_bridge:
+    if function.is_of_the_machine:
         return "is a bridge or host controller that the machine itself needs"
+    return None
+
+
+def _host_memory(function: pci.Function, usage: Usage) -> str | None:
+    del usage
+    # What of it is online shows below devices of several layers; its driver has it for the host.
+    if function.is_cxl_memory and function.driver not in (None, pci.VFIO_PCI):
+        return f"is CXL memory on {function.driver}, which may be a part of the host's own"
     return None
 
 
@@ -88,7 +96,9 @@ def _vfs_in_use(function: pci.Function, usage: Usage) -> str | None:
     return None
 
 
-def _used_for(name: str, kind: kinds.Kind, phrase: str) -> Guard:
+def _used_for(
+    name: str, kind: kinds.Kind, phrase: str, way_out: str = _WAY_OUT, *, overridable: bool = True
+) -> Guard:
     """Make the guard of one kind of use; ``phrase`` has a place for the use in words."""
 
     def fact(function: pci.Function, usage: Usage) -> str | None:
@@ -99,23 +109,33 @@ def _used_for(name: str, kind: kinds.Kind, phrase: str) -> Guard:
         what = f"{uses[0]} and {more} more" if more else uses[0]
         return phrase.format(what)
 
-    return Guard(name, fact, _WAY_OUT, of_use=True)
+    return Guard(name, fact, way_out, overridable, of_use=True)
 
 
 GUARDS = (
     # The kernel lets bridges share a group with what a guest has.
     Guard("pci-bridge", _pci_bridge, overridable=False, for_group=False),
     Guard("host-controller", _host_controller, for_group=False),
+    Guard("host-memory", _host_memory, _WAY_OUT),
     _used_for("mounted", kinds.Kind.MOUNT, "holds a mounted file system: {}"),
     _used_for("swap", kinds.Kind.SWAP, "holds swap space: {}"),
     _used_for("storage-member", kinds.Kind.MEMBER, "holds a part of the host's storage: {}"),
+    _used_for("configured", kinds.Kind.CONFIGURED, "is meant for the host's own storage: {}"),
     _used_for("default-route", kinds.Kind.ROUTE, "carries the host's traffic: {}"),
     _used_for("network-port", kinds.Kind.PORT, "carries the host's traffic: {}"),
     _used_for("network-address", kinds.Kind.ADDRESS, "carries the host's traffic: {}"),
     _used_for("network-namespace", kinds.Kind.NAMESPACE, "is in use: {}"),
     _used_for("console", kinds.Kind.CONSOLE, "is the boot VGA, and {}"),
     _used_for("mediated", kinds.Kind.MEDIATED, "is cut up into mediated devices (vGPUs): {}"),
-    _used_for("program", kinds.Kind.PROGRAM, "is driven by a program of the host: {}"),
+    _used_for("program", kinds.Kind.PROGRAM, "is in use by a program of the host: {}"),
+    _used_for(
+        "guest",
+        kinds.Kind.GUEST,
+        "is a guest's: {}",
+        "stop or migrate the guest first",
+        overridable=False,
+    ),
+    _used_for("unknown", kinds.Kind.UNKNOWN, "may be in use: {}"),
     Guard("vfs-in-use", _vfs_in_use, _WAY_OUT),
 )
 _OF_THE_FUNCTION = tuple(guard for guard in GUARDS if not guard.of_use)
@@ -172,7 +192,7 @@ def object_to_group(
 def _ask(function: pci.Function, usage: Usage) -> list[tuple[Guard, Objection]]:
     """Ask every guard; gives those that object, each with its objection."""
     # Nearly all functions of a host have no use, and most guards are about uses.
-    guards = GUARDS if usage.uses.get(function.address) else _OF_THE_FUNCTION
+    guards = GUARDS if usage.all_of(function.address) else _OF_THE_FUNCTION
     return [
         (guard, Objection(guard.name, fact, guard.way_out, guard.overridable, function.address))
         for guard in guards

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from passthrough import TYPE_CHECKING
 from passthrough.system import sysfs
 
-# What the descriptors of devices point to, and those of guests under KVM.
-_DEVICES = ("/dev/", "anon_inode:kvm-vm")
+if TYPE_CHECKING:
+    from passthrough.system import open_files
 
 
 def text_if_there(root: Path, name: str) -> str:
@@ -34,6 +35,15 @@ def lines_or_raise(root: Path, name: str) -> list[str]:
         OSError: when it is there and cannot be read.
     """
     return sysfs.lines_or_raise(os.path.join(root, "proc", name))
+
+
+def names_or_raise(root: Path, name: str) -> list[str]:
+    """List a directory of /proc, such as ``fs/jbd2``; empty where there is none.
+
+    Raises:
+        OSError: when it is there and cannot be read.
+    """
+    return sysfs.names_or_raise(f"{root}/proc/{name}")
 
 
 def processes_if_there(root: Path) -> tuple[int, ...]:
@@ -66,19 +76,38 @@ class Processes:
         return processes_if_there(self._root) if self._root else ()
 
     @functools.cached_property
+    def mounts(self) -> tuple[str, ...]:
+        """The lines of mountinfo of every mount namespace, without those that are alike.
+
+        Raises:
+            OSError: when the reader's own namespace, or init's, cannot be read.
+        """
+        return tuple(_mounts(self._root, self.numbers)) if self._root else ()
+
+    @functools.cached_property
+    def opened(self) -> open_files.Opened:
+        """The device nodes that are open, told by their numbers.
+
+        Raises:
+            OSError: as `mounts` does.
+        """
+        from passthrough.system import open_files  # ctypes is not for a look without a question
+
+        return open_files.look(self._root or Path("/nowhere"), self.numbers, self.mounts)
+
+    @property
     def devices(self) -> Mapping[str, tuple[int, ...]]:
-        """The open device nodes and KVM guests, each with the sorted ids of its processes."""
-        found: dict[str, set[int]] = {}
-        for process in self.numbers:
-            directory = f"{self._root}/proc/{process}/fd"
-            for descriptor in sysfs.names_if_there(directory):
-                try:
-                    target = os.readlink(f"{directory}/{descriptor}")
-                except OSError:
-                    continue  # closed since it was listed
-                if target.startswith(_DEVICES):
-                    found.setdefault(target, set()).add(process)
-        return {target: tuple(sorted(found[target])) for target in sorted(found)}
+        """The device nodes and KVM guests that are open, each with the sorted ids of who has it."""
+        return self.opened.paths
+
+    @property
+    def root(self) -> Path | None:
+        """The host's root; None for a host without processes."""
+        return self._root
+
+    def program(self, process: int) -> str:
+        """The program of one process, as `program_if_there` gives it."""
+        return program_if_there(self._root, process) if self._root else ""
 
     @functools.cached_property
     def programs(self) -> Mapping[int, str]:
@@ -103,6 +132,26 @@ class Processes:
                 yield path.name, path.read_text(encoding="ascii")
             except (FileNotFoundError, UnicodeDecodeError):
                 continue
+
+
+def _mounts(root: Path, processes: Iterable[int]) -> Iterable[str]:
+    seen: set[str] = set()
+    lines: dict[str, None] = {}
+    for process in ("self", *processes):
+        try:
+            namespace = mount_namespace_or_raise(root, process)
+        except OSError:
+            if process not in ("self", 1):
+                continue  # gone since it was listed; or of another user, and we are not root
+            namespace = str(process)
+        if namespace in seen:
+            continue
+        try:
+            lines.update(dict.fromkeys(lines_or_raise(root, f"{process}/mountinfo")))
+            seen.add(namespace)
+        except OSError:
+            continue  # the same; another process of the namespace may answer
+    return lines
 
 
 def mount_namespace_or_raise(root: Path, process: int | str) -> str:

@@ -105,6 +105,23 @@ def paths_if_there(directory: Path, pattern: str) -> list[Path]:
     return sorted(directory.glob(pattern))
 
 
+def files_below_or_raise(directory: str, name: str) -> list[str]:
+    """Find the files of one name at any depth below a directory, which may be a link itself.
+
+    Links below it are not followed.
+
+    Raises:
+        OSError: when a directory is there and cannot be read.
+    """
+
+    def fail(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    walk = os.walk(directory, onerror=fail)
+    return sorted(f"{place}/{name}" for place, _, names in walk if name in names)
+
+
 def is_there_or_raise(path: str | Path) -> bool:
     """Tell whether something is at ``path``.
 

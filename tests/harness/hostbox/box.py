@@ -192,11 +192,16 @@ class Box:
 
     @contextlib.contextmanager
     def holding(self, path: str) -> Iterator[int]:
-        """Let a process of the box hold a file open, as a guest holds ``/dev/vfio/17``.
+        """Let a process of the box hold a device node open, as a guest holds ``/dev/vfio/17``.
+
+        Args:
+            path: an empty file of the tree, as seen in the box; a device node lies over it.
 
         Yields:
             Its process id as seen in the box.
         """
+        # Only real root makes device nodes, but anybody can mount one of the box over a file.
+        self._change_mounts("mount", "--bind", "/dev/zero", path)
         script = (
             "import os,sys\nfile=open(sys.argv[1],'rb')\nprint(os.getpid(),flush=True)\ninput()"
         )
@@ -213,6 +218,7 @@ class Box:
             yield int(number)
         finally:
             holder.communicate("\n")
+            self._change_mounts("umount", path)
 
     def stub(
         self,
@@ -270,6 +276,11 @@ class Box:
                 runs.append(self.run(["/bin/sh", str(script)]))
         self.tree.load_natives()
         return runs
+
+    def _change_mounts(self, *command: str) -> None:
+        done = self.run(command)
+        if done.returncode:
+            raise BoxError(f"{' '.join(command)}: {done.stderr.strip()}")
 
     def _install_stubs(self) -> None:
         source = (HERE / "stub.py").read_text(encoding="utf-8")

@@ -206,7 +206,7 @@ class TestHostThatChangesDuringARebuild:
             uses.mount(world.tree, "259:0", "/srv", "/dev/nvme0n1")
 
     def unmount(self, world: World) -> None:
-        (world.root / "proc/1/mountinfo").unlink()
+        (world.root / "proc/1/mountinfo").unlink(missing_ok=True)
 
     def test_a_disk_that_was_mounted_is_not_taken(self, on: World):
         on.tools.before_rebuild = lambda what: self.mount(what, on)
@@ -231,22 +231,44 @@ class TestHostThatChangesDuringARebuild:
         assert on.tree.driver_of(self.DISK) == "nvme"
 
     def test_what_is_free_again_by_then_is_for_the_next_hook_and_no_reason_to_reboot(
-        self, on: World, monkeypatch: pytest.MonkeyPatch
+        self, on: World
     ):
-        load_vfio = on.tools.load_vfio
-        monkeypatch.setattr(on.tools, "load_vfio", lambda: (self.unmount(on), load_vfio()))
+        """The disk comes first; it is unmounted while the GPU behind it changes its driver."""
+        on.kernel.before_write = lambda name, text: self.unmount(on)
         on.tools.before_rebuild = lambda what: self.mount(what, on)
         config = {"reboot": "when-idle"}
         on.hook(self.DEVICES, **config)
         assert on.verdict == reboot.Verdict()
         assert on.status == (
             f"waiting: the next hook goes on with {self.DISK}: left alone, as it cannot be claimed"
-            " any more since the rebuild"
+            " any more"
         )
         on.tools.before_rebuild = lambda what: None
-        monkeypatch.setattr(on.tools, "load_vfio", load_vfio)
         on.hook(self.DEVICES, **config)
         assert on.status == "active: disk: 1 ready, gpu: 1 ready"
+
+    def test_a_disk_that_was_mounted_while_another_driver_let_go_is_not_taken(self, on: World):
+        """Without a rebuild: its claim is as old as the last boot, which did not bind it."""
+        disks = (self.DISK, "0000:90:00.0")
+        on.tree.function(disks[1], "144d:a808", 0x010802, driver="nvme")
+        on.tree.iommu_on()
+        on.hook("disk=144d:a808")
+        for address in disks:
+            assert on.tree.driver_of(address) == "vfio-pci"
+            on.tree.bind(address, "nvme")
+        uses.disk(on.tree, disks[1], "nvme1n1", "259:1", "nvme/nvme1")
+
+        def mount(name: str, text: str) -> None:
+            if name.endswith("nvme/unbind") and text == disks[0]:
+                uses.mount(on.tree, "259:1", "/srv", "/dev/nvme1n1")
+
+        on.kernel.before_write = mount
+        on.tools.calls.clear()
+        on.hook("disk=144d:a808")
+        assert not [each for each in on.tools.calls if each.startswith("rebuild")]
+        assert on.tree.driver_of(disks[0]) == "vfio-pci"
+        assert on.tree.driver_of(disks[1]) == "nvme"
+        assert "/srv" in on.status
 
     def test_a_survey_that_fails_by_then_binds_nothing(self, on: World):
         """The record of another application is damaged in the meantime."""

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
-from harness import hosttree
+from harness import hosttree, uses
 from harness.fakekernel import FakeKernel
 from harness.hosttree import kernel as model
 
@@ -330,6 +330,26 @@ class TestVfs:
         host.iommu_on()
         host.bind(VF, "vfio-pci")
 
+    @pytest.mark.parametrize("address", [VF, NIC])
+    @pytest.mark.parametrize("holder", [True, False])
+    def test_that_a_guest_has_through_vdpa_stay_and_so_does_their_parent(
+        self, host, kernel, address, holder
+    ):
+        host.bind(VF, "iavf")
+        node = uses.node(host, VF, "vdpa0/vhost-vdpa-0", "511:0", kind="vhost-vdpa")
+        link = host.root / "sys/bus/vdpa/devices/vdpa0"
+        link.parent.mkdir(parents=True)
+        model.link(link, node.parent)
+        before = host.driver_of(address)
+        open_in(host, "/dev/vhost-vdpa-0" if holder else "/dev/vhost-vdpa-1")
+        if not holder:
+            assert drivers.bind(host.root, address)
+            return
+        with pytest.raises(errors.InUseError, match="/dev/vhost-vdpa-0 is open in process 99"):
+            drivers.bind(host.root, address)
+        assert host.driver_of(address) == before
+        assert kernel.writes() == []
+
     def test_that_a_guest_has_keep_their_parent_on_its_native_driver(self, host, kernel):
         kernel.hold(VF)
         with pytest.raises(errors.InUseError):
@@ -368,16 +388,28 @@ def test_holders_are_found_by_node_and_by_function(host, kernel):
 
 
 def test_only_a_groups_device_tells_by_opening_who_has_it(tmp_path):
-    nodes = tmp_path / "dev/vfio"
+    nodes, shown = tmp_path / "dev/vfio", tmp_path / "sys/class/vfio"
     (nodes / "devices").mkdir(parents=True)
+    for name, number in {"1": "1:3", "2": "1:3", "4": "238:0"}.items():
+        (shown / name).mkdir(parents=True)
+        (shown / name / "dev").write_text(f"{number}\n")
     (nodes / "1").symlink_to("/dev/null")
     (nodes / "2").touch()
+    (nodes / "4").symlink_to("/dev/null")
+    (nodes / "5").symlink_to("/dev/null")
     (nodes / "devices/vfio0").symlink_to("/dev/null")
     told = {
         name: vfio_users.opens_once(tmp_path, f"/dev/vfio/{name}")
-        for name in ("1", "2", "3", "devices/vfio0")
+        for name in ("1", "2", "3", "4", "5", "devices/vfio0")
     }
-    assert told == {"1": True, "2": False, "3": False, "devices/vfio0": False}
+    assert told == {
+        "1": True,
+        "2": False,
+        "3": False,
+        "4": False,
+        "5": False,
+        "devices/vfio0": False,
+    }
 
 
 class TestStuck:

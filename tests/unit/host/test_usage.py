@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from harness import hosttree, uses
 
-from passthrough.host import pci, usage
+from passthrough.host import disks, pci, usage
 from passthrough.host.uses import kinds, network, storage
-from passthrough.system import quoting
+from passthrough.system import procfs, quoting
 
 NVME, HBA, NIC, VGA = "0000:02:00.0", "0000:04:00.0", "0000:3b:00.0", "0000:06:00.0"
 OTHER_NVME, USB, VIRTIO, VMD = "0000:05:00.0", "0000:00:14.0", "0000:00:03.0", "0000:00:0e.0"
@@ -539,11 +539,11 @@ def test_a_damaged_mountinfo_is_passed_over(host: hosttree.HostTree, find: Calla
 
 def test_the_disks_of_this_very_machine_are_read():
     """No made-up tree is as odd as a real one."""
-    disks = storage._read_disks(Path("/"))
-    mounted = storage._mounts(Path("/"), disks)
+    known = disks.read(Path("/"))
+    mounted = storage.find_mounts(Path("/"), known, procfs.Processes(Path("/")).mounts)
     numbers = {line.split()[2] for line in Path("/proc/self/mountinfo").read_text().splitlines()}
-    for number in numbers & disks.numbers.keys():
-        assert disks.numbers[number] in mounted
+    for number in numbers & known.numbers.keys():
+        assert known.numbers[number] in mounted
 
 
 def test_the_addresses_of_this_very_machine_are_read():

@@ -46,6 +46,12 @@ def reasons(decision: claims.Outcome) -> list[str]:
             "holds a part of the host's storage: sda is part of md0",
         ),
         (
+            "configured",
+            kinds.Kind.CONFIGURED,
+            "/srv in /etc/fstab on sda2",
+            "is meant for the host's own storage: /srv in /etc/fstab on sda2",
+        ),
+        (
             "default-route",
             kinds.Kind.ROUTE,
             "ens1 has the default route",
@@ -84,8 +90,14 @@ def reasons(decision: claims.Outcome) -> list[str]:
         (
             "program",
             kinds.Kind.PROGRAM,
-            "ovs-vswitchd (process 7) has /dev/uio0 open",
-            "is driven by a program of the host: ovs-vswitchd (process 7) has /dev/uio0 open",
+            "/dev/uio0 is open in process 7 (ovs-vswitchd)",
+            "is in use by a program of the host: /dev/uio0 is open in process 7 (ovs-vswitchd)",
+        ),
+        (
+            "unknown",
+            kinds.Kind.UNKNOWN,
+            "it cannot be told what process 7 (x) has open",
+            "may be in use: it cannot be told what process 7 (x) has open",
         ),
     ],
 )
@@ -99,6 +111,45 @@ def test_a_use_refuses_with_its_reason(guard: str, kind: kinds.Kind, what: str, 
     objection = viability.object_to_card(nic(), function, usage)
     assert objection
     assert words.reason(objection, NIC) == f"{reason}{WAY_OUT}"
+
+
+@pytest.mark.parametrize(
+    ("identity", "class_code", "driver", "refused"),
+    [
+        ("8086:2020", 0x060000, None, "host-controller"),
+        ("1022:790e", 0x060100, None, "host-controller"),
+        ("1022:790b", 0x0C0500, "piix4_smbus", "host-controller"),
+        ("8086:7113", 0x068000, None, "host-controller"),
+        ("1002:4385", 0x068000, "piix4_smbus", "host-controller"),
+        ("1022:1481", 0x080600, None, "host-controller"),
+        ("8086:2024", 0x080700, None, "host-controller"),
+        ("8086:0d93", 0x050210, "cxl_pci", "host-memory"),
+        ("8086:0d93", 0x050210, None, None),
+        ("10de:22a3", 0x068000, "nvidia-nvswitch", None),
+        ("10de:22a3", 0x068000, None, None),
+        ("8086:a36d", 0x0C0330, "xhci_hcd", None),
+        ("8086:0b00", 0x088000, None, None),
+        ("1234:11e8", 0x00FF00, None, None),
+    ],
+)
+def test_a_part_of_the_machine_by_its_class(
+    identity: str, class_code: int, driver: str | None, refused: str | None
+):
+    function = made.function("0000:00:14.0", identity, class_code, driver=driver)
+    decision = decide(identity, function, usage=Usage())
+    assert [each.rule for each in decision.refusals] == ([refused] if refused else [])
+    assert bool(decision.claims) is not bool(refused)
+
+
+def test_a_guest_is_never_set_aside():
+    usage = used(kinds.Kind.GUEST, "/dev/vhost-vdpa-0 is open in process 7 (qemu-kvm)")
+    decision = decide(f"- {{id: '{NIC_ID}', allow-in-use: true}}", nic(), usage=usage)
+    assert decision.claims == ()
+    assert [each.rule for each in decision.refusals] == ["guest"]
+    assert words.refusal(decision.refusals[0]).endswith(
+        f"{NIC} is a guest's: /dev/vhost-vdpa-0 is open in process 7 (qemu-kvm); stop or migrate"
+        " the guest first"
+    )
 
 
 def test_every_kind_of_use_has_its_guard():

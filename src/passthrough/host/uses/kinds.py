@@ -13,6 +13,7 @@ class Kind(enums.StrEnum):
     MOUNT = "mount"
     SWAP = "swap"
     MEMBER = "member"
+    CONFIGURED = "configured"
     ADDRESS = "address"
     ROUTE = "route"
     PORT = "port"
@@ -20,6 +21,8 @@ class Kind(enums.StrEnum):
     CONSOLE = "console"
     MEDIATED = "mediated"
     PROGRAM = "program"
+    GUEST = "guest"
+    UNKNOWN = "unknown"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,62 +1,93 @@
-"""Functions that the host's programs drive past the kernel's own drivers. Reads only.
+"""Functions that programs have open, past the host's own use of them. Reads only.
 
-Open vSwitch with DPDK drives NICs through uio or vfio; guests have the mediated devices (vGPUs)
-that a card is cut up into. Sources: the kernel's Documentation/driver-api/uio-howto.rst,
-vfio.rst and vfio-mediated-device.rst.
+Open vSwitch with DPDK drives NICs through uio, vfio or /dev/infiniband, a daemon has a GPU's node,
+a guest has a disk whole, and a card that is cut up into mediated devices (vGPUs) is its guests'.
+Sources: the kernel's Documentation/driver-api/uio-howto.rst, vfio.rst and
+vfio-mediated-device.rst.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Container, Iterator
 from pathlib import Path
 
 from passthrough import pci_address
 from passthrough.host import pci, vfio_users
+from passthrough.host.nodes import Node, Nodes
 from passthrough.host.uses import kinds
 from passthrough.system import procfs, quoting, sysfs
 
 _MEDIATED = "sys/bus/mdev/devices"
-_UIO = "sys/class/uio"
 
 
-def find(
-    root: Path, host: pci.Host, processes: procfs.Processes, ours: Container[str]
-) -> Iterator[tuple[str, kinds.Use]]:
-    """Find the uses of functions by programs, as pairs of address and use.
+def find(root: Path) -> Iterator[tuple[str, kinds.Use]]:
+    """Find the functions that are cut up into mediated devices, as pairs of address and use."""
+    for name, path in sysfs.links_or_raise(root / _MEDIATED).items():
+        for address in sorted(pci_address.functions_on(path)):
+            yield address, kinds.Use(kinds.Kind.MEDIATED, quoting.plain(name))
+
+
+def find_open(
+    root: Path,
+    function: pci.Function,
+    nodes: Nodes,
+    processes: procfs.Processes,
+    ours: Container[str],
+) -> Iterator[kinds.Use]:
+    """Find who has a function open; asks the processes only where it has a node.
 
     Args:
         root: the host's root.
-        host: the host's functions.
+        function: which one.
+        nodes: the device nodes of functions.
         processes: the host's processes.
         ours: addresses of functions that the charm has put on vfio-pci: guests have those open,
             which is no use by the host.
     """
-    for name, path in sysfs.links_or_raise(root / _MEDIATED).items():
-        for address in sorted(pci_address.functions_on(path)):
-            yield address, kinds.Use(kinds.Kind.MEDIATED, quoting.plain(name))
-    nodes = _nodes(root, host, ours)
-    held = vfio_users.of_nodes(processes, frozenset(nodes))
-    if held:
-        from passthrough.host import guests  # not for `list` on most hosts
+    on_vfio = function.driver == pci.VFIO_PCI
+    if on_vfio and function.address in ours:
+        return
+    mine = _vfio_nodes(root, function) if on_vfio else nodes.of(function)
+    if not mine:
+        return
+    unread = processes.opened.unread
+    if unread:
+        who = f"process {unread[0]} ({_program(processes, unread[0])})"
+        more = f" and {len(unread) - 1} more processes" if len(unread) > 1 else ""
+        what = f"it cannot be told what {who}{more} has open"
+        yield kinds.Use(kinds.Kind.UNKNOWN, what)
+    guests = None
+    for node in mine:
+        for path, process in _holders(node, processes):
+            if guests is None:
+                from passthrough.host import guests as module  # not for `list` on most hosts
 
-        certain = guests.certain(processes)
-        for node, users in held.items():
-            for process in sorted(set(users) - certain):
-                who = quoting.bare(processes.programs.get(process, "")) or "a program"
-                what = f"{who} (process {process}) has {node} open"
-                yield from (
-                    (address, kinds.Use(kinds.Kind.PROGRAM, what)) for address in nodes[node]
-                )
+                guests = module.certain(processes)
+            if on_vfio and process in guests:
+                continue  # a guest may keep what it has: nothing is taken from it
+            is_guests = node.of_guests or process in guests
+            kind = kinds.Kind.GUEST if is_guests else kinds.Kind.PROGRAM
+            shown, program = quoting.plain(path), _program(processes, process)
+            yield kinds.Use(kind, f"{shown} is open in process {process} ({program})")
 
 
-def _nodes(root: Path, host: pci.Host, ours: Container[str]) -> dict[str, list[str]]:
-    """Map the device nodes through which a program can drive functions to those functions."""
-    found: dict[str, list[str]] = {}
-    for name, path in sysfs.links_or_raise(root / _UIO).items():
-        found[f"/dev/{os.path.basename(name)}"] = sorted(pci_address.functions_on(path))
-    for address, function in host.functions.items():
-        if function.driver == pci.VFIO_PCI and address not in ours:
-            for node in vfio_users.nodes_of(root, address):
-                found.setdefault(node, []).append(address)
-    return found
+def _vfio_nodes(root: Path, function: pci.Function) -> tuple[Node, ...]:
+    paths = sorted(vfio_users.nodes_of(root, function.address))
+    return tuple(Node(path, vfio_users.number_of(root, path)) for path in paths)
+
+
+def _holders(node: Node, processes: procfs.Processes) -> Iterator[tuple[str, int]]:
+    """Who has a node open, and under which name: pairs of path and process."""
+    opened = processes.opened
+    unasked = {path: who for path, who in opened.unasked.items() if node.is_called(path)}
+    numbered = opened.numbers.get(node.number, ()) if node.number else ()
+    if not node.number:
+        unasked.update({path: who for path, who in opened.paths.items() if node.is_called(path)})
+    path = node.path if node.path.startswith("/") else f"/dev/{node.path}"
+    yield from ((path, process) for process in numbered)
+    for path, who in unasked.items():
+        yield from ((path, process) for process in who if process not in numbered)
+
+
+def _program(processes: procfs.Processes, process: int) -> str:
+    return quoting.bare(processes.program(process)) or "a program"

@@ -68,7 +68,9 @@ WAY_OUT = "; free it, or set allow-in-use: true on the item"
 def test_a_nic_that_dpdk_drives_through_uio_is_refused(tree: hosttree.HostTree):
     add_uio(tree, NIC, "uio0")
     open_node(tree, 900, OVS, "/dev/uio0")
-    fact = "is driven by a program of the host: ovs-vswitchd-dpdk (process 900) has /dev/uio0 open"
+    fact = (
+        "is in use by a program of the host: /dev/uio0 is open in process 900 (ovs-vswitchd-dpdk)"
+    )
     assert refusals(tree, f"nic=8086:1572@{NIC}") == [("program", f"{fact}{WAY_OUT}")]
 
 
@@ -80,9 +82,9 @@ def test_a_nic_on_uio_that_nobody_has_open_is_free(tree: hosttree.HostTree):
 
 def test_a_nic_that_dpdk_drives_through_vfio_is_refused(tree: hosttree.HostTree):
     open_node(tree, 900, OVS, "/dev/vfio/1", "/dev/vfio/vfio")
-    fact = "ovs-vswitchd-dpdk (process 900) has /dev/vfio/1 open"
+    fact = "/dev/vfio/1 is open in process 900 (ovs-vswitchd-dpdk)"
     assert refusals(tree, f"nic=8086:1572@{TWIN}") == [
-        ("program", f"is driven by a program of the host: {fact}{WAY_OUT}")
+        ("program", f"is in use by a program of the host: {fact}{WAY_OUT}")
     ]
 
 
@@ -113,7 +115,7 @@ def test_a_program_without_a_name_is_one_all_the_same(tree: hosttree.HostTree):
     os.symlink("/dev/vfio/1", tree.root / "proc/903/fd/0")
     ((rule, reason),) = refusals(tree, f"nic=8086:1572@{TWIN}")
     assert rule == "program"
-    assert "a program (process 903) has /dev/vfio/1 open" in reason
+    assert "/dev/vfio/1 is open in process 903 (a program)" in reason
 
 
 def test_a_card_that_is_cut_up_into_mediated_devices_is_refused(tree: hosttree.HostTree):

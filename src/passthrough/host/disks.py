@@ -1,0 +1,171 @@
+"""The host's block devices, and the PCI functions that each one stands on. Reads only.
+
+Sources: the kernel's Documentation/ABI for /sys/class/block, drivers/nvme/host/fabrics.c for the
+addresses of NVMe over Fibre Channel, and udev's database.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Container, Iterator, Mapping
+from pathlib import Path
+
+from passthrough import pci_address
+from passthrough.system import quoting, sysfs
+
+_BLOCK = "sys/class/block"
+_FC_HOSTS = "sys/class/fc_host"
+_UDEV = "run/udev/data"
+
+# A controller of NVMe over fabrics, on the path of its namespaces.
+_OVER_FABRICS = re.compile(r"/nvme-fabrics/ctl/(nvme[0-9]+)(?:/|$)")
+_PORT = re.compile(r"host_traddr=\S*?pn-(0x[0-9a-f]+)", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Disks:
+    """The block devices of a host, partitions and assembled ones among them, by kernel name.
+
+    ``own`` maps a device to the PCI functions on its own path below /sys/devices, ``lower`` to the
+    devices that it stands on, ``holders`` to those that stand on it, and ``labels`` a device of
+    device-mapper's to its name for people. ``numbers`` maps MAJOR:MINOR to the device, and
+    ``backing`` a loop device, or zram's, to the path behind it.
+    """
+
+    own: Mapping[str, frozenset[str]]
+    lower: Mapping[str, frozenset[str]]
+    holders: Mapping[str, tuple[str, ...]]
+    numbers: Mapping[str, str]
+    labels: Mapping[str, str]
+    backing: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+
+    def label(self, name: str) -> str:
+        """The name of a device for people."""
+        return quoting.plain(self.labels.get(name, name))
+
+    def functions(self, name: str) -> frozenset[str]:
+        """The PCI functions below a device, through every device it stands on."""
+        functions: set[str] = set()
+        seen: set[str] = set()
+        waiting = [name]
+        while waiting:
+            device = waiting.pop()
+            if device not in seen:
+                seen.add(device)
+                functions |= self.own.get(device, frozenset())
+                waiting += self.lower.get(device, ())
+        return frozenset(functions)
+
+    def named(self, root: Path, source: str) -> Iterator[str]:
+        """The kernel names of ``/dev/…``, or of several devices with colons between (bcachefs)."""
+        return _named(source, self.own, self.labels, root)
+
+
+def read(root: Path) -> Disks:
+    """Read every block device of a host.
+
+    Raises:
+        OSError: when /sys/class/block is there and cannot be read.
+    """
+    paths = sysfs.links_or_raise(root / _BLOCK)
+    own: dict[str, frozenset[str]] = {}
+    numbers: dict[str, str] = {}
+    labels: dict[str, str] = {}
+    behind: dict[str, str] = {}
+    holders: dict[str, tuple[str, ...]] = {}
+    lower: dict[str, set[str]] = {name: set() for name in paths}
+    for name, path in paths.items():
+        device = root / _BLOCK / name
+        number = sysfs.attribute_if_there(device / "dev")
+        if number:
+            numbers[number] = name
+        label = sysfs.attribute_if_there(device / "dm/name")
+        if label:
+            labels[name] = label
+        holders[name] = tuple(sorted(sysfs.names_if_directory_or_raise(device / "holders")))
+        lower[name].update(sysfs.names_if_directory_or_raise(device / "slaves"))
+        parent = path.split("/")[-2]
+        if parent in paths:  # of a partition
+            lower[name].add(parent)
+        for place in ("loop/backing_file", "backing_dev"):  # the second is zram's
+            backing = sysfs.attribute_if_there(device / place) or ""
+            if backing:
+                behind[name] = backing
+                lower[name].update(_named(backing, paths, labels, root))
+        ways = [path, *_controllers(root, path)]
+        own[name] = frozenset[str]().union(
+            *(pci_address.functions_on(way) for way in ways),
+            *(_ports(root, way) for way in ways if "/nvme-fabrics/" in way),
+        )
+    for name, path in paths.items():
+        # The head of a multipath subsystem shows its functions; a partition stands on its path.
+        parent = path.split("/")[-2]
+        if parent in paths:
+            own[name] |= own[parent]
+    return Disks(
+        own, {name: frozenset(lower[name]) for name in lower}, holders, numbers, labels, behind
+    )
+
+
+def properties(root: Path, number: str) -> list[tuple[str, str]]:
+    """What udev's database says of a block device: pairs such as ``("E:ID_FS_TYPE", "ext4")``.
+
+    A link to the device has the key ``S``.
+
+    Raises:
+        OSError: when the database has an entry of it that cannot be read.
+    """
+    found: list[tuple[str, str]] = []
+    for line in sysfs.lines_or_raise(root / _UDEV / f"b{number}"):
+        if line.startswith("S:"):
+            found.append(("S", line[2:]))
+        else:
+            key, _, value = line.partition("=")
+            found.append((key, value))
+    return found
+
+
+def _controllers(root: Path, path: str) -> list[str]:
+    """Find the paths of the controllers below the head of an NVMe multipath subsystem.
+
+    The head stands below virtual/nvme-subsystem/nvme-subsysN, beside links to the controllers.
+    """
+    if "/nvme-subsystem/" not in path:
+        return []
+    links = sysfs.links_or_raise((root / _BLOCK / path).parent)
+    return [target for name, target in links.items() if name.startswith("nvme")]
+
+
+def _ports(root: Path, path: str) -> frozenset[str]:
+    """The functions of the Fibre Channel ports that carry an NVMe controller.
+
+    It stands below virtual/nvme-fabrics and names its port: ``host_traddr=nn-0x…:pn-0x…``.
+    """
+    controller = _OVER_FABRICS.search(path)
+    if not controller:
+        return frozenset()
+    where = root / "sys/devices/virtual/nvme-fabrics/ctl" / controller[1] / "address"
+    wanted = {port.lower() for port in _PORT.findall(sysfs.attribute_if_there(where) or "")}
+    return frozenset[str]().union(
+        *(
+            pci_address.functions_on(target)
+            for name, target in sysfs.links_or_raise(root / _FC_HOSTS).items()
+            if sysfs.attribute_if_there(root / _FC_HOSTS / name / "port_name") in wanted
+        )
+    )
+
+
+def _named(
+    source: str, known: Container[str], labels: Mapping[str, str], root: Path
+) -> Iterator[str]:
+    for each in source.split(":"):
+        if not each.startswith("/dev/"):
+            continue
+        base = os.path.basename(each)
+        mapped = next((name for name, label in labels.items() if label == base), None)
+        linked = os.path.basename(os.path.realpath(root / each[1:]))
+        found = next((name for name in (base, mapped, linked) if name and name in known), None)
+        if found:
+            yield found

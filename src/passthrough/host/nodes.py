@@ -1,0 +1,153 @@
+"""The device nodes through which programs have a PCI function. Reads only.
+
+Sources: the kernel's Documentation/ABI/testing/sysfs-dev for /sys/dev, uio-howto.rst, and NVIDIA's
+README ("proc interface") for /proc/driver/nvidia, whose nodes stand below no function.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from passthrough import pci_address
+from passthrough.host import disks, pci, vfio_users
+from passthrough.system import procfs, sysfs
+
+_CHARACTERS = "sys/dev/char"
+_UIO = "sys/class/uio"
+_VDPA = "vhost-vdpa"
+_VFIO = "vfio-dev"
+# NVIDIA's driver has this major number for itself (the kernel's admin-guide/devices.txt).
+_NVIDIA, _NVIDIA_MAJOR, _MINOR = "driver/nvidia/gpus", 195, "Device Minor"
+# AMD's compute node stands for all of its GPUs.
+_COMPUTE, _COMPUTE_DRIVER = "sys/class/kfd/kfd/dev", "amdgpu"
+# The switches between NVIDIA's GPUs: whoever manages them has all of their nodes.
+_SWITCH_DRIVER, _SWITCHES = "nvidia-nvswitch", 32
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A device node.
+
+    Attributes:
+        path: its own name, such as ``/dev/dri/card1``; only the last part where no more is known.
+        number: its device number as udev spells it, ``c195:0`` or ``b259:0``; None where only its
+            name is known.
+        of_guests: whether only a guest opens it: vhost-vdpa's, or VFIO's.
+    """
+
+    path: str
+    number: str | None = None
+    of_guests: bool = False
+
+    def is_called(self, path: str) -> bool:
+        """Whether a path that was seen in some mount namespace may be this node's."""
+        return path.endswith(self.path if self.path.startswith("/") else f"/{self.path}")
+
+
+class Nodes:
+    """The nodes of each function, found when the first question comes.
+
+    Args:
+        root: the host's root.
+        known: its block devices.
+    """
+
+    def __init__(self, root: Path, known: disks.Disks):
+        self._root = root
+        self._disks = known
+
+    def of(self, function: pci.Function) -> tuple[Node, ...]:
+        """The nodes through which programs have a function on a native driver, or VFs of it."""
+        address = function.address
+        found = dict.fromkeys(self._blocks.get(address, ()))
+        for path, number in self._characters(address):
+            found[_node(path, number)] = None
+        found.update(dict.fromkeys(self._uio.get(address, ())))
+        found.update(dict.fromkeys(_nvidia(self._root, address)))
+        if function.driver == _COMPUTE_DRIVER:
+            number = sysfs.attribute_if_there(self._root / _COMPUTE)
+            if number:
+                found[Node("/dev/kfd", f"c{number}")] = None
+        if function.driver == _SWITCH_DRIVER:
+            paths = (f"/dev/{_SWITCH_DRIVER}{number}" for number in range(_SWITCHES))
+            found.update(dict.fromkeys(map(Node, paths)))
+        for each in (address, *vfio_users.vfs_of(self._root, address)):
+            found.update(dict.fromkeys(self._guests_of(each)))
+        return tuple(found)
+
+    def _guests_of(self, address: str) -> Iterator[Node]:
+        """What guests have a function through while it is on another driver than vfio-pci."""
+        for path, number in self._characters(address):
+            node = _node(path, number)
+            if node.of_guests:
+                yield node
+        driver = pci.driver_of(self._root, address)
+        if driver != pci.VFIO_PCI and vfio_users.is_lent(self._root, address, driver or ""):
+            for path in sorted(vfio_users.nodes_of(self._root, address)):
+                yield Node(path, vfio_users.number_of(self._root, path), of_guests=True)
+
+    @functools.cached_property
+    def _blocks(self) -> Mapping[str, list[Node]]:
+        found: dict[str, list[Node]] = {}
+        for number, name in self._disks.numbers.items():
+            node = Node(f"/dev/{name.replace('!', '/')}", f"b{number}")
+            for address in self._disks.functions(name):
+                found.setdefault(address, []).append(node)
+        return found
+
+    def _characters(self, address: str) -> list[tuple[str, str]]:
+        """The places in sysfs, and the numbers, of the character devices below a function."""
+        if sysfs.is_there_or_raise(self._root / _CHARACTERS):
+            return self._listed.get(address, [])
+        # A tree without the kernel's list of them.
+        directory = f"{self._root}/{pci.DEVICES}/{address}"
+        return [
+            (os.path.dirname(path), sysfs.attribute_if_there(path) or "")
+            for path in sysfs.files_below_or_raise(directory, "dev")
+            if os.path.basename(os.path.dirname(path)) not in self._disks.own
+        ]
+
+    @functools.cached_property
+    def _listed(self) -> Mapping[str, list[tuple[str, str]]]:
+        found: dict[str, list[tuple[str, str]]] = {}
+        for number, path in sysfs.links_or_raise(self._root / _CHARACTERS).items():
+            for address in pci_address.functions_on(path):
+                found.setdefault(address, []).append(
+                    (f"{self._root}/{_CHARACTERS}/{number}", number)
+                )
+        return found
+
+    @functools.cached_property
+    def _uio(self) -> Mapping[str, list[Node]]:
+        found: dict[str, list[Node]] = {}
+        for name, path in sysfs.links_or_raise(self._root / _UIO).items():
+            number = sysfs.attribute_if_there(self._root / _UIO / name / "dev")
+            node = Node(f"/dev/{name}", f"c{number}" if number else None)
+            for address in pci_address.functions_on(path):
+                found.setdefault(address, []).append(node)
+        return found
+
+
+def _node(path: str, number: str) -> Node:
+    """Describe the node of a device in sysfs."""
+    event = (sysfs.attribute_if_there(f"{path}/uevent") or "").splitlines()
+    name = next((line[8:] for line in event if line.startswith("DEVNAME=")), "")
+    place = os.path.realpath(path)
+    last = os.path.basename(place)
+    return Node(
+        f"/dev/{name}" if name else last,
+        f"c{number}",
+        of_guests=last.startswith(_VDPA) or f"/{_VFIO}/" in place,
+    )
+
+
+def _nvidia(root: Path, address: str) -> Iterator[Node]:
+    for line in procfs.lines_or_raise(root, f"{_NVIDIA}/{address}/information"):
+        key, _, value = line.partition(":")
+        if key.strip() == _MINOR and value.strip().isdecimal():
+            minor = int(value)
+            yield Node(f"/dev/nvidia{minor}", f"c{_NVIDIA_MAJOR}:{minor}")

@@ -1,0 +1,249 @@
+"""Data at rest: what is written on a disk, or configured for it, while nothing has it open.
+
+Reads only. A disk that waits for its key, its pool or its first access is not an empty disk.
+Sources: udev's database, which has libblkid's names (util-linux, libblkid/src/superblocks),
+fstab(5), crypttab(5) and systemd.mount(5).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Container, Iterable, Iterator
+from pathlib import Path
+
+from passthrough.host import disks
+from passthrough.host.uses import kinds
+from passthrough.system import quoting, sysfs
+
+# What libblkid says of a signature: that it is part of something (raid), locked (crypto), or helps
+# something else (other). A file system by itself says that of nothing, but for the types below.
+_RAID, _CRYPTO, _OTHER = "raid", "crypto", "other"
+_NOT_FREE = (_RAID, _CRYPTO, _OTHER)
+# Words for the types that people know. They need no ID_FS_USAGE: ZFS and btrfs have another one
+# than their members are used by, and an old database may have none.
+_PARTS = {
+    "DM_integrity": "a device-mapper integrity target",
+    "DM_snapshot_cow": "a device-mapper snapshot",
+    "DM_verity_hash": "a device-mapper verity target",
+    "LVM1_member": "an LVM volume group",
+    "LVM2_member": "an LVM volume group",
+    "VMFS_volume_member": "a VMFS datastore",
+    "bcache": "a bcache set",
+    "bcachefs": "a bcachefs file system",
+    "ceph_bluestore": "a Ceph OSD",
+    "dm-integrity": "a device-mapper integrity target",
+    "drbd": "a DRBD resource",
+    "drbdmanage_control_volume": "a DRBD resource",
+    "drbdproxy_datalog": "a DRBD resource",
+    "jbd": "an ext4 file system, whose journal it is",
+    "linux_raid_member": "a RAID array",
+    "mpath_member": "a multipath device",
+    "oracleasm": "an Oracle ASM disk group",
+    "stratis": "a Stratis pool",
+    "ubi": "a UBI volume",
+    "vdo": "a VDO volume",
+    "xfs_external_log": "an XFS file system, whose log it is",
+    "zfs_member": "a ZFS pool",
+}
+_LOCKED = {
+    "BitLocker": "a BitLocker volume",
+    "FVE": "a BitLocker volume",
+    "crypto_LUKS": "a LUKS volume",
+    "cs_fvault2": "a FileVault volume",
+}
+_KEPT = {"swap": "swap space", "swsuspend": "a hibernated system"}
+_WORDS = {
+    **{kind: f"is part of {what}" for kind, what in _PARTS.items()},
+    **{kind: f"is {what}, which may be locked" for kind, what in _LOCKED.items()},
+}
+# By usage, for a type that has no words of its own.
+_WORDS_OF_USAGE = {
+    _RAID: "is part of something larger ({})",
+    _CRYPTO: "is an encrypted volume ({})",
+    _OTHER: "belongs to something else ({})",
+}
+# A partition says by its type whose it is, whatever its content looks like.
+_PARTITION_TYPES = {
+    "4fbd7e29-9d25-41b8-afd0-5ec00ceff05d": "is part of a Ceph OSD",  # plain dm-crypt
+    "6a898cc3-1dd2-11b2-99a6-080020736631": "is part of a ZFS pool",
+    "a19d880f-05fc-4d3b-a006-743f0f84911e": "is part of a RAID array",
+    "ca7d7ccb-63ed-4c53-861c-1742536059cc": "is a LUKS volume, which may be locked",
+    "e6d6d379-f507-44c2-a23c-238f2a3df928": "is part of an LVM volume group",
+}
+_TYPE, _USAGE = "E:ID_FS_TYPE", "E:ID_FS_USAGE"
+# For a disk with several signatures, such as a pool's over an older file system's: USAGE:TYPE of
+# each, perhaps with a version behind it; and then there is no _TYPE.
+_AMBIVALENT = "E:ID_FS_AMBIVALENT"
+_PARTITION = "E:ID_PART_ENTRY_TYPE"
+
+# How fstab and crypttab name a device, and where udev keeps what they mean.
+_TAGS = {
+    "UUID": ("E:ID_FS_UUID", "E:ID_FS_UUID_ENC"),
+    "LABEL": ("E:ID_FS_LABEL", "E:ID_FS_LABEL_ENC"),
+    "PARTUUID": ("E:ID_PART_ENTRY_UUID",),
+    "PARTLABEL": ("E:ID_PART_ENTRY_NAME",),
+}
+_LINKS = {
+    "UUID": "disk/by-uuid",
+    "LABEL": "disk/by-label",
+    "PARTUUID": "disk/by-partuuid",
+    "PARTLABEL": "disk/by-partlabel",
+    "ID": "disk/by-id",
+}
+_QUOTES = "'\""
+_UNITS = "etc/systemd/system"
+_UNIT_KINDS = ("*.mount", "*.swap", "*.automount")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Entry:
+    """One configured device: where and for what, and all that may name it.
+
+    ``names`` are kernel names, ``links`` are udev's, such as ``disk/by-uuid/…``, and ``values`` are
+    pairs of a key of udev's database and what it has to hold, in lower case. ``written`` tells that
+    the device is named by what is written on it, not by what it is.
+    """
+
+    what: str
+    names: frozenset[str]
+    links: frozenset[str]
+    values: frozenset[tuple[str, str]]
+    written: bool
+
+    def means(self, name: str, said: Iterable[tuple[str, str]]) -> bool:
+        """Tell whether it means the device of that name, of which udev's database says that."""
+        return name in self.names or any(
+            value in self.links if key == "S" else (key, value.lower()) in self.values
+            for key, value in said
+        )
+
+
+def find(
+    root: Path, known: disks.Disks, ours: Container[str], busy: Container[str]
+) -> Iterator[tuple[str, kinds.Use]]:
+    """Find the functions whose disks hold or are meant for something, as address and use.
+
+    Args:
+        root: the host's root.
+        known: its block devices.
+        ours: addresses of functions that guests had by the charm's doing. What is written on their
+            disks is guests' own, and says nothing about the host.
+        busy: devices that are mounted or swapped to; that they are configured says no more.
+
+    Raises:
+        OSError: when a file of the host's configuration is there and cannot be read.
+    """
+    entries = [_resolve(root, known, *each) for each in _entries(root)]
+    for number, name in known.numbers.items():
+        functions = known.functions(name)
+        if not functions:
+            continue
+        said = disks.properties(root, number)
+        # What is assembled carries what its members are part of already.
+        signature = _signature(said) if known.own[name] else None
+        meant = [each for each in entries if name not in busy and each.means(name, said)]
+        for address in sorted(functions):
+            mine = address in ours
+            if signature and not mine:
+                yield address, kinds.Use(kinds.Kind.MEMBER, f"{name} {signature}")
+            for entry in meant:
+                if not (entry.written and mine):
+                    what = f"{entry.what} on {known.label(name)}"
+                    yield address, kinds.Use(kinds.Kind.CONFIGURED, what)
+
+
+def _signature(said: Iterable[tuple[str, str]]) -> str | None:
+    """What the signatures of a device say, as what it is; None where it may be free."""
+    values = dict(said)
+    kind = _PARTITION_TYPES.get(values.get(_PARTITION, "").lower())
+    if kind:
+        return kind
+    signatures = [(values.get(_USAGE, ""), values.get(_TYPE, ""))]
+    for word in values.get(_AMBIVALENT, "").split():
+        usage, _, rest = word.partition(":")
+        signatures.append((usage, rest.partition(":")[0]))
+    return next(filter(None, map(_describe, signatures)), None)
+
+
+def _describe(signature: tuple[str, str]) -> str | None:
+    usage, kind = signature
+    if kind.endswith("_raid_member"):
+        return "is part of a RAID array"
+    if kind in _KEPT:
+        return f"holds {_KEPT[kind]}"
+    if kind in _WORDS:
+        return _WORDS[kind]
+    # libblkid's own convention, for those that come after this table.
+    if usage not in _NOT_FREE and kind.lower().endswith(("_member", "_luks")):
+        usage = _RAID
+    if usage in _NOT_FREE:
+        return _WORDS_OF_USAGE[usage].format(quoting.plain(kind or usage))
+    return None
+
+
+def _entries(root: Path) -> Iterator[tuple[str, str]]:
+    """The devices that the host's configuration names, each with where and for what.
+
+    Raises:
+        OSError: when a file is there and cannot be read.
+    """
+    for words in _rows(root / "etc/fstab"):
+        place = "swap" if words[2:3] == ["swap"] else _unescape(words[1])
+        for device in (_unescape(words[0]), *_options(words[3:4])):
+            yield device, f"{quoting.plain(place)} in /etc/fstab"
+    for words in _rows(root / "etc/crypttab"):
+        key = "".join(words[2:3]).partition(":")[2]  # what a key file lies on
+        for device in (words[1], key, *_options(words[3:4])):
+            yield device, f"{quoting.plain(words[0])} in /etc/crypttab"
+    for pattern in _UNIT_KINDS:
+        for path in sysfs.paths_if_there(root / _UNITS, pattern):
+            for line in _unit_lines(path):
+                key, _, value = line.partition("=")
+                if key.strip() == "What":
+                    yield value.strip(), f"{quoting.plain(path.name)} of systemd"
+
+
+def _rows(path: Path) -> Iterator[list[str]]:
+    """The rows of fstab or crypttab that name something."""
+    for line in sysfs.lines_or_raise(path):
+        words = line.split()
+        if len(words) > 1 and not words[0].startswith("#"):
+            yield words
+
+
+def _unit_lines(path: Path) -> list[str]:
+    # systemd masks a unit by a link to /dev/null.
+    return [] if sysfs.link_name_if_there(str(path)) == "null" else sysfs.lines_or_raise(path)
+
+
+def _options(column: Iterable[str]) -> Iterator[str]:
+    """The devices that options name, such as ``logdev=/dev/sdb1`` and ``header=/dev/…``."""
+    for option in ",".join(column).split(","):
+        value = option.partition("=")[2]
+        if value.startswith("/dev/") or value.partition("=")[0] in _LINKS:
+            yield value
+
+
+def _resolve(root: Path, known: disks.Disks, device: str, what: str) -> _Entry:
+    """Work out what a device may be called that is named in fstab's way: a tag or a path."""
+    tag, is_tag, value = device.partition("=")
+    if is_tag and tag in _LINKS:
+        link = f"{_LINKS[tag]}/{value.strip(_QUOTES)}"
+    else:
+        link = device.removeprefix("/dev/") if device.startswith("/dev/") else ""
+        tag = next((each for each, place in _LINKS.items() if link.startswith(f"{place}/")), "")
+    value = link.rpartition("/")[2].lower()
+    return _Entry(
+        what,
+        names=frozenset(known.named(root, f"/dev/{link}")) if link else frozenset(),
+        links=frozenset({link} - {""}),
+        values=frozenset((key, value) for key in _TAGS.get(tag, ()) if value),
+        written=tag in _TAGS,
+    )
+
+
+def _unescape(text: str) -> str:
+    """Undo the escapes of fstab: blank, tab and backslash (fstab(5))."""
+    for code, character in (("040", " "), ("011", "\t"), ("134", "\\")):
+        text = text.replace(f"\\{code}", character)
+    return text

@@ -1,0 +1,178 @@
+"""The device nodes that processes have open, told by their numbers. Reads only.
+
+A path says little: a container has a node under another name, or a regular file that is called
+``/dev/vfio/17``. The number is that of the file behind the descriptor. But to ask for it is to ask
+the file system that the file lies on, and one whose server is gone never answers; so the
+descriptor's mount is looked up first (proc(5), ``/proc/PID/fdinfo``). Where nobody may be asked,
+the path has to do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+import stat
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+# A guest under KVM has this open, whatever program runs it.
+KVM_GUEST = "anon_inode:kvm-vm"
+
+# Local file systems that can hold device nodes. Every other one is not asked.
+_LOCAL = (
+    "bcachefs",
+    "btrfs",
+    "devtmpfs",
+    "ext2",
+    "ext3",
+    "ext4",
+    "f2fs",
+    "jfs",
+    "nilfs2",
+    "overlay",
+    "ramfs",
+    "reiserfs",
+    "rootfs",
+    "squashfs",
+    "tmpfs",
+    "xfs",
+    "zfs",
+)
+_NODE_PLACE = "/dev/"
+_DELETED = " (deleted)"
+# A process that has ended, and a descriptor that was closed, since they were listed.
+_GONE = (errno.ENOENT, errno.ESRCH, errno.ENOTDIR)
+
+# statx(2), linux/fcntl.h and linux/stat.h: an overlay asks the file systems below it, which are
+# told not to ask their servers.
+_AT_FDCWD, _AT_STATX_DONT_SYNC, _STATX_TYPE = -100, 0x4000, 0x1
+_STATX_SIZE, _MODE_AT, _MAJOR_AT, _MINOR_AT = 256, 28, 128, 132
+
+
+class Opened(NamedTuple):
+    """What processes have open; everywhere the sorted ids of who has it.
+
+    ``numbers`` are device nodes by their number as udev spells it: ``c195:0``, ``b259:0``.
+    ``paths`` are the same ones by their path, with KVM's guests. ``unasked`` are paths that look
+    like a node's and could not be asked; they are among ``paths`` too. ``unread`` are the processes
+    that have more which could not be seen.
+    """
+
+    numbers: Mapping[str, tuple[int, ...]]
+    paths: Mapping[str, tuple[int, ...]]
+    unasked: Mapping[str, tuple[int, ...]]
+    unread: tuple[int, ...]
+
+
+class _Found:
+    """What one pass has come across so far."""
+
+    def __init__(self, mounts: Iterable[str]):
+        self.mounts = _mounts_to_ask(mounts)
+        self.numbers: dict[str, set[int]] = {}
+        self.paths: dict[str, set[int]] = {}
+        self.unasked: dict[str, set[int]] = {}
+        self.unread: set[int] = set()
+
+
+def look(root: Path, processes: Iterable[int], mounts: Iterable[str]) -> Opened:
+    """Look through the descriptors of processes, in one pass.
+
+    Args:
+        root: the host's root.
+        processes: which ones.
+        mounts: the lines of mountinfo of all their mount namespaces.
+    """
+    found = _Found(mounts)
+    for process in processes:
+        directory = f"{root}/proc/{process}"
+        try:
+            descriptors = os.listdir(f"{directory}/fd")
+        except OSError as error:
+            if error.errno not in _GONE:
+                found.unread.add(process)
+            continue
+        for descriptor in descriptors:
+            try:
+                _look_at(found, process, directory, descriptor)
+            except OSError as error:
+                if error.errno not in _GONE:
+                    found.unread.add(process)
+    return Opened(
+        {number: tuple(sorted(who)) for number, who in found.numbers.items()},
+        {path: tuple(sorted(found.paths[path])) for path in sorted(found.paths)},
+        {path: tuple(sorted(found.unasked[path])) for path in sorted(found.unasked)},
+        tuple(sorted(found.unread)),
+    )
+
+
+def _look_at(found: _Found, process: int, directory: str, descriptor: str) -> None:
+    target = os.readlink(f"{directory}/fd/{descriptor}")
+    if target == KVM_GUEST:
+        found.paths.setdefault(target, set()).add(process)
+    elif "/" in target:  # else a socket, a pipe, or another file without a place
+        if _mount_of(f"{directory}/fdinfo/{descriptor}") in found.mounts:
+            number = _number_of(f"{directory}/fd/{descriptor}")
+            if number:
+                found.numbers.setdefault(number, set()).add(process)
+                found.paths.setdefault(target, set()).add(process)
+        elif _NODE_PLACE in target:
+            path = target.removesuffix(_DELETED)
+            found.paths.setdefault(path, set()).add(process)
+            found.unasked.setdefault(path, set()).add(process)
+
+
+def _mounts_to_ask(lines: Iterable[str]) -> frozenset[str]:
+    """The ids of mounts whose files may be asked, and can be device nodes."""
+    found: set[str] = set()
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        words = before.split(" ")
+        kind = after.partition(" ")[0]
+        if len(words) > 5 and kind in _LOCAL and "nodev" not in words[5].split(","):
+            found.add(words[0])
+    return frozenset(found)
+
+
+def _mount_of(path: str) -> str | None:
+    """The id of the mount that a descriptor's file lies on; None when it cannot be told."""
+    try:
+        handle = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        text = os.read(handle, 4096)
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    _, found, rest = text.partition(b"mnt_id:")
+    return rest.partition(b"\n")[0].strip().decode("ascii", "replace") if found else None
+
+
+def _number_of(path: str) -> str | None:
+    """The number of the device node that a descriptor leads to; None where it is no such node.
+
+    Raises:
+        OSError: when that cannot be told.
+    """
+    buffer = ctypes.create_string_buffer(_STATX_SIZE)
+    name = os.fsencode(path)
+    if _LIBC.statx(_AT_FDCWD, name, _AT_STATX_DONT_SYNC, _STATX_TYPE, buffer):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+    mode = _integer(buffer.raw, _MODE_AT, 2)
+    if not (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
+        return None
+    major, minor = _integer(buffer.raw, _MAJOR_AT, 4), _integer(buffer.raw, _MINOR_AT, 4)
+    return f"{'b' if stat.S_ISBLK(mode) else 'c'}{major}:{minor}"
+
+
+def _integer(raw: bytes, at: int, size: int) -> int:
+    return int.from_bytes(raw[at : at + size], sys.byteorder)
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
