@@ -19,16 +19,23 @@ if TYPE_CHECKING:
 
     from passthrough import survey
     from passthrough.reporting import tables
+    from passthrough.system import procfs
+
+    _Answer = tuple[Callable[[], str], Any, int, procfs.Processes]
 
 EXIT_FAILED_CHECK = 1
 EXIT_REFUSED = 2
+_NOT_ROOT = (
+    "not run as root: what other users' processes have open is not seen, so a function that is"
+    " free here may be in use; the charm itself sees it"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code (1: a check failed, 2: refused)."""
     given = _parser().parse_args(arguments)
     try:
-        text, data, code = given.command(given)
+        text, data, code, processes = given.command(given)
         shown = _to_json(data) if given.json else text()
     except (PassthroughError, OSError) as error:
         print(f"pci-passthrough: {error}", file=sys.stderr)
@@ -37,6 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if reconfigure:
         reconfigure(errors="replace")  # a terminal that cannot show the tree's lines
     print(shown)
+    if os.geteuid() and processes.opened.hidden:
+        print(f"pci-passthrough: {_NOT_ROOT}", file=sys.stderr)
     return code
 
 
@@ -98,18 +107,20 @@ def _style() -> tables.Style:
     )
 
 
-def _list(given: argparse.Namespace) -> tuple[Callable[[], str], Any, int]:
+def _list(given: argparse.Namespace) -> _Answer:
     from passthrough.host import pci
     from passthrough.reporting import inventory
+    from passthrough.system import procfs
 
-    described = inventory.describe(given.root, pci.read(given.root, overrides=False))
+    processes = procfs.Processes(given.root)
+    described = inventory.describe(given.root, pci.read(given.root, overrides=False), processes)
 
     def text() -> str:
         from passthrough.reporting import inventory_tree
 
         return inventory_tree.format_tree(described, _style())
 
-    return text, described, 0
+    return text, described, 0, processes
 
 
 def _decide(given: argparse.Namespace) -> survey.Decision:
@@ -121,7 +132,7 @@ def _decide(given: argparse.Namespace) -> survey.Decision:
     return survey.decide(wanted, survey.look(Site(given.root, given.application)))
 
 
-def _plan(given: argparse.Namespace) -> tuple[Callable[[], str], Any, int]:
+def _plan(given: argparse.Namespace) -> _Answer:
     from passthrough.reporting import leftovers, plan_text
 
     decision = _decide(given)
@@ -130,21 +141,24 @@ def _plan(given: argparse.Namespace) -> tuple[Callable[[], str], Any, int]:
         lambda: plan_text.plan_text(decision, by_hand, _style()),
         plan_text.describe_plan(decision, by_hand),
         0,
+        decision.facts.processes,
     )
 
 
-def _verify(given: argparse.Namespace) -> tuple[Callable[[], str], Any, int]:
+def _verify(given: argparse.Namespace) -> _Answer:
     import dataclasses
 
     from passthrough.reporting import plan_text
     from passthrough.reporting.verify import checklist, result
 
-    checks = checklist.verify(_decide(given))
+    decision = _decide(given)
+    checks = checklist.verify(decision)
     code = EXIT_FAILED_CHECK if result.has_failed(checks) else 0
     return (
         lambda: plan_text.checks_table(checks, _style()),
         [dataclasses.asdict(each) for each in checks],
         code,
+        decision.facts.processes,
     )
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 
 import pytest
-from harness import hosttree
+from harness import hosttree, uses
 from harness.constants import CLAIMED, GPUS, INIT_TOP, OWNED
 from harness.world import World
 
@@ -178,6 +178,36 @@ def test_an_empty_tree_is_a_host_without_pci(tmp_path: pathlib.Path, capsys):
     assert cli.main(["--root", os.fspath(tmp_path), "--json", "list"]) == 0
     assert json.loads(capsys.readouterr().out) == []
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [["list"], ["plan", "--devices", "gpu=10de:1bb0"]])
+def test_without_root_what_can_be_told_is_told_and_the_rest_is_said_once(
+    run: Run, tree, monkeypatch: pytest.MonkeyPatch, command: list[str]
+):
+    """The kernel shows other users' open files, and perhaps crypttab, to root alone."""
+    uses.node(tree, "0000:83:00.0", "drm/card1", "226:1", "/dev/dri/card1")
+    uses.process(tree, 812, "/usr/bin/Xorg", "/dev/dri/card1")
+    tree.write("etc/crypttab", "data /dev/sdz none\n")
+    before = run(*command)
+    real_list = os.listdir
+
+    def list_own(path: str | os.PathLike[str]) -> list[str]:
+        if os.fspath(path).endswith("/proc/812/fd"):
+            raise PermissionError(13, "Permission denied", os.fspath(path))
+        return real_list(path)
+
+    monkeypatch.setattr(os, "listdir", list_own)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).endswith("crypttab"))
+    code, shown, errors = run(*command)
+    assert code == 0
+    assert "/dev/dri/card1 is open in process 812 (Xorg)" in before[1]
+    assert "process 812" not in shown
+    assert "cannot be told" not in shown
+    assert errors == (
+        "pci-passthrough: not run as root: what other users' processes have open is not seen, so"
+        " a function that is free here may be in use; the charm itself sees it\n"
+    )
 
 
 def test_a_tree_without_rights_to_write_is_enough(run: Run, tree):

@@ -13,9 +13,18 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+    from passthrough.system import procfs
 
-def describe(root: Path, host: pci.Host) -> Iterator[dict[str, Any]]:
+
+def describe(
+    root: Path, host: pci.Host, processes: procfs.Processes | None = None
+) -> Iterator[dict[str, Any]]:
     """Describe every PCI function: what it is, who has it, and whether it can be claimed.
+
+    Args:
+        root: the host's root.
+        host: its functions.
+        processes: its processes, where the caller asks more of them.
 
     Yields:
         One mapping a function, in address order. ``reason`` says why it cannot be claimed, or is
@@ -25,7 +34,7 @@ def describe(root: Path, host: pci.Host) -> Iterator[dict[str, Any]]:
         OSError: when the host's own uses cannot be read.
     """
     known = pci_ids.look_up(root, host.functions.values())
-    used = usage.read(root, host)
+    used = usage.read(root, host, processes=processes)
     for address, function in host.functions.items():
         objection = viability.object_to_card(function, host, used)
         identity = function.id

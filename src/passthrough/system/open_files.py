@@ -45,6 +45,7 @@ _NODE_PLACE = "/dev/"
 _DELETED = " (deleted)"
 # A process that has ended, and a descriptor that was closed, since they were listed.
 _GONE = (errno.ENOENT, errno.ESRCH, errno.ENOTDIR)
+_DENIED = (errno.EACCES, errno.EPERM)
 
 # statx(2), linux/fcntl.h and linux/stat.h: an overlay asks the file systems below it, which are
 # told not to ask their servers.
@@ -58,13 +59,15 @@ class Opened(NamedTuple):
     ``numbers`` are device nodes by their number as udev spells it: ``c195:0``, ``b259:0``.
     ``paths`` are the same ones by their path, with KVM's guests. ``unasked`` are paths that look
     like a node's and could not be asked; they are among ``paths`` too. ``unread`` are the processes
-    that have more which could not be seen.
+    that have more which could not be seen, and ``hidden`` those of other users, which the kernel
+    shows to root alone: a reader who is not root only looks, and sees what can be seen.
     """
 
     numbers: Mapping[str, tuple[int, ...]]
     paths: Mapping[str, tuple[int, ...]]
     unasked: Mapping[str, tuple[int, ...]]
     unread: tuple[int, ...]
+    hidden: tuple[int, ...] = ()
 
 
 class _Found:
@@ -76,6 +79,14 @@ class _Found:
         self.paths: dict[str, set[int]] = {}
         self.unasked: dict[str, set[int]] = {}
         self.unread: set[int] = set()
+        self.hidden: set[int] = set()
+
+    def miss(self, process: int, error: OSError) -> None:
+        """Note that a process could not be looked at, unless it is gone."""
+        if error.errno in _DENIED and os.geteuid():
+            self.hidden.add(process)
+        elif error.errno not in _GONE:
+            self.unread.add(process)
 
 
 def look(root: Path, processes: Iterable[int], mounts: Iterable[str]) -> Opened:
@@ -92,20 +103,19 @@ def look(root: Path, processes: Iterable[int], mounts: Iterable[str]) -> Opened:
         try:
             descriptors = os.listdir(f"{directory}/fd")
         except OSError as error:
-            if error.errno not in _GONE:
-                found.unread.add(process)
+            found.miss(process, error)
             continue
         for descriptor in descriptors:
             try:
                 _look_at(found, process, directory, descriptor)
             except OSError as error:
-                if error.errno not in _GONE:
-                    found.unread.add(process)
+                found.miss(process, error)
     return Opened(
         {number: tuple(sorted(who)) for number, who in found.numbers.items()},
         {path: tuple(sorted(found.paths[path])) for path in sorted(found.paths)},
         {path: tuple(sorted(found.unasked[path])) for path in sorted(found.unasked)},
         tuple(sorted(found.unread)),
+        tuple(sorted(found.hidden)),
     )
 
 

@@ -279,12 +279,16 @@ class TestNotKnown:
 
     @pytest.mark.parametrize("call", ["listdir", "readlink"])
     @pytest.mark.parametrize(
-        ("error", "seen"),
+        ("error", "user", "seen"),
         [
-            (PermissionError(13, "no"), True),
-            (OSError(5, "I/O"), True),
-            (FileNotFoundError(2, "gone"), False),
-            (ProcessLookupError(3, "ended"), False),
+            (PermissionError(13, "no"), 0, True),
+            (PermissionError(1, "not permitted"), 0, True),
+            (OSError(5, "I/O"), 0, True),
+            (FileNotFoundError(2, "gone"), 0, False),
+            (ProcessLookupError(3, "ended"), 0, False),
+            # Whoever is not root only looks, and the kernel shows them their own processes alone.
+            (PermissionError(13, "no"), 1000, False),
+            (OSError(5, "I/O"), 1000, True),
         ],
     )
     def test_a_descriptor_that_cannot_be_read_is_not_none_and_an_ended_process_is(
@@ -294,6 +298,7 @@ class TestNotKnown:
         monkeypatch: pytest.MonkeyPatch,
         call: str,
         error: OSError,
+        user: int,
         seen: bool,
     ):
         real = getattr(os, call)
@@ -304,6 +309,7 @@ class TestNotKnown:
             return real(path, *rest, **named)
 
         monkeypatch.setattr(os, call, fail)
+        monkeypatch.setattr(os, "geteuid", lambda: user)
         expected = "it cannot be told what process 812 (ovs-vswitchd-dpdk) has open"
         assert objection(NIC) == (f"unknown: may be in use: {expected}" if seen else None)
 
