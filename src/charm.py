@@ -26,7 +26,7 @@ import roles
 import settling
 from passthrough import pci_address, reboot, survey
 from passthrough.config import options
-from passthrough.errors import PassthroughError
+from passthrough.errors import PassthroughError, unexpected
 from passthrough.reporting import status, words
 from passthrough.site import Site
 from passthrough.state import settled
@@ -39,6 +39,20 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 ROOT = Path("/")
+
+
+def _tell(error: Exception) -> Exception:
+    """Log an error that ends a hook's work, and give the one that the status tells of.
+
+    None leaves the hook: Juju's error state shows an operator no sentence, stops the unit's other
+    hooks, and what was done up to there is safe to be gone on from. But for `stop` and `remove`,
+    after which nobody would.
+    """
+    if isinstance(error, (PassthroughError, OSError)):
+        logger.error("%s", error)
+        return error
+    logger.error("unexpected, and a mistake in this charm: %s", error, exc_info=error)
+    return unexpected(error)
 
 
 class PciPassthroughCharm(ops.CharmBase):
@@ -102,9 +116,10 @@ class PciPassthroughCharm(ops.CharmBase):
 
     def _change(self, facts: survey.Facts | None = None) -> None:
         """Do what every hook does; ``facts`` were looked at while this run has the host's lock."""
-        role = roles.of(self.model)
+        role = None
         try:
             settled.forget(self.site.root, self.unit.name)  # this hook may fail at any point
+            role = roles.of(self.model)
             wanted = self.options()
             if self.unit.is_leader():
                 self.publisher.aliases(wanted)
@@ -112,11 +127,13 @@ class PciPassthroughCharm(ops.CharmBase):
                 self._reconcile(wanted, facts)
             elif role is roles.Role.CONTROLLER:
                 self._publish(wanted)
-        except (PassthroughError, OSError) as error:
-            logger.error("%s", error)
-            self._done = dispatched.Failed(error)
+        except Exception as error:
+            self._done = dispatched.Failed(_tell(error))
         if role is roles.Role.COMPUTE:
-            self._monitoring.report(self._done)
+            try:
+                self._monitoring.report(self._done)
+            except Exception as error:
+                self._done = dispatched.Failed(_tell(error))
         if role:
             self._stored.controller = role is roles.Role.CONTROLLER
 
@@ -140,9 +157,8 @@ class PciPassthroughCharm(ops.CharmBase):
                     self._done = dispatched.Settled()
                 else:
                     self._change(facts)
-        except (PassthroughError, OSError) as error:
-            logger.error("%s", error)
-            self._done = dispatched.Failed(error)
+        except Exception as error:
+            self._done = dispatched.Failed(_tell(error))
 
     def _on_removal(self, _: ops.EventBase) -> None:
         self._done = dispatched.Removed()
@@ -165,17 +181,22 @@ class PciPassthroughCharm(ops.CharmBase):
     def _on_action(self, event: ops.ActionEvent) -> None:
         import actions
 
-        self._done = actions.answer(self, event)
+        try:
+            self._done = actions.answer(self, event)
+        except Exception as error:
+            told = _tell(error)
+            event.fail(str(told))
+            self._done = dispatched.Failed(told)
 
     def _on_collect_status(self, event: ops.CollectStatusEvent) -> None:
         if isinstance(self._done, dispatched.Settled):
             return
-        if not isinstance(self._done, dispatched.Removed):
-            settling.remember(self.site, self.unit.name, self.config, self._done)
         try:
+            if not isinstance(self._done, dispatched.Removed):
+                settling.remember(self.site, self.unit.name, self.config, self._done)
             found = self._summarize()
-        except (PassthroughError, OSError) as error:
-            found = status.Status(status.Kind.BLOCKED, str(error))
+        except Exception as error:
+            found = status.Status(status.Kind.BLOCKED, str(_tell(error)))
         event.add_status(ops.StatusBase.from_name(found.kind, found.message))
 
     def _summarize(self) -> status.Status:

@@ -94,7 +94,10 @@ class Monitoring(ops.Object):
 
         if any(each.active for each in self.model.relations[ENDPOINT]):
             return  # another nrpe is related, and it has the same check
-        nrpe.remove(self._site)
+        try:
+            nrpe.remove(self._site)
+        except OSError as error:
+            logger.error("the NRPE check stays on the host: %s", error)
         self._remember(related=False, published=False)
 
 

@@ -9,7 +9,6 @@ from typing import Any
 import dispatched
 from passthrough import survey
 from passthrough.config import options
-from passthrough.errors import PassthroughError
 from passthrough.reporting import status
 from passthrough.site import Site
 from passthrough.state import settled
@@ -48,7 +47,7 @@ def look_again(
         facts = survey.look(site)
         decision = survey.decide(wanted, facts, known.rendered)
         return facts, decision if status.settled(decision) == known.settled else None
-    except (PassthroughError, OSError):
+    except Exception:
         return facts, None  # whoever looks next meets it too, and reports it
 
 

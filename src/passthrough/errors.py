@@ -20,6 +20,18 @@ class PassthroughError(Exception):
         super().__init__(f"{fact}; {way_out}" if way_out else fact)
 
 
+def unexpected(error: Exception) -> PassthroughError:
+    """Make the error for one that nobody has thought of.
+
+    Args:
+        error: a mistake in the charm, or something new on the host.
+    """
+    return PassthroughError(
+        f"unexpected {type(error).__name__}: {' '.join(str(error).split())[:200]}",
+        "the unit's log has the rest (juju debug-log), and the next hook tries again",
+    )
+
+
 class OptionError(PassthroughError):
     """An option holds something that is not accepted.
 

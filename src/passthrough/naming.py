@@ -15,13 +15,18 @@ def name_for(application: str) -> str:
     return own if application == own else f"{own}-{application}"
 
 
+def is_application(name: str) -> bool:
+    """Tell whether ``name`` can be a Juju application's."""
+    return bool(_APPLICATION.fullmatch(name))
+
+
 def check_application(name: str) -> str:
     """Give ``name`` back if it is a Juju application's name.
 
     Raises:
         ValueError: otherwise; the name becomes part of file names and of shell comments.
     """
-    if not _APPLICATION.fullmatch(name):
+    if not is_application(name):
         raise ValueError(f"{name!r} is not the name of a Juju application")
     return name
 

@@ -9,7 +9,6 @@ from passthrough import survey
 from passthrough.config.options import Options
 from passthrough.effects import apply, nova_compute
 from passthrough.effects.tools import Tools
-from passthrough.errors import PassthroughError
 from passthrough.nova import offer as nova_offer
 from passthrough.site import Site
 from passthrough.state import record
@@ -90,7 +89,7 @@ def _reconcile(
 
     try:
         outcome = apply.apply(ledger, before.plan, tools, progress, is_claimable=is_claimable)
-    except (PassthroughError, OSError):
+    except Exception:
         # Whatever became of the host, Nova shall not be offered what is not ready.
         offer(look_again())
         raise

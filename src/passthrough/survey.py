@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from passthrough import pci_address
@@ -127,7 +129,7 @@ def look(site: Site) -> Facts:
     stuck.check_responsive(root)
     host = pci.read(root)
     mine = record.read(site)
-    others = record.read_others(site)
+    others = record.read_others(site, partial(_has_files, root))
     processes = procfs.Processes(root)
     return Facts(
         site=site,
@@ -168,7 +170,7 @@ def ask_again(facts: Facts, addresses: Iterable[str]) -> Facts:
     host = pci.Host(
         {address: there[address] for address in sorted(there, key=pci_address.sort_key)}
     )
-    others = record.read_others(facts.site)
+    others = record.read_others(facts.site, partial(_has_files, root))
     processes = procfs.Processes(root)
     used = usage.read(root, found, _ours(facts.record, others), processes)
     uses = {address: each for address, each in facts.usage.uses.items() if address not in asked}
@@ -231,6 +233,11 @@ def decide(
     )
     now, later = _decide_offers(options, facts, outcome, renderer)
     return Decision(options, facts, outcome, planned, now, later, held, renderer.learned())
+
+
+def _has_files(root: Path, application: str) -> bool:
+    """Whether an application has a boot file on the host."""
+    return any((root / file.path).exists() for file in boot_files.owned_files(application))
 
 
 def _ours(mine: Record, others: Mapping[str, Record]) -> frozenset[str]:

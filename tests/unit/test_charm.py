@@ -13,6 +13,8 @@ from harness.unit import DECLARED, HOOKS, PRINCIPAL, Unit
 from ops import testing
 
 import actions
+from passthrough import survey
+from passthrough.reporting import status
 
 EVERYWHERE = (*OWNED, "boot", "sys", "dev")
 REBOOT = ops.BlockedStatus(
@@ -316,6 +318,63 @@ def test_an_action_takes_nothing_that_is_not_declared(name: str):
     assert re.fullmatch("[a-z]+(-[a-z]+)*", name)
     assert DECLARED["actions"][name]["additionalProperties"] is False
     assert DECLARED["actions"][name]["description"]
+
+
+class TestAnErrorThatNobodyHasThoughtOf:
+    """Juju's error state would show a traceback to nobody, and stop the unit's other hooks."""
+
+    TOLD = (
+        "blocked: unexpected ValueError: two lines; the unit's log has the rest (juju debug-log),"
+        " and the next hook tries again"
+    )
+
+    @staticmethod
+    def break_down(*_: object, **__: object):
+        raise ValueError("two\nlines")
+
+    @pytest.mark.parametrize("event", HOOKS)
+    def test_blocks_the_unit_with_a_sentence_and_the_next_hook_mends_it(
+        self, unit: Unit, kernel, event: str, monkeypatch: pytest.MonkeyPatch
+    ):
+        unit.run(devices=GPUS)
+        kernel.reboot()
+        with monkeypatch.context() as patch:
+            patch.setattr(survey, "look", self.break_down)
+            unit.run(event)
+            assert unit.status == self.TOLD
+        (line,) = [each for each in unit.logged("ERROR") if "a mistake in this charm" in each]
+        assert "Traceback" in line
+        unit.run("update_status")
+        assert unit.status == "active: gpu: 2 ready"
+
+    def test_in_the_middle_of_the_work_leaves_nova_what_is_ready(
+        self, ready: Unit, tools, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(tools, "rebuild", self.break_down)
+        ready.run(devices="gpu=10de:1bb0")
+        assert ready.status == self.TOLD
+
+    def test_while_it_sums_up(self, ready: Unit, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(status, "summarize", self.break_down)
+        ready.run()
+        assert ready.status == self.TOLD
+
+    def test_fails_an_action_with_the_same_sentence(
+        self, ready: Unit, monkeypatch: pytest.MonkeyPatch
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(survey, "look", self.break_down)
+            reason, _ = ready.act_in_vain("plan")
+        assert f"blocked: {reason}" == self.TOLD == ready.status
+        assert ready.act("plan")["plan"]["rebuild"] == []
+
+    def test_lets_a_removal_fail_so_that_juju_runs_it_again(
+        self, ready: Unit, monkeypatch: pytest.MonkeyPatch
+    ):
+        """Were it told and over, nobody would come back to give the devices back."""
+        monkeypatch.setattr(survey, "look", self.break_down)
+        with pytest.raises(testing.errors.UncaughtCharmError):
+            ready.run("stop")
 
 
 def test_two_applications_have_files_of_their_own(unit: Unit, tree, kernel):

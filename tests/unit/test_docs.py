@@ -140,6 +140,7 @@ RAISING = (
     "state/record",
     "state/stuck",
     "system/commands",
+    "system/files",
     "system/lock",
 )
 # What these modules say elsewhere than in a status.

@@ -91,6 +91,28 @@ def test_a_check_that_cannot_be_written_fails_no_hook(unit: Unit, monkeypatch: p
     assert any("NRPE check is not up to date" in each for each in unit.logged("ERROR"))
 
 
+def test_a_check_that_breaks_down_blocks_the_unit_and_fails_no_hook(
+    unit: Unit, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_: object) -> None:
+        raise ValueError("nobody thought of it")
+
+    monkeypatch.setattr(nrpe, "write_report", fail)
+    for event in ("config_changed", "update_status"):
+        unit.run(event)
+        assert unit.status.startswith("blocked: unexpected ValueError: nobody thought of it; ")
+
+
+def test_a_check_that_stays_fails_no_hook(unit: Unit, monkeypatch: pytest.MonkeyPatch):
+    def fail(*_: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    unit.run("relation_changed", NRPE)
+    monkeypatch.setattr(nrpe, "remove", fail)
+    unit.run("relation_broken", NRPE)
+    assert any("the NRPE check stays on the host" in each for each in unit.logged("ERROR"))
+
+
 def test_nothing_is_sent_twice(unit: Unit, monkeypatch: pytest.MonkeyPatch):
     unit.run("relation_changed", NRPE)
     sent: list[str] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 import pytest
@@ -335,4 +336,51 @@ class TestDrift:
         with pytest.raises(record.RecordError, match="move it away, and what it held is found"):
             ready.hook("")
         assert ready.tree.snapshot("etc", "var") == before
+        assert ready.drivers() == READY
+
+    @pytest.mark.parametrize(
+        "name", ["pci-passthrough.bad.json", "Old.json", "pci-passthrough-old.json"]
+    )
+    def test_a_damaged_record_that_was_moved_aside_in_its_folder_is_out_of_the_way(
+        self, ready: World, name: str
+    ):
+        """What the message advises, as an operator does it."""
+        path = ready.root / "var/lib/pci-passthrough/pci-passthrough.json"
+        path.write_text('{"taken": ')
+        with pytest.raises(record.RecordError):
+            ready.hook()
+        path.rename(path.with_name(name))
+        assert ready.hook() == Status("active", "gpu: 2 ready")
+        assert set(ready.record().taken) == set(CLAIMED)
+        assert path.with_name(name).read_text() == '{"taken": '
+
+    def test_a_damaged_record_of_an_application_that_lives_here_still_stops_everything(
+        self, ready: World
+    ):
+        other = ready.beside("more")
+        other.hook("10de:1bb0@0000:85:00.0")
+        ready.tree.write("var/lib/pci-passthrough/more.json", "{")
+        with pytest.raises(record.RecordError, match=r"more\.json is not readable"):
+            ready.hook()
+
+    @pytest.mark.parametrize(
+        "place",
+        [
+            "etc/nova/nova.conf.d/x.conf",
+            "etc/default/grub.d/x.cfg",
+            "etc/modprobe.d/pci-passthrough.conf",
+            "var/lib/pci-passthrough/more.json",
+        ],
+    )
+    def test_a_fifo_where_a_file_is_looked_for_is_named_and_no_hook_waits_for_it(
+        self, ready: World, place: str
+    ):
+        ready.nova.install()
+        path = ready.root / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        os.mkfifo(path)
+        with pytest.raises(OSError, match="no regular file, so not read") as caught:
+            ready.hook()
+        assert caught.value.filename == str(path)
         assert ready.drivers() == READY

@@ -228,16 +228,27 @@ def test_a_status_that_an_action_set_does_not_stay(settled: Unit, tree: hosttree
 def test_a_hook_that_failed_and_is_not_run_again_is_made_up_for(
     settled: Unit, monkeypatch: pytest.MonkeyPatch
 ):
-    """`juju resolved --no-retry` after an error that is not ours, such as of a hook tool."""
+    """`juju resolved --no-retry` after what no hook can tell of, such as that it was killed."""
 
+    def fail(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(reconcile, "reconcile", fail)
+        with pytest.raises(KeyboardInterrupt):
+            settled.run("config_changed", devices=ONE)
+    settled.configure(devices=ONE)
+    assert settled.run("update_status") == ops.ActiveStatus("gpu: 1 ready")
+
+
+def test_a_hook_that_broke_down_is_made_up_for(settled: Unit, monkeypatch: pytest.MonkeyPatch):
     def fail(*_: Any, **__: Any) -> None:
         raise RuntimeError("connection is shut down")
 
     with monkeypatch.context() as patch:
         patch.setattr(reconcile, "reconcile", fail)
-        with pytest.raises(testing.errors.UncaughtCharmError):
-            settled.run("config_changed", devices=ONE)
-    settled.configure(devices=ONE)
+        settled.run("config_changed", devices=ONE)
+    assert settled.status.startswith("blocked: unexpected RuntimeError: connection is shut down; ")
     assert settled.run("update_status") == ops.ActiveStatus("gpu: 1 ready")
 
 

@@ -146,7 +146,7 @@ def _put_back_on_failure(
 ) -> Generator[None]:
     try:
         yield
-    except (PassthroughError, OSError):
+    except Exception:
         for change in changes:
             old = change.old or files.Present("", change.file.mode)
             content = change.old.content if change.old else None

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -224,14 +224,32 @@ def read(site: Site) -> Record:
     return _load(site)
 
 
-def read_others(site: Site) -> dict[str, Record]:
+def read_others(site: Site, lives: Callable[[str], bool]) -> dict[str, Record]:
     """Read the records of the host's other applications of this charm, by their names.
+
+    What else somebody has put into the folder, such as a broken record moved aside, is nobody's:
+    a file whose name no application can have, or a damaged one of an application without a trace.
+
+    Args:
+        site: where; its application is left out.
+        lives: whether an application of this name has a file of the charm's on the host.
 
     Raises:
         RecordError: as `read`.
     """
     names = sorted(path.stem for path in (site.root / DIRECTORY).glob("*.json"))
-    return {name: read(Site(site.root, name)) for name in names if name != site.application}
+    found: dict[str, Record] = {}
+    for name in names:
+        if name == site.application or not naming.is_application(name):
+            continue
+        try:
+            found[name] = read(Site(site.root, name))
+        except NewerRecordError:
+            raise
+        except RecordError:
+            if lives(name):
+                raise
+    return found
 
 
 def taken_by(others: Mapping[str, Record]) -> dict[str, str]:

@@ -53,7 +53,7 @@ def recall(root: Path, unit: str) -> Memory | None:
         if data.pop("format") != _FORMAT:
             return None  # another revision of the charm wrote it
         found = Memory(**data)
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None  # something else wrote it
     parts_fit = isinstance(found.options, dict) and isinstance(found.rendered, dict)
     return found if parts_fit and isinstance(data["settled"], str) and found.settled else None

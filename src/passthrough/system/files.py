@@ -10,6 +10,7 @@ import dataclasses
 import errno
 import fcntl
 import os
+import stat
 import struct
 from collections.abc import Generator, Iterable
 from pathlib import Path
@@ -19,6 +20,10 @@ _CHECKPOINT, _NO_FLAGS = 0x4004662B, struct.pack("I", 0)
 # The answers of other file systems, of older kernels, of an ext4 without a journal, and of one that
 # this process may not flush.
 NO_CHECKPOINT = (errno.ENOTTY, errno.EOPNOTSUPP, errno.ENODEV, errno.EINVAL, errno.EPERM)
+
+# Beyond any configuration, record or grub.cfg.
+LARGEST = 16 << 20
+_NULL = os.makedev(1, 3)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,15 +43,36 @@ def read(path: Path) -> Present | None:
 
     Bytes that are no UTF-8 survive as surrogates, and line ends as they are.
 
+    Takes regular files of up to LARGEST bytes, and a link to /dev/null for an empty file, as
+    systemd and modprobe do. Others may write where we read, as nova does in /etc/nova: opening a
+    FIFO would wait for ever, and so would reading a device to its end.
+
     Raises:
         OSError: when a file is there and cannot be read.
     """
     try:
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            status = os.fstat(file.fileno())
-            return Present(file.read(), status.st_mode & 0o7777, status.st_gid)
+        # Opening a device can have an effect of its own, so it is asked for before.
+        _check_kind(path, os.stat(path))
+        with _opened(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC) as handle:
+            status = os.fstat(handle)
+            _check_kind(path, status)
+            with open(handle, "rb", closefd=False) as file:
+                content = file.read(LARGEST + 1)
     except (FileNotFoundError, NotADirectoryError):
         return None
+    if len(content) > LARGEST:
+        raise OSError(errno.EFBIG, f"larger than {LARGEST >> 20} MiB, so not read", os.fspath(path))
+    text = content.decode("utf-8", "surrogateescape")
+    return Present(text, status.st_mode & 0o7777, status.st_gid)
+
+
+def _check_kind(path: Path, status: os.stat_result) -> None:
+    if stat.S_ISREG(status.st_mode):
+        return
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    if not (stat.S_ISCHR(status.st_mode) and status.st_rdev == _NULL):
+        raise OSError(errno.EINVAL, "no regular file, so not read", os.fspath(path))
 
 
 def ensure(path: Path, content: str | None, mode: int = 0o644, group: int | None = None) -> bool:

@@ -272,6 +272,7 @@ class TestHostThatChangesDuringARebuild:
 
     def test_a_survey_that_fails_by_then_binds_nothing(self, on: World):
         """The record of another application is damaged in the meantime."""
+        on.tree.write("etc/modules-load.d/pci-passthrough-qat.conf", "vfio-pci\n")
         on.tools.before_rebuild = lambda what: on.tree.write(
             "var/lib/pci-passthrough/qat.json", "{"
         )

@@ -90,8 +90,13 @@ def test_an_empty_record_leaves_the_other_applications_alone(tmp_path: pathlib.P
     assert record.read(Site(tmp_path, "qat")) == ONE
 
 
+def read_others(site: Site) -> dict[str, Record]:
+    """The others' records, where each application has a file on the host."""
+    return record.read_others(site, lambda application: True)
+
+
 def taken_by_others(root: pathlib.Path, application: str) -> dict[str, str]:
-    return record.taken_by(record.read_others(Site(root, application)))
+    return record.taken_by(read_others(Site(root, application)))
 
 
 def test_taken_by_others(tmp_path: pathlib.Path):
@@ -168,7 +173,7 @@ DAMAGED = {
 def test_a_damaged_record_is_named_with_the_way_out(tmp_path: pathlib.Path, text: str):
     path_of(tmp_path).parent.mkdir(parents=True)
     path_of(tmp_path).write_text(text)
-    for look in (record.read, record.read_others):
+    for look in (record.read, read_others):
         application = "pci-passthrough" if look is record.read else "qat"
         with pytest.raises(record.RecordError) as caught:
             look(Site(tmp_path, application))
@@ -177,6 +182,33 @@ def test_a_damaged_record_is_named_with_the_way_out(tmp_path: pathlib.Path, text
         assert message.endswith(
             "move it away, and what it held is found again from the configuration"
         )
+
+
+@pytest.mark.parametrize("name", ["pci-passthrough.bad.json", "Old.json", "1.json", "a b.json"])
+@pytest.mark.parametrize("text", ["", json.dumps({"taken": {}, "activated": {"grub": "x"}})])
+def test_a_file_that_no_application_can_have_named_is_nobodys(
+    tmp_path: pathlib.Path, name: str, text: str
+):
+    path_of(tmp_path).parent.mkdir(parents=True)
+    path_of(tmp_path).with_name(name).write_text(text)
+    assert read_others(Site(tmp_path, "qat")) == {}
+
+
+def test_a_damaged_record_of_an_application_without_a_file_on_the_host_is_nobodys(
+    tmp_path: pathlib.Path,
+):
+    path_of(tmp_path).parent.mkdir(parents=True)
+    path_of(tmp_path).with_name("pci-passthrough-old.json").write_text("{")
+    asked: list[str] = []
+    assert record.read_others(Site(tmp_path, "qat"), asked.append) == {}
+    assert asked == ["pci-passthrough-old"]
+
+
+def test_a_newer_record_is_somebodys_whatever_stands_on_the_host(tmp_path: pathlib.Path):
+    path_of(tmp_path).parent.mkdir(parents=True)
+    path_of(tmp_path).write_text(json.dumps({"format": record.FORMAT + 1}))
+    with pytest.raises(record.NewerRecordError):
+        record.read_others(Site(tmp_path, "qat"), lambda application: False)
 
 
 # The bytes that one commit after the other wrote, 52ee0af the last: none says that it is format 1.
@@ -329,7 +361,7 @@ class TestFormats:
         path_of(tmp_path).parent.mkdir(parents=True)
         newer = PRESENT.replace('"format": 3', '"format": 4').replace("nouveau", "~")
         path_of(tmp_path).write_text(newer)
-        for look in (record.read, record.read_others):
+        for look in (record.read, read_others):
             application = "pci-passthrough" if look is record.read else "qat"
             with pytest.raises(record.NewerRecordError) as caught:
                 look(Site(tmp_path, application))

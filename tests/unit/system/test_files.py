@@ -6,6 +6,7 @@ import errno
 import fcntl
 import os
 import pathlib
+import socket
 import stat
 from collections.abc import Callable
 
@@ -337,3 +338,54 @@ class TestFilesOfOtherPrograms:
         monkeypatch.setattr(os, "fsync", lambda handle: waited.append(os.fstat(handle).st_ino))
         files.settle(path)
         assert waited == [path.stat().st_ino, path.parent.stat().st_ino]
+
+
+class TestWhatIsNoPlainFile:
+    """Whoever may write where we read must not make a hook hang, or fill the memory."""
+
+    def test_a_fifo_is_named_and_not_waited_for(self, tmp_path: pathlib.Path):
+        os.mkfifo(tmp_path / "x.conf")
+        with pytest.raises(OSError, match="no regular file, so not read") as caught:
+            files.read(tmp_path / "x.conf")
+        assert caught.value.filename == str(tmp_path / "x.conf")
+
+    def test_a_socket_too(self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.chdir(tmp_path)  # a socket's path has room for a hundred bytes
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind("x.conf")
+            with pytest.raises(OSError, match="no regular file, so not read"):
+                files.read(tmp_path / "x.conf")
+
+    @pytest.mark.parametrize("device", ["/dev/zero", "/dev/full", "/dev/tty"])
+    def test_a_link_to_a_device_is_not_opened(self, tmp_path: pathlib.Path, device: str):
+        (tmp_path / "x.conf").symlink_to(device)
+        with pytest.raises(OSError, match="no regular file, so not read"):
+            files.read(tmp_path / "x.conf")
+
+    def test_a_link_to_dev_null_is_an_empty_file_as_for_systemd_and_modprobe(
+        self, tmp_path: pathlib.Path
+    ):
+        (tmp_path / "x.conf").symlink_to("/dev/null")
+        found = files.read(tmp_path / "x.conf")
+        assert found
+        assert found.content == ""
+
+    def test_a_directory_is_one(self, tmp_path: pathlib.Path):
+        with pytest.raises(IsADirectoryError):
+            files.read(tmp_path)
+
+    def test_a_file_without_end_is_left_at_a_limit(self, tmp_path: pathlib.Path):
+        with (tmp_path / "x.conf").open("wb") as file:
+            file.truncate(files.LARGEST + 1)
+        with pytest.raises(OSError, match="larger than 16 MiB, so not read") as caught:
+            files.read(tmp_path / "x.conf")
+        assert caught.value.errno == errno.EFBIG
+        os.truncate(tmp_path / "x.conf", files.LARGEST)
+        assert files.read(tmp_path / "x.conf")
+
+    def test_a_link_to_a_file_and_one_to_nothing_are_as_ever(self, tmp_path: pathlib.Path):
+        (tmp_path / "there").write_text("[pci]\r\n")
+        (tmp_path / "x.conf").symlink_to("there")
+        (tmp_path / "y.conf").symlink_to("gone")
+        assert getattr(files.read(tmp_path / "x.conf"), "content", None) == "[pci]\r\n"
+        assert files.read(tmp_path / "y.conf") is None
