@@ -142,6 +142,34 @@ def upper(tree: hosttree.HostTree, lower: str, name: str, kind: str = "", *, mas
         _link(below / "master", directory)
 
 
+def on_bus(tree: hosttree.HostTree, bus: str, name: str, directory: Path) -> Path:
+    """A device of another bus that stands below a function: of ``auxiliary``, ``usb``, ``vdpa``."""
+    directory.mkdir(parents=True, exist_ok=True)
+    _link(tree.root / f"sys/bus/{bus}/devices" / name, directory)
+    return directory
+
+
+def subfunction(tree: hosttree.HostTree, address: str, name: str) -> Path:
+    """A subfunction of a function, such as ``mlx5_core.sf.4``."""
+    return on_bus(tree, "auxiliary", name, tree.directory(address) / name)
+
+
+def usb_interface(tree: hosttree.HostTree, address: str, name: str) -> Path:
+    """An interface, as USB has it, of a device behind a controller, such as ``1-2:1.0``."""
+    below = f"usb1/{name.partition(':')[0]}/{name}"
+    return on_bus(tree, "usb", name, tree.directory(address) / below)
+
+
+def interface_below(tree: hosttree.HostTree, directory: Path, name: str, flags: int) -> Path:
+    """A network interface of a device that is no PCI function."""
+    made = directory / "net" / name
+    made.mkdir(parents=True)
+    (made / "flags").write_text(f"{flags:#x}\n")
+    (made / "address").write_text("b4:2e:99:00:00:02\n")
+    _link(tree.root / "sys/class/net" / name, made)
+    return made
+
+
 def route(tree: hosttree.HostTree, name: str, *, default: bool) -> None:
     """An IPv4 route through an interface."""
     where = "00000000\t010200C0" if default else "000200C0\t00000000"

@@ -135,16 +135,22 @@ def is_there_or_raise(path: str | Path) -> bool:
     return True
 
 
-def is_empty_or_raise(directory: str) -> bool:
-    """Tell whether a directory is there and holds nothing.
+def hides_some_or_raise(directory: str) -> bool:
+    """Tell whether a directory of sysfs has directories that belong to another network namespace.
+
+    The kernel lists those of the namespace that sysfs was mounted in, and counts all in the
+    directory's links (kernfs_refresh_inode() of fs/kernfs/inode.c). It keeps no directory of a
+    class, such as ``net``, that is empty.
 
     Raises:
         OSError: when it is there and cannot be read, or is no directory.
     """
     try:
-        return not os.listdir(directory)
+        links, names = _links_and_names(directory)
     except FileNotFoundError:
         return False
+    # Itself and its parent's entry are two links.
+    return not names or links - 2 > len(names)
 
 
 def lines_or_raise(path: str | Path) -> list[str]:
@@ -177,3 +183,7 @@ def _read(path: str | Path, *, once: bool) -> str | None:
     finally:
         os.close(handle)
     return content.decode("utf-8", "replace").rstrip("\n")
+
+
+def _links_and_names(directory: str) -> tuple[int, list[str]]:
+    return os.stat(directory).st_nlink, os.listdir(directory)

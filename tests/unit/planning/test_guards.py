@@ -76,6 +76,12 @@ def reasons(decision: claims.Outcome) -> list[str]:
             "is in use: its interface is in another network namespace",
         ),
         (
+            "subfunctions",
+            kinds.Kind.PART,
+            "subfunction mlx5_core.sf.4",
+            "has parts that would go with its driver: subfunction mlx5_core.sf.4",
+        ),
+        (
             "console",
             kinds.Kind.CONSOLE,
             "the text console is on it",

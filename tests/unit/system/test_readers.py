@@ -29,7 +29,7 @@ STRICT: dict[Callable[[pathlib.Path], object], object] = {
     sysfs.names_or_raise: [],
     sysfs.names_if_directory_or_raise: [],
     sysfs.is_there_or_raise: False,
-    lambda path: sysfs.is_empty_or_raise(os.fspath(path)): False,
+    lambda path: sysfs.hides_some_or_raise(os.fspath(path)): False,
     sysfs.lines_or_raise: [],
 }
 LOOP = "a/link/to/itself"  # not to be looked at by anybody, root included

@@ -18,6 +18,7 @@ class Kind(enums.StrEnum):
     ROUTE = "route"
     PORT = "port"
     NAMESPACE = "namespace"
+    PART = "part"
     CONSOLE = "console"
     MEDIATED = "mediated"
     PROGRAM = "program"

@@ -1,10 +1,12 @@
 """Network interfaces that the host uses. Reads only.
 
-Sources: the kernel's Documentation/ABI/testing/sysfs-class-net, and proc(5) for /proc/net.
+Sources: the kernel's Documentation/ABI/testing/sysfs-class-net, networking/multi-pf-netdev.rst and
+networking/devlink/devlink-port.rst (subfunctions), and proc(5) for /proc/net.
 """
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
@@ -16,32 +18,84 @@ from passthrough.host.uses import kinds
 from passthrough.system import procfs, quoting, sysfs
 
 _NET = "sys/class/net"
-_UP = 0x1  # IFF_UP of linux/if.h
+_UP, _PROMISCUOUS = 0x1, 0x100  # IFF_UP and IFF_PROMISC of linux/if.h
 _LINK_LOCAL = "20"  # IPV6_ADDR_LINKLOCAL of net/ipv6.h, as if_inet6 prints it
 _ESTABLISHED = "01"
 _ADDRESS6 = re.compile(r"[0-9a-f]{32}")
 _OPEN_VSWITCH = "ovs-system"
 _VIRTIO = "virtio-pci"
+_NETWORK, _ETHERNET = 0x02, 0x0200  # PCI's base class and class
+_INFINIBAND = "32"  # ARPHRD_INFINIBAND of linux/if_arp.h
+# One function of theirs has an interface for each port: ConnectX-3, Chelsio T4 and later.
+_SEVERAL_PORTS = ("mlx4_core", "cxgb4")
+# Two functions of its can have one interface together (Documentation/networking/multi-pf-netdev).
+_SOCKET_DIRECT = "mlx5_core"
+# Contrail's router puts this one in front of a NIC whose address it takes over, and links neither.
+_VROUTER = "vhost0"
+_AUXILIARY, _USB, _VDPA = "sys/bus/auxiliary/devices", "sys/bus/usb/devices", "sys/bus/vdpa/devices"
+_SUBFUNCTION = ".sf."  # as in mlx5_core.sf.4
+_ELSEWHERE = kinds.Use(kinds.Kind.NAMESPACE, "its interface is in another network namespace")
 
 
 def find(root: Path, host: pci.Host) -> Iterator[tuple[str, kinds.Use]]:
     """Find the uses of functions by networking, as pairs of address and use."""
+    found: dict[str, list[kinds.Use]] = {}
+    for address, use in itertools.chain(
+        _of_interfaces(root), _of_subfunctions(root), _elsewhere(root, host)
+    ):
+        found.setdefault(address, []).append(use)
+    for address, uses in found.items():
+        yield from ((address, use) for use in uses)
+    for address in second_halves(root, host):
+        for other in host.with_id(host.functions[address].id):
+            for use in found.get(other.address, ()):
+                what = f"{use.what}, which may stand on this function too (Socket Direct)"
+                yield address, kinds.Use(use.kind, what)
+
+
+def second_halves(root: Path, host: pci.Host) -> Iterator[str]:
+    """Name the functions on which another function's interface may stand as well.
+
+    Their driver makes an interface of every port, unless two functions share one: an idle port is
+    none of these.
+
+    Raises:
+        OSError: when a function's directory cannot be read.
+    """
+    for address, function in host.functions.items():
+        if (
+            function.driver == _SOCKET_DIRECT
+            and function.class_code >> 8 == _ETHERNET
+            and not function.physfn
+            and not sysfs.is_there_or_raise(f"{root}/{pci.DEVICES}/{address}/net")
+        ):
+            yield address
+
+
+def _of_interfaces(root: Path) -> Iterator[tuple[str, kinds.Use]]:
     defaults, with_ipv4, ipv6 = _default_routes(root), _with_ipv4(root), _read_ipv6(root)
+    others = _carried_unlinked(root)
     for name, path in sysfs.links_or_raise(root / _NET).items():
         functions = sorted(pci_address.functions_on(path))
         if functions:
             uses = [
                 *_uses(root, name, with_ipv4, ipv6.get(name, ())),
                 *_routes(name, defaults),
+                *_carries(root, name, others),
             ]
             yield from ((address, each) for address in functions for each in uses)
-    devices = os.path.join(root, pci.DEVICES)
-    for function in host.functions.values():
-        if function.class_code >> 16 == 0x02 and _is_elsewhere(devices, function):
-            yield (
-                function.address,
-                kinds.Use(kinds.Kind.NAMESPACE, "its interface is in another network namespace"),
-            )
+
+
+def _of_subfunctions(root: Path) -> Iterator[tuple[str, kinds.Use]]:
+    """Find the functions of which somebody has made subfunctions, or vDPA devices."""
+    for directory, mark, kind in (
+        (_AUXILIARY, _SUBFUNCTION, "subfunction"),
+        (_VDPA, "", "vDPA device"),
+    ):
+        for name, path in sysfs.links_or_raise(root / directory).items():
+            if mark in name:
+                use = kinds.Use(kinds.Kind.PART, f"{kind} {quoting.plain(name)}")
+                yield from ((address, use) for address in sorted(pci_address.functions_on(path)))
 
 
 def _uses(
@@ -49,10 +103,14 @@ def _uses(
 ) -> Iterator[kinds.Use]:
     device = root / _NET / name
     shown = quoting.plain(name)
-    if int(sysfs.attribute_if_there(device / "flags") or "0", 16) & _UP:
+    flags = int(sysfs.attribute_if_there(device / "flags") or "0", 16)
+    if flags & _UP:
         for what in _addresses(root, name, with_ipv4, ipv6):
             yield kinds.Use(kinds.Kind.ADDRESS, f"{shown} is up with {what}")
     links = sysfs.links_or_raise(device)
+    if flags & _UP and flags & _PROMISCUOUS and "master" not in links:
+        what = f"{shown} is promiscuous, as for a capture, or a switch that is a program"
+        yield kinds.Use(kinds.Kind.PORT, what)
     if "master" in links:
         master = os.path.basename(links["master"])
         yield kinds.Use(kinds.Kind.PORT, f"{shown} is a port of {_describe_master(root, master)}")
@@ -155,14 +213,64 @@ def _default_routes(root: Path) -> frozenset[str]:
     return frozenset(found)
 
 
+def _carried_unlinked(root: Path) -> Mapping[str, str]:
+    """What stands on interfaces without a link in sysfs, by the interface's name or address."""
+    found = {
+        words[2]: "a PPPoE session"
+        for words in map(str.split, procfs.lines_or_raise(root, "net/pppoe")[1:])
+        if len(words) == 3
+    }
+    router = sysfs.attribute_if_there(root / _NET / _VROUTER / "address")
+    return {**found, router: f"{_VROUTER} of Contrail"} if router else found
+
+
+def _carries(root: Path, name: str, others: Mapping[str, str]) -> Iterator[kinds.Use]:
+    if others:
+        own = sysfs.attribute_if_there(root / _NET / name / "address") or ""
+        for what in filter(None, map(others.get, (name, own))):
+            yield kinds.Use(kinds.Kind.PORT, f"{quoting.plain(name)} carries {what}")
+
+
+def _elsewhere(root: Path, host: pci.Host) -> Iterator[tuple[str, kinds.Use]]:
+    """Find the functions of which an interface is in another namespace."""
+    devices = os.path.join(root, pci.DEVICES)
+    for function in host.functions.values():
+        if function.class_code >> 16 == _NETWORK and _is_elsewhere(devices, function):
+            yield function.address, _ELSEWHERE
+    # What stands below a function in two steps: on a subfunction, or behind a USB controller.
+    for directory, mark in ((_AUXILIARY, _SUBFUNCTION), (_USB, ":")):
+        for name, path in sysfs.links_or_raise(root / directory).items():
+            if mark in name and sysfs.hides_some_or_raise(f"{root}/{directory}/{name}/net"):
+                for address in sorted(pci_address.functions_on(path)):
+                    yield address, _ELSEWHERE
+
+
 def _is_elsewhere(devices: str, function: pci.Function) -> bool:
-    """Tell whether a function's interface is in another namespace: sysfs has an empty net/."""
+    """Tell whether an interface of a function is in another namespace."""
     device = f"{devices}/{function.address}"  # no Path: there may be thousands of VFs
-    if sysfs.is_empty_or_raise(f"{device}/net"):
+    if sysfs.hides_some_or_raise(f"{device}/net") or _misses_a_port(device, function.driver):
         return True
     # A virtio function's interface stands below the virtio device that its driver makes.
     return function.driver == _VIRTIO and any(
-        sysfs.is_empty_or_raise(f"{device}/{name}/net")
+        sysfs.hides_some_or_raise(f"{device}/{name}/net")
         for name in sysfs.names_or_raise(device)
         if name.startswith("virtio")
+    )
+
+
+def _misses_a_port(device: str, driver: str | None) -> bool:
+    """Tell whether a function with several ports has fewer interfaces than Ethernet ports."""
+    if driver not in _SEVERAL_PORTS:
+        return False
+    here = sysfs.names_or_raise(f"{device}/net")
+    ports = [
+        f"{device}/infiniband/{name}/ports/{port}"
+        for name in sysfs.names_or_raise(f"{device}/infiniband")
+        for port in sysfs.names_or_raise(f"{device}/infiniband/{name}/ports")
+    ]
+    layers = [sysfs.attribute_if_there(f"{port}/link_layer") for port in ports]
+    types = [sysfs.attribute_if_there(f"{device}/net/{name}/type") for name in here]
+    # Without an interface at all, the part of the driver that makes them is not there.
+    return bool(here) and sum(each != _INFINIBAND for each in types) < sum(
+        each != "InfiniBand" for each in layers
     )

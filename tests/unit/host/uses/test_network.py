@@ -1,0 +1,281 @@
+"""What stands on a network function in two steps, on two functions, or in another namespace."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness import hosttree, uses
+
+from passthrough.host import pci, usage
+from passthrough.system import sysfs
+
+NIC, TWIN, USB, CONNECTX3 = "0000:3b:00.0", "0000:3b:00.1", "0000:00:14.0", "0000:5b:00.0"
+FIRST_HALF, SECOND_HALF, IDLE_PORT = "0000:08:00.0", "0000:09:00.0", "0000:08:00.1"
+UP, PROMISCUOUS = 0x1003, 0x1103
+ELSEWHERE = "namespace: its interface is in another network namespace"
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> hosttree.HostTree:
+    """Two idle ports of a NIC, each with its interface up, as MAAS and netplan leave them."""
+    tree = hosttree.HostTree(tmp_path / "host")
+    for number, address in enumerate((NIC, TWIN)):
+        tree.function(address, "8086:1572", 0x020000, driver="i40e")
+        uses.interface(tree, address, f"ens1f{number}")
+    tree.function(USB, "8086:a36d", 0x0C0330, driver="xhci_hcd")
+    return tree
+
+
+@pytest.fixture
+def find(host: hosttree.HostTree) -> Callable[[], dict[str, list[str]]]:
+    """The uses of every function: ``kind: what``."""
+
+    def find() -> dict[str, list[str]]:
+        found = usage.read(host.root, pci.read(host.root)).uses
+        return {
+            address: [f"{each.kind}: {each.what}" for each in found[address]] for address in found
+        }
+
+    return find
+
+
+@pytest.fixture
+def moved(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
+    """Let the kernel count one more interface in a ``net`` directory than it lists."""
+    counted: dict[str, int] = {}
+    read = sysfs._links_and_names
+
+    def count(directory: str) -> tuple[int, list[str]]:
+        links, names = read(directory)
+        return counted.get(os.path.realpath(directory), links), names
+
+    def move(directory: Path) -> None:
+        counted[os.path.realpath(directory)] = 2 + len(os.listdir(directory)) + 1
+
+    monkeypatch.setattr(sysfs, "_links_and_names", count)
+    return move
+
+
+@pytest.mark.parametrize(
+    ("kind", "what"),
+    [
+        ("bonding", "the bond x0"),
+        ("bridge", "the bridge x0"),
+        ("", "x0"),  # a team, a VRF
+    ],
+)
+def test_a_port_of_something_else(host: hosttree.HostTree, find: Callable, kind: str, what: str):
+    uses.upper(host, "ens1f0", "x0", kind, master=True)
+    assert find() == {NIC: [f"port: ens1f0 is a port of {what}"]}
+
+
+@pytest.mark.parametrize(
+    "name", ["mv0", "macvtap0", "ipvl0", "ipvtap0", "ens1f0.100", "macsec0", "vxlan7", "ib0.8001"]
+)
+def test_what_an_interface_carries(host: hosttree.HostTree, find: Callable, name: str):
+    uses.upper(host, "ens1f0", name, master=False)
+    assert find() == {NIC: [f"port: ens1f0 carries {name}"]}
+
+
+def test_one_of_two_interfaces_of_a_function_is_elsewhere(
+    host: hosttree.HostTree, find: Callable, moved: Callable
+):
+    """Chelsio's, Netronome's and ConnectX-3 functions have an interface for each port."""
+    assert find() == {}
+    moved(host.directory(NIC) / "net")
+    assert find() == {NIC: [ELSEWHERE]}
+
+
+@pytest.mark.parametrize("driver", ["mlx4_core", "cxgb4"])
+@pytest.mark.parametrize(
+    ("layers", "types", "elsewhere"),
+    [
+        (["Ethernet", "Ethernet"], ["1"], True),
+        (["Ethernet", "InfiniBand"], ["32"], True),
+        (["Ethernet", "Ethernet"], ["1", "1"], False),
+        (["Ethernet", "InfiniBand"], ["1"], False),
+        (["Ethernet"], ["1"], False),
+        (["InfiniBand", "InfiniBand"], ["32"], False),
+        (["Ethernet", "Ethernet"], [], False),
+    ],
+)
+def test_a_function_with_fewer_interfaces_than_ports(
+    host: hosttree.HostTree,
+    find: Callable,
+    driver: str,
+    layers: list[str],
+    types: list[str],
+    elsewhere: bool,
+):
+    host.function(CONNECTX3, "15b3:1003", 0x028000, driver=driver)
+    for number, layer in enumerate(layers, 1):
+        place = host.directory(CONNECTX3) / f"infiniband/mlx4_0/ports/{number}"
+        place.mkdir(parents=True)
+        (place / "link_layer").write_text(f"{layer}\n")
+    for number, kind in enumerate(types):
+        directory = uses.interface(host, CONNECTX3, f"ens9d{number}", up=False)
+        (directory / "type").write_text(f"{kind}\n")
+    assert find() == ({CONNECTX3: [ELSEWHERE]} if elsewhere else {})
+
+
+def test_a_function_whose_driver_makes_one_interface_has_any_number_of_ports(
+    host: hosttree.HostTree, find: Callable
+):
+    """As mlx5's, where one RDMA device shows the ports of two functions."""
+    for number in (1, 2):
+        (host.directory(NIC) / f"infiniband/mlx5_0/ports/{number}").mkdir(parents=True)
+    assert find() == {}
+
+
+def test_a_subfunction_and_its_interface_count_for_the_function(
+    host: hosttree.HostTree, find: Callable
+):
+    place = uses.subfunction(host, NIC, "mlx5_core.sf.4")
+    uses.interface_below(host, place, "ens1f0s4", UP)
+    uses.route(host, "ens1f0s4", default=False)
+    uses.on_bus(host, "auxiliary", "mlx5_core.rdma.1", host.directory(TWIN) / "mlx5_core.rdma.1")
+    assert find() == {
+        NIC: [
+            "address: ens1f0s4 is up with an IPv4 address",
+            "part: subfunction mlx5_core.sf.4",
+        ]
+    }
+
+
+def test_a_subfunction_whose_interface_is_elsewhere(host: hosttree.HostTree, find: Callable):
+    place = uses.subfunction(host, NIC, "mlx5_core.sf.4")
+    (place / "net").mkdir()
+    assert find() == {NIC: [ELSEWHERE, "part: subfunction mlx5_core.sf.4"]}
+
+
+def test_vdpa_devices_of_a_function_and_of_a_subfunction(host: hosttree.HostTree, find: Callable):
+    uses.on_bus(host, "vdpa", "vdpa0", host.directory(TWIN) / "vdpa0")
+    place = uses.subfunction(host, NIC, "mlx5_core.sf.4")
+    uses.on_bus(host, "vdpa", "vdpa1", place / "vdpa1")
+    assert find() == {
+        NIC: ["part: subfunction mlx5_core.sf.4", "part: vDPA device vdpa1"],
+        TWIN: ["part: vDPA device vdpa0"],
+    }
+
+
+def test_usb_interfaces_count_for_the_controller(
+    host: hosttree.HostTree, find: Callable, moved: Callable
+):
+    place = uses.usb_interface(host, USB, "1-2:1.0")
+    uses.interface_below(host, place, "enx02", UP)
+    uses.usb_interface(host, USB, "1-3:1.0")  # a keyboard
+    assert find() == {}
+    moved(place / "net")
+    assert find() == {USB: [ELSEWHERE]}
+    uses.upper(host, "enx02", "br0", "bridge", master=True)
+    assert find() == {USB: [ELSEWHERE, "port: enx02 is a port of the bridge br0"]}
+
+
+def test_what_is_promiscuous_is_in_use(host: hosttree.HostTree, find: Callable):
+    """As Suricata's, and a port of Open vSwitch's netdev datapath, which is no port to sysfs."""
+    (host.directory(NIC) / "net/ens1f0/flags").write_text(f"{PROMISCUOUS:#x}\n")
+    (host.directory(TWIN) / "net/ens1f1/flags").write_text(f"{PROMISCUOUS & ~1:#x}\n")
+    what = "ens1f0 is promiscuous, as for a capture, or a switch that is a program"
+    assert find() == {NIC: [f"port: {what}"]}
+
+
+def test_a_port_of_a_bridge_is_promiscuous_for_the_bridge(host: hosttree.HostTree, find: Callable):
+    (host.directory(NIC) / "net/ens1f0/flags").write_text(f"{PROMISCUOUS:#x}\n")
+    uses.upper(host, "ens1f0", "br0", "bridge", master=True)
+    assert find() == {NIC: ["port: ens1f0 is a port of the bridge br0"]}
+
+
+def test_contrails_router_stands_on_the_interface_whose_address_it_has(
+    host: hosttree.HostTree, find: Callable
+):
+    (host.directory(TWIN) / "net/ens1f1/address").write_text("b4:2e:99:00:00:02\n")
+    assert find() == {}
+    router = host.root / "sys/devices/virtual/net/vhost0"
+    router.mkdir(parents=True)
+    (router / "address").write_text("b4:2e:99:00:00:02\n")
+    os.symlink(router, host.root / "sys/class/net/vhost0")
+    assert find() == {TWIN: ["port: ens1f1 carries vhost0 of Contrail"]}
+
+
+def test_a_pppoe_session_has_no_link_in_sysfs(host: hosttree.HostTree, find: Callable):
+    head = "Id       Address              Device\n"
+    host.write("proc/net/pppoe", f"{head}0000002A 00:11:22:33:44:55    ens1f1\n")
+    assert find() == {TWIN: ["port: ens1f1 carries a PPPoE session"]}
+
+
+@pytest.fixture
+def halves(host: hosttree.HostTree) -> hosttree.HostTree:
+    """A card on two sockets, whose second function has no interface, and its idle second port."""
+    for address in (FIRST_HALF, IDLE_PORT, SECOND_HALF):
+        host.function(address, "15b3:1021", 0x020000, driver="mlx5_core")
+    uses.interface(host, FIRST_HALF, "enp8s0f0np0")
+    uses.interface(host, IDLE_PORT, "enp8s0f1np1")
+    return host
+
+
+def test_an_interface_that_stands_on_two_functions(halves: hosttree.HostTree, find: Callable):
+    assert find() == {}
+    uses.route(halves, "enp8s0f0np0", default=False)
+    use = "address: enp8s0f0np0 is up with an IPv4 address"
+    assert find() == {
+        FIRST_HALF: [use],
+        SECOND_HALF: [f"{use}, which may stand on this function too (Socket Direct)"],
+    }
+
+
+def test_what_is_no_second_half(halves: hosttree.HostTree, find: Callable):
+    """Another model, another driver, an adapter in InfiniBand mode, one with an interface."""
+    uses.interface(halves, SECOND_HALF, "enp9s0f0np0")
+    for address, identity, class_code, driver in (
+        ("0000:a1:00.0", "15b3:1021", 0x020000, None),
+        ("0000:a2:00.0", "15b3:1021", 0x020700, "mlx5_core"),
+        ("0000:a3:00.0", "15b3:101d", 0x020000, "mlx5_core"),
+    ):
+        halves.function(address, identity, class_code, driver=driver)
+    uses.route(halves, "enp8s0f0np0", default=False)
+    assert find() == {FIRST_HALF: ["address: enp8s0f0np0 is up with an IPv4 address"]}
+
+
+# As root of a user namespace or of the machine: what is made ends with the namespaces.
+COUNT = """\
+mount -t sysfs none /sys || exit 77
+ip link add near0 type veth peer name near1 || exit 77
+before=$("$1" -c "$2")
+unshare --net sleep 60 & other=$!
+while test "$(readlink /proc/$other/ns/net)" = "$(readlink /proc/$$/ns/net)"; do sleep 0.1; done
+ip link set near1 netns $other || exit 77
+echo "$before $("$1" -c "$2")"
+kill $other
+"""
+ASK = """\
+from passthrough.system import sysfs
+links, names = sysfs._links_and_names("/sys/devices/virtual/net")
+print(links - len(names), "near1" in names, sysfs.hides_some_or_raise("/sys/devices/virtual/net"))
+"""
+
+
+def test_the_kernel_counts_what_it_does_not_list(charm_root: Path):
+    """The interfaces of other namespaces stand in the same directory of sysfs, and are not seen."""
+    user = [] if os.geteuid() == 0 else ["--user", "--map-root-user"]
+    done = subprocess.run(
+        ["unshare", *user, "--net", "--mount", "sh", "-c", COUNT, "sh", sys.executable, ASK],
+        env={**os.environ, "PYTHONPATH": str(charm_root / "src")},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    if done.returncode == 77 or done.stderr.startswith("unshare: "):
+        # Where CI runs, what cannot be made is a failure.
+        assert "CI" not in os.environ, done.stderr
+        pytest.skip(done.stderr)
+    before, seen, hides, after, seen_then, hides_then = done.stdout.split()
+    assert (done.stderr, seen, seen_then) == ("", "True", "False")
+    # The machine's other namespaces are counted too, each with a loopback interface at least.
+    assert int(after) >= int(before) + 1
+    assert hides == hides_then == "True"
