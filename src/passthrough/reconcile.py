@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from passthrough import survey
 from passthrough.config.options import Options
-from passthrough.effects import apply, nova_compute
+from passthrough.effects import apply, nova_compute, watching
 from passthrough.effects.tools import Tools
 from passthrough.nova import offer as nova_offer
 from passthrough.site import Site
@@ -71,6 +71,11 @@ def _reconcile(
         return nova_compute.apply(ledger, decision.nova, tools, progress)
 
     before = survey.decide(options, facts)
+    aim = before.plan.record
+    if (aim.taken or aim.activated or before.nova.content) and not options.leaving:
+        # Whatever is written from here on, somebody takes it back.
+        watching.install(ledger, tools, progress)
+        watching.identify(ledger, aim.taken)
     released = [binding.address for binding in before.plan.release]
     withdrawn: tuple[str, ...] = ()
     if nova_offer.withdraws(before.nova, released):
@@ -99,5 +104,7 @@ def _reconcile(
         nova_compute.leave(ledger, after.nova, progress)
     if offered or not after.nova.read:
         after = survey.decide(options, survey.read_own_again(after.facts))
+    if ledger.present.is_empty:
+        watching.remove(facts.site, tools)
     did = (*withdrawn, *outcome.did, *offered)
     return Result(after, dataclasses.replace(outcome, did=did))

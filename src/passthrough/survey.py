@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from passthrough import pci_address
 from passthrough.config.options import Options
-from passthrough.host import machine, pci, usage, vfio_users
+from passthrough.host import machine, pci, usage, vfio_users, watch
 from passthrough.nova import facts as nova_facts
 from passthrough.nova import offer as nova_offer
 from passthrough.planning import boot_files, claims, plan, templates
@@ -44,6 +44,7 @@ class Facts:
         processes: the processes, asked at most once: the first question makes the one pass over
             their open files, and most looks have none.
         users: who has functions open through VFIO, out of that pass.
+        watched: whether the caretaker's files are on the host.
     """
 
     site: Site
@@ -62,12 +63,19 @@ class Facts:
     users: vfio_users.Users = dataclasses.field(
         default_factory=vfio_users.Users.none, compare=False
     )
+    watched: bool = True
 
     def guests(self) -> tuple[guests.Guest, ...]:
         """The guests that run, in the order of their processes."""
         from passthrough.host import guests  # only a pending reboot and verify ask
 
         return guests.running(self.processes)
+
+    def defined(self) -> Mapping[str, tuple[str, ...]]:
+        """The functions that libvirt's defined domains name, see `domains.named`."""
+        from passthrough.host import domains  # only a unit that leaves asks
+
+        return domains.named(self.site.root)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,7 +89,8 @@ class Decision:
         plan: what would change.
         nova: what to offer to Nova now.
         nova_planned: what to offer once all claims are on vfio-pci.
-        held: the processes that hold a function which is to be given back, by its address.
+        held: the processes that hold a function which is to be given back, by its address; none
+            where a guest that is shut off names it.
         rendered: what the templates gave, as `templates.Renderer.learned` has it.
     """
 
@@ -145,6 +154,7 @@ def look(site: Site) -> Facts:
         nova=nova_facts.read(site, mine.nova),
         processes=processes,
         users=vfio_users.Users(root, processes),
+        watched=watch.is_installed(root, site.application),
     )
 
 
@@ -217,7 +227,7 @@ def decide(
     renderer = templates.Renderer(trusted or {})
     taken = record.taken_by(facts.others)
     outcome = claims.decide(options.devices, facts.host, taken, facts.usage)
-    held = _find_held(facts, plan.unclaimed(outcome, facts.record, taken))
+    held = _find_held(facts, plan.unclaimed(outcome, facts.record, taken), options.leaving)
     planned = plan.make(
         options,
         outcome,
@@ -259,15 +269,25 @@ def _with_neighbours(host: pci.Host, addresses: Iterable[str]) -> frozenset[str]
     return frozenset(found)
 
 
-def _find_held(facts: Facts, addresses: Iterable[str]) -> Mapping[str, tuple[int, ...]]:
-    """Who holds these functions; the processes are asked only where one is on vfio-pci."""
+def _find_held(
+    facts: Facts, addresses: Iterable[str], leaving: bool
+) -> Mapping[str, tuple[int, ...]]:
+    """Who holds these functions; the processes are asked only where one is on vfio-pci.
+
+    Nobody gives a function to the guest that is shut off and names it once the unit has left, so
+    that one stays as well; no process stands for it.
+    """
     functions = facts.host.functions
     bound = [
         address
         for address in addresses
         if address in functions and functions[address].driver == pci.VFIO_PCI
     ]
-    return facts.users.of(bound)
+    held = facts.users.of(bound)
+    if not (leaving and bound):
+        return held
+    named = facts.defined()
+    return {**{address: () for address in bound if address in named}, **held}
 
 
 def _decide_offers(

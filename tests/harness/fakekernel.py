@@ -137,6 +137,7 @@ class FakeTools:
         self.calls: list[str] = []
         self.failing: dict[str, str] = {}
         self.services: dict[str, str] = {}
+        self.timers: set[str] = set()
         self.restarts_denied = False
         self.before_rebuild: Callable[[str], object] = lambda what: None
 
@@ -179,6 +180,16 @@ class FakeTools:
             return False
         self.services[service] = f"{self.services.get(service, '')}+"
         return True
+
+    def start_timer(self, name: str) -> None:
+        """Start a timer."""
+        self._fail_where_told("systemctl")
+        self.timers.add(name)
+
+    def stop_timer(self, name: str) -> None:
+        """Stop a timer."""
+        self._fail_where_told("systemctl")
+        self.timers.discard(name)
 
     def _has(self, program: str) -> bool:
         return any((self.tree.root / place / program).exists() for place in ("usr/sbin", "usr/bin"))

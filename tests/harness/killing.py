@@ -23,6 +23,7 @@ from passthrough.system import timed_write
 
 # Of the os module: what changes files by name, and what does so by descriptor.
 _BY_NAME = ("open", "replace", "unlink", "mkdir", "rmdir", "rename", "link", "symlink")
+_BY_TOOL = ("rebuild", "load_vfio", "load_native", "restart", "start_timer", "stop_timer")
 _BY_DESCRIPTOR = ("fsync", "fchmod", "fchown", "ftruncate", "pwrite")
 
 
@@ -54,7 +55,7 @@ class Killer:
             setattr(os, name, self._watch_name(getattr(os, name)))
         for name in _BY_DESCRIPTOR:
             setattr(os, name, self._watch(getattr(os, name)))
-        for name in ("rebuild", "load_vfio", "load_native", "restart"):
+        for name in _BY_TOOL:
             setattr(tools, name, self._watch_whole(getattr(tools, name)))
         write = self._watch_whole(kernel.write)
 

@@ -20,10 +20,10 @@ import yaml
 from harness import hosttree
 from lab import matrix
 
-from passthrough import enums, survey
+from passthrough import caretaker, enums, survey
 from passthrough.config import devices, options
 from passthrough.effects import nrpe
-from passthrough.host import initramfs, pci
+from passthrough.host import initramfs, pci, watch
 from passthrough.nova import lines as nova_lines
 from passthrough.planning import boot_files, guards
 from passthrough.reporting import inventory, inventory_tree, plan_text
@@ -250,10 +250,12 @@ def owned_paths() -> list[str]:
     """Every path that the charm may write, in the names of the documentation."""
     app = "APPLICATION"
     paths = [file.path for file in boot_files.owned_files("x")]
+    paths += watch.owned_files("x")[1:]
     paths += [nova_lines.path_of("x"), *nrpe.owned_files("x"), nrpe._report_path("x")]
     named = [path.replace("pci-passthrough-x", "NAME") for path in paths]
     named = [path.replace("pci_passthrough_x", "NAME") for path in named]
     paths = [f"{record.DIRECTORY}/{app}.json", lock.PATH, initramfs.CACHE, stuck.PATH]
+    paths += [watch.program_path(app), f"{caretaker.MEMORY}{app}"]
     return [*named, *paths, settled._path("UNIT")]
 
 

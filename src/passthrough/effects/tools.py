@@ -88,6 +88,20 @@ class Tools(Protocol):
         """
         raise NotImplementedError
 
+    def start_timer(self, name: str) -> None:
+        """Have systemd read its units again, and start a timer, or start it anew.
+
+        Raises:
+            CommandError: when systemd does not.
+        """
+
+    def stop_timer(self, name: str) -> None:
+        """Stop a timer whose file is gone, and have systemd read its units again.
+
+        Raises:
+            CommandError: when systemd does not.
+        """
+
 
 class HostTools:
     """`Tools` for the machine this runs on."""
@@ -149,6 +163,16 @@ class HostTools:
                 return False
             raise
         return True
+
+    def start_timer(self, name: str) -> None:
+        """Have systemd read its units again, and start a timer, or start it anew."""
+        commands.run(("systemctl", "daemon-reload"), SERVICE_TIMEOUT)
+        commands.run(("systemctl", "restart", f"{name}.timer"), SERVICE_TIMEOUT)
+
+    def stop_timer(self, name: str) -> None:
+        """Stop a timer whose file is gone, and have systemd read its units again."""
+        commands.run(("systemctl", "stop", f"{name}.timer"), SERVICE_TIMEOUT)
+        commands.run(("systemctl", "daemon-reload"), SERVICE_TIMEOUT)
 
 
 def _update_grub(command: tuple[str, ...]) -> None:

@@ -8,6 +8,7 @@ bytes.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ GROUP = "nova"
 
 SUBORDINATE_KEY = "subordinate_configuration"
 FILTER = "PciPassthroughFilter"
+_DEVICES = re.compile(r"(?:device_spec|passthrough_whitelist|alias)\s*=")
 DEFAULT_DEVICE_TYPE = "type-PCI"
 # Larger domains exist (Intel VMD's begin at 10000), and Nova does not start with one.
 MAX_DOMAIN = 0xFFFF
@@ -135,6 +137,20 @@ class DropIn(NamedTuple):
             "report_in_placement": self.report_in_placement,
         }
         return renderer.render("nova.conf.j2", context, present)
+
+
+def without_devices(text: str) -> str:
+    """Take the device_specs and aliases out of a drop-in's text, and leave the rest as it is.
+
+    A line that begins with a blank goes on with the one before.
+    """
+    kept: list[str] = []
+    drops = False
+    for line in text.splitlines(keepends=True):
+        drops = bool(_DEVICES.match(line)) or (drops and line[:1] in " \t")
+        if not drops:
+            kept.append(line)
+    return "".join(kept)
 
 
 def subordinate_configuration(published: Iterable[Fields]) -> str:

@@ -118,6 +118,10 @@ def decide(
         problems=(*problems, *sharing.problems, *clashes),
         notes=(*sharing.notes, *notes),
     )
+    if wanted.leaving:
+        # The caretaker decides this too, and no template has come with it.
+        present = facts.present.content if facts.present and reported else None
+        return _with_content(offer, present and nova_lines.without_devices(present))
     content = nova_lines.DropIn(
         facts.application,
         facts.release,

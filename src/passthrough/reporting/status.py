@@ -112,7 +112,9 @@ def settled(decision: Decision) -> str:
     """
     planned, offer = decision.plan, decision.nova
     found = summarize(decision)
-    busy = planned.changes_host or planned.record != decision.facts.record
+    known = decision.facts.record
+    unwatched = not known.is_empty and not (decision.facts.watched and known.caretaker.started)
+    busy = planned.changes_host or planned.record != known or unwatched
     if busy or offer.change or not offer.read or found.kind != Kind.ACTIVE:
         return ""
     told = {

@@ -18,7 +18,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from passthrough import naming, pci_address
+from passthrough import enums, naming, pci_address
 from passthrough.errors import PassthroughError
 from passthrough.site import Site
 from passthrough.system import files, quoting
@@ -26,7 +26,8 @@ from passthrough.system import files, quoting
 DIRECTORY = "var/lib/pci-passthrough"
 
 # Files of format 1 do not say so: they have the record's own keys at the top, to which releases
-# have added `reboot`, `nova`, and the keys of `nova`. Format 3 has added `owner` and `keep`.
+# have added `reboot`, `nova`, and the keys of `nova`. Format 3 has added `owner`,
+# `keep`, `caretaker` and `identities`.
 FORMAT = 3
 _READ = (2, 3)
 # 52ee0af shows this between "is not readable (" and ")": at most 58 characters of a name that is no
@@ -94,6 +95,20 @@ class Owner:
 
 
 @dataclasses.dataclass(frozen=True)
+class Caretaker:
+    """The caretaker that gives back what the owner leaves when it vanishes.
+
+    Attributes:
+        started: the fingerprint of its files, once its timer runs; empty before.
+        filesystem: the file system that held the folders of Juju's agents, as
+            `juju_agents.find_filesystem` names it.
+    """
+
+    started: str = ""
+    filesystem: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
 class Record:
     """What one application has done to this host.
 
@@ -107,6 +122,9 @@ class Record:
         owner: the unit that looks after all of it; None where a revision that named no owner wrote
             the record, or where the owner left and kept everything in place.
         keep: whether everything stays in place when the owner goes, as on-removal asks.
+        caretaker: who looks after all of it once the owner has vanished.
+        identities: the address of every function in ``taken`` → the card there: its ``id``, and its
+            ``serial`` where it tells one.
     """
 
     taken: Mapping[str, str | None] = dataclasses.field(default_factory=dict[str, str | None])
@@ -115,12 +133,16 @@ class Record:
     nova: Nova = dataclasses.field(default_factory=Nova)
     owner: Owner | None = None
     keep: bool = False
+    caretaker: Caretaker = dataclasses.field(default_factory=Caretaker)
+    identities: Mapping[str, Mapping[str, str]] = dataclasses.field(
+        default_factory=dict[str, Mapping[str, str]]
+    )
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is taken or activated, and nothing is to be remembered.
 
-        Nobody has to look after nothing, so the owner does not count.
+        Nobody has to look after nothing, so neither the owner nor the caretaker counts.
         """
         return not (self.taken or self.activated or self.reboot) and self.nova == Nova()
 
@@ -224,6 +246,23 @@ def read(site: Site) -> Record:
     return _load(site)
 
 
+def find_unknown(site: Site) -> tuple[str, ...]:
+    """Name what an application's record holds that this revision does not know.
+
+    Raises:
+        RecordError: as `read`.
+        OSError: when it is there and cannot be read.
+    """
+    present = files.read(_path(site))
+    if present is None or read(site).is_empty:
+        return ()
+    data = json.loads(present.content)
+    held = data.get("record", data)
+    known = _spell_out(Record())
+    strange = [*(held.keys() - known.keys()), *(held["activated"].keys() - set(enums.Rebuild))]
+    return tuple(sorted(map(str, strange)))
+
+
 def read_others(site: Site, lives: Callable[[str], bool]) -> dict[str, Record]:
     """Read the records of the host's other applications of this charm, by their names.
 
@@ -296,9 +335,14 @@ def _load(site: Site) -> Record:
 
 
 def _spell(record: Record) -> dict[str, object]:
-    """Spell out the file's content; the names of the fields of `Record` are no part of it."""
+    """Spell out the file's content."""
+    return {"format": FORMAT, "record": _spell_out(record), **_FOR_FIRST_RELEASE}
+
+
+def _spell_out(record: Record) -> dict[str, object]:
+    """Spell out a record; the names of the fields of `Record` are no part of it."""
     reboot, nova, owner = record.reboot, record.nova, record.owner
-    spelled = {
+    return {
         "taken": dict(record.taken),
         "activated": dict(record.activated),
         "reboot": {"plan": reboot.plan, "boot_id": reboot.boot_id} if reboot else None,
@@ -314,8 +358,16 @@ def _spell(record: Record) -> dict[str, object]:
             else None
         ),
         "keep": record.keep,
+        "caretaker": {
+            "started": record.caretaker.started,
+            "filesystem": record.caretaker.filesystem,
+        },
+        "identities": {
+            address: dict(known)
+            for address, known in record.identities.items()
+            if address in record.taken
+        },
     }
-    return {"format": FORMAT, "record": spelled, **_FOR_FIRST_RELEASE}
 
 
 def _parse(data: Any) -> Record:
@@ -341,7 +393,21 @@ def _parse(data: Any) -> Record:
             naming.check_unit(owner["unit"]),
             naming.check_unit(owner["principal"]) if owner["principal"] else "",
         )
-    return Record(taken, activated, reboot, known, owner, data.get("keep", False) is True)
+    watcher: dict[str, Any] = data.get("caretaker") or {}
+    return Record(
+        taken,
+        activated,
+        reboot,
+        known,
+        owner,
+        data.get("keep", False) is True,
+        Caretaker(*(str(watcher.get(name, "")) for name in ("started", "filesystem"))),
+        {
+            address: {"id": str(card["id"]), "serial": str(card["serial"])}
+            for address, card in dict(data.get("identities") or {}).items()
+            if address in taken
+        },
+    )
 
 
 def _path(site: Site) -> Path:

@@ -1,7 +1,7 @@
 """A made-up host's systemd services: as much of systemctl and invoke-rc.d as a charm asks of them.
 
-Each service is a file below ``.made/services``; starting one gives it another invocation id, as
-systemd does (systemd.exec(5), INVOCATION_ID).
+Each service is a file below ``.made/services``, and so is a timer that was started; starting one
+gives it another invocation id, as systemd does (systemd.exec(5), INVOCATION_ID).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Sequence
 
 SERVICES = ".made/services"
+UNITS = "etc/systemd/system"
 POLICY = "usr/sbin/policy-rc.d"
 # Debian's policy-rc.d interface: "action forbidden by policy"; invoke-rc.d's "unknown initscript".
 _DENIED, _UNKNOWN = 101, 100
@@ -65,7 +66,8 @@ def _show(root: pathlib.Path, args: Sequence[str], names: Sequence[str]) -> int:
 
 
 def _change(root: pathlib.Path, verb: str, name: str) -> int:
-    if not (root / SERVICES / name).exists():
+    known = (root / SERVICES / name).exists()  # also while its file is gone
+    if not known and (verb == "stop" or not (root / UNITS / name).exists()):
         print(f"Failed to {verb} {name}.service: Unit not found.", file=sys.stderr)
         return _NOT_LOADED
     if verb != "try-restart" or state(root, name)["ActiveState"] == "active":

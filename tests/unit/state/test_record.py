@@ -309,6 +309,16 @@ PRESENT = """\
    "grub": "bb",
    "initramfs": "aa"
   },
+  "caretaker": {
+   "filesystem": "id 7",
+   "started": "1:ff"
+  },
+  "identities": {
+   "0000:83:00.0": {
+    "id": "10de:1bb0",
+    "serial": "00-04-4b-ff-fe-01-02-03"
+   }
+  },
   "keep": true,
   "nova": {
    "deferred": "dd",
@@ -352,7 +362,13 @@ class TestFormats:
 
     def test_what_is_written_now(self, tmp_path: pathlib.Path):
         _, before = OLDER["52ee0af"]
-        last = dataclasses.replace(before, owner=OWNER, keep=True)
+        last = dataclasses.replace(
+            before,
+            owner=OWNER,
+            keep=True,
+            caretaker=record.Caretaker("1:ff", "id 7"),
+            identities={"0000:83:00.0": {"id": "10de:1bb0", "serial": "00-04-4b-ff-fe-01-02-03"}},
+        )
         put(tmp_path, "pci-passthrough", last)
         assert path_of(tmp_path).read_text() == PRESENT
         assert record.read(Site(tmp_path, "pci-passthrough")) == last

@@ -1,0 +1,156 @@
+"""Install the caretaker on the host, and take it away again.
+
+The caretaker gives back what a unit that vanished has left, by the charm's own code. It runs a copy
+of that code: Juju removes the charm with the unit. The copy is one file, which Python runs as it is
+(https://docs.python.org/3/library/zipapp.html), so that a refresh replaces all of it or nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import logging
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from passthrough.host import identity, juju_agents, watch
+from passthrough.planning import templates
+from passthrough.state import digest, record
+from passthrough.system import commands, files
+
+if TYPE_CHECKING:
+    from passthrough.effects.tools import Tools
+    from passthrough.site import Site
+
+logger = logging.getLogger(__name__)
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+# What only people ask for, and what only a charm does; `reporting` is half of the package.
+_LEFT_OUT = ("reporting", "cli.py", "rebind.py")
+_MAIN = "import sys\n\nfrom passthrough import caretaker\n\nsys.exit(caretaker.main())\n"
+# The earliest that a zip can say: the same code gives the same bytes.
+_DATE = (1980, 1, 1, 0, 0, 0)
+# Of the spelling of what was installed.
+_FINGERPRINT = 1
+
+
+def install(ledger: record.Ledger, tools: Tools, progress: Callable[[str], object]) -> None:
+    """Bring the caretaker to what this revision of the charm has, and have its timer run.
+
+    The record says so only afterwards, and the next hook makes up for a crash in between. A timer
+    that does not start fails no hook: the next boot starts it.
+
+    Args:
+        ledger: the application's record, opened under the host's lock.
+        tools: start timers.
+        progress: takes a sentence about what was done.
+
+    Raises:
+        OSError: when a file or the record cannot be written.
+    """
+    site = ledger.site
+    wanted = _contents(site.application)
+    changed = [path for path, text in wanted.items() if files.ensure(site.root / path, text)]
+    fingerprint = _fingerprint(wanted)
+    known = ledger.present.caretaker
+    started = known.started
+    if changed or started != fingerprint:
+        started = fingerprint
+        try:
+            tools.start_timer(watch.unit_name(site.application))
+            logger.info("/%s: started", watch.timer_path(site.application))
+        except commands.CommandError as error:
+            started = ""
+            progress(f"the caretaker begins to look with the next boot: {error}")
+    filesystem = juju_agents.find_filesystem(site.root) or known.filesystem
+    now = record.Caretaker(started, filesystem)
+    if now != known:
+        ledger.update(caretaker=now)
+
+
+def remove(site: Site, tools: Tools) -> None:
+    """Take the caretaker away, once nothing is left that it would have to give back.
+
+    Its program goes last: the timer, which systemd has in memory until it is told, then ends what a
+    kill left undone.
+
+    Args:
+        site: the application on its host.
+        tools: stop timers.
+
+    Raises:
+        OSError: when a file cannot be removed.
+    """
+    root = site.root
+    owned = [root / path for path in reversed(watch.owned_files(site.application))]
+    files.sweep(owned)
+    if not [path for path in owned if files.ensure(path, None)]:
+        return
+    for folder in (watch.BOOT, watch.PROGRAMS):
+        files.drop_empty(root / folder)
+    try:
+        tools.stop_timer(watch.unit_name(site.application))
+    except commands.CommandError as error:
+        logger.warning("the caretaker's timer ends with this boot: %s", error)
+    logger.info("/%s: removed", watch.program_path(site.application))
+
+
+def identify(ledger: record.Ledger, addresses: Iterable[str]) -> None:
+    """Have the record name the card at each address; one that is not there stays as it is known.
+
+    Args:
+        ledger: the application's record, opened under the host's lock.
+        addresses: of functions that are about to enter the record, or are in it.
+
+    Raises:
+        OSError: when the record cannot be written.
+    """
+    known = ledger.present.identities
+    found = {
+        address: {"id": seen.id, "serial": seen.serial}
+        for address in addresses
+        if (seen := identity.read(ledger.site.root, address))
+    }
+    if any(known.get(address) != card for address, card in found.items()):
+        ledger.update(identities={**known, **found})
+
+
+def _contents(application: str) -> dict[str, str]:
+    context = {
+        "application": application,
+        "program": watch.program_path(application),
+        "unit": watch.unit_name(application),
+    }
+    renderer = templates.Renderer()
+    return {
+        watch.program_path(application): _pack(),
+        watch.service_path(application): renderer.render("caretaker.service.j2", context),
+        watch.timer_path(application): renderer.render("caretaker.timer.j2", context),
+        watch.boot_path(application): renderer.render("caretaker-boot.conf.j2", context),
+    }
+
+
+def _fingerprint(contents: dict[str, str]) -> str:
+    digests = {
+        path: hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+        for path, text in contents.items()
+    }
+    return digest.of(_FINGERPRINT, digests)
+
+
+@functools.lru_cache(maxsize=1)
+def _pack() -> str:
+    """Pack the code that gives back into one file, as text in the manner of `files.read`."""
+    packed = io.BytesIO()
+    sources = {
+        f"passthrough/{path.relative_to(_PACKAGE).as_posix()}": path.read_text(encoding="utf-8")
+        for path in sorted(_PACKAGE.rglob("*.py"))
+        if path.relative_to(_PACKAGE).parts[0] not in _LEFT_OUT
+    }
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+        for name, text in {"__main__.py": _MAIN, **sources}.items():
+            archive.writestr(zipfile.ZipInfo(name, _DATE), text)
+    return packed.getvalue().decode("utf-8", "surrogateescape")

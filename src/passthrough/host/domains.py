@@ -1,0 +1,42 @@
+"""The guests that libvirt has defined, and the functions that they name. Reads only.
+
+libvirt keeps a file for each persistent domain, and names a host's function in it by its numbers
+(https://libvirt.org/formatdomain.html#host-device-assignment).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from passthrough.system import files
+
+DIRECTORY = "etc/libvirt/qemu"
+_SOURCE = re.compile(r"<source\b[^>]*(?<!/)>\s*<address\b([^>]*)>")
+_NUMBER = re.compile(r"\b(domain|bus|slot|function)=['\"](?:0x)?([0-9a-fA-F]{1,8})['\"]")
+
+
+def named(root: Path) -> dict[str, tuple[str, ...]]:
+    """Map the address of every function that a defined domain names to those domains' names.
+
+    Raises:
+        OSError: when a domain's file is there and cannot be read.
+    """
+    found: dict[str, set[str]] = {}
+    for path in sorted((root / DIRECTORY).glob("*.xml")):
+        present = files.read(path)
+        for source in _SOURCE.findall(present.content) if present else ():
+            address = _address(dict(_NUMBER.findall(source)))
+            if address:
+                found.setdefault(address, set()).add(path.stem)
+    return {address: tuple(sorted(found[address])) for address in sorted(found)}
+
+
+def _address(numbers: Mapping[str, str]) -> str | None:
+    if not {"bus", "slot", "function"} <= numbers.keys():
+        return None
+    domain, bus, slot, function = (
+        int(numbers.get(key, "0"), 16) for key in ("domain", "bus", "slot", "function")
+    )
+    return f"{domain:04x}:{bus:02x}:{slot:02x}.{function:x}"

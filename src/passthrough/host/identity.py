@@ -1,0 +1,52 @@
+"""Which card stands at an address: its id, and the serial number that it tells. Reads only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from passthrough.host import pci
+
+# Extended capabilities begin behind the 256 bytes of the old configuration space; that of the
+# device serial number holds eight bytes (include/uapi/linux/pci_regs.h, PCI_EXT_CAP_ID_DSN).
+_FIRST, _SERIAL = 0x100, 0x0003
+_MOST = (4096 - _FIRST) // 8
+
+
+class Identity(NamedTuple):
+    """One card's function: ``vendor:product``, and the serial number; empty where none is told."""
+
+    id: str
+    serial: str = ""
+
+    def is_other(self, now: Identity) -> bool:
+        """Tell whether another card stands there ``now``; a serial that is not told is no sign."""
+        return self.id != now.id or bool(self.serial and now.serial and self.serial != now.serial)
+
+
+def read(root: Path, address: str) -> Identity | None:
+    """Read which function stands at an address; None where there is none."""
+    function = pci.read_some(root, [address]).functions.get(address)
+    if function is None:
+        return None
+    return Identity(function.id, _serial(root / pci.DEVICES / address / "config"))
+
+
+def _serial(path: Path) -> str:
+    """Read the serial number out of a function's configuration space, which root alone sees."""
+    try:
+        with open(path, "rb", buffering=0) as file:
+            space = file.read(4096)
+    except OSError:
+        return ""
+    at = _FIRST
+    for _ in range(_MOST):
+        header = int.from_bytes(space[at : at + 4], "little")
+        if len(space) < at + 12 or header in (0, 0xFFFFFFFF):
+            return ""
+        if header & 0xFFFF == _SERIAL:
+            return space[at + 4 : at + 12][::-1].hex("-")
+        at = header >> 20
+        if at < _FIRST:
+            return ""
+    return ""
