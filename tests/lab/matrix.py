@@ -93,6 +93,13 @@ ROWS = (
         proves="every file is old or new, it boots as they say, and the next hook ends alike",
     ),
     Row(
+        "vanished",
+        machines.INTEL,
+        host="a unit that Juju took away before its last hook",
+        proves="what it left is given back after two looks, and is as before; nothing while the"
+        " unit or its machine's agent may live, or a process has the card",
+    ),
+    Row(
         "maas",
         machines.MIXED,
         host="kernel options set by MAAS in /etc/default/grub",

@@ -25,6 +25,10 @@ OWNED = {
     "/etc/initramfs-tools/hooks/pci-passthrough",
     "/etc/initramfs-tools/scripts/init-top/pci-passthrough",
     "/etc/modules-load.d/pci-passthrough.conf",
+    "/etc/systemd/system/multi-user.target.d",
+    "/etc/systemd/system/multi-user.target.d/pci-passthrough-caretaker.conf",
+    "/etc/systemd/system/pci-passthrough-caretaker.service",
+    "/etc/systemd/system/pci-passthrough-caretaker.timer",
     "/etc/udev/rules.d/60-pci-passthrough.rules",
 }
 STATE = "/var/lib/pci-passthrough"
