@@ -19,9 +19,10 @@ from passthrough.system import procfs
 
 
 class Openers:
-    """Who has functions open: asked of the processes when a function is asked for.
+    """Who has functions open, and what uses their interfaces that no file shows.
 
-    Most looks at a host ask for none that somebody could have open, and then nothing is read.
+    The processes, and the kernel, are asked when a function is asked for. Most looks at a host ask
+    for none that somebody could have open, and then nothing is read.
 
     Args:
         root: the host's root; None for a host where nobody has anything open.
@@ -41,6 +42,7 @@ class Openers:
     ):
         self._given = (root, host, found, processes)
         self._ours = ours
+        self._unseen = network.Unseen(root, host, processes)
         self._known: dict[str, tuple[Use, ...]] = {}
 
     def of(self, address: str) -> tuple[Use, ...]:
@@ -63,8 +65,10 @@ class Openers:
         function = host.functions.get(address) if host else None
         if root is None or function is None or found is None or processes is None:
             return ()
-        asked = programs.find_open(root, function, found, processes, self._ours)
-        return _in_order(set(asked))
+        uses = set(programs.find_open(root, function, found, processes, self._ours))
+        if function.driver != pci.VFIO_PCI:
+            uses.update(self._unseen.of(function))
+        return _in_order(uses)
 
 
 @dataclasses.dataclass(frozen=True)

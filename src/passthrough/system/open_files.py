@@ -16,6 +16,7 @@ import stat
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 # A guest under KVM has this open, whatever program runs it.
@@ -43,6 +44,7 @@ _LOCAL = (
 )
 _NODE_PLACE = "/dev/"
 _DELETED = " (deleted)"
+_NETWORK = "net:["
 # A process that has ended, and a descriptor that was closed, since they were listed.
 _GONE = (errno.ENOENT, errno.ESRCH, errno.ENOTDIR)
 _DENIED = (errno.EACCES, errno.EPERM)
@@ -61,6 +63,7 @@ class Opened(NamedTuple):
     like a node's and could not be asked; they are among ``paths`` too. ``unread`` are the processes
     that have more which could not be seen, and ``hidden`` those of other users, which the kernel
     shows to root alone: a reader who is not root only looks, and sees what can be seen.
+    ``networks`` are the network namespaces that are open, each with the files that stand for it.
     """
 
     numbers: Mapping[str, tuple[int, ...]]
@@ -68,6 +71,7 @@ class Opened(NamedTuple):
     unasked: Mapping[str, tuple[int, ...]]
     unread: tuple[int, ...]
     hidden: tuple[int, ...] = ()
+    networks: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
 
 class _Found:
@@ -80,6 +84,7 @@ class _Found:
         self.unasked: dict[str, set[int]] = {}
         self.unread: set[int] = set()
         self.hidden: set[int] = set()
+        self.networks: dict[str, list[str]] = {}
 
     def miss(self, process: int, error: OSError) -> None:
         """Note that a process could not be looked at, unless it is gone."""
@@ -116,13 +121,21 @@ def look(root: Path, processes: Iterable[int], mounts: Iterable[str]) -> Opened:
         {path: tuple(sorted(found.unasked[path])) for path in sorted(found.unasked)},
         tuple(sorted(found.unread)),
         tuple(sorted(found.hidden)),
+        {name: tuple(paths) for name, paths in found.networks.items()},
     )
+
+
+def is_local(kind: str) -> bool:
+    """Tell whether a file system has no server, which might never answer."""
+    return kind in _LOCAL
 
 
 def _look_at(found: _Found, process: int, directory: str, descriptor: str) -> None:
     target = os.readlink(f"{directory}/fd/{descriptor}")
     if target == KVM_GUEST:
         found.paths.setdefault(target, set()).add(process)
+    elif target.startswith(_NETWORK):
+        found.networks.setdefault(target, []).append(f"{directory}/fd/{descriptor}")
     elif "/" in target:  # else a socket, a pipe, or another file without a place
         if _mount_of(f"{directory}/fdinfo/{descriptor}") in found.mounts:
             number = _number_of(f"{directory}/fd/{descriptor}")

@@ -16,7 +16,7 @@ from passthrough import TYPE_CHECKING
 from passthrough.system import sysfs
 
 if TYPE_CHECKING:
-    from passthrough.system import open_files
+    from passthrough.system import namespaces, open_files
 
 
 def text_if_there(root: Path, name: str) -> str:
@@ -94,6 +94,22 @@ class Processes:
         from passthrough.system import open_files  # ctypes is not for a look without a question
 
         return open_files.look(self._root or Path("/nowhere"), self.numbers, self.mounts)
+
+    @functools.cached_property
+    def interfaces(self) -> namespaces.Interfaces | None:
+        """What the kernel says of interfaces in all network namespaces.
+
+        None for a tree that is not this machine's, and for a reader who is not root.
+
+        Raises:
+            OSError: when it does not tell.
+        """
+        if self._root != Path("/") or os.geteuid():
+            return None
+        from passthrough.system import namespaces  # sockets take long to import
+
+        opened = self.opened.networks
+        return namespaces.look(namespaces.find(self.numbers, opened, self.mounts))
 
     @property
     def devices(self) -> Mapping[str, tuple[int, ...]]:

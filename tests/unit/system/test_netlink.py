@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,3 +93,53 @@ def test_addresses_that_never_hold_still_are_no_none(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(netlink, "_ask_for_ipv4", lambda: [message(3, bytes(4), flags=0x12)])
     with pytest.raises(OSError, match="change too often"):
         netlink.interfaces_with_ipv4()
+
+
+class Answers:
+    """A socket on which the kernel has given its answers, and that notes the questions."""
+
+    def __init__(self, *datagrams: bytes):
+        self.datagrams = list(datagrams)
+        self.asked: list[bytes] = []
+
+    def send(self, question: bytes) -> None:
+        self.asked.append(question)
+
+    def recv(self, size: int) -> bytes:
+        assert size >= 1 << 15  # the kernel makes no longer ones
+        return self.datagrams.pop(0)
+
+
+def test_a_question_has_one_answer():
+    asking: Any = Answers(message(88, b"1234"))
+    assert netlink.ask(asking, 90, b"abcd") == [b"1234"]
+    assert asking.asked == [struct.pack("=IHHII", 20, 90, 0x1, 0, 0) + b"abcd"]
+
+
+def test_a_list_that_changed_is_asked_for_again():
+    first, last = message(16, b"1234"), message(16, b"5678")
+    changed = message(16, b"0000", flags=0x12)
+    asking: Any = Answers(first, changed + DONE, first + last, DONE)
+    assert netlink.dump(asking, 18, b"") == [b"1234", b"5678"]
+    assert asking.asked == [struct.pack("=IHHII", 16, 18, 0x301, 0, 0)] * 2
+
+
+@pytest.mark.parametrize(
+    ("datagrams", "said"),
+    [
+        ([message(2, struct.pack("=i", -1))], "Operation not permitted"),
+        ([message(16, b"") + message(3, struct.pack("=i", -22))], "Invalid argument"),
+        ([message(3, bytes(4), flags=0x12)] * 10, "changes too often"),
+    ],
+    ids=["refused", "an-error-at-the-end", "changed"],
+)
+def test_a_list_that_cannot_be_read_is_not_empty(datagrams: list[bytes], said: str):
+    asking: Any = Answers(*datagrams)
+    with pytest.raises(OSError, match=said):
+        netlink.dump(asking, 18, b"")
+
+
+def test_attributes_are_read_as_they_are_written():
+    body = b"head" + netlink.attribute(3, b"abcd") + netlink.attribute(0x8000 | 43, b"efgh")
+    assert list(netlink.attributes(body, 4)) == [(3, b"abcd"), (43, b"efgh")]
+    assert list(netlink.attributes(struct.pack("=HHHH", 0, 1, 4, 2))) == [(1, b""), (2, b"")]

@@ -6,16 +6,20 @@ networking/devlink/devlink-port.rst (subfunctions), and proc(5) for /proc/net.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import os
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from passthrough import pci_address
+from passthrough import TYPE_CHECKING, pci_address
 from passthrough.host import pci
 from passthrough.host.uses import kinds
 from passthrough.system import procfs, quoting, sysfs
+
+if TYPE_CHECKING:
+    from passthrough.system import namespaces
 
 _NET = "sys/class/net"
 _UP, _PROMISCUOUS = 0x1, 0x100  # IFF_UP and IFF_PROMISC of linux/if.h
@@ -51,6 +55,74 @@ def find(root: Path, host: pci.Host) -> Iterator[tuple[str, kinds.Use]]:
             for use in found.get(other.address, ()):
                 what = f"{use.what}, which may stand on this function too (Socket Direct)"
                 yield address, kinds.Use(use.kind, what)
+
+
+class Unseen:
+    """What uses functions' interfaces, and shows in no file: found when the first question comes.
+
+    These are the interfaces of other network namespaces that stand on them, and XDP. The kernel is
+    asked once for all functions, and only where one of those that are asked for has interfaces.
+
+    Args:
+        root: the host's root.
+        host: its functions.
+        processes: its processes.
+    """
+
+    def __init__(
+        self, root: Path | None, host: pci.Host | None, processes: procfs.Processes | None
+    ):
+        self._root = root or Path("/nowhere")
+        self._host = host or pci.Host({})
+        self._processes = processes or procfs.Processes.none()
+
+    def of(self, function: pci.Function) -> Iterator[kinds.Use]:
+        """Find what uses the interfaces of a function.
+
+        Raises:
+            OSError: when /sys cannot be read.
+        """
+        names = list(self._names.get(function.address, ()))
+        if not names and function.address in second_halves(self._root, self._host):
+            others = self._host.with_id(function.id)
+            names = [name for each in others for name in self._names.get(each.address, ())]
+        if names:
+            yield from self._ask(names)
+
+    def _ask(self, names: Iterable[str]) -> Iterator[kinds.Use]:
+        try:
+            told = self._processes.interfaces
+        except OSError as error:
+            what = f"it cannot be told what stands on its interfaces ({error.strerror})"
+            yield kinds.Use(kinds.Kind.UNKNOWN, what)
+            return
+        if told is None:
+            return
+        for name in names:
+            index = sysfs.attribute_if_there(self._root / _NET / name / "ifindex") or "0"
+            yield from _unseen(told, int(index), quoting.plain(name))
+
+    @functools.cached_property
+    def _names(self) -> Mapping[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for name, path in sysfs.links_or_raise(self._root / _NET).items():
+            for address in pci_address.functions_on(path):
+                found.setdefault(address, []).append(name)
+        return found
+
+
+def _unseen(told: namespaces.Interfaces, index: int, name: str) -> Iterator[kinds.Use]:
+    for upper in told.uppers:
+        if upper.lower == index:
+            what = f"{name} carries {quoting.plain(upper.name)} in another network namespace"
+            yield kinds.Use(kinds.Kind.PORT, what)
+    if index in told.programmed:
+        yield kinds.Use(kinds.Kind.PORT, f"{name} has an XDP program")
+    if told.sockets is None:
+        what = f"it cannot be told whether an AF_XDP socket is bound to {name}"
+        yield kinds.Use(kinds.Kind.UNKNOWN, what)
+    elif index in told.sockets:
+        yield kinds.Use(kinds.Kind.PROGRAM, f"an AF_XDP socket is bound to {name}")
 
 
 def second_halves(root: Path, host: pci.Host) -> Iterator[str]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import hosttree, uses
 
 from passthrough.host import pci, usage
-from passthrough.system import sysfs
+from passthrough.planning import guards
+from passthrough.system import namespaces, procfs, sysfs
 
 NIC, TWIN, USB, CONNECTX3 = "0000:3b:00.0", "0000:3b:00.1", "0000:00:14.0", "0000:5b:00.0"
 FIRST_HALF, SECOND_HALF, IDLE_PORT = "0000:08:00.0", "0000:09:00.0", "0000:08:00.1"
@@ -241,6 +244,105 @@ def test_what_is_no_second_half(halves: hosttree.HostTree, find: Callable):
     assert find() == {FIRST_HALF: ["address: enp8s0f0np0 is up with an IPv4 address"]}
 
 
+# What only the kernel tells
+
+
+@pytest.fixture
+def objection(host: hosttree.HostTree) -> Callable[[str], str | None]:
+    """The guard that objects to a function, and why: ``guard: fact``; None for none."""
+
+    def ask(address: str) -> str | None:
+        functions = pci.read(host.root)
+        found = guards.object_to(functions.functions[address], usage.read(host.root, functions))
+        return f"{found.guard}: {found.fact}" if found else None
+
+    return ask
+
+
+@pytest.fixture
+def tell(host: hosttree.HostTree, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let the kernel tell of the host's interfaces; ens1f0 is number 2, ens1f1 number 3."""
+    (host.directory(TWIN) / "net/ens1f1/ifindex").write_text("3\n")
+
+    def tell(**told: Any) -> None:
+        monkeypatch.setattr(procfs.Processes, "interfaces", namespaces.Interfaces(**told))
+
+    tell()
+    return tell
+
+
+@pytest.mark.parametrize("name", ["mv0", "macvtap0", "ipvl0", "ipvtap0", "vlan.100", "macsec0"])
+def test_an_upper_device_that_moved_away_keeps_its_lower(
+    objection: Callable, tell: Callable, name: str
+):
+    assert objection(NIC) is None
+    tell(uppers=(namespaces.Upper(name, 2), namespaces.Upper("eth0", 99)))
+    what = f"ens1f0 carries {name} in another network namespace"
+    assert objection(NIC) == f"network-port: carries the host's traffic: {what}"
+    assert objection(TWIN) is None
+
+
+def test_what_stands_on_a_subfunctions_interface_elsewhere(
+    host: hosttree.HostTree, objection: Callable, tell: Callable
+):
+    place = uses.usb_interface(host, USB, "1-2:1.0")
+    (uses.interface_below(host, place, "enx02", UP) / "ifindex").write_text("9\n")
+    assert objection(USB) is None
+    tell(uppers=(namespaces.Upper("mv0", 9),))
+    what = "enx02 carries mv0 in another network namespace"
+    assert objection(USB) == f"network-port: carries the host's traffic: {what}"
+
+
+def test_what_stands_elsewhere_on_an_interface_of_two_functions(
+    halves: hosttree.HostTree, objection: Callable, tell: Callable
+):
+    (halves.directory(FIRST_HALF) / "net/enp8s0f0np0/ifindex").write_text("7\n")
+    (halves.directory(IDLE_PORT) / "net/enp8s0f1np1/ifindex").write_text("8\n")
+    assert objection(SECOND_HALF) is None
+    tell(uppers=(namespaces.Upper("mv0", 7),))
+    what = "enp8s0f0np0 carries mv0 in another network namespace"
+    expected = f"network-port: carries the host's traffic: {what}"
+    assert [objection(each) for each in (FIRST_HALF, SECOND_HALF)] == [expected] * 2
+    assert objection(IDLE_PORT) is None
+
+
+def test_xdp(objection: Callable, tell: Callable):
+    """A program on an interface has its traffic first; a socket of AF_XDP has some of it."""
+    tell(programmed=frozenset({2}))
+    expected = "network-port: carries the host's traffic: ens1f0 has an XDP program"
+    assert (objection(NIC), objection(TWIN)) == (expected, None)
+    tell(sockets=frozenset({3}))
+    what = "an AF_XDP socket is bound to ens1f1"
+    expected = f"program: is in use by a program of the host: {what}"
+    assert (objection(NIC), objection(TWIN)) == (None, expected)
+    tell(sockets=None)
+    what = "it cannot be told whether an AF_XDP socket is bound to ens1f0"
+    assert objection(NIC) == f"unknown: may be in use: {what}"
+
+
+def test_a_kernel_that_does_not_tell_is_not_none(
+    objection: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(self: procfs.Processes) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(procfs.Processes, "interfaces", property(refuse))
+    what = "it cannot be told what stands on its interfaces (Operation not permitted)"
+    assert objection(NIC) == f"unknown: may be in use: {what}"
+
+
+def test_the_kernel_is_asked_for_functions_with_interfaces_alone(
+    host: hosttree.HostTree, objection: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(self: procfs.Processes) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(procfs.Processes, "interfaces", property(fail))
+    assert objection(USB) is None
+    host.bind(NIC, "vfio-pci")
+    assert objection(NIC) is None
+
+
 # As root of a user namespace or of the machine: what is made ends with the namespaces.
 COUNT = """\
 mount -t sysfs none /sys || exit 77
@@ -253,7 +355,8 @@ echo "$before $("$1" -c "$2")"
 kill $other
 """
 ASK = """\
-from passthrough.system import sysfs
+from passthrough.planning import guards
+from passthrough.system import namespaces, procfs, sysfs
 links, names = sysfs._links_and_names("/sys/devices/virtual/net")
 print(links - len(names), "near1" in names, sysfs.hides_some_or_raise("/sys/devices/virtual/net"))
 """
