@@ -119,12 +119,13 @@ def read(
         storage.find(root, known, mounted, swaps),
         at_rest.find(root, known, ours, mounted.keys() | swaps),
         network.find(root, host),
+        network.find_dpdk(root, host, ours),
         console.find(root, host),
         programs.find(root),
     ):
         function = host.functions.get(address)
-        # What is on vfio-pci the host has given up already.
-        if function and function.driver != pci.VFIO_PCI:
+        # What is on vfio-pci the host has given up already, unless that is DPDK's.
+        if function and (function.driver != pci.VFIO_PCI or each.kind == kinds.Kind.DPDK):
             found.setdefault(address, set()).add(each)
     openers = Openers(root, host, nodes.Nodes(root, known), processes, ours)
     return Usage({address: _in_order(found[address]) for address in sorted(found)}, openers)

@@ -82,6 +82,12 @@ def reasons(decision: claims.Outcome) -> list[str]:
             "has parts that would go with its driver: subfunction mlx5_core.sf.4",
         ),
         (
+            "dpdk",
+            kinds.Kind.DPDK,
+            "/etc/dpdk/interfaces names it",
+            "is meant for DPDK on this host: /etc/dpdk/interfaces names it",
+        ),
+        (
             "console",
             kinds.Kind.CONSOLE,
             "the text console is on it",

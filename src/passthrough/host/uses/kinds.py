@@ -19,6 +19,7 @@ class Kind(enums.StrEnum):
     PORT = "port"
     NAMESPACE = "namespace"
     PART = "part"
+    DPDK = "dpdk"
     CONSOLE = "console"
     MEDIATED = "mediated"
     PROGRAM = "program"
