@@ -105,6 +105,13 @@ MACVLAN = Use(
     make="ip link add link {nic} name lab.mv type macvlan",
     undo="ip link delete lab.mv",
 )
+# As a container has one: no link of the interface's leads to it any more.
+MACVLAN_ELSEWHERE = dataclasses.replace(
+    MACVLAN,
+    fact=f"{MACVLAN.fact} in another network namespace",
+    make=f"ip netns add lab && {MACVLAN.make} && ip link set lab.mv netns lab",
+    undo="ip netns delete lab",
+)
 NAMESPACE = Use(
     NIC1,
     "network-namespace",
@@ -142,7 +149,7 @@ ROUNDS = (
     (RAID,),
     (MAPPED, VLAN),
     (SWAP, MACVLAN, BOND_PORT),
-    (MOUNTED_ELSEWHERE, IPV6),
+    (MOUNTED_ELSEWHERE, MACVLAN_ELSEWHERE, IPV6),
     (MOUNTED, BRIDGE_PORT, NAMESPACE, IPV4, UIO),
 )
 # The host itself uses these, whatever is done.
