@@ -7,11 +7,10 @@ operator has to look.
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import hashlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from passthrough import errors
 from passthrough.config import spelling
@@ -37,8 +36,7 @@ class Action(enum.Enum):
     SPENT = "spent"  # it was done, and did not bring what was expected
 
 
-@dataclasses.dataclass(frozen=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What to do about a reboot, and why.
 
     Attributes:

@@ -350,7 +350,7 @@ class TestDrift:
         with pytest.raises(record.RecordError):
             ready.hook()
         path.rename(path.with_name(name))
-        assert ready.hook() == Status("active", "gpu: 2 ready")
+        assert ready.hook() == Status(Kind.ACTIVE, "gpu: 2 ready")
         assert set(ready.record().taken) == set(CLAIMED)
         assert path.with_name(name).read_text() == '{"taken": '
 

@@ -13,6 +13,7 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from passthrough.problem import Kind, Problem
 from passthrough.system import files
@@ -43,8 +44,7 @@ _REFERENCE = re.compile(r"\$\{?GRUB_CMDLINE_LINUX_DEFAULT\b")
 _LAST_WINS = ("intel_iommu", "iommu", "vfio_iommu_type1.allow_unsafe_interrupts")
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """A menu entry: the kernel's arguments and the initrd paths, as grub.cfg spells them."""
 
     title: str
@@ -205,10 +205,10 @@ def _parse(lines: Iterable[str]) -> _Menu:
 def _extend(entry: Entry, line: str) -> Entry:
     linux = _LINUX.fullmatch(line)
     if linux and not entry.arguments:
-        return dataclasses.replace(entry, arguments=tuple(linux[1].split()))
+        return entry._replace(arguments=tuple(linux[1].split()))
     initrd = _INITRD.fullmatch(line)
     if initrd and not entry.initrds:
-        return dataclasses.replace(entry, initrds=tuple(initrd[1].split()))
+        return entry._replace(initrds=tuple(initrd[1].split()))
     return entry
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from passthrough.nova import conf as nova_conf
 from passthrough.nova import lines as nova_lines
@@ -14,8 +13,7 @@ from passthrough.problem import Kind, Problem
 _TRUE = ("1", "on", "t", "true", "y", "yes")  # oslo.utils' bool_from_string
 
 
-@dataclasses.dataclass(frozen=True)
-class Sharing:
+class Sharing(NamedTuple):
     """The aliases to publish beside those that somebody else has set.
 
     ``notes`` inform an operator and ask for nothing. ``problems`` ask for a decision; ``published``

@@ -5,13 +5,12 @@ The files hold passwords: this module keeps the options of ``_OPTIONS`` and noth
 
 from __future__ import annotations
 
-import dataclasses
 import fnmatch
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from passthrough import pci_address
 from passthrough.host import pci
@@ -46,8 +45,7 @@ _OPTIONS = frozenset(
 _TRUE = ("true", "1", "on", "yes")
 
 
-@dataclasses.dataclass(frozen=True)
-class Value:
+class Value(NamedTuple):
     """One assignment: the file it stands in (an absolute path), its section and key, its text."""
 
     path: str
@@ -60,8 +58,7 @@ class Value:
         return f"{self.path} [{section}] {self.key}"
 
 
-@dataclasses.dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One JSON object out of a `Value`: an alias or a device_spec."""
 
     value: Value
@@ -101,8 +98,7 @@ class Entry:
         return {key: self.content[key] for key in sorted(self.content) if key not in selectors}
 
 
-@dataclasses.dataclass(frozen=True)
-class Config:
+class Config(NamedTuple):
     """The assignments in Nova's files, in the order in which Nova reads them."""
 
     values: tuple[Value, ...] = ()

@@ -11,6 +11,7 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 from passthrough import errors
 from passthrough.config import devices
@@ -46,8 +47,7 @@ _YES_OR_NO = re.compile(r"yes|no")
 _ABSENT = ("", "not-installed", "config-files")
 
 
-@dataclasses.dataclass(frozen=True)
-class Release:
+class Release(NamedTuple):
     """An installed Nova; ``major`` is what its versions begin with, such as 25 for Yoga."""
 
     major: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Container, Iterable, Mapping
+from typing import NamedTuple
 
 from passthrough import pci_address
 from passthrough.config import devices
@@ -36,8 +37,7 @@ class Claim:
         return self.function.address
 
 
-@dataclasses.dataclass(frozen=True)
-class Refusal:
+class Refusal(NamedTuple):
     """Why an item, or one function it asks for, is not claimed on this host.
 
     ``address`` is the function, None where no function of the host is meant. ``objection`` is what

@@ -7,8 +7,8 @@ a guard, write the rule, add its row, and a line to docs/reference/guards.md.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Container
+from typing import NamedTuple
 
 from passthrough import enums
 from passthrough.host import pci
@@ -29,8 +29,7 @@ class Rule(enums.StrEnum):
     GROUP_NOT_VIABLE = "group-not-viable"
 
 
-@dataclasses.dataclass(frozen=True)
-class Guard:
+class Guard(NamedTuple):
     """One rule: ``fact`` maps a function and its uses to what is against claiming it, or None.
 
     ``way_out`` is what an operator does about that, empty where nothing helps. ``overridable``
@@ -47,8 +46,7 @@ class Guard:
     of_use: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Objection:
+class Objection(NamedTuple):
     """What a rule has against claiming one function.
 
     Attributes:

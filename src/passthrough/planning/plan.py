@@ -25,8 +25,7 @@ if TYPE_CHECKING:
 _FINGERPRINT = 2
 
 
-@dataclasses.dataclass(frozen=True)
-class FileChange:
+class FileChange(NamedTuple):
     """One owned file that is not as it should be; ``old`` is None where there is none yet.
 
     ``drifted`` tells whether it was as it should be, and somebody else has changed it since.
@@ -37,8 +36,7 @@ class FileChange:
     drifted: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Binding:
+class Binding(NamedTuple):
     """A function that should change its driver while the host runs.
 
     ``current`` is the driver it has, None for none. ``target`` is the one it should have:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from passthrough import enums, reboot
 from passthrough.config import options, spelling
@@ -38,8 +37,7 @@ _REBOOT_KINDS = {
 NO_DEVICES = "devices is not set: run list-devices, then juju config devices=…"
 
 
-@dataclasses.dataclass(frozen=True)
-class Status:
+class Status(NamedTuple):
     """A Juju status, and a sentence an operator can act on."""
 
     kind: Kind

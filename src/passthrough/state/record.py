@@ -16,7 +16,7 @@ import dataclasses
 import json
 from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from passthrough import enums, naming, pci_address
 from passthrough.errors import PassthroughError
@@ -48,8 +48,7 @@ class NewerRecordError(RecordError):
     """A newer revision of the charm wrote the record, so this one does not act on it."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Reboot:
+class Reboot(NamedTuple):
     """A reboot that the charm has asked for.
 
     Attributes:

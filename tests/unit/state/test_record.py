@@ -200,7 +200,12 @@ def test_a_damaged_record_of_an_application_without_a_file_on_the_host_is_nobody
     path_of(tmp_path).parent.mkdir(parents=True)
     path_of(tmp_path).with_name("pci-passthrough-old.json").write_text("{")
     asked: list[str] = []
-    assert record.read_others(Site(tmp_path, "qat"), asked.append) == {}
+
+    def lives(application: str) -> bool:
+        asked.append(application)
+        return False
+
+    assert record.read_others(Site(tmp_path, "qat"), lives) == {}
     assert asked == ["pci-passthrough-old"]
 
 

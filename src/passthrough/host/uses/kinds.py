@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from typing import NamedTuple
 
 from passthrough import enums
 
@@ -27,8 +27,7 @@ class Kind(enums.StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclasses.dataclass(frozen=True)
-class Use:
+class Use(NamedTuple):
     """One use: its kind, and in words what it is."""
 
     kind: Kind
