@@ -37,9 +37,9 @@ ROOT_OFFSET_MIB = 2
 PARTITIONS = (
     "label: gpt\nstart=1MiB, size=1MiB, type=21686148-6449-6E6F-744E-656564454649\nstart=2MiB"
 )
-FIRST_BOOT_LINE = (
-    f"root=LABEL={ROOT_LABEL} rw console=ttyS0 mitigations=off tsc=reliable clocksource=tsc"
-)
+# What the emulator needs of a kernel, as in rootfs/common/etc/default/grub.d/10-lab.cfg.
+CPU_OPTIONS = "mitigations=off tsc=reliable clocksource=tsc no_timer_check"
+FIRST_BOOT_LINE = f"root=LABEL={ROOT_LABEL} rw console=ttyS0 {CPU_OPTIONS}"
 KEY_DIGITS = 16
 BUILD_BYTES = 6 << 30
 ROOTFS = pathlib.Path(__file__).with_name("rootfs")

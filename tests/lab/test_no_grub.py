@@ -9,13 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import booting, kernel, machine, story
+from lab import booting, image, kernel, machine, story
 
 pytestmark = pytest.mark.row("no-grub")
 
 GIVEN = "gpu=1234:1111@0000:01:00.0"
 # No option about the IOMMU: Debian's kernel switches VT-d on by itself.
-LINE = "root=LABEL=lab-root ro console=ttyS0 mitigations=off tsc=reliable clocksource=tsc"
+LINE = f"root=LABEL=lab-root ro console=ttyS0 {image.CPU_OPTIONS}"
 REMOVED = ("/boot/grub", "/usr/sbin/update-grub", "/usr/sbin/grub-mkconfig")
 
 
