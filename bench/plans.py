@@ -59,6 +59,12 @@ class MadeUpTools:
         """There is none to restart."""
         raise pairs.BenchError(f"{service}: a benchmark restarts nothing")
 
+    def start_timer(self, name: str) -> None:
+        """The made-up host has no systemd."""
+
+    def stop_timer(self, name: str) -> None:
+        """The made-up host has no systemd."""
+
 
 def measure(
     claims: Sequence[int], rounds: int, progress: Callable[[str], object]
