@@ -17,6 +17,8 @@ from functional.test_nova import restarts
 from harness import hostbox, hosttree, standin
 from harness.constants import GPUS, KEPT, NATIVE, NOVA, ONE, READY
 
+from passthrough.host import watch
+
 RECORD = "var/lib/pci-passthrough/pci-passthrough.json"
 CONFIG = {"devices": GPUS, "reboot": "when-idle"}
 # What claims at boot asks for the switch since the first release, so it is written once more.
@@ -24,6 +26,9 @@ CLAIMS_AT_BOOT = re.compile(
     r"(.*/)?(etc/udev/rules\.d/60-[a-z-]+\.rules|etc/initramfs-tools/scripts/init-top/[a-z-]+"
     r"|usr/lib/dracut/modules\.d/91[a-z-]+/claim\.sh)"
 )
+# Comes with the refresh, and the record knows of it, of the cards, and of who owns the host.
+CARETAKER = (*watch.owned_files("pci-passthrough"), *watch.owned_files("more"))
+NEW_IN_RECORD = ("caretaker", "identities", "keep", "owner")
 IMAGE = "update-initramfs"
 OFFERED = ("0000:83:00.0", "0000:84:00.0")
 REFUSED = (
@@ -75,6 +80,7 @@ class Host:
                 for path, found in self.tree.identities(*WATCHED).items()
                 if path != RECORD
                 and not path.startswith("boot/")
+                and path not in CARETAKER
                 and not CLAIMS_AT_BOOT.fullmatch(path)
             },
             "drivers": drivers(self.tree),
@@ -82,9 +88,13 @@ class Host:
         }
 
     def steady(self, *folders: str) -> dict[str, Any]:
-        """What stands in these folders, but for images and what claims at boot."""
+        """What stands in these folders, but for images, the caretaker and what claims at boot."""
         found = self.without_images(self.tree.snapshot(*folders))
-        return {path: each for path, each in found.items() if not CLAIMS_AT_BOOT.fullmatch(path)}
+        return {
+            path: each
+            for path, each in found.items()
+            if path not in CARETAKER and not CLAIMS_AT_BOOT.fullmatch(path)
+        }
 
     def claims_at_boot(self) -> list[str]:
         """The files that claim at boot."""
@@ -144,7 +154,11 @@ class TestRefresh:
         brought = unit.record()["record"]
         assert len(unit.claims_at_boot()) == 2
         assert all("recovery" in unit.tree.read(path) for path in unit.claims_at_boot())
+        new = {name: brought.pop(name) for name in NEW_IN_RECORD}
         assert {**brought, "activated": None} == {**former, "activated": None}
+        assert set(new["identities"]) == set(brought["taken"])
+        assert new["caretaker"]["started"]
+        assert watch.is_installed(unit.tree.root, "pci-passthrough")
         assert set(brought["activated"]) == set(former["activated"]) == {"initramfs", "grub"}
 
         # Nor with the next boot, and the next update-status only looks.
