@@ -169,6 +169,24 @@ class TestRebuild:
             tools.HostTools().rebuild(enums.Rebuild.GRUB, lambda said: None)
 
 
+class TestTimer:
+    def test_a_timer_starts_once_systemd_knows_its_file(self, install: Install, calls):
+        install("systemctl", "")
+        tools.HostTools().start_timer("x-caretaker")
+        assert calls.read_text().splitlines() == [
+            "systemctl daemon-reload",
+            "systemctl restart x-caretaker.timer",
+        ]
+
+    def test_a_timer_whose_file_is_gone_stops(self, install: Install, calls):
+        install("systemctl", "")
+        tools.HostTools().stop_timer("x-caretaker")
+        assert calls.read_text().splitlines() == [
+            "systemctl stop x-caretaker.timer",
+            "systemctl daemon-reload",
+        ]
+
+
 class TestModules:
     @pytest.fixture(autouse=True)
     def ubuntu(self, monkeypatch: pytest.MonkeyPatch):
