@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from passthrough import pci_address
 from passthrough.config.options import Options
-from passthrough.host import machine, pci, usage, vfio_users, watch
+from passthrough.host import machine, modules, pci, usage, vfio_users, watch
 from passthrough.nova import facts as nova_facts
 from passthrough.nova import offer as nova_offer
 from passthrough.planning import boot_files, claims, plan, templates
@@ -45,6 +45,8 @@ class Facts:
             their open files, and most looks have none.
         users: who has functions open through VFIO, out of that pass.
         watched: whether the caretaker's files are on the host.
+        aliases: the modules that the installed kernels name for a function, read at the first
+            question: only a host that keeps drivers off has one.
     """
 
     site: Site
@@ -64,6 +66,9 @@ class Facts:
         default_factory=vfio_users.Users.none, compare=False
     )
     watched: bool = True
+    aliases: modules.Aliases = dataclasses.field(
+        default_factory=modules.Aliases.none, compare=False
+    )
 
     def guests(self) -> tuple[guests.Guest, ...]:
         """The guests that run, in the order of their processes."""
@@ -155,6 +160,7 @@ def look(site: Site) -> Facts:
         processes=processes,
         users=vfio_users.Users(root, processes),
         watched=watch.is_installed(root, site.application),
+        aliases=modules.Aliases(root),
     )
 
 
@@ -238,6 +244,7 @@ def decide(
             present=facts.present,
             held=held,
             others=taken,
+            aliases=facts.aliases,
         ),
         renderer,
     )

@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from pathlib import Path
 
 from passthrough import errors
-from passthrough.host import pci, vfio_users
+from passthrough.host import modules, pci, vfio_users
 from passthrough.state import stuck
 from passthrough.system import files, procfs, sysfs, timed_write
 
@@ -97,7 +97,7 @@ def release(
         load: loads modules by a modalias or by name; called when no loaded driver takes the
             function.
         former: the driver that had the function before. The blacklist on the running kernel's
-            command line keeps modprobe from loading it by modalias, but not by name.
+            command line keeps modprobe from loading its module by modalias, but not by name.
 
     Returns:
         True if its driver changed.
@@ -121,8 +121,8 @@ def release(
                 _unbind(root, address)
         if pci.driver_of(root, address) is None:
             _probe(root, address)
-        for name in (sysfs.attribute_if_there(device / "modalias"), former):
-            if name and pci.driver_of(root, address) is None:
+        for name in _names_to_load(root, sysfs.attribute_if_there(device / "modalias"), former):
+            if pci.driver_of(root, address) is None:
                 load(name)
                 _probe(root, address)
     except OSError as error:
@@ -132,6 +132,19 @@ def release(
     if pci.driver_of(root, address) == pci.VFIO_PCI:
         raise errors.BindError(address, "is still on vfio-pci after it was unbound from it")
     return pci.driver_of(root, address) != before
+
+
+def _names_to_load(root: Path, modalias: str | None, former: str | None) -> Iterator[str]:
+    """Yield what modprobe may load the native driver by, the likelier first."""
+    if modalias:
+        yield modalias
+    if former:
+        yield former
+    # The module may have another name than its driver. Where the kernel names several, as it does
+    # for a GPU, none of them is loaded by name: it may be the one that the host does not want.
+    named = modules.Aliases(root).of(modalias)
+    if len(named) == 1:
+        yield from named
 
 
 @contextlib.contextmanager

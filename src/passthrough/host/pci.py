@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     K = TypeVar("K", bound=Hashable)
 
 DEVICES = "sys/bus/pci/devices"
+DRIVERS = "sys/bus/pci/drivers"
 VFIO_PCI = "vfio-pci"
+_VFIO_NAMES = ("vfio-pci", "vfio_pci")
 
 # PCI base classes, the highest byte of a class.
 _DISPLAYS, _BRIDGES = 0x03, 0x06
@@ -42,7 +44,9 @@ class Function:
     only driver that may bind it, None for any. ``group`` is the number of its IOMMU group, None
     while no IOMMU is active; ``numa_node`` is None where the firmware names none. ``total_vfs`` is
     above 0 for a function that can have SR-IOV VFs, ``num_vfs`` counts those that it has, and
-    ``physfn`` is the parent's address for a VF.
+    ``physfn`` is the parent's address for a VF. ``module`` is the module that its driver is of,
+    None where the kernel shows none; ``modalias`` is by what modules name it. ``has_vfio_dev``
+    tells whether the kernel shows it as a device of VFIO.
     """
 
     address: str
@@ -57,6 +61,9 @@ class Function:
     total_vfs: int = 0
     num_vfs: int = 0
     physfn: str | None = None
+    module: str | None = None
+    modalias: str | None = None
+    has_vfio_dev: bool = False
 
     @property
     def id(self) -> str:
@@ -99,6 +106,23 @@ class Function:
     def is_display(self) -> bool:
         """A display controller (PCI base class 03)."""
         return self.class_code >> 16 == _DISPLAYS
+
+    @property
+    def is_accelerator(self) -> bool:
+        """A processing accelerator or co-processor, or what links such, as an NVSwitch does.
+
+        PCI base class 12, and the classes 0b40 and 0680.
+        """
+        return self.class_code >> 16 == 0x12 or self.class_code >> 8 in (0x0B40, 0x0680)
+
+    @property
+    def is_on_vfio(self) -> bool:
+        """Whether a guest can have it: it is on vfio-pci or on a variant of that.
+
+        From Linux 6.1 on the kernel shows every device that VFIO has, whichever driver registered
+        it; before, the names of the variants end like vfio-pci's (mlx5_vfio_pci).
+        """
+        return self.driver is not None and (self.has_vfio_dev or self.driver.endswith(_VFIO_NAMES))
 
     @property
     def device_type(self) -> str:
@@ -182,8 +206,9 @@ def read_some(root: Path, addresses: Iterable[str], *, overrides: bool = True) -
     """
     directory = os.path.join(root, DEVICES)
     functions: dict[str, Function] = {}
+    modules = _Modules(os.path.join(root, DRIVERS))
     for address in sorted(addresses, key=pci_address.sort_key):
-        function = _read_function(directory, address, overrides)
+        function = _read_function(directory, address, overrides, modules)
         if function:
             functions[address] = function
     return Host(functions)
@@ -194,7 +219,25 @@ def driver_of(root: Path, address: str) -> str | None:
     return sysfs.link_name_if_there(os.path.join(root, DEVICES, address, "driver"))
 
 
-def _read_function(directory: str, address: str, with_override: bool) -> Function | None:
+class _Modules(dict[str, "str | None"]):
+    """The module of each driver, read once: the link ``module`` that the kernel makes.
+
+    Source: module_add_driver() in the kernel's drivers/base/module.c. Many a driver has another
+    name than its module: c6xx is of qat_c62x, nvidia-nvswitch of nvidia.
+    """
+
+    def __init__(self, directory: str):
+        super().__init__()
+        self._directory = directory
+
+    def __missing__(self, driver: str) -> str | None:
+        module = self[driver] = sysfs.link_name_if_there(f"{self._directory}/{driver}/module")
+        return module
+
+
+def _read_function(
+    directory: str, address: str, with_override: bool, modules: Mapping[str, str | None]
+) -> Function | None:
     here = f"{directory}/{address}"
     text = sysfs.value_if_there(f"{here}/uevent")
     if text is None:
@@ -210,12 +253,13 @@ def _read_function(directory: str, address: str, with_override: bool) -> Functio
     may_have_vfs = not is_bridge and not physfn
     total_vfs = int(sysfs.value_if_there(f"{here}/sriov_totalvfs") or 0) if may_have_vfs else 0
     group = sysfs.link_name_if_there(f"{here}/iommu_group")
+    driver = event.get("DRIVER") or None
     return Function(
         address=address,
         vendor=vendor.rjust(4, "0"),
         product=product.rjust(4, "0"),
         class_code=class_code,
-        driver=event.get("DRIVER") or None,
+        driver=driver,
         override=_override(sysfs.value_if_there(f"{here}/driver_override"))
         if with_override
         else None,
@@ -226,6 +270,12 @@ def _read_function(directory: str, address: str, with_override: bool) -> Functio
         total_vfs=total_vfs,
         num_vfs=int(sysfs.value_if_there(f"{here}/sriov_numvfs") or 0) if total_vfs else 0,
         physfn=physfn,
+        module=modules[driver] if driver else None,
+        modalias=event.get("MODALIAS"),
+        # The kernel has it from 6.1 on; vfio-pci needs no further proof.
+        has_vfio_dev=driver not in (None, VFIO_PCI)
+        and not is_bridge
+        and sysfs.is_there_or_raise(f"{here}/vfio-dev"),
     )
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from passthrough import enums, naming, pci_address
 from passthrough.config import options
-from passthrough.host import generators, machine, pci
+from passthrough.host import generators, machine, modules, pci
 from passthrough.planning import claims, templates
 from passthrough.system import files
 
@@ -23,7 +23,8 @@ DISPLAY_DRIVERS = {
     "1234": ("bochs",),
     "8086": ("i915", "xe"),
 }
-# Drivers whose module has another name. Every other name differs at most in "-" for "_".
+# Drivers whose module has another name, for where the kernel does not show the module, as of one
+# that is built in. Every other name differs at most in "-" for "_".
 _MODULES = {"bochs-drm": "bochs", "xhci_hcd": "xhci_pci"}
 
 
@@ -246,41 +247,74 @@ def kernel_options(
 
 
 def blacklisted_drivers(
-    wanted: options.Options, claimed: tuple[claims.Claim, ...], host: pci.Host
+    wanted: options.Options,
+    claimed: tuple[claims.Claim, ...],
+    host: pci.Host,
+    aliases: modules.Aliases,
+    others: Container[str] = (),
 ) -> tuple[str, ...]:
     """Work out the drivers to keep off, sorted.
 
     With ``blacklist-drivers=auto`` these are the display drivers of each vendor whose displays are
-    all claimed, except for drivers that a function of the host's own is on.
+    all claimed, except for those that a function of the host's own is on, or would need.
+
+    Args:
+        wanted: the application's options.
+        claimed: what it claims.
+        host: the PCI functions.
+        aliases: the modules that the installed kernels name for a function.
+        others: addresses that other applications of this charm have taken.
     """
     if not claimed:
         return ()
     if wanted.blacklist_drivers is not None:
         return wanted.blacklist_drivers
-    claimed_addresses = {claim.address for claim in claimed}
-    claimed_vendors = {claim.function.vendor for claim in claimed if claim.function.is_display}
-    kept = {
-        function.vendor
-        for address, function in host.functions.items()
-        if function.is_display and address not in claimed_addresses
-    }
-    names = {name for vendor in claimed_vendors - kept for name in DISPLAY_DRIVERS.get(vendor, ())}
-    return tuple(sorted(names - modules_in_use(host, claimed_addresses).keys()))
+    addresses = {claim.address for claim in claimed}
+    vendors = {claim.function.vendor for claim in claimed if claim.function.is_display}
+    rest = [each for address, each in host.functions.items() if address not in addresses]
+    vendors -= {each.vendor for each in rest if each.is_display}
+    names = {name for vendor in vendors for name in DISPLAY_DRIVERS.get(vendor, ())}
+    names -= modules_in_use(host, addresses).keys()
+    for each in rest:
+        waits = each.driver is None or each.is_on_vfio
+        if names and waits and each.vendor in vendors and each.address not in others:
+            names -= _modules_for(each, aliases)
+    return tuple(sorted(names))
+
+
+def _modules_for(function: pci.Function, aliases: modules.Aliases) -> frozenset[str]:
+    """The modules that may come to drive a function which is on no driver of the host's yet."""
+    if aliases.known:
+        return aliases.of(function.modalias)
+    # Without a kernel that tells, any accelerator may want the drivers of its vendor's displays.
+    names = DISPLAY_DRIVERS.get(function.vendor, ()) if function.is_accelerator else ()
+    return frozenset(names)
+
+
+def module_names(function: pci.Function) -> tuple[str, ...]:
+    """The names, normalized, by which modprobe.d may mean the driver that a function is on.
+
+    The driver's own name is among them, which an operator may take for the module's.
+    """
+    driver = function.driver
+    if driver is None:
+        return ()
+    module = function.module or _MODULES.get(driver, driver)
+    return tuple(dict.fromkeys(modules.normalize(name) for name in (driver, module)))
 
 
 def modules_in_use(host: pci.Host, given_away: Container[str]) -> dict[str, pci.Function]:
     """Map each module that drives a function of the host's own to the first such function.
 
-    Names have ``_`` for ``-``, as modprobe compares them.
+    Names are normalized, as modprobe compares them.
 
     Args:
         host: the PCI functions.
         given_away: addresses of the functions that do not stay with the host.
     """
-    modules: dict[str, pci.Function] = {}
+    found: dict[str, pci.Function] = {}
     for address, function in host.functions.items():
-        driver = function.driver
-        if driver and address not in given_away:
-            for name in (driver, _MODULES.get(driver, driver)):
-                modules.setdefault(name.replace("-", "_"), function)
-    return modules
+        if address not in given_away:
+            for name in module_names(function):
+                found.setdefault(name, function)
+    return found

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from passthrough import enums, pci_address
 from passthrough.config import kernel_options, options
-from passthrough.host import generators, grub, machine, pci
+from passthrough.host import generators, grub, machine, modules, pci
 from passthrough.planning import boot_files, claims, prerequisites, templates
 from passthrough.problem import Kind, Problem
 from passthrough.state import digest
@@ -100,6 +100,7 @@ class Situation(NamedTuple):
         present: what each owned path holds now.
         held: who holds a function that is to be given back, by its address.
         others: addresses that another application has taken, which are its own to give back.
+        aliases: the modules that the installed kernels name for a function.
     """
 
     application: str
@@ -108,6 +109,7 @@ class Situation(NamedTuple):
     present: Mapping[str, files.Present | None] = {}
     held: Container[str] = ()
     others: Collection[str] = ()
+    aliases: modules.Aliases = modules.Aliases.none()
 
 
 def make(
@@ -133,7 +135,7 @@ def make(
     host, facts, record, others = outcome.host, now.machine, now.record, now.others
     application, present, held = now.application, now.present, now.held
     claimed = outcome.claims
-    blacklist = boot_files.blacklisted_drivers(wanted, claimed, host)
+    blacklist = boot_files.blacklisted_drivers(wanted, claimed, host, now.aliases, others)
     tokens = boot_files.kernel_options(wanted, blacklist, facts)
     # Keep the option that turns the IOMMU on where a group bars a claim: a boot without it shows no
     # group, and the charm would claim again.
@@ -190,7 +192,7 @@ def make(
             or (feeds == enums.Rebuild.GRUB and grub_problem and facts.grub.is_stale)
         )
     )
-    returns = _releases(outcome, record, others, blacklist)
+    returns = _releases(outcome, now, blacklist)
     pending = tuple(binding for binding in returns if binding.address in held)
     taken = _target_taken(claimed, record)
     taken.update({each.address: record.taken[each.address] for each in pending})
@@ -281,24 +283,33 @@ def unclaimed(
 
 
 def _releases(
-    outcome: claims.Outcome,
-    record: Record,
-    others: Container[str],
-    blacklist: Container[str],
+    outcome: claims.Outcome, now: Situation, blacklist: Iterable[str]
 ) -> tuple[Binding, ...]:
+    taken = now.record.taken
     found: list[Binding] = []
-    for address in unclaimed(outcome, record, others):
+    for address in unclaimed(outcome, now.record, now.others):
         function = outcome.host.functions.get(address)
         if function is None:
             continue
         # Nothing has touched a function that the next boot was to bind. One that had a driver and
         # has none was left so by a crash between unbind and probe.
-        halfway = function.driver is None and record.taken[address] is not None
+        halfway = function.driver is None and taken[address] is not None
         if halfway or pci.VFIO_PCI in (function.driver, function.override):
-            native = record.taken[address]
-            keep_off = native is not None and native in blacklist
-            found.append(Binding(address, function.driver, None if keep_off else native))
+            target = _native(function, taken[address], now, blacklist)
+            found.append(Binding(address, function.driver, target))
     return tuple(found)
+
+
+def _native(
+    function: pci.Function, former: str | None, now: Situation, blacklist: Iterable[str]
+) -> str | None:
+    """The driver to expect on a function that is given back; None where the blacklist bars it."""
+    kept_off = {modules.normalize(name) for name in blacklist}
+    if former is None or not kept_off:
+        return former
+    named = now.aliases.of(function.modalias)
+    barred = modules.normalize(former) in kept_off or (bool(named) and named <= kept_off)
+    return None if barred else former
 
 
 def _bindings(claimed: tuple[claims.Claim, ...]) -> tuple[Binding, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Container, Iterable
 
 from passthrough.config import options
 from passthrough.errors import OptionError, PassthroughError
-from passthrough.host import generators, machine, pci
+from passthrough.host import generators, machine, modules, pci
 from passthrough.planning import boot_files
 from passthrough.system.quoting import show
 
@@ -114,15 +114,21 @@ def check_blacklist(blacklist: Iterable[str], host: pci.Host, given_away: Contai
     """
     in_use = boot_files.modules_in_use(host, given_away)
     for name in blacklist:
-        function = in_use.get(name.replace("-", "_"))
+        function = in_use.get(modules.normalize(name))
         if function:
             raise OptionError(
                 "blacklist-drivers",
-                f"{function.address} ({function.id}) is on {function.driver} and not claimed, and"
-                " would lose it at the next boot",
+                f"{function.address} ({function.id}) is on {_driver_and_module(function)} and not"
+                " claimed, and would lose it at the next boot",
                 f"item {show(name)}",
                 "leave the name out, or claim that function too",
             )
+
+
+def _driver_and_module(function: pci.Function) -> str:
+    *_, module = boot_files.module_names(function)
+    driver = function.driver or ""
+    return driver if module == modules.normalize(driver) else f"{driver} of the module {module}"
 
 
 def _check_iommu_can_start(

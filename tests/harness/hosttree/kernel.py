@@ -18,6 +18,8 @@ VFIO_PCI = "vfio-pci"
 NO_OVERRIDE = "(null)"
 # What sysfs cannot tell: the native driver of each function.
 NATIVE = ".made/native"
+# What sysfs shows of a driver only while it is loaded: the module of each that is not named alike.
+MODULES = ".made/modules"
 # The kernel's log: what was written to /dev/kmsg.
 KMSG = ".made/kmsg"
 
@@ -140,12 +142,16 @@ def add_driver(root: pathlib.Path, driver: str) -> None:
     directory.mkdir(parents=True, exist_ok=True)
     for name in _DRIVER_FILES:
         (directory / name).touch(mode=0o200)
+    if (root / MODULES / driver).exists() and not (directory / "module").is_symlink():
+        module = root / "sys/module" / module_of(root, driver)
+        module.mkdir(parents=True, exist_ok=True)
+        link(directory / "module", module)
 
 
 def remove_driver(root: pathlib.Path, driver: str) -> None:
     """Unregister a driver: its functions lose it first."""
     for entry in list((root / DRIVERS / driver).iterdir()):
-        if entry.is_symlink():
+        if entry.is_symlink() and entry.name != "module":
             set_driver(root, entry.name, None)
     shutil.rmtree(root / DRIVERS / driver)
 
@@ -167,12 +173,12 @@ def load(root: pathlib.Path, names: list[str]) -> bool:
         if not drivers:
             return False
         for driver in drivers:
-            if ":" in name and module_of(driver) in blacklist:
+            if ":" in name and module_of(root, driver) in blacklist:
                 continue
             if (root / DRIVERS / driver).is_dir():
                 continue  # loaded already: modprobe does nothing, so nothing is probed
             add_driver(root, driver)
-            (root / "sys/module" / module_of(driver)).mkdir(parents=True, exist_ok=True)
+            (root / "sys/module" / module_of(root, driver)).mkdir(parents=True, exist_ok=True)
             _offer_all(root, driver)
     return True
 
@@ -201,8 +207,8 @@ def _drivers_of_alias(root: pathlib.Path, alias: str) -> set[str]:
 
 def _drivers_of_module(root: pathlib.Path, name: str) -> set[str]:
     native = {path.read_text() for path in (root / NATIVE).iterdir()}
-    known = {module_of(driver): driver for driver in {*native, VFIO_PCI, "vfio_iommu_type1"}}
-    return {known[module_of(name)]} if module_of(name) in known else set()
+    known = {*native, VFIO_PCI, "vfio_iommu_type1"}
+    return {driver for driver in known if module_of(root, driver) == _normalize(name)}
 
 
 def blacklisted(root: pathlib.Path) -> set[str]:
@@ -215,12 +221,17 @@ def blacklisted(root: pathlib.Path) -> set[str]:
         option, _, value = token.partition("=")
         if option == "modprobe.blacklist":
             found |= set(value.split(","))
-    return {module_of(name) for name in found}
+    return {_normalize(name) for name in found}
 
 
-def module_of(driver: str) -> str:
-    """Name of the module of a driver: they differ by ``-`` and ``_`` alone."""
-    return driver.replace("-", "_")
+def module_of(root: pathlib.Path, driver: str) -> str:
+    """Name of the module of a driver: as it was said, else they differ by ``-`` and ``_`` alone."""
+    said = root / MODULES / driver
+    return said.read_text() if said.exists() else _normalize(driver)
+
+
+def _normalize(name: str) -> str:
+    return name.replace("-", "_")
 
 
 def link(path: pathlib.Path, target: pathlib.Path) -> None:

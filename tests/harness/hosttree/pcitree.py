@@ -122,6 +122,13 @@ class PciTree:
                 kernel.set_driver(self.root, address, driver)
         return directory
 
+    def module(self, name: str, *drivers: str) -> None:
+        """Let drivers be of a module of another name, as sysfs shows while they are loaded."""
+        for driver in drivers:
+            self.write(f"{kernel.MODULES}/{driver}", name)
+            if (self.root / kernel.DRIVERS / driver).is_dir():
+                kernel.add_driver(self.root, driver)
+
     def bridge(self, address: str, **more: Any) -> pathlib.Path:
         """Add a PCI-to-PCI bridge: a root port on pcieport unless ``more`` says otherwise."""
         more = {"driver": "pcieport", "built_in": True, **more}

@@ -84,6 +84,13 @@ class HostTree(pcitree.PciTree):
         stanza = f"Package: {name}\nStatus: install ok installed\nArchitecture: all\n"
         self.write("var/lib/dpkg/status", f"{known}{stanza}Version: {version}\n\n")
 
+    def aliases(self, *lines: str, kernel: str = "") -> None:
+        """Let a kernel, the running one by default, name modules by alias: ``PATTERN MODULE``."""
+        text = "".join(f"alias {line}\n" for line in lines)
+        self.write(
+            f"lib/modules/{kernel or self.release.kernel}/modules.alias", f"# by depmod\n{text}"
+        )
+
     def install_nova(self, *packages: str, version: str | None = None) -> None:
         """Install Nova as the release's packages do: group, nova.conf, running services.
 

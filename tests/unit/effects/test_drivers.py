@@ -141,6 +141,22 @@ class TestRelease:
         assert host.driver_of(GPU) == "nouveau"
         assert native.asked[1:] == ["nouveau"]
 
+    @pytest.mark.parametrize("names", [("qat_c62x",), ("qat_c62x", "uio_qat")], ids=["one", "two"])
+    def test_loads_by_its_modules_name_a_driver_of_another_name(self, host, names):
+        """Only where the kernel names that module alone."""
+        card = "0000:b1:00.0"
+        host.function(card, "8086:37c8", 0x0B4000, driver="c6xx")
+        host.module("qat_c62x", "c6xx")
+        host.iommu_on()
+        drivers.bind(host.root, card)
+        model.remove_driver(host.root, "c6xx")
+        host.set_command_line("modprobe.blacklist=qat_c62x")
+        host.aliases(*(f"pci:v00008086d000037C8sv*sd*bc*sc*i* {name}" for name in names))
+        native = Native(host)
+        drivers.release(host.root, card, native, "c6xx")
+        assert native.asked[1:] == ["c6xx", *(names if len(names) == 1 else ())]
+        assert host.driver_of(card) == ("c6xx" if len(names) == 1 else None)
+
     def test_without_a_native_driver_leaves_it_without_one(self, host):
         host.function("0000:05:00.0", "1234:11e8", 0x00FF00)
         host.iommu_on()

@@ -33,7 +33,41 @@ def test_a_function_is_read_with_all_its_facts(tree: hosttree.HostTree):
         total_vfs=0,
         num_vfs=0,
         physfn=None,
+        modalias="pci:v000010DEd00001BB0sv00001AF4sd00001100bc03sc00i00",
     )
+
+
+def test_the_module_is_the_one_that_the_driver_links_to(plain: hosttree.HostTree):
+    plain.function("0000:81:00.0", "8086:37c8", 0x0B4000, driver="c6xx")
+    plain.function("0000:82:00.0", "8086:37c8", 0x0B4000, driver="c6xx")
+    plain.function("0000:83:00.0", "1234:11e8", 0x00FF00)
+    plain.function("0000:84:00.0", "144d:a808", 0x010802, driver="nvme")
+    plain.module("qat_c62x", "c6xx")
+    modules = [each.module for each in pci.read(plain.root).functions.values()]
+    assert modules == ["qat_c62x", "qat_c62x", None, None]
+
+
+@pytest.mark.parametrize(
+    ("driver", "shown", "expected"),
+    [
+        ("vfio-pci", False, True),
+        ("mlx5_vfio_pci", False, True),
+        ("nvgrace_gpu_vfio_pci", True, True),
+        ("qat_vfio_pci", True, True),
+        ("xe", True, True),
+        ("nouveau", False, False),
+        (None, False, False),
+    ],
+    ids=["vfio-pci", "older-kernel", "variant", "qat", "by-the-directory", "native", "none"],
+)
+def test_a_function_is_on_vfio(
+    plain: hosttree.HostTree, driver: str | None, shown: bool, expected: bool
+):
+    plain.function("0000:01:00.0", "15b3:101e", 0x020000)
+    plain.bind("0000:01:00.0", driver)
+    if shown:
+        (plain.directory("0000:01:00.0") / "vfio-dev/vfio0").mkdir(parents=True)
+    assert pci.read(plain.root).functions["0000:01:00.0"].is_on_vfio is expected
 
 
 def test_every_function_of_the_host_is_read_in_order(tree: hosttree.HostTree):
@@ -154,6 +188,15 @@ def test_boot_vga(plain: hosttree.HostTree, boot_vga: bool):
 def test_class(class_code: int, expected: tuple[bool, bool, bool]):
     function = made.function("0000:01:00.0", class_code=class_code)
     assert (function.is_bridge, function.is_pci_bridge, function.is_display) == expected
+
+
+@pytest.mark.parametrize(
+    ("class_code", "expected"),
+    [(0x120000, True), (0x0B4000, True), (0x068000, True), (0x030200, False), (0x060400, False)],
+    ids=["accelerator", "co-processor", "nvswitch", "3d", "pci-bridge"],
+)
+def test_an_accelerator(class_code: int, expected: bool):
+    assert made.function("0000:01:00.0", class_code=class_code).is_accelerator is expected
 
 
 def test_a_host_without_pci_is_empty(tmp_path: pathlib.Path):

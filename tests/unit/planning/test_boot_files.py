@@ -9,13 +9,13 @@ import sys
 import textwrap
 
 import pytest
-from harness import made
+from harness import hosttree, made
 from harness.constants import CLAIMED, GPUS
 from harness.made import CARDS_OFF as CARDS
 
 from passthrough import enums
 from passthrough.config import options
-from passthrough.host import generators, machine
+from passthrough.host import generators, machine, modules
 from passthrough.planning import boot_files, templates
 
 VT_D = machine.Platform(iommu_table="DMAR", has_grub=True, generator=generators.INITRAMFS_TOOLS)
@@ -31,7 +31,9 @@ def desired(
     """Every owned file by its path, as `plan` asks for them."""
     wanted = made.wanted(devices, **config)
     claimed = made.decide(devices, *functions).claims
-    blacklist = boot_files.blacklisted_drivers(wanted, claimed, made.host(*functions))
+    blacklist = boot_files.blacklisted_drivers(
+        wanted, claimed, made.host(*functions), modules.Aliases.none()
+    )
     tokens = boot_files.kernel_options(wanted, blacklist, facts)
     twins = boot_files.find_twins(claimed, made.host(*functions))
     asked = boot_files.Wanted(
@@ -197,6 +199,21 @@ class TestKernelOptions:
 
 class TestBlacklist:
     NVIDIA = ("nouveau", "nvidia", "nvidia_drm", "nvidiafb")
+    # As the drivers' own tables have them.
+    ALIASES = (
+        "pci:v000010DEd*sv*sd*bc03sc*i* nouveau",
+        "pci:v000010DEd*sv*sd*bc03sc*i* nvidiafb",
+        "pci:v000010DEd*sv*sd*bc03sc00i00* nvidia",
+        "pci:v000010DEd*sv*sd*bc03sc02i00* nvidia",
+        "pci:v000010DEd*sv*sd*bc06sc80i00* nvidia",
+        "pci:v00001002d000074A1sv*sd*bc12sc00i00* amdgpu",
+        "pci:v00001002d*sv*sd*bc03sc00i00* amdgpu",
+    )
+
+    def keep_off(self, wanted, claimed, *functions, aliases=None, others=()) -> tuple[str, ...]:
+        return boot_files.blacklisted_drivers(
+            wanted, claimed, made.host(*functions), aliases or modules.Aliases.none(), others
+        )
 
     @pytest.mark.parametrize(
         ("devices", "functions", "names"),
@@ -228,13 +245,74 @@ class TestBlacklist:
     def test_auto(self, devices: str, functions, names: tuple[str, ...]):
         wanted = made.wanted(devices)
         claimed = made.decide(devices, *functions).claims
-        assert boot_files.blacklisted_drivers(wanted, claimed, made.host(*functions)) == names
+        assert self.keep_off(wanted, claimed, *functions) == names
 
     @pytest.mark.parametrize(("devices", "names"), [(GPUS, ("nouveau",)), ("x=dead:beef", ())])
     def test_named_drivers_only_while_something_is_claimed(self, devices, names):
         wanted = made.wanted(devices, blacklist_drivers="nouveau")
         claimed = made.decide(devices, *CARDS).claims
-        assert boot_files.blacklisted_drivers(wanted, claimed, made.host(*CARDS)) == names
+        assert self.keep_off(wanted, claimed, *CARDS) == names
+
+    @pytest.mark.parametrize("bound", [True, False], ids=["bound", "not-yet"])
+    @pytest.mark.parametrize("tells", [True, False], ids=["aliases", "no-aliases"])
+    @pytest.mark.parametrize(
+        ("claimed", "kept", "driver", "names"),
+        [
+            (
+                "10de:2335 0302 nvidia",
+                "10de:22a3 0680 pci:v000010DEd000022A3sv*sd*bc06sc80i00",
+                "nvidia-nvswitch nvidia",
+                ("nouveau", "nvidia_drm", "nvidiafb"),
+            ),
+            (
+                "1002:744c 0300 amdgpu",
+                "1002:74a1 1200 pci:v00001002d000074A1sv*sd*bc12sc00i00",
+                "amdgpu amdgpu",
+                ("radeon",),
+            ),
+        ],
+        ids=["nvswitch", "accelerator"],
+    )
+    def test_auto_keeps_no_driver_off_that_a_function_which_stays_needs(
+        self, tmp_path, claimed, kept, driver, names, tells, bound
+    ):
+        """On a driver of another name than its module, or on none yet."""
+        identity, class_code, native = claimed.split()
+        gpu = made.function("0000:18:00.0", identity, int(class_code, 16) << 8, driver=native)
+        identity, class_code, modalias = kept.split()
+        stays = made.function(
+            "0000:05:00.0",
+            identity,
+            int(class_code, 16) << 8,
+            driver=driver.split()[0] if bound else None,
+            module=driver.split()[1] if bound else None,
+            modalias=modalias.replace("*", "00000000"),
+        )
+        tree = hosttree.HostTree(tmp_path / "host")
+        if tells:
+            tree.aliases(*self.ALIASES)
+        aliases = modules.Aliases(tree.root)
+        wanted = made.wanted(gpu.id)
+        outcome = made.decide(gpu.id, gpu, stays)
+        found = self.keep_off(wanted, outcome.claims, gpu, stays, aliases=aliases)
+        if not tells and not bound:
+            # Nobody can tell which of its vendor's drivers the accelerator wants.
+            names = ()
+        assert found == names
+
+    def test_auto_heeds_no_function_of_another_application(self, tmp_path):
+        tree = hosttree.HostTree(tmp_path / "host")
+        tree.aliases(*self.ALIASES)
+        aliases = modules.Aliases(tree.root)
+        modalias = "pci:v000010DEd000022A3sv000010DEsd00001796bc06sc80i00"
+        switch = made.function(
+            "0000:05:00.0", "10de:22a3", 0x068000, driver="vfio-pci", modalias=modalias
+        )
+        claimed = made.decide("10de:1bb0", *CARDS, switch).claims
+        wanted = made.wanted("10de:1bb0")
+        values = {"aliases": aliases, "others": [switch.address]}
+        assert self.keep_off(wanted, claimed, *CARDS, switch, **values) == self.NVIDIA
+        assert "nvidia" not in self.keep_off(wanted, claimed, *CARDS, switch, aliases=aliases)
 
 
 class TestTwins:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from harness import made
+from harness import hosttree, made
 from harness.constants import CLAIMED, GPUS, GRUB, INIT_TOP, INITRAMFS_HOOK, MODULES, NATIVE, RULES
 from harness.made import CARDS_OFF, CARDS_ON
 
 from passthrough import enums, errors
-from passthrough.host import generators, grub, machine, pci
+from passthrough.host import generators, grub, machine, modules, pci
 from passthrough.planning import boot_files, plan, prerequisites
 from passthrough.planning.plan import Binding
 from passthrough.reporting import plan_text, words
@@ -262,6 +262,41 @@ class TestRemoval:
         return made.decision(
             made.wanted(), card, machine=made.IOMMU_ON, record=taken, **values
         ).plan
+
+    @pytest.mark.parametrize(
+        ("names", "target"),
+        [("nouveau", None), ("nova-core", "nouveau"), ("nouveau nova-core", None), ("", "nouveau")],
+        ids=["driver", "another", "all", "none"],
+    )
+    def test_expects_no_driver_that_the_blacklist_keeps_off(self, names, target):
+        taken = Record({self.CARD.address: "nouveau"})
+        wanted = made.wanted("x=8086:1572", blacklist_drivers=names)
+        nic = made.function("0000:3b:00.0", "8086:1572", made.ETHERNET, group=3)
+        found = made.decision(wanted, self.CARD, nic, machine=made.IOMMU_ON, record=taken)
+        assert found.plan.release == (Binding(self.CARD.address, "vfio-pci", target),)
+
+    def test_expects_no_driver_whose_module_the_blacklist_keeps_off(self, tmp_path):
+        tree = hosttree.HostTree(tmp_path / "host")
+        tree.aliases("pci:v00008086d000037C8sv*sd*bc*sc*i* qat_c62x")
+        card = made.function(
+            "0000:b1:00.0",
+            "8086:37c8",
+            0x0B4000,
+            driver="vfio-pci",
+            group=4,
+            modalias="pci:v00008086d000037C8sv00008086sd00000000bc0Bsc40i00",
+        )
+        nic = made.function("0000:3b:00.0", "8086:1572", made.ETHERNET, group=3)
+        for names, target in (("qat_c62x", None), ("qat_4xxx", "c6xx")):
+            found = made.decision(
+                made.wanted("x=8086:1572", blacklist_drivers=names),
+                card,
+                nic,
+                machine=made.IOMMU_ON,
+                record=Record({card.address: "c6xx"}),
+                aliases=modules.Aliases(tree.root),
+            )
+            assert found.plan.release == (Binding(card.address, "vfio-pci", target),)
 
     def test_of_one_card_releases_it_and_rewrites_the_rest(self):
         found = settled(wanted=made.wanted("gpu=10de:1bb0@83:00.0"))
@@ -521,6 +556,28 @@ class TestBlacklist:
         function = dataclasses.replace(self.NVME, driver=driver)
         found = self.find(name, function, devices="10de:1bb0")
         assert f"0000:02:00.0 (144d:a808) is on {driver}" in found
+
+    @pytest.mark.parametrize(
+        ("name", "driver", "module"),
+        [
+            ("qat_c62x", "c6xx", "qat_c62x"),
+            ("qat-4xxx", "4xxx", "qat_4xxx"),
+            ("nvidia", "nvidia-nvswitch", "nvidia"),
+            ("i2c_nvidia_gpu", "nvidia-gpu", "i2c_nvidia_gpu"),
+            ("i2c_i801", "i801_smbus", "i2c_i801"),
+        ],
+    )
+    def test_knows_the_module_that_the_kernel_shows(self, name: str, driver: str, module: str):
+        function = dataclasses.replace(self.NVME, driver=driver, module=module)
+        assert self.find(name, function, devices="10de:1bb0") == (
+            f'blacklist-drivers: item "{name}": 0000:02:00.0 (144d:a808) is on {driver} of the'
+            f" module {module} and not claimed, and would lose it at the next boot; leave the name"
+            " out, or claim that function too"
+        )
+        # The driver's own name is what an operator may have read in sysfs.
+        assert driver in self.find(driver, function, devices="10de:1bb0")
+        # A module that the driver is not of is nobody's but the claimed cards'.
+        assert self.find("nouveau", function, devices="10de:1bb0") == ""
 
     def test_the_third_card_of_a_kind_counts(self):
         assert "0000:85:00.0 (10de:1bb0) is on nouveau" in self.find("nouveau")
