@@ -232,7 +232,7 @@ def decide(
     """
     renderer = templates.Renderer(trusted or {})
     taken = record.taken_by(facts.others)
-    outcome = claims.decide(options.devices, facts.host, taken, facts.usage)
+    outcome = claims.decide(options.devices, facts.host, taken, facts.usage, facts.record)
     held = _find_held(facts, plan.unclaimed(outcome, facts.record, taken), options.leaving)
     planned = plan.make(
         options,

@@ -264,12 +264,32 @@ class TestSrIov:
         status = deploy(f"nic={self.PF_ID}")
         assert status.startswith("blocked: ")
         assert f"{self.PF} is SR-IOV capable" in status
-        seen = nova.look_at(host, ["nic:1"])
-        assert seen["assignable"] == [self.PF]
-        assert not seen["passes"]["nic:1"]
-        agent.config(devices=f"[{status.partition('write the item as ')[2]}]")
+        # Nova would have it, and no flavor ever get it: so it stays with the host.
+        assert nova.look_at(host)["assignable"] == []
+        assert host.driver_of(self.PF) == "ixgbe"
+        agent.config(devices=status.partition("write the item as ")[2])
         assert str(agent.status()) == "active: nic: 1 ready"
         assert nova.look_at(host, ["nic:1"])["passes"]["nic:1"]
+
+    def test_what_refusing_the_type_saves_an_operator_from(
+        self, nova: nova_client.NovaClient, tmp_path
+    ):
+        """The control of the test above: the real Nova takes such a pair, and never matches it."""
+        vendor, product = self.PF_ID.split(":")
+        alias = {"name": "nic", "vendor_id": vendor, "product_id": product}
+        seen = {}
+        for kind in ("type-PCI", "type-PF"):
+            text = f'[pci]\ndevice_spec = {{"address": "{self.PF}"}}\n'
+            text += f"alias = {json.dumps({**alias, 'device_type': kind})}\n"
+            (tmp_path / "nova.conf").write_text(text)
+            device = {"vendor_id": vendor, "product_id": product, "address": self.PF}
+            seen[kind] = nova.ask(
+                files=[str(tmp_path / "nova.conf")],
+                devices=[{**device, "dev_type": "type-PF"}],
+                flavors=["nic:1"],
+            )
+        assert seen["type-PCI"]["assignable"] == seen["type-PF"]["assignable"] == [self.PF]
+        assert [seen[kind]["passes"]["nic:1"] for kind in seen] == [False, True]
 
     @pytest.mark.parametrize("reported", [False, True])
     def test_a_pf_together_with_its_vfs(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 from harness import constants, made
@@ -49,10 +50,12 @@ def decide(
     nova_facts: nova_facts.Facts | None = None,
     known: record.Nova | None = None,
     leaving: bool = False,
+    took: Iterable[str] = (),
     **options: object,
 ) -> nova_offer.Offer:
-    """What is offered of a host with these functions."""
-    outcome = made.decide(wanted, *functions)
+    """What is offered of a host with these functions, some of which an older charm took."""
+    before = record.Record(taken=dict.fromkeys(took), inherited=frozenset(took))
+    outcome = made.decide(wanted, *functions, known=before)
     return nova_offer.decide(
         dataclasses.replace(made.wanted(wanted, **options), leaving=leaving),
         outcome,

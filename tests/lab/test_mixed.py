@@ -20,11 +20,11 @@ PF = machine.MIXED["sriov"].address
 VF_ID = "8086:10ca"
 VFS = 2
 HALF_A_PAIR = f"old=8086:100e@{PAIR[0]}"
-CARD_WITH_VFS = f"nic=8086:10c9@{PF}"
+CARD_WITH_VFS = f"nic=8086:10c9/PF@{PF}"
 # Such a card without VFs, to give away whole: Nova calls it type-PF all the same.
 WHOLE = machine.MIXED["whole"].address
 UNTYPED = f"whole=8086:10c9@{WHOLE}"
-TYPED = f'{{"alias": "whole", "id": "8086:10c9", "address": "{WHOLE}", "device-type": "type-PF"}}'
+TYPED = f"whole=8086:10c9/PF@{WHOLE}"
 GIVEN = f'"serial=1b36:0002", "old=8086:100e", {{alias: vf, id: "{VF_ID}", device-type: type-VF}}'
 CLAIMED = ("serial", "oldpci", "whole")
 READY = "active: old: 2 ready, serial: 1 ready, vf: 2 ready, whole: 1 ready"

@@ -18,7 +18,7 @@ from charms.pci_passthrough.v0 import nova_pci
 from passthrough.config import devices
 from passthrough.host import generators
 from passthrough.host.uses import kinds
-from passthrough.nova import limits, release
+from passthrough.nova import release
 from passthrough.planning import guards
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
@@ -108,7 +108,7 @@ def test_an_item_that_a_way_out_writes_has_every_key_of_the_option():
         field: "x" for field, _ in devices.KEYS.values() if field not in ("id", "addresses")
     }
     item = devices.Item(1, "10de", "1bb0", ("0000:83:00.0",), **given)
-    assert list(json.loads(limits.item_text(item))) == list(devices.KEYS)
+    assert list(json.loads(devices.text_of(item))) == list(devices.KEYS)
 
 
 # The list itself

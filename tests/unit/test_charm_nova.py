@@ -303,8 +303,13 @@ class TestCompute:
         assert compute.status == (
             "blocked: devices: item 1 nic=8086:10fb: 0000:06:00.0 is SR-IOV capable, so Nova calls"
             " it type-PF and alias nic (type-PCI) never matches it; write the item as"
-            ' {"alias": "nic", "id": "8086:10fb", "device-type": "type-PF"}'
+            " nic=8086:10fb/PF"
         )
+        # Nothing is bound for it, and nothing rebuilt.
+        assert compute.world.tree.driver_of("0000:06:00.0") == "ixgbe"
+        assert compute.world.tools.calls == []
+        compute.run(devices="nic=8086:10fb/PF")
+        assert compute.world.tree.driver_of("0000:06:00.0") == "vfio-pci"
 
     def test_plan_shows_what_will_be_offered(self, compute):
         compute.configure(devices=GPUS)

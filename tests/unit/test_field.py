@@ -119,7 +119,7 @@ class TestHgx:
         ("c6xx", "qat_c62x", "8086:37c8", 0x0B4000),
         ("4xxx", "qat_4xxx", "8086:4940", 0x0B4000),
         ("nvidia-gpu", "i2c_nvidia_gpu", "10de:1aed", 0x0C8000),
-        ("i801_smbus", "i2c_i801", "8086:a2a3", 0x0C0500),
+        ("serial", "8250_pci", "1b36:0002", 0x070002),
         ("megaraid_sas", "megaraid_sas", "1000:005d", 0x010400),
     ],
 )
@@ -135,3 +135,60 @@ def test_a_module_is_not_a_driver(hosts: Hosts, driver, module, identity, class_
         world.decide(item, blacklist_drivers=module)
     both = f"x={identity}"
     assert kept_off(world, both, blacklist_drivers=module) == [module]
+
+
+class TestSharedId:
+    """bigstack-oss/cubecos #312: RTX PRO 6000, whose 48 VFs have the PF's own id.
+
+    They are on the driver nvidia, and vGPUs are cut from them.
+    """
+
+    VFS = (
+        *(f"0001:04:00.{number}" for number in range(2, 8)),
+        *(f"0001:04:01.{number}" for number in range(8)),
+    )
+
+    @pytest.fixture
+    def host(self, hosts: Hosts) -> World:
+        world = hosts(ubuntu="24.04", iommu_table="IVRS")
+        world.tree.install_nova(version="3:31.0.0-0ubuntu1")
+        world.tree.bridge("0001:00:01.0")
+        groups = {"0001:00:01.0": 1}
+        for number, bus in enumerate(("04", "c8")):
+            address = f"0001:{bus}:00.0"
+            world.tree.function(
+                address,
+                "10de:2bb5",
+                0x030200,
+                parent="0001:00:01.0",
+                driver="nvidia",
+                total_vfs=48,
+            )
+            groups[address] = 10 + number
+        world.tree.virtual_functions("0001:04:00.0", list(self.VFS), "10de:2bb5", driver="nvidia")
+        for number, address in enumerate(self.VFS):
+            groups[address] = 100 + number
+            types = world.tree.directory(address) / "nvidia/creatable_vgpu_types"
+            types.parent.mkdir()
+            types.write_text("ID    : vGPU Name\n1518  : NVIDIA RTX Pro 6000 Blackwell DC-2B\n")
+        world.tree.iommu_on(groups)
+        return world
+
+    @pytest.mark.parametrize(
+        "item", ["gpu=10de:2bb5/PF", '[{alias: gpu, id: "10de:2bb5", device-type: type-PF}]']
+    )
+    def test_the_card_without_vfs_goes_to_guests_and_no_vf_does(self, host: World, item: str):
+        assert claimed(host, item) == ["0001:c8:00.0"]
+        (refusal,) = host.decide(item).refusals
+        assert (refusal.rule, refusal.address) == ("vfs-in-use", "0001:04:00.0")
+
+    def test_the_vfs_go_where_they_are_asked_for(self, host: World):
+        assert claimed(host, "vgpu=10de:2bb5/VF@0001:04:01.*") == list(self.VFS[6:])
+
+    def test_without_the_type_nothing_is_done(self, host: World):
+        assert host.hook("gpu=10de:2bb5").message.endswith(
+            ": 0001:04:00.0 is SR-IOV capable, so Nova calls it type-PF and alias gpu (type-PCI)"
+            " never matches it; write the item as gpu=10de:2bb5/PF"
+        )
+        assert host.tools.calls == []
+        assert host.tree.driver_of("0001:c8:00.0") == "nvidia"

@@ -6,6 +6,7 @@ import collections
 import dataclasses
 import fnmatch
 import functools
+import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any, cast
@@ -34,7 +35,8 @@ class Item:
         addresses: lower-case globs, as a shell has them, each with a domain; none of them means any
             address.
         alias: the name of Nova's alias.
-        device_type: ``type-PCI``, ``type-PF`` or ``type-VF``.
+        device_type: ``type-PCI``, ``type-PF`` or ``type-VF``: what the item claims, and what its
+            alias asks for.
         numa_policy: Nova's numa_policy.
         resource_class: Placement's resource class, in upper case.
         traits: Placement's traits, in upper case, sorted.
@@ -64,6 +66,11 @@ class Item:
         return f"{self.vendor}:{self.product}"
 
     @property
+    def alias_type(self) -> str:
+        """The device type that the item's alias has; Nova takes none for ``type-PCI``."""
+        return self.device_type or values.DEFAULT_DEVICE_TYPE
+
+    @property
     def label(self) -> str:
         """The item's name in a message, such as ``item 2 gpu=10de:1bb0``."""
         return f"item {self.position} {self}"
@@ -81,6 +88,8 @@ class Item:
 
     def __str__(self) -> str:
         name = f"{self.alias}={self.id}" if self.alias else self.id
+        if self.device_type:
+            name += f"/{self.device_type.removeprefix(values.TYPE_PREFIX)}"
         return f"{name}@{','.join(self.addresses)}" if self.addresses else name
 
 
@@ -103,8 +112,9 @@ def parse(text: str) -> Spec:
     """Parse the ``devices`` option, in its short or its YAML form.
 
     Args:
-        text: items ``[ALIAS=]VENDOR:PRODUCT[@ADDRESS]`` with commas, spaces or newlines between
-            them; or a YAML list of such strings and of mappings. Empty text asks for nothing.
+        text: items ``[ALIAS=]VENDOR:PRODUCT[/TYPE][@ADDRESS]`` with commas, spaces or newlines
+            between them; or a YAML list of such strings and of mappings, without its brackets where
+            it begins with a mapping. Empty text asks for nothing.
 
     Returns:
         The items, in the operator's order.
@@ -115,7 +125,9 @@ def parse(text: str) -> Spec:
     if len(text) > MAX_LENGTH:
         raise OptionError("devices", f"{len(text)} characters; at most {MAX_LENGTH} are accepted")
     stripped = text.strip()
-    if stripped.startswith(("-", "[")):
+    if stripped.startswith("{"):
+        entries = _load_yaml(f"[{text}]")
+    elif stripped.startswith(("-", "[")):
         entries = _load_yaml(text)
     else:
         entries = [entry for entry in re.split(r"[,\s]+", stripped) if entry]
@@ -131,6 +143,35 @@ def parse(text: str) -> Spec:
     spec = Spec(items)
     _check_aliases(spec)
     return spec
+
+
+def text_of(item: Item, **changes: Any) -> str:
+    """Write an item as it is pasted, alone or into a list: in the short form where that holds it.
+
+    Args:
+        item: the item.
+        changes: fields that the text shall have otherwise.
+    """
+    changed = dataclasses.replace(item, **changes)
+    short = Item(
+        changed.position,
+        changed.vendor,
+        changed.product,
+        changed.addresses,
+        changed.alias,
+        changed.device_type,
+    )
+    if changed == short and len(changed.addresses) <= 1:
+        return str(changed)
+    blank = Item(0, "", "")
+    given: dict[str, object] = {}
+    for key, (field, _) in KEYS.items():
+        value = getattr(changed, field)
+        if value != getattr(blank, field):
+            given[key] = value
+    if len(changed.addresses) == 1:
+        given["address"] = changed.addresses[0]
+    return json.dumps(given)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -190,6 +231,7 @@ def _parse_short(text: str, number: int) -> Item:
         raise values.NotAcceptedError("no address behind the @", f"write {_GRAMMAR}")
     if equals and not name:
         raise values.NotAcceptedError("no alias before the =", f"write {_GRAMMAR}")
+    identity, slash, kind = identity.partition("/")
     vendor, product = values.read_id(identity)
     return Item(
         position=number,
@@ -197,6 +239,7 @@ def _parse_short(text: str, number: int) -> Item:
         product=product,
         addresses=(values.read_address(address),) if at else (),
         alias=values.read_alias(name) if equals else None,
+        device_type=values.read_short_type(kind) if slash else None,
     )
 
 
@@ -239,10 +282,10 @@ def _parse_mapping(entry: Mapping[object, object], number: int) -> Item:
 
 
 def _check_repeats(items: tuple[Item, ...]) -> None:
-    seen: dict[tuple[str, str], Item] = {}
+    seen: dict[tuple[str, str | None, str], Item] = {}
     for item in items:
         for address in item.addresses or ("",):
-            first = seen.setdefault((item.id, address), item)
+            first = seen.setdefault((item.id, item.device_type, address), item)
             if first is not item:
                 raise OptionError(
                     "devices",

@@ -15,7 +15,9 @@ from passthrough.system import quoting
 
 MAX_LIST = 256
 
+TYPE_PREFIX = "type-"
 DEVICE_TYPES = ("type-PCI", "type-PF", "type-VF")
+DEFAULT_DEVICE_TYPE = "type-PCI"
 NUMA_POLICIES = ("legacy", "preferred", "required", "socket")
 
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -122,6 +124,17 @@ def read_bool(value: object) -> bool:
 def read_device_type(value: object) -> str:
     """Read a device_type of Nova's alias schema (nova/pci/request.py)."""
     return _choice(value, DEVICE_TYPES)
+
+
+def read_short_type(value: object) -> str:
+    """Read a device type as the short form has it behind a slash: ``PF``, ``VF`` or ``PCI``."""
+    text = _word(value)
+    found = f"{TYPE_PREFIX}{text.upper()}"
+    if found not in DEVICE_TYPES:
+        raise NotAcceptedError(
+            f"type {quoting.show(text)} is not PF, VF or PCI", "write it so: 10de:2330/PF"
+        )
+    return found
 
 
 def read_numa_policy(value: object) -> str:

@@ -107,7 +107,12 @@ def apply(
     }
     # Keep the reboot record while anything is left to do; otherwise that asks for a second reboot.
     reboot = ledger.present.reboot if failed else plan.record.reboot
-    ledger.update(taken=taken, activated=plan.record.activated, reboot=reboot)
+    ledger.update(
+        taken=taken,
+        activated=plan.record.activated,
+        reboot=reboot,
+        inherited=plan.record.inherited,
+    )
     repaired = [_describe(change) for change in plan.files if change.drifted]
     if not plan.rebuild:
         repaired += [

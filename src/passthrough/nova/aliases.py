@@ -6,6 +6,7 @@ import collections
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
+from passthrough.config import values
 from passthrough.nova import conf as nova_conf
 from passthrough.nova import lines as nova_lines
 from passthrough.problem import Kind, Problem
@@ -87,7 +88,7 @@ def share(
 def meaning(alias: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """Give an alias as Nova understands it, so that two spellings of the same compare equal."""
     said = {key: str(value).strip() for key, value in alias.items() if key != "capability_type"}
-    said.setdefault("device_type", nova_lines.DEFAULT_DEVICE_TYPE)
+    said.setdefault("device_type", values.DEFAULT_DEVICE_TYPE)
     said.setdefault("numa_policy", "legacy")
     for key in ("vendor_id", "product_id"):
         if key in said:

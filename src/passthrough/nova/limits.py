@@ -5,25 +5,20 @@ Each check names the module of Nova that it follows.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 
-from passthrough.config import devices
 from passthrough.host import pci
 from passthrough.nova import conf as nova_conf
 from passthrough.nova import lines as nova_lines
 from passthrough.planning import claims
 from passthrough.problem import Kind, Problem
 
-_KINDS = {
-    "type-PCI": "has no SR-IOV",
-    "type-PF": "is SR-IOV capable",
-    "type-VF": "is an SR-IOV virtual function",
-}
-
 
 def device_types(outcome: claims.Outcome) -> Iterator[Problem]:
     """Find aliases whose device type never matches a function that they are for.
+
+    Nothing is claimed for such an item; it has functions that an earlier configuration, or an
+    earlier revision of the charm, has taken for it.
 
     Source: _get_device_type in nova/virt/libvirt/host.py and nova/pci/stats.py. Nova gives a PF to
     an alias of type-PF alone, whether or not the PF has VFs; a flavor with another alias ends in
@@ -31,19 +26,17 @@ def device_types(outcome: claims.Outcome) -> Iterator[Problem]:
     """
     seen: set[tuple[int, str]] = set()
     for claim in outcome.claims:
-        item, actual = claim.item, claim.function.device_type
-        asked = item.device_type or nova_lines.DEFAULT_DEVICE_TYPE
-        key = (item.position, actual)
-        if claim.companion_of or not item.alias or asked == actual or key in seen:
+        objection = claims.object_to_type(claim.item, claim.function)
+        key = (claim.item.position, claim.function.device_type)
+        if claim.companion_of or not objection or key in seen:
             continue
         seen.add(key)
         yield Problem(
             Kind.DEVICE_TYPE_NEVER_MATCHES,
-            f"{_KINDS[actual]}, so Nova calls it {actual} and alias {item.alias} ({asked}) never"
-            " matches it",
-            f"write the item as {item_text(item, device_type=actual)}",
+            objection.fact,
+            objection.way_out,
             subject=claim.address,
-            where=("devices", item.label),
+            where=("devices", claim.item.label),
         )
 
 
@@ -157,19 +150,6 @@ def offered_elsewhere(
             names = " ".join(claim.address for claim in matched)
             notes.append(f"{names} is offered to Nova by {where} too")
     return notes, problems
-
-
-def item_text(item: devices.Item, **changes: str) -> str:
-    """An item in the YAML form of ``devices``, as one line that can be pasted into a list."""
-    blank = devices.Item(0, "", "")
-    given: dict[str, object] = {}
-    for key, (field, _) in devices.KEYS.items():
-        value = changes.get(field, getattr(item, field))
-        if value != getattr(blank, field):
-            given[key] = value
-    if len(item.addresses) == 1:
-        given["address"] = item.addresses[0]
-    return json.dumps(given)
 
 
 def _tags(claim: claims.Claim) -> dict[str, str]:

@@ -27,7 +27,6 @@ GROUP = "nova"
 SUBORDINATE_KEY = "subordinate_configuration"
 FILTER = "PciPassthroughFilter"
 _DEVICES = re.compile(r"(?:device_spec|passthrough_whitelist|alias)\s*=")
-DEFAULT_DEVICE_TYPE = "type-PCI"
 # Larger domains exist (Intel VMD's begin at 10000), and Nova does not start with one.
 MAX_DOMAIN = 0xFFFF
 
@@ -53,7 +52,7 @@ def alias(item: devices.Item) -> Fields:
         "name": item.alias or "",
         "vendor_id": item.vendor,
         "product_id": item.product,
-        "device_type": item.device_type or DEFAULT_DEVICE_TYPE,
+        "device_type": item.alias_type,
         **nova_release.keys_of(item, nova_release.ALIAS),
     }
 

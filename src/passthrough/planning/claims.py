@@ -12,6 +12,7 @@ from passthrough.errors import OptionError
 from passthrough.host import pci
 from passthrough.host.usage import Usage
 from passthrough.planning import guards, viability
+from passthrough.state import record
 
 # The rules that look at IOMMU groups, which exist only while an IOMMU is on.
 GROUP_RULES = (guards.Rule.GROUP_NOT_VIABLE, guards.Rule.GROUP_IN_USE)
@@ -23,13 +24,15 @@ class Claim:
 
     ``companion_of`` is the address of the function it accompanies (a GPU for its audio
     function), or None when the item asked for this function itself. ``overridden`` are the
-    objections that the item's allow-in-use set aside.
+    objections that the item's allow-in-use set aside. ``inherited`` tells that only the record
+    keeps it: an earlier revision of the charm took it, by a wider rule.
     """
 
     function: pci.Function
     item: devices.Item
     companion_of: str | None = None
     overridden: tuple[guards.Objection, ...] = ()
+    inherited: bool = False
 
     @property
     def address(self) -> str:
@@ -81,6 +84,7 @@ def decide(
     host: pci.Host,
     taken: Mapping[str, str] | None = None,
     usage: Usage | None = None,
+    known: record.Record | None = None,
 ) -> Outcome:
     """Match the wanted items against the host, and drop what cannot be claimed.
 
@@ -89,11 +93,13 @@ def decide(
         host: the functions that are there.
         taken: address → name of another application of this charm that has claimed it.
         usage: what the host itself uses; None stands for nothing.
+        known: what the application has taken before; None stands for nothing.
 
     Raises:
         OptionError: when two items ask for the same function: only the operator can say which of
             them is meant, so nothing may change.
     """
+    known = known or record.Record()
     refusals: list[Refusal] = []
     by_address: dict[str, Claim] = {}
     for item in wanted.items:
@@ -102,7 +108,9 @@ def decide(
         if not matches and not item.exact_addresses:
             absent = guards.Objection(guards.Rule.ABSENT, "no such device on this host")
             refusals.append(Refusal(item, absent, blocking=False))
-        for function in matches:
+        chosen, mistyped = _choose_by_type(item, matches, known)
+        refusals += mistyped
+        for function in chosen:
             rival = by_address.get(function.address)
             if rival:
                 raise OptionError(
@@ -112,7 +120,8 @@ def decide(
                     item.label,
                     "narrow one of them by address",
                 )
-            by_address[function.address] = Claim(function, item)
+            stays = item.device_type not in (None, function.device_type)
+            by_address[function.address] = Claim(function, item, inherited=stays)
     _add_companions(list(by_address.values()), by_address, host)
     usage = usage or Usage()
     refusals += _drop_refused(by_address, host, taken or {}, usage)
@@ -135,6 +144,101 @@ def _match(item: devices.Item, host: pci.Host) -> list[pci.Function]:
         there = [host.functions[address] for address in named if address in host.functions]
         return [each for each in there if each.id == item.id]
     return [each for each in host.with_id(item.id) if item.covers(each.address)]
+
+
+_TYPES = {
+    "type-PCI": "has no SR-IOV",
+    "type-PF": "is SR-IOV capable",
+    "type-VF": "is an SR-IOV virtual function",
+}
+
+
+def object_to_type(item: devices.Item, function: pci.Function) -> guards.Objection | None:
+    """Object to a function that the item's alias never matches, so that no guest could have it.
+
+    Source: _get_device_type in nova/virt/libvirt/host.py and nova/pci/stats.py. Nova gives a PF to
+    an alias of type-PF alone, whether or not the PF has VFs; a flavor with another alias ends in
+    "No valid host".
+    """
+    actual = function.device_type
+    if not item.alias or item.alias_type == actual:
+        return None
+    return guards.Objection(
+        guards.Rule.DEVICE_TYPE,
+        f"{_TYPES[actual]}, so Nova calls it {actual} and alias {item.alias} ({item.alias_type})"
+        " never matches it",
+        f"write the item as {devices.text_of(item, device_type=actual)}",
+        address=function.address,
+    )
+
+
+def _choose_by_type(
+    item: devices.Item, matches: Iterable[pci.Function], known: record.Record
+) -> tuple[list[pci.Function], list[Refusal]]:
+    """Choose the functions of the type that an item is for, out of those of its id and address.
+
+    That is the type which the item says; without one, what is no VF, or the VFs where there is
+    nothing else: never a PF and its VFs. What the record has stays, and with a type that the item
+    says, what an earlier revision took, which did not choose.
+
+    Returns:
+        The functions, and a refusal for each type of function that the item asks for in vain.
+    """
+    matches = tuple(matches)
+    kept = known.taken.keys() if item.device_type is None else known.inherited
+    stays = {each.address for each in matches if each.address in kept}
+    wanted = _of_type(item, matches)
+    parents = {each.physfn for each in matches if each.address in stays}
+    chosen = [
+        each
+        for each in matches
+        if each.address in stays or (each in wanted and each.address not in parents)
+    ]
+    refusals: dict[str, Refusal] = {}
+    for function in tuple(chosen):
+        objection = object_to_type(item, function)
+        if objection and function.address not in known.taken:
+            chosen.remove(function)
+            refusals.setdefault(function.device_type, Refusal(item, objection, function.address))
+    for function in matches:
+        if function not in wanted and function.address not in stays:
+            refusal = _refuse_type(item, function, alone=not wanted)
+            if refusal:
+                refusals.setdefault(function.device_type, refusal)
+    return chosen, list(refusals.values())
+
+
+def _of_type(item: devices.Item, matches: tuple[pci.Function, ...]) -> tuple[pci.Function, ...]:
+    if item.device_type:
+        return tuple(each for each in matches if each.device_type == item.device_type)
+    return tuple(each for each in matches if not each.physfn) or matches
+
+
+def _refuse_type(item: devices.Item, function: pci.Function, *, alone: bool) -> Refusal | None:
+    """Refuse a function of another type than the item is for, where it is all that is there.
+
+    And where the item names its address. Otherwise the type is what tells the two apart.
+    """
+    named = function.address in item.exact_addresses
+    if not (alone or named):
+        return None
+    actual = function.device_type
+    if item.device_type == "type-VF" and not named:
+        fact = (
+            f"has no VF yet ({function.total_vfs} can be made)"
+            if function.total_vfs
+            else ("has no SR-IOV, so it has no VF")
+        )
+        absent = guards.Objection(guards.Rule.ABSENT, fact, address=function.address)
+        return Refusal(item, absent, function.address, blocking=False)
+    asked = item.device_type or "what is no VF"
+    objection = object_to_type(item, function) or guards.Objection(
+        guards.Rule.DEVICE_TYPE,
+        f"{_TYPES[actual]}, so it is {actual}, and the item is for {asked}",
+        f"write {devices.text_of(item, device_type=actual, addresses=(function.address,))}",
+        address=function.address,
+    )
+    return Refusal(item, objection, function.address)
 
 
 def _refuse_mismatches(item: devices.Item, host: pci.Host) -> Iterable[Refusal]:

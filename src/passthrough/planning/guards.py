@@ -24,6 +24,7 @@ class Rule(enums.StrEnum):
 
     ABSENT = "absent"
     ID_MISMATCH = "id-mismatch"
+    DEVICE_TYPE = "device-type"
     TAKEN = "taken"
     GROUP_IN_USE = "group-in-use"
     GROUP_NOT_VIABLE = "group-not-viable"

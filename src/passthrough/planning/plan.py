@@ -206,6 +206,7 @@ def make(
         record=dataclasses.replace(
             record,
             taken=taken,
+            inherited=frozenset(claim.address for claim in claimed if claim.inherited),
             activated=activated,
             # Keep the reboot record while any device is requested; otherwise a late device
             # triggers a second reboot.

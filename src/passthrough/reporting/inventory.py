@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
     from passthrough.system import procfs
 
+# How an item says the type of its device, which an alias for that device would need.
+_TYPES = {"type-PF": "/PF", "type-VF": "/VF"}
+
 
 def describe(
     root: Path, host: pci.Host, processes: procfs.Processes | None = None
@@ -54,5 +57,5 @@ def describe(
             "sriov-vfs": function.num_vfs,
             "claimable": objection is None,
             "reason": words.reason(objection, address) if objection else None,
-            "devices": f"{identity}@{address}",
+            "devices": f"{identity}{_TYPES.get(function.device_type, '')}@{address}",
         }

@@ -27,9 +27,11 @@ DIRECTORY = "var/lib/pci-passthrough"
 
 # Files of format 1 do not say so: they have the record's own keys at the top, to which releases
 # have added `reboot`, `nova`, and the keys of `nova`. Format 3 has added `owner`,
-# `keep`, `caretaker` and `identities`.
+# `keep`, `caretaker`, `identities` and `inherited`.
 FORMAT = 3
 _READ = (2, 3)
+_SAYS_INHERITED = 3
+_INHERITED = "inherited"  # left out where it is empty
 # 52ee0af shows this between "is not readable (" and ")": at most 58 characters of a name that is no
 # address.
 _REFUSAL = f"format {FORMAT} of a newer charm: refresh, and leave it in place"
@@ -124,6 +126,9 @@ class Record:
         caretaker: who looks after all of it once the owner has vanished.
         identities: the address of every function in ``taken`` → the card there: its ``id``, and its
             ``serial`` where it tells one.
+        inherited: the addresses among ``taken`` that a revision took whose items claimed more: an
+            item with a device type claimed the other types, too. It changes nothing by itself, so
+            two records that differ in it are alike.
     """
 
     taken: Mapping[str, str | None] = dataclasses.field(default_factory=dict[str, str | None])
@@ -136,6 +141,7 @@ class Record:
     identities: Mapping[str, Mapping[str, str]] = dataclasses.field(
         default_factory=dict[str, Mapping[str, str]]
     )
+    inherited: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)
 
     @property
     def is_empty(self) -> bool:
@@ -257,8 +263,8 @@ def find_unknown(site: Site) -> tuple[str, ...]:
         return ()
     data = json.loads(present.content)
     held = data.get("record", data)
-    known = _spell_out(Record())
-    strange = [*(held.keys() - known.keys()), *(held["activated"].keys() - set(enums.Rebuild))]
+    known = {*_spell_out(Record()), _INHERITED}
+    strange = [*(held.keys() - known), *(held["activated"].keys() - set(enums.Rebuild))]
     return tuple(sorted(map(str, strange)))
 
 
@@ -315,7 +321,7 @@ def _load(site: Site) -> Record:
     try:
         data = json.loads(present.content)
         if "format" not in data:
-            return _parse(data)
+            return _parse(data, inherits=True)
         found = data["format"]
         if type(found) is int and found > FORMAT:
             raise NewerRecordError(
@@ -325,7 +331,7 @@ def _load(site: Site) -> Record:
             )
         if type(found) is not int or found not in _READ:
             raise ValueError(f"{quoting.show(found)} is no format")
-        return _parse(data["record"])
+        return _parse(data["record"], inherits=found < _SAYS_INHERITED)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise RecordError(
             f"/{path.relative_to(site.root)} is not readable ({error}); move it away, and what it"
@@ -341,7 +347,7 @@ def _spell(record: Record) -> dict[str, object]:
 def _spell_out(record: Record) -> dict[str, object]:
     """Spell out a record; the names of the fields of `Record` are no part of it."""
     reboot, nova, owner = record.reboot, record.nova, record.owner
-    return {
+    spelled: dict[str, object] = {
         "taken": dict(record.taken),
         "activated": dict(record.activated),
         "reboot": {"plan": reboot.plan, "boot_id": reboot.boot_id} if reboot else None,
@@ -367,9 +373,13 @@ def _spell_out(record: Record) -> dict[str, object]:
             if address in record.taken
         },
     }
+    if record.inherited:
+        spelled[_INHERITED] = sorted(record.inherited)
+    return spelled
 
 
-def _parse(data: Any) -> Record:
+def _parse(data: Any, *, inherits: bool = True) -> Record:
+    """Parse a record; ``inherits`` tells that all it took was taken by an earlier rule."""
     taken, activated = dict(data["taken"]), dict(data["activated"])
     for address, driver in taken.items():
         if not (pci_address.is_exact(address) and isinstance(driver, (str, type(None)))):
@@ -406,6 +416,7 @@ def _parse(data: Any) -> Record:
             for address, card in dict(data.get("identities") or {}).items()
             if address in taken
         },
+        frozenset(map(str, taken if inherits else data.get(_INHERITED, ()))),
     )
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from harness import made
 from harness.constants import GPUS, NIC_ID
 
 from passthrough import errors
 from passthrough.config import devices
-from passthrough.host import usage
+from passthrough.host import pci, usage
 from passthrough.host.uses import kinds
 from passthrough.planning import claims, viability
 from passthrough.reporting import words
+from passthrough.state import record
 
 
 def nics(*addresses: str, **values):
@@ -191,6 +194,175 @@ class TestIdMismatch:
         devices = "10de:1bb0@??:00.0"
         decision = made.decide(devices, *made.gpus("83"), *nics("0000:3b:00.0"))
         assert decision.refusals == ()
+
+
+PF, VFS = "0000:03:00.0", ("0000:03:00.2", "0000:03:00.3")
+SHARED = "10de:2bb5"
+
+
+def sr_iov(*, vfs: int = 2, total: int = 48, slot: str = "0000:03:00") -> list[pci.Function]:
+    """A card whose VFs have its own id, as those of NVIDIA's GPUs and of NVMe disks do."""
+    card = made.function(f"{slot}.0", SHARED, total_vfs=total)
+    return [
+        card,
+        *(
+            made.function(f"{slot}.{number + 2}", SHARED, physfn=card.address)
+            for number in range(vfs)
+        ),
+    ]
+
+
+class TestDeviceType:
+    """The type is part of the claim."""
+
+    @pytest.mark.parametrize(
+        ("item", "expected"),
+        [
+            ("%s/PF", (PF,)),
+            ("%s/VF", VFS),
+            ("%s", (PF,)),
+            ("%s@03:00.2", VFS[:1]),
+            ("%s/VF@03:00.3", VFS[1:]),
+            ("%s@03:00.*", (PF,)),
+            ("%s@03:00.[23]", VFS),
+            ("%s/pf", (PF,)),
+            ("gpu=%s/PF", (PF,)),
+            ("gpu=%s/VF", VFS),
+            ("[{id: '%s', device-type: type-VF}]", VFS),
+        ],
+    )
+    def test_of_one_id_an_item_claims_one(self, item: str, expected: tuple[str, ...]):
+        decision = made.decide(item % SHARED, *sr_iov())
+        assert (decision.addresses, decision.refusals) == (expected, ())
+
+    def test_a_pf_and_its_vfs_are_two_items(self):
+        decision = made.decide(f"pf={SHARED}/PF@04:00.0, vf={SHARED}/VF@03:*.*", *self.two_cards())
+        assert {claim.address: claim.item.alias for claim in decision.claims} == {
+            **dict.fromkeys(VFS, "vf"),
+            "0000:04:00.0": "pf",
+        }
+
+    def two_cards(self) -> list[pci.Function]:
+        return [*sr_iov(), *sr_iov(vfs=0, slot="0000:04:00")]
+
+    def test_without_a_type_vfs_are_claimed_where_they_alone_bear_the_id(self):
+        vfs = [
+            made.function(each, "8086:154c", made.ETHERNET, physfn="0000:3b:00.0")
+            for each in ("0000:3b:02.0", "0000:3b:02.1")
+        ]
+        card = made.function("0000:3b:00.0", NIC_ID, made.ETHERNET, total_vfs=64)
+        assert made.decide("8086:154c", card, *vfs).addresses == ("0000:3b:02.0", "0000:3b:02.1")
+        assert made.decide("vf=8086:154c/VF", card, *vfs).addresses == tuple(
+            each.address for each in vfs
+        )
+
+    @pytest.mark.parametrize(
+        ("item", "address", "said"),
+        [
+            (
+                "gpu=10de:2bb5",
+                PF,
+                "is SR-IOV capable, so Nova calls it type-PF and alias gpu (type-PCI) never"
+                " matches it; write the item as gpu=10de:2bb5/PF",
+            ),
+            (
+                "gpu=10de:2bb5@03:00.2",
+                VFS[0],
+                "is an SR-IOV virtual function, so Nova calls it type-VF and alias gpu (type-PCI)"
+                " never matches it; write the item as gpu=10de:2bb5/VF@0000:03:00.2",
+            ),
+            (
+                "gpu=10de:2bb5/PCI",
+                PF,
+                "is SR-IOV capable, so Nova calls it type-PF and alias gpu (type-PCI) never"
+                " matches it; write the item as gpu=10de:2bb5/PF",
+            ),
+            (
+                "10de:2bb5/PCI",
+                PF,
+                "is SR-IOV capable, so it is type-PF, and the item is for type-PCI; write"
+                " 10de:2bb5/PF@0000:03:00.0",
+            ),
+            (
+                "- {alias: gpu, id: 10de:2bb5, numa-policy: required}",
+                PF,
+                "is SR-IOV capable, so Nova calls it type-PF and alias gpu (type-PCI) never"
+                ' matches it; write the item as {"alias": "gpu", "id": "10de:2bb5",'
+                ' "device-type": "type-PF", "numa-policy": "required"}',
+            ),
+        ],
+        ids=["pf", "vf", "pci", "no-alias", "mapping"],
+    )
+    def test_nothing_is_claimed_that_the_alias_never_matches(self, item, address, said):
+        decision = made.decide(item, *sr_iov())
+        assert decision.claims == ()
+        assert [(each.rule, each.address) for each in decision.blocking][:1] == [
+            ("device-type", address)
+        ]
+        assert reasons(decision)[0].endswith(f": {address} {said}")
+        pasted = said.partition("write ")[2].removeprefix("the item as ")
+        assert address in made.decide(pasted, *sr_iov()).addresses
+
+    def test_a_card_without_sr_iov_is_no_pf(self):
+        """The firmware's settings may have turned SR-IOV off."""
+        card = made.function(PF, SHARED)
+        decision = made.decide("gpu=10de:2bb5/PF", card)
+        assert decision.claims == ()
+        assert (
+            "has no SR-IOV, so Nova calls it type-PCI and alias gpu (type-PF)"
+            in reasons(decision)[0]
+        )
+        # Where others of the id have it, the item is for those.
+        both = made.decide("gpu=10de:2bb5/PF", card, *sr_iov(vfs=0, slot="0000:04:00"))
+        assert (both.addresses, both.refusals) == (("0000:04:00.0",), ())
+
+    @pytest.mark.parametrize(
+        ("total", "said"),
+        [
+            (48, "0000:03:00.0 has no VF yet (48 can be made)"),
+            (0, "0000:03:00.0 has no SR-IOV, so it has no VF"),
+        ],
+    )
+    def test_vfs_that_are_not_there_block_nothing(self, total: int, said: str):
+        decision = made.decide("vf=10de:2bb5/VF", *sr_iov(vfs=0, total=total))
+        assert (decision.claims, decision.blocking) == ((), ())
+        assert reasons(decision) == [f"devices: item 1 vf=10de:2bb5/VF: {said}"]
+
+    def test_an_address_of_another_type_is_refused(self):
+        item = "- {alias: gpu, id: 10de:2bb5, device-type: type-PF, address: [03:00.0, 03:00.2]}"
+        decision = made.decide(item, *sr_iov())
+        assert decision.addresses == (PF,)
+        assert [(each.rule, each.address) for each in decision.blocking] == [
+            ("device-type", VFS[0])
+        ]
+
+    def test_what_the_record_has_stays_and_brings_no_pf_along(self):
+        """VFs that were all there was of their id, and then a card that has it came."""
+        known = record.Record(taken=dict.fromkeys(VFS, "nvidia"))
+        decision = made.decide(SHARED, *sr_iov(), known=known)
+        assert decision.addresses == VFS
+        more = [*sr_iov(), *sr_iov(vfs=1, slot="0000:04:00")]
+        assert made.decide(SHARED, *more, known=known).addresses == (*VFS, "0000:04:00.0")
+
+    def test_with_a_type_only_what_an_older_charm_took_stays(self):
+        taken = dict.fromkeys(VFS, "nvidia")
+        inherited = record.Record(taken=taken, inherited=frozenset(taken))
+        for item in (f"gpu={SHARED}/PF", f"{SHARED}/PF"):
+            assert made.decide(item, *sr_iov(), known=inherited).addresses == VFS
+            # An operator who changes the type means it.
+            changed = made.decide(item, *sr_iov(), known=record.Record(taken=taken))
+            assert changed.addresses == (PF,)
+
+    def test_the_record_keeps_no_more_than_it_needs_of_older_rules(self):
+        taken = dict.fromkeys((*VFS, "0000:04:00.0"), "nvidia")
+        known = record.Record(taken=taken, inherited=frozenset(taken))
+        wanted = made.wanted(f"{SHARED}/PF")
+        cards = [
+            dataclasses.replace(each, group=number) for number, each in enumerate(self.two_cards())
+        ]
+        planned = made.decision(wanted, *cards, machine=made.IOMMU_ON, record=known).plan
+        assert planned.release == ()
+        assert planned.record.inherited == frozenset(VFS)
 
 
 def test_a_device_under_two_items_changes_nothing_at_all():

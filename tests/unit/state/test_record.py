@@ -507,3 +507,24 @@ class TestLedger:
         with pytest.raises(record.RecordError, match="is not readable"), record.open(site):
             pass
         assert path_of(site.root).read_text() == "{"
+
+
+TOOK = {"0000:83:00.0": "nouveau", "0000:84:00.0": None}
+
+
+class TestInherited:
+    """What a revision took whose items claimed more than those of today."""
+
+    def test_is_all_that_an_older_format_has(self, tmp_path: pathlib.Path):
+        path_of(tmp_path).parent.mkdir(parents=True)
+        path_of(tmp_path).write_text(json.dumps({"taken": TOOK, "activated": {}}))
+        site = Site(tmp_path, "pci-passthrough")
+        assert record.read(site).inherited == TOOK.keys()
+
+    @pytest.mark.parametrize("kept", [(), ("0000:84:00.0",)])
+    def test_is_what_a_run_has_left_of_it(self, tmp_path: pathlib.Path, kept: tuple[str, ...]):
+        site = Site(tmp_path, "pci-passthrough")
+        with record.open(site) as ledger:
+            ledger.put(record.Record(taken=TOOK, inherited=frozenset(kept)))
+        assert record.read(site).inherited == frozenset(kept)
+        assert record.find_unknown(site) == ()

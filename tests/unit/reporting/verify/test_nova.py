@@ -122,10 +122,12 @@ class TestCompute:
 
     def test_problems_fail(self):
         pf = made.function("0000:03:00.0", "8086:10fb", total_vfs=8, group=3, driver="vfio-pci")
-        found = list(nova_checks.check_compute(settled("nic=8086:10fb", pf)))
+        offer = decide("nic=8086:10fb", pf, took=[pf.address])
+        decided = madenova.decision("nic=8086:10fb", pf, offer=offer)
+        found = list(nova_checks.check_compute(decided))
         assert found[0].status == FAIL
         assert found[0].seen.endswith("alias nic (type-PCI) never matches it")
-        assert "device-type" in found[0].fix
+        assert "nic=8086:10fb/PF" in found[0].fix
 
 
 class TestConsole:
