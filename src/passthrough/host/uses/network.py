@@ -54,8 +54,9 @@ def find(root: Path, host: pci.Host) -> Iterator[tuple[str, kinds.Use]]:
         found.setdefault(address, []).append(use)
     for address, uses in found.items():
         yield from ((address, use) for use in uses)
-    for address in second_halves(root, host):
-        for other in host.with_id(host.functions[address].id):
+    for address, function in host.functions.items():
+        others = host.with_id(function.id) if _is_second_half(root, function) else ()
+        for other in others:
             for use in found.get(other.address, ()):
                 what = f"{use.what}, which may stand on this function too (Socket Direct)"
                 yield address, kinds.Use(use.kind, what)
@@ -120,7 +121,7 @@ class Unseen:
             OSError: when /sys cannot be read.
         """
         names = list(self._names.get(function.address, ()))
-        if not names and function.address in second_halves(self._root, self._host):
+        if not names and _is_second_half(self._root, function):
             others = self._host.with_id(function.id)
             names = [name for each in others for name in self._names.get(each.address, ())]
         if names:
@@ -162,23 +163,21 @@ def _unseen(told: namespaces.Interfaces, index: int, name: str) -> Iterator[kind
         yield kinds.Use(kinds.Kind.PROGRAM, f"an AF_XDP socket is bound to {name}")
 
 
-def second_halves(root: Path, host: pci.Host) -> Iterator[str]:
-    """Name the functions on which another function's interface may stand as well.
+def _is_second_half(root: Path, function: pci.Function) -> bool:
+    """Tell whether another function's interface may stand on a function as well.
 
-    Their driver makes an interface of every port, unless two functions share one: an idle port is
+    Its driver makes an interface of every port, unless two functions share one: an idle port is
     none of these.
 
     Raises:
-        OSError: when a function's directory cannot be read.
+        OSError: when the function's directory cannot be read.
     """
-    for address, function in host.functions.items():
-        if (
-            function.driver == _SOCKET_DIRECT
-            and function.class_code >> 8 == _ETHERNET
-            and not function.physfn
-            and not sysfs.is_there_or_raise(f"{root}/{pci.DEVICES}/{address}/net")
-        ):
-            yield address
+    return (
+        function.driver == _SOCKET_DIRECT
+        and function.class_code >> 8 == _ETHERNET
+        and not function.physfn
+        and not sysfs.is_there_or_raise(f"{root}/{pci.DEVICES}/{function.address}/net")
+    )
 
 
 def _of_interfaces(root: Path) -> Iterator[tuple[str, kinds.Use]]:

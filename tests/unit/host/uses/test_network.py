@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import subprocess
 import sys
@@ -382,6 +383,52 @@ def test_the_kernel_is_asked_for_functions_with_interfaces_alone(
     assert objection(USB) is None
     host.bind(NIC, "vfio-pci")
     assert objection(NIC) is None
+
+
+def test_a_look_costs_each_interface_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Twice as many interfaces are twice as many reads, and the kernel is asked once for all."""
+    reads: list[str] = []
+    asked: list[namespaces.Interfaces] = []
+
+    def count(name: str) -> None:
+        real = getattr(os, name)
+
+        def counted(*given: Any, **more: Any) -> Any:
+            reads.append(name)
+            return real(*given, **more)
+
+        monkeypatch.setattr(os, name, counted)
+
+    def tell(self: procfs.Processes) -> namespaces.Interfaces:
+        asked.append(namespaces.Interfaces())
+        return asked[-1]
+
+    told = functools.cached_property(tell)
+    told.__set_name__(procfs.Processes, "interfaces")
+    monkeypatch.setattr(procfs.Processes, "interfaces", told)
+    trees = {number: many_interfaces(tmp_path / str(number), number) for number in (8, 16, 32)}
+    for name in ("readlink", "listdir", "stat", "open"):
+        count(name)
+    cost: dict[int, int] = {}
+    for number, tree in trees.items():
+        reads.clear()
+        asked.clear()
+        functions = pci.read(tree.root)
+        found = usage.read(tree.root, functions)
+        assert not any(guards.object_to(each, found) for each in functions.functions.values())
+        cost[number] = len(reads)
+        assert len(asked) == 1
+    assert (cost[32] - cost[16]) == 2 * (cost[16] - cost[8]) > 0
+
+
+def many_interfaces(root: Path, number: int) -> hosttree.HostTree:
+    """Functions with an idle interface each, and as many without one."""
+    tree = hosttree.HostTree(root)
+    for slot in range(number):
+        tree.function(f"0000:20:{slot:02x}.0", "8086:1572", 0x020000, driver="i40e")
+        uses.interface(tree, f"0000:20:{slot:02x}.0", f"eth{slot}")
+        tree.function(f"0000:21:{slot:02x}.0", "15b3:101d", 0x020000, driver="mlx5_core")
+    return tree
 
 
 # As root of a user namespace or of the machine: what is made ends with the namespaces.
