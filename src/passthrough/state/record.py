@@ -95,8 +95,7 @@ class Owner:
     principal: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Caretaker:
+class Caretaker(NamedTuple):
     """The caretaker that gives back what the owner leaves when it vanishes.
 
     Attributes:
