@@ -84,6 +84,11 @@ class PostponedError(BindError):
     """Nobody has tried to change a function's driver: it is for the next run to decide."""
 
     @classmethod
+    def because(cls, address: str, objection: str) -> PostponedError:
+        """For what has come to be in use since the run began."""
+        return PostponedError(address, f"left alone, as it cannot be claimed any more: {objection}")
+
+    @classmethod
     def after(cls, stuck: StuckError, address: str) -> PostponedError:
         """For what comes behind a driver that does not let go.
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from passthrough import errors
+from passthrough import confirm, errors
 from passthrough.effects import drivers
 from passthrough.effects.tools import Tools
 from passthrough.errors import PassthroughError
+from passthrough.host import pci
 from passthrough.survey import Decision
 from passthrough.system import quoting
 
@@ -32,7 +33,8 @@ def rebind(
 
     Returns:
         For each function that was asked for, None or the error. One that a guest holds has an
-        InUseError and was left alone; so is everything behind a driver that does not let go.
+        InUseError and was left alone; so is one that the host uses by now, and everything behind a
+        driver that does not let go.
 
     Raises:
         RebindError: when the address is not claimed, the host was started with
@@ -59,7 +61,13 @@ def rebind(
         try:
             if stuck:
                 raise errors.PostponedError.after(stuck, each)
-            drivers.rebind(root, each)
+            if pci.driver_of(root, each) == pci.VFIO_PCI:
+                drivers.rebind(root, each)  # the host has given it up already
+            else:
+                with confirm.keep_free(decision, each) as objection:
+                    if objection is not None:
+                        raise errors.PostponedError.because(each, objection)
+                    drivers.rebind(root, each)
             done[each] = None
             progress(f"{each}: bound to vfio-pci")
         except errors.BindError as error:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 
-from passthrough import survey
+from passthrough import confirm, survey
 from passthrough.config.options import Options
 from passthrough.effects import apply, nova_compute, watching
 from passthrough.effects.tools import Tools
+from passthrough.host.uses import kinds
 from passthrough.nova import offer as nova_offer
 from passthrough.site import Site
 from passthrough.state import record
@@ -64,13 +66,18 @@ def _reconcile(
     tools: Tools,
     progress: Callable[[str], object],
 ) -> Result:
+    found: dict[str, tuple[kinds.Use, ...]] = {}  # what the kernel said when it was asked
+
     def look_again() -> Decision:
-        return survey.decide(options, survey.look(facts.site))
+        return survey.decide(options, survey.add_uses(survey.look(facts.site), found))
 
     def offer(decision: Decision) -> tuple[str, ...]:
         return nova_compute.apply(ledger, decision.nova, tools, progress)
 
     before = survey.decide(options, facts)
+    while new := confirm.list_new(before, found):
+        found.update(confirm.ask_kernel(before, new))
+        before = survey.decide(options, survey.add_uses(facts, found))
     aim = before.plan.record
     if (aim.taken or aim.activated or before.nova.content) and not options.leaving:
         # Whatever is written from here on, somebody takes it back.
@@ -81,19 +88,18 @@ def _reconcile(
     if nova_offer.withdraws(before.nova, released):
         withdrawn = offer(before)
         # A guest may have been given one of them until nova-compute had read the drop-in.
-        asked = survey.ask_again(facts, released)
+        asked = survey.ask_again(before.facts, released)
         before = survey.decide(options, survey.read_own_again(asked))
 
-    def is_claimable(address: str) -> bool:
+    def keep_free(address: str) -> contextlib.AbstractContextManager[str | None]:
         # What this run has bound by now is the charm's own; this function not before it is bound.
         known, now = before.facts.record, ledger.present.taken
         mine = {each: now[each] for each in now if each != address or each in known.taken}
-        facts = dataclasses.replace(before.facts, record=dataclasses.replace(known, taken=mine))
-        asked = survey.ask_again(facts, [address])
-        return address in survey.decide(options, asked).outcome.addresses
+        by_now = dataclasses.replace(before.facts, record=dataclasses.replace(known, taken=mine))
+        return confirm.keep_free(dataclasses.replace(before, facts=by_now), address)
 
     try:
-        outcome = apply.apply(ledger, before.plan, tools, progress, is_claimable=is_claimable)
+        outcome = apply.apply(ledger, before.plan, tools, progress, confirm=keep_free)
     except Exception:
         # Whatever became of the host, Nova shall not be offered what is not ready.
         offer(look_again())

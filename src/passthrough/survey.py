@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from passthrough import pci_address
 from passthrough.config.options import Options
 from passthrough.host import machine, modules, pci, usage, vfio_users, watch
+from passthrough.host.uses import kinds
 from passthrough.nova import facts as nova_facts
 from passthrough.nova import offer as nova_offer
 from passthrough.planning import boot_files, claims, plan, templates
@@ -193,11 +194,16 @@ def ask_again(facts: Facts, addresses: Iterable[str]) -> Facts:
     return dataclasses.replace(
         facts,
         host=host,
-        usage=usage.Usage({**uses, **used.uses}, used.openers.of_host(host)),
+        usage=usage.Usage({**uses, **used.uses}, used.openers.of_host(host), used.blocks),
         others=others,
         processes=processes,
         users=vfio_users.Users(root, processes),
     )
+
+
+def add_uses(facts: Facts, more: Mapping[str, Iterable[kinds.Use]]) -> Facts:
+    """The same facts with uses that a look does not see, by the function's address."""
+    return dataclasses.replace(facts, usage=facts.usage.with_more(more))
 
 
 def read_own_again(facts: Facts) -> Facts:

@@ -23,6 +23,9 @@ from passthrough.planning.plan import Binding, FileChange, Plan
 from passthrough.state import record
 from passthrough.system import files
 
+# Keeps a function free while the block runs, and gives what is against claiming it, or None.
+Confirm = Callable[[str], contextlib.AbstractContextManager[str | None]]
+
 _PUT_BACK = "the files that belong together were put back, and the next hook tries again"
 
 
@@ -55,7 +58,7 @@ def apply(
     plan: Plan,
     tools: Tools,
     progress: Callable[[str], object],
-    is_claimable: Callable[[str], bool],
+    confirm: Confirm,
 ) -> Outcome:
     """Carry out ``plan`` on the host of the ledger's site.
 
@@ -64,9 +67,10 @@ def apply(
         plan: what to do; an empty plan touches nothing.
         tools: rebuild, and load modules.
         progress: takes a sentence about each thing that was done.
-        is_claimable: tells whether the charm can claim a function on the host as it is by then. It
-            is asked of each one immediately before its driver changes: a rebuild takes minutes, and
-            another driver may take a minute to let go; somebody can mount a disk meanwhile.
+        confirm: keeps a function free while its driver changes, and gives what is against claiming
+            it by then, or None. It is asked of each one immediately before: a rebuild takes
+            minutes, and another driver may take a minute to let go; somebody can mount a disk
+            meanwhile.
 
     Returns:
         What was done. A function that could not be bound or given back is in it, not raised: it
@@ -74,7 +78,7 @@ def apply(
 
     Raises:
         PassthroughError: when a rebuild fails or a file cannot be written; the files that feed it
-            are then as they were before, and the next run tries again. Also as ``is_claimable``.
+            are then as they were before, and the next run tries again. Also as ``confirm``.
         OSError: when the record cannot be written; the host then stays as it is at that point.
     """
     root, application = ledger.site.root, ledger.site.application
@@ -100,7 +104,7 @@ def apply(
         _write_files(root, rest, report)
     for folder in boot_files.owned_folders(application):
         files.drop_empty(root / folder)
-    failed = _change_drivers(root, plan, is_claimable, tools, report)
+    failed = _change_drivers(root, plan, confirm, tools, report)
     taken = {
         **plan.record.taken,
         **{each: before[each] for each in failed if each not in plan.record.taken},
@@ -179,7 +183,7 @@ def _describe(change: FileChange) -> str:
 def _change_drivers(
     root: Path,
     plan: Plan,
-    is_claimable: Callable[[str], bool],
+    confirm: Confirm,
     tools: Tools,
     report: Callable[[str], object],
 ) -> dict[str, errors.BindError]:
@@ -201,11 +205,10 @@ def _change_drivers(
         report(f"{binding.address}: given back")
 
     def take(binding: Binding) -> None:
-        if not is_claimable(binding.address):
-            raise errors.PostponedError(
-                binding.address, "left alone, as it cannot be claimed any more"
-            )
-        drivers.bind(root, binding.address)
+        with confirm(binding.address) as objection:
+            if objection is not None:
+                raise errors.PostponedError.because(binding.address, objection)
+            drivers.bind(root, binding.address)
         report(f"{binding.address}: bound to vfio-pci")
 
     steps = [(give_back, each) for each in plan.release] + [(take, each) for each in plan.bind]

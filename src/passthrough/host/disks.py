@@ -15,7 +15,7 @@ from pathlib import Path
 from passthrough import pci_address
 from passthrough.system import quoting, sysfs
 
-_BLOCK = "sys/class/block"
+BLOCK = "sys/class/block"
 _FC_HOSTS = "sys/class/fc_host"
 _UDEV = "run/udev/data"
 
@@ -31,7 +31,8 @@ class Disks:
     ``own`` maps a device to the PCI functions on its own path below /sys/devices, ``lower`` to the
     devices that it stands on, ``holders`` to those that stand on it, and ``labels`` a device of
     device-mapper's to its name for people. ``numbers`` maps MAJOR:MINOR to the device, and
-    ``backing`` a loop device, or zram's, to the path behind it.
+    ``backing`` a loop device, or zram's, to the path behind it. ``parents`` maps a partition to its
+    disk.
     """
 
     own: Mapping[str, frozenset[str]]
@@ -40,10 +41,20 @@ class Disks:
     numbers: Mapping[str, str]
     labels: Mapping[str, str]
     backing: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    parents: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+
+    @classmethod
+    def none(cls) -> Disks:
+        """A host without block devices."""
+        return cls({}, {}, {}, {}, {})
 
     def label(self, name: str) -> str:
         """The name of a device for people."""
         return quoting.plain(self.labels.get(name, name))
+
+    def whole(self, name: str) -> str:
+        """The disk that a partition belongs to; any other device is its own."""
+        return self.parents.get(name, name)
 
     def functions(self, name: str) -> frozenset[str]:
         """The PCI functions below a device, through every device it stands on."""
@@ -69,15 +80,16 @@ def read(root: Path) -> Disks:
     Raises:
         OSError: when /sys/class/block is there and cannot be read.
     """
-    paths = sysfs.links_or_raise(root / _BLOCK)
+    paths = sysfs.links_or_raise(root / BLOCK)
     own: dict[str, frozenset[str]] = {}
     numbers: dict[str, str] = {}
     labels: dict[str, str] = {}
     behind: dict[str, str] = {}
+    parents: dict[str, str] = {}
     holders: dict[str, tuple[str, ...]] = {}
     lower: dict[str, set[str]] = {name: set() for name in paths}
     for name, path in paths.items():
-        device = root / _BLOCK / name
+        device = root / BLOCK / name
         number = sysfs.attribute_if_there(device / "dev")
         if number:
             numbers[number] = name
@@ -89,6 +101,7 @@ def read(root: Path) -> Disks:
         parent = path.split("/")[-2]
         if parent in paths:  # of a partition
             lower[name].add(parent)
+            parents[name] = parent
         for place in ("loop/backing_file", "backing_dev"):  # the second is zram's
             backing = sysfs.attribute_if_there(device / place) or ""
             if backing:
@@ -99,14 +112,11 @@ def read(root: Path) -> Disks:
             *(pci_address.functions_on(way) for way in ways),
             *(_ports(root, way) for way in ways if "/nvme-fabrics/" in way),
         )
-    for name, path in paths.items():
+    for name, parent in parents.items():
         # The head of a multipath subsystem shows its functions; a partition stands on its path.
-        parent = path.split("/")[-2]
-        if parent in paths:
-            own[name] |= own[parent]
-    return Disks(
-        own, {name: frozenset(lower[name]) for name in lower}, holders, numbers, labels, behind
-    )
+        own[name] |= own[parent]
+    below = {name: frozenset(lower[name]) for name in lower}
+    return Disks(own, below, holders, numbers, labels, behind, parents)
 
 
 def properties(root: Path, number: str) -> list[tuple[str, str]]:
@@ -134,7 +144,7 @@ def _controllers(root: Path, path: str) -> list[str]:
     """
     if "/nvme-subsystem/" not in path:
         return []
-    links = sysfs.links_or_raise((root / _BLOCK / path).parent)
+    links = sysfs.links_or_raise((root / BLOCK / path).parent)
     return [target for name, target in links.items() if name.startswith("nvme")]
 
 

@@ -76,16 +76,27 @@ class Usage:
     """The uses of each function, by address. A function that is not there has none.
 
     ``openers`` are those who have functions open, which are uses as well; `all_of` has both.
+    ``blocks`` are the host's block devices.
     """
 
     uses: Mapping[str, tuple[Use, ...]] = dataclasses.field(
         default_factory=dict[str, tuple[Use, ...]]
     )
     openers: Openers = dataclasses.field(default_factory=Openers, compare=False)
+    blocks: disks.Disks = dataclasses.field(default_factory=disks.Disks.none, compare=False)
 
     def all_of(self, address: str) -> tuple[Use, ...]:
         """Every use of a function; one on a native driver may cost a look at all processes."""
         return (*self.uses.get(address, ()), *self.openers.of(address))
+
+    def with_more(self, more: Mapping[str, Iterable[Use]]) -> Usage:
+        """The same with uses that were found elsewhere, by address."""
+        added = {
+            address: _in_order({*self.uses.get(address, ()), *uses})
+            for address, uses in more.items()
+            if uses
+        }
+        return dataclasses.replace(self, uses={**self.uses, **added})
 
     def of(self, address: str, kind: kinds.Kind) -> tuple[str, ...]:
         """What a function is used for, in words; only uses of one kind."""
@@ -128,7 +139,8 @@ def read(
         if function and (function.driver != pci.VFIO_PCI or each.kind == kinds.Kind.DPDK):
             found.setdefault(address, set()).add(each)
     openers = Openers(root, host, nodes.Nodes(root, known), processes, ours)
-    return Usage({address: _in_order(found[address]) for address in sorted(found)}, openers)
+    uses = {address: _in_order(found[address]) for address in sorted(found)}
+    return Usage(uses, openers, known)
 
 
 def _in_order(uses: Iterable[Use]) -> tuple[Use, ...]:

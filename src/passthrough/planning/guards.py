@@ -136,6 +136,7 @@ GUARDS = (
         "stop or migrate the guest first",
         overridable=False,
     ),
+    _used_for("held", kinds.Kind.HELD, "holds a disk that is in use: {}"),
     _used_for("unknown", kinds.Kind.UNKNOWN, "may be in use: {}"),
     Guard("vfs-in-use", _vfs_in_use, _WAY_OUT),
 )

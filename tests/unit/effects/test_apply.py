@@ -241,7 +241,7 @@ class TestHostThatChangesDuringARebuild:
         assert on.verdict == reboot.Verdict()
         assert on.status == (
             f"waiting: the next hook goes on with {self.DISK}: left alone, as it cannot be claimed"
-            " any more"
+            " any more: holds a mounted file system: /srv on nvme0n1"
         )
         on.tools.before_rebuild = lambda what: None
         on.hook(self.DEVICES, **config)

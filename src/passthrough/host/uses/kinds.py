@@ -24,6 +24,7 @@ class Kind(enums.StrEnum):
     MEDIATED = "mediated"
     PROGRAM = "program"
     GUEST = "guest"
+    HELD = "held"
     UNKNOWN = "unknown"
 
 

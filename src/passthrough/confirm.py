@@ -1,0 +1,71 @@
+"""Ask once more before anything is taken from the host: its own lists, and then the kernel.
+
+A look at the host sees the uses that it knows of, and not those that began behind it. These
+questions come last, of one function alone, and their answer holds while its driver changes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Container, Generator, Iterable, Mapping
+
+from passthrough import survey
+from passthrough.host import held_disks, pci
+from passthrough.host.uses import kinds
+from passthrough.reporting import words
+from passthrough.survey import Decision
+
+
+def list_new(decision: Decision, asked: Container[str]) -> tuple[str, ...]:
+    """List what is to be taken from the host for the first time, but for what was ``asked`` for.
+
+    The kernel has to be asked before it is recorded: where only a reboot can bind it, the claim at
+    boot asks nobody.
+    """
+    known = decision.facts.record.taken
+    return tuple(
+        each for each in _taken_from_host(decision) if each not in known and each not in asked
+    )
+
+
+def ask_kernel(decision: Decision, addresses: Iterable[str]) -> Mapping[str, tuple[kinds.Use, ...]]:
+    """Ask the kernel for the disks of functions; gives what it says, by address."""
+    found: dict[str, tuple[kinds.Use, ...]] = {}
+    for address in addresses:
+        with held_disks.hold(decision.site.root, decision.facts.usage.blocks, address) as uses:
+            found[address] = uses
+    return found
+
+
+@contextlib.contextmanager
+def keep_free(decision: Decision, address: str) -> Generator[str | None]:
+    """Ask all guards of a claimed function again, and keep its disks free while the block runs.
+
+    Args:
+        decision: what was decided, on an earlier look at the host.
+        address: the function.
+
+    Yields:
+        What is against claiming it by now; None where its driver can change.
+
+    Raises:
+        PassthroughError, OSError: as `survey.ask_again` and `survey.decide` do.
+    """
+    now = survey.decide(decision.options, survey.ask_again(decision.facts, [address]))
+    if address not in now.outcome.addresses:
+        refused = next((each for each in now.refusals if each.address == address), None)
+        yield words.objection_fact(refused.objection) if refused else "no item asks for it"
+    elif address not in _taken_from_host(now):
+        yield None
+    else:
+        with held_disks.hold(now.site.root, now.facts.usage.blocks, address) as uses:
+            yield "; ".join(each.what for each in uses) or None
+
+
+def _taken_from_host(decision: Decision) -> tuple[str, ...]:
+    """The claims that the host has a driver for, but for those that may be in use."""
+    return tuple(
+        claim.address
+        for claim in decision.claims
+        if claim.function.driver not in (None, pci.VFIO_PCI) and not claim.item.allow_in_use
+    )
