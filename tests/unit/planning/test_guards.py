@@ -106,6 +106,12 @@ def reasons(decision: claims.Outcome) -> list[str]:
             "is in use by a program of the host: /dev/uio0 is open in process 7 (ovs-vswitchd)",
         ),
         (
+            "held",
+            kinds.Kind.HELD,
+            "something in the kernel has nvme0n1",
+            "holds a disk that is in use: something in the kernel has nvme0n1",
+        ),
+        (
             "unknown",
             kinds.Kind.UNKNOWN,
             "it cannot be told what process 7 (x) has open",
