@@ -7,34 +7,36 @@ questions come last, of one function alone, and their answer holds while its dri
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Container, Generator, Iterable, Mapping
+from collections.abc import Generator, Mapping
 
 from passthrough import survey
+from passthrough.config import options
 from passthrough.host import held_disks, pci
 from passthrough.host.uses import kinds
 from passthrough.reporting import words
 from passthrough.survey import Decision
 
 
-def list_new(decision: Decision, asked: Container[str]) -> tuple[str, ...]:
-    """List what is to be taken from the host for the first time, but for what was ``asked`` for.
+def decide(
+    wanted: options.Options, facts: survey.Facts
+) -> tuple[Decision, Mapping[str, tuple[kinds.Use, ...]]]:
+    """Decide as `survey.decide` does, and ask the kernel for what is new.
 
-    The kernel has to be asked before it is recorded: where only a reboot can bind it, the claim at
-    boot asks nobody.
+    New is what is to be taken from the host for the first time. It is asked for before it is
+    recorded: where only a reboot can bind it, the claim at boot asks nobody.
+
+    Returns:
+        The decision, and what the kernel said, by the address of each function that was asked for.
     """
-    known = decision.facts.record.taken
-    return tuple(
-        each for each in _taken_from_host(decision) if each not in known and each not in asked
-    )
-
-
-def ask_kernel(decision: Decision, addresses: Iterable[str]) -> Mapping[str, tuple[kinds.Use, ...]]:
-    """Ask the kernel for the disks of functions; gives what it says, by address."""
     found: dict[str, tuple[kinds.Use, ...]] = {}
-    for address in addresses:
-        with held_disks.hold(decision.site.root, decision.facts.usage.blocks, address) as uses:
-            found[address] = uses
-    return found
+    while True:
+        decision = survey.decide(wanted, survey.add_uses(facts, found))
+        new = set(_taken_from_host(decision)).difference(facts.record.taken, found)
+        if not new:
+            return decision, found
+        for address in sorted(new):
+            with held_disks.hold(facts.site.root, facts.usage.blocks, address) as uses:
+                found[address] = uses
 
 
 @contextlib.contextmanager

@@ -10,7 +10,6 @@ from passthrough import confirm, survey
 from passthrough.config.options import Options
 from passthrough.effects import apply, nova_compute, watching
 from passthrough.effects.tools import Tools
-from passthrough.host.uses import kinds
 from passthrough.nova import offer as nova_offer
 from passthrough.site import Site
 from passthrough.state import record
@@ -66,18 +65,13 @@ def _reconcile(
     tools: Tools,
     progress: Callable[[str], object],
 ) -> Result:
-    found: dict[str, tuple[kinds.Use, ...]] = {}  # what the kernel said when it was asked
-
     def look_again() -> Decision:
         return survey.decide(options, survey.add_uses(survey.look(facts.site), found))
 
     def offer(decision: Decision) -> tuple[str, ...]:
         return nova_compute.apply(ledger, decision.nova, tools, progress)
 
-    before = survey.decide(options, facts)
-    while new := confirm.list_new(before, found):
-        found.update(confirm.ask_kernel(before, new))
-        before = survey.decide(options, survey.add_uses(facts, found))
+    before, found = confirm.decide(options, facts)
     aim = before.plan.record
     if (aim.taken or aim.activated or before.nova.content) and not options.leaving:
         # Whatever is written from here on, somebody takes it back.
