@@ -529,6 +529,17 @@ class TestProgram:
         done = self.run(program, code)
         assert (done.stdout, done.stderr) == ("[]\n", "")
 
+    def test_a_look_beside_a_living_unit_imports_nothing_that_acts(
+        self, program: pathlib.Path, left: Left
+    ):
+        code = "from pathlib import Path; from passthrough import caretaker, site"
+        code += f"; place = site.Site(Path({os.fspath(left.root)!r}), 'pci-passthrough')"
+        code += "; print(caretaker.run(place, None, caretaker.Moment('a', 1.0), print))"
+        code += "; print([each for each in ('survey', 'reconcile', 'effects', 'planning', 'nova')"
+        code += " if f'passthrough.{each}' in sys.modules])"
+        done = self.run(program, code)
+        assert (done.stdout, done.stderr) == ("0\n[]\n", "")
+
     def test_it_is_the_same_bytes_each_time(self, program: pathlib.Path):
         watching._pack.cache_clear()
         assert watching._pack().encode("utf-8", "surrogateescape") == program.read_bytes()
