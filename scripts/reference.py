@@ -38,7 +38,9 @@ ACTIONS_HEAD = """\
 <!-- Written by `make reference` from actions.yaml: edit that file. -->
 
 Run an action with `juju run pci-passthrough/0 NAME [PARAMETER=VALUE]`. Every action gives a table
-for people and JSON for programs; [Results of the actions](action-results.md) lists the fields.
+for people, or JSON for programs with `format=json`; [Results of the actions](action-results.md)
+lists the fields. All hooks and actions of a machine take turns: `--wait=15m` waits for a rebuild
+that runs, where `juju run` gives up after a minute.
 """
 
 KERNEL_OPTIONS_HEAD = """\

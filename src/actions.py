@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import fnmatch
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 import ops
 
@@ -53,6 +52,10 @@ class Unit(Protocol):
         """Look at what the controller is sent."""
         raise NotImplementedError
 
+    def check_owner(self, present: record.Record) -> None:
+        """See that the unit may change the host."""
+        raise NotImplementedError
+
 
 def answer(unit: Unit, event: ops.ActionEvent) -> dispatched.Done:
     """Answer an action, or fail it with the reason.
@@ -94,9 +97,9 @@ def _list_devices(unit: Unit, event: ops.ActionEvent) -> dispatched.Done:
     described = [
         row
         for row in inventory.describe(root, pci.read(root, overrides=False))
-        if fnmatch.fnmatch(row["address"], pattern) or fnmatch.fnmatch(row["id"], pattern)
+        if rebind.matches(pattern, row["address"], row["id"])
     ]
-    _answer(event, inventory_tree.format_tree(described), {"devices": described})
+    _answer(event, lambda: inventory_tree.format_tree(described), "devices", described)
     return dispatched.Nothing()
 
 
@@ -104,12 +107,12 @@ def _plan(unit: Unit, event: ops.ActionEvent) -> dispatched.Done:
     if unit.is_controller:
         published = unit.survey_controller()
         described = nova_text.describe_publication(published)
-        _answer(event, nova_text.publication_text(published), {"plan": {"nova": described}})
+        _answer(event, lambda: nova_text.publication_text(published), "plan", {"nova": described})
         return dispatched.Published(published)
     decision = _decide(unit)
     by_hand = leftovers.find(unit.site.root)
     plan = plan_text.describe_plan(decision, by_hand)
-    _answer(event, plan_text.plan_text(decision, by_hand), {"plan": plan})
+    _answer(event, lambda: plan_text.plan_text(decision, by_hand), "plan", plan)
     return dispatched.Seen(decision)
 
 
@@ -119,10 +122,12 @@ def _rebind(unit: Unit, event: ops.ActionEvent) -> dispatched.Done:
         return dispatched.Nothing()
     site, host_tools = unit.site, tools.HostTools()
     purpose = f"the rebind action of {site.application}"
+    chosen = rebind.Chosen(event.params["address"], event.params["match"])
     with lock.hold(site.root, purpose), record.open(site) as ledger:
+        unit.check_owner(ledger.present)
         before = _decide(unit)
         try:
-            done = rebind.rebind(before, event.params["address"], host_tools, event.log)
+            done = rebind.rebind(before, chosen, host_tools, event.log)
         except rebind.RebindError as error:  # nothing was touched: what was seen is still so
             event.fail(str(error))
             return dispatched.Seen(before)
@@ -130,7 +135,8 @@ def _rebind(unit: Unit, event: ops.ActionEvent) -> dispatched.Done:
         nova_compute.apply(ledger, after.nova, host_tools, event.log)
         after = survey.decide(after.options, survey.read_own_again(after.facts))
     unit.publisher.devices(after.nova)
-    _answer(event, plan_text.rebind_table(done), {"functions": plan_text.describe_rebind(done)})
+    functions = plan_text.describe_rebind(done)
+    _answer(event, lambda: plan_text.rebind_table(done), "functions", functions)
     failed = [str(error) for error in done.values() if error]
     if failed:
         event.fail("; ".join(failed))
@@ -149,23 +155,29 @@ def _verify(unit: Unit, event: ops.ActionEvent) -> dispatched.Done:
         checks = checklist.verify(decision)
         seen = dispatched.Seen(decision)
     described = [dataclasses.asdict(each) for each in checks]
-    _answer(event, plan_text.checks_table(checks), {"checks": described})
+    _answer(event, lambda: plan_text.checks_table(checks), "checks", described)
     failed = [each.name for each in checks if each.status == result.FAIL]
     if failed:
         event.fail(f"{len(failed)} of {len(checks)} checks failed: {', '.join(failed)}")
     return seen
 
 
-def _answer(event: ops.ActionEvent, table: str, data: Mapping[str, Any]) -> None:
-    results = {"table": table}
-    results.update({key: json.dumps(value, sort_keys=True) for key, value in data.items()})
-    too_long = [key for key, value in results.items() if len(value.encode()) > MAX_RESULT]
-    if too_long:
+def _answer(event: ops.ActionEvent, table: Callable[[], str], key: str, value: object) -> None:
+    """Give one result: the table for people, or the JSON for programs, by the parameter format.
+
+    What Juju cannot carry is left out as a whole: half a text of JSON is none.
+    """
+    if event.params["format"] == "json":
+        text = json.dumps(value, sort_keys=True)
+    else:
+        key, text = "table", table()
+    if len(text.encode()) > MAX_RESULT:
         event.fail(
-            f"{' and '.join(too_long)}: more than Juju carries in one result; narrow the"
-            " question (match=), or run pci-passthrough --json on the host"
+            f"{key}: more than Juju carries in one result; narrow the question (match=), or run"
+            " pci-passthrough on the host"
         )
-    event.set_results({key: results[key] for key in results if key not in too_long})
+        return
+    event.set_results({key: text})
 
 
 _ANSWERS: Mapping[str, Callable[[Unit, ops.ActionEvent], dispatched.Done]] = {

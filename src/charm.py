@@ -14,6 +14,8 @@ if __name__ == "__main__":
 
 import functools
 import logging
+import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +26,9 @@ import monitoring
 import publishing
 import roles
 import settling
-from passthrough import pci_address, reboot, survey
+from passthrough import reboot, survey
 from passthrough.config import options
-from passthrough.errors import PassthroughError, unexpected
+from passthrough.errors import NotOursError, PassthroughError, unexpected
 from passthrough.reporting import status, words
 from passthrough.site import Site
 from passthrough.state import settled
@@ -34,11 +36,16 @@ from passthrough.system import lock
 
 if TYPE_CHECKING:
     import controller
+    import ownership
     from passthrough.nova import publication
+    from passthrough.state import record
 
 logger = logging.getLogger(__name__)
 
 ROOT = Path("/")
+
+# The hooks that can prove that a unit leaves.
+_LEAVING = re.compile(r"^hooks/(?:stop|remove|.*-relation-(?:departed|broken))$")
 
 
 def _tell(error: Exception) -> Exception:
@@ -83,9 +90,18 @@ class PciPassthroughCharm(ops.CharmBase):
             self.on.nrpe_external_master_relation_changed,
         ):
             framework.observe(event, self._on_change)
+        for event in (
+            self.on.stop,
+            self.on.remove,
+            self.on.juju_info_relation_departed,
+            self.on.juju_info_relation_broken,
+            self.on.nova_cloud_controller_relation_departed,
+            self.on.nova_cloud_controller_relation_broken,
+            self.on.nova_pci_relation_departed,
+            self.on.nrpe_external_master_relation_departed,
+        ):
+            framework.observe(event, self._on_leaving)
         framework.observe(self.on.update_status, self._on_update_status)
-        framework.observe(self.on.stop, self._on_removal)
-        framework.observe(self.on.remove, self._on_removal)
         framework.observe(self.on.list_devices_action, self._on_action)
         framework.observe(self.on.plan_action, self._on_action)
         framework.observe(self.on.rebind_action, self._on_action)
@@ -111,8 +127,47 @@ class PciPassthroughCharm(ops.CharmBase):
             roles.relations(self.model, roles.Role.CONTROLLER)[0], self.options()
         )
 
-    def _on_change(self, _: ops.EventBase) -> None:
-        self._change()
+    @property
+    def place(self) -> ownership.Place:
+        """This unit on its host, as a record would name it."""
+        import ownership
+        from passthrough.state import record
+
+        me = record.Owner(self.model.uuid or "", self.unit.name, roles.principal())
+        return ownership.Place(me, self.charm_dir)
+
+    def check_owner(self, present: record.Record) -> None:
+        """See that this unit may change the host.
+
+        Raises:
+            PassthroughError: when it leaves; its principal is none that it is made for; or another
+                unit of the application looks after the host.
+        """
+        import ownership
+
+        place = self.place
+        if ownership.leaves(place.charm):
+            raise PassthroughError("this unit leaves the host")
+        roles.check_place(self.model, place.agents)
+        ownership.check(present.owner, place)
+
+    def _on_change(self, event: ops.EventBase) -> None:
+        if self._leaves(event):
+            self._leave()
+        else:
+            self._change()
+
+    def _leaves(self, event: ops.EventBase) -> bool:
+        """Whether this unit leaves, by the mark of an earlier hook; a new principal ends that."""
+        import ownership
+
+        if not ownership.leaves(self.charm_dir):
+            return False
+        arrives = (ops.RelationCreatedEvent, ops.RelationJoinedEvent, ops.RelationChangedEvent)
+        if isinstance(event, arrives) and roles.is_tie(event.relation):
+            ownership.stay(self.charm_dir)
+            return False
+        return True
 
     def _change(self, facts: survey.Facts | None = None) -> None:
         """Do what every hook does; ``facts`` were looked at while this run has the host's lock."""
@@ -120,6 +175,7 @@ class PciPassthroughCharm(ops.CharmBase):
         try:
             settled.forget(self.site.root, self.unit.name)  # this hook may fail at any point
             role = roles.of(self.model)
+            roles.check_place(self.model, self.charm_dir.parent.parent)
             wanted = self.options()
             if self.unit.is_leader():
                 self.publisher.aliases(wanted)
@@ -127,6 +183,10 @@ class PciPassthroughCharm(ops.CharmBase):
                 self._reconcile(wanted, facts)
             elif role is roles.Role.CONTROLLER:
                 self._publish(wanted)
+        except NotOursError as error:
+            self._log_once((str(error),))
+            self._done = dispatched.Barred(error)
+            return
         except Exception as error:
             self._done = dispatched.Failed(_tell(error))
         if role is roles.Role.COMPUTE:
@@ -137,7 +197,7 @@ class PciPassthroughCharm(ops.CharmBase):
         if role:
             self._stored.controller = role is roles.Role.CONTROLLER
 
-    def _on_update_status(self, _: ops.EventBase) -> None:
+    def _on_update_status(self, event: ops.EventBase) -> None:
         """Look whether all is as the last hook left it, and only otherwise do what any hook does.
 
         Juju tells of options, relations and leaders in hooks of their own, and nobody else writes
@@ -147,7 +207,7 @@ class PciPassthroughCharm(ops.CharmBase):
         """
         known = settling.recall(self.site, self.unit.name)
         if not known:
-            self._change()
+            self._on_change(event)
             return
         try:
             # What is seen here is what a run goes by that follows, so none may come in between.
@@ -160,23 +220,31 @@ class PciPassthroughCharm(ops.CharmBase):
         except Exception as error:
             self._done = dispatched.Failed(_tell(error))
 
-    def _on_removal(self, _: ops.EventBase) -> None:
-        self._done = dispatched.Removed()
-        settled.forget(self.site.root, self.unit.name)
-        if self._stored.controller:
-            return  # a unit beside a compute service may have the same host
-        from passthrough import reconcile
-        from passthrough.effects import tools
+    def _on_leaving(self, _: ops.EventBase) -> None:
+        import leaving
 
-        nothing = options.Options(leaving=True)
-        result = reconcile.reconcile(self.site, nothing, tools.HostTools(), logger.info)
-        for error in result.outcome.failed.values():
-            logger.warning("left on vfio-pci until the next boot: %s", error)
-        pending = [binding.address for binding in result.decision.plan.pending]
-        for address in pending:
-            logger.warning("%s: left on vfio-pci until the next boot for a guest", address)
-        left = sorted({*result.outcome.failed, *pending}, key=pci_address.sort_key)
-        self._done = dispatched.Removed(tuple(left))
+        if leaving.proves(leaving.Hook.of(os.environ), self._remaining):
+            self._leave()
+
+    def _remaining(self) -> list[str]:
+        """The ids of the relations that still lead to this unit's own principal."""
+        ties = [each for role in roles.Role for each in roles.relations(self.model, role)]
+        return [f"{each.name}:{each.id}" for each in ties]
+
+    def _leave(self) -> None:
+        from passthrough.state import record
+
+        legacy = record.read(self.site).owner is None
+        if self._stored.controller or (legacy and roles.is_misfit(self.place.agents)):
+            self._done = dispatched.Removed()
+            return  # a unit beside a compute service may have the same host
+        import leaving
+
+        try:
+            keep = options.parse_keep(self.config.get(options.ON_REMOVAL))
+        except (PassthroughError, ops.ModelError):
+            keep = None
+        self._done = leaving.leave(self.site, self.place, keep)
 
     def _on_action(self, event: ops.ActionEvent) -> None:
         import actions
@@ -203,31 +271,46 @@ class PciPassthroughCharm(ops.CharmBase):
         """Sum up what this dispatch did, or what is to be seen where it did nothing."""
         role = roles.of(self.model)
         match self._done:
-            case dispatched.Removed(left):
-                return status.Status(status.Kind.MAINTENANCE, status.describe_removal(left))
+            case dispatched.Removed(left, stays):
+                return status.Status(status.Kind.MAINTENANCE, status.describe_removal(left, stays))
             case _ if role is None:
-                return status.Status(
-                    status.Kind.WAITING, "waiting for a principal: integrate nova-compute"
-                )
-            case dispatched.Failed(problem):
+                return self._summarize_unchanged(role)
+            case dispatched.Failed(problem) | dispatched.Barred(problem):
                 return status.Status(status.Kind.BLOCKED, str(problem))
             case dispatched.Published(published):
                 return status.summarize_controller(self.options(), published)
-            case _ if role is roles.Role.CONTROLLER:
-                return status.summarize_controller(self.options(), self.survey_controller())
             case dispatched.Reconciled(result, verdict):
                 return status.summarize(result.decision, result.outcome.failed, verdict)
-            case dispatched.Seen(decision):
-                return status.summarize(decision, verdict=reboot.foresee(decision))
             case _:
-                decision = self.decide()
-                return status.summarize(decision, verdict=reboot.foresee(decision))
+                return self._summarize_unchanged(role)
+
+    def _summarize_unchanged(self, role: roles.Role | None) -> status.Status:
+        """Sum up what is to be seen, where this dispatch changed nothing."""
+        import ownership
+        from passthrough.state import record
+
+        if ownership.leaves(self.charm_dir):
+            return status.Status(status.Kind.MAINTENANCE, status.describe_removal(()))
+        roles.check_place(self.model, self.place.agents)
+        if role is None:
+            return status.Status(
+                status.Kind.WAITING, "waiting for a principal: integrate nova-compute"
+            )
+        if role is roles.Role.CONTROLLER:
+            return status.summarize_controller(self.options(), self.survey_controller())
+        self.check_owner(record.read(self.site))
+        seen = self._done
+        decision = seen.decision if isinstance(seen, dispatched.Seen) else self.decide()
+        return status.summarize(decision, verdict=reboot.foresee(decision))
 
     def _reconcile(self, wanted: options.Options, facts: survey.Facts | None) -> None:
         from passthrough import reconcile
         from passthrough.effects import reboot_request, tools
 
-        result = reconcile.reconcile(self.site, wanted, tools.HostTools(), logger.info, facts=facts)
+        with lock.hold(self.site.root, f"a hook of {self.app.name}"):
+            owner = self._claim_host()
+            start = reconcile.Start(facts, owner)
+            result = reconcile.reconcile(self.site, wanted, tools.HostTools(), logger.info, start)
         self.publisher.devices(result.decision.nova)
         self._log_once(result.decision.nova.notes)
         for each in result.outcome.repaired:
@@ -237,6 +320,20 @@ class PciPassthroughCharm(ops.CharmBase):
         if verdict.action is reboot.Action.NOW:
             logger.warning("%s", words.verdict(verdict))
             self.unit.reboot()
+
+    def _claim_host(self) -> record.Owner:
+        """Look after the host from now on, or wait for it; the host's lock is held."""
+        import ownership
+        from passthrough.state import record
+
+        place = self.place
+        try:
+            self.check_owner(record.read(self.site))
+        except ownership.OwnedError:
+            ownership.wait(place)
+            raise
+        ownership.stop_waiting(place)
+        return place.me
 
     @functools.cached_property
     def _controller(self) -> controller.Controller:
@@ -260,6 +357,27 @@ class PciPassthroughCharm(ops.CharmBase):
             self._stored.said = list(notes)
 
 
+def main() -> None:
+    """Run the hook or action that Juju asks for.
+
+    In a unit that leaves, the host comes before anything that Juju answers: its tools may fail in
+    the middle, and the hook may be the last. A failure of what comes behind stops nothing.
+    """
+    if not _LEAVING.search(os.environ.get("JUJU_DISPATCH_PATH", "")):
+        ops.main(PciPassthroughCharm)
+        return
+    import leaving
+
+    site = Site(ROOT, os.environ.get("JUJU_UNIT_NAME", "").partition("/")[0])
+    if not leaving.give_back_first(site, os.environ):
+        ops.main(PciPassthroughCharm)
+        return
+    try:
+        ops.main(PciPassthroughCharm)
+    except Exception as error:
+        leaving.tell(site, f"all is done, and Juju was not told: {error}")
+
+
 if __name__ == "__main__":
     garbage.resume()
-    ops.main(PciPassthroughCharm)
+    main()

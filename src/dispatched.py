@@ -46,10 +46,20 @@ class Failed(NamedTuple):
     problem: Exception
 
 
+class Barred(NamedTuple):
+    """The host is not this unit's to look after, so it did nothing there."""
+
+    problem: Exception
+
+
 class Removed(NamedTuple):
-    """The unit leaves; these addresses stay on vfio-pci until the next boot."""
+    """The unit leaves; these addresses stay on vfio-pci until the next boot.
+
+    Where ``stays`` says why, it has changed nothing, and everything stays in place.
+    """
 
     left: tuple[str, ...] = ()
+    stays: str = ""
 
 
-Done = Nothing | Settled | Reconciled | Published | Seen | Failed | Removed
+Done = Nothing | Settled | Reconciled | Published | Seen | Failed | Barred | Removed

@@ -94,6 +94,12 @@ class Monitoring(ops.Object):
 
         if any(each.active for each in self.model.relations[ENDPOINT]):
             return  # another nrpe is related, and it has the same check
+        import ownership
+        from passthrough.state import record
+
+        me = record.Owner(self.model.uuid or "", self._unit.name)
+        if ownership.belongs_to_another(self._site, me):
+            return  # so does the check
         try:
             nrpe.remove(self._site)
         except OSError as error:

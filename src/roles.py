@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import enum
 import os
+from pathlib import Path
 
 import ops
+
+from passthrough.errors import NotOursError
+
+CHAIN = "nrpe-external-master"
 
 
 class Role(enum.Enum):
@@ -15,17 +20,80 @@ class Role(enum.Enum):
     CONTROLLER = "nova-cloud-controller"
 
 
+class MisplacedError(NotOursError):
+    """The unit is beside a principal that it can do nothing for."""
+
+
+def application_of(unit: str) -> str:
+    """The application of a unit, by their names."""
+    return unit.partition("/")[0]
+
+
+def principal() -> str:
+    """The name of this unit's principal; empty for none. Juju tells it in every hook and action."""
+    return os.environ.get("JUJU_PRINCIPAL_UNIT", "")
+
+
 def of(model: ops.Model) -> Role | None:
     """Tell the role of this unit; None while it has no principal.
 
     A relation id alone says nothing: one application can have units of both kinds, and each sees
-    the ids of both endpoints.
+    the ids of both endpoints. A controller's unit is one whatever else leads to its principal.
     """
-    return next((role for role in Role if relations(model, role)), None)
+    found = [role for role in Role if relations(model, role)]
+    return found[-1] if found else None
 
 
 def relations(model: ops.Model, role: Role) -> list[ops.Relation]:
     """The relations of a role's endpoint that lead to this unit's own principal."""
-    principal = os.environ.get("JUJU_PRINCIPAL_UNIT", "").partition("/")[0]
-    found = model.relations[role.value]
-    return [each for each in found if each.active and each.app.name == principal]
+    return _tied(model, role.value)
+
+
+def is_tie(relation: ops.Relation) -> bool:
+    """Tell whether a relation leads to this unit's own principal."""
+    ties = relation.name in [role.value for role in Role]
+    return ties and relation.app.name == application_of(principal())
+
+
+def _tied(model: ops.Model, endpoint: str) -> list[ops.Relation]:
+    application = application_of(principal())
+    found = model.relations[endpoint]
+    return [each for each in found if each.active and each.app.name == application]
+
+
+def is_misfit(agents_folder: Path) -> bool:
+    """Tell whether this unit's principal is one that it is not made for, by the files of that."""
+    from passthrough.host import agents  # imports a YAML parser, which a quiet hook needs not
+
+    charm = agents.charm_of(agents_folder, principal())
+    return charm is not None and (charm.subordinate or charm.is_controller)
+
+
+def check_place(model: ops.Model, agents_folder: Path) -> None:
+    """See that this unit is beside a principal that it is made for.
+
+    Args:
+        model: the model.
+        agents_folder: the folders of the agents on this host, whose charms say what they are.
+
+    Raises:
+        MisplacedError: when it is not; names the line that brought it there.
+    """
+    unit = principal()
+    beside, own = application_of(unit), model.app.name
+    if _tied(model, CHAIN):
+        # Each unit gets a subordinate of the other application below it, which gets one in turn.
+        raise MisplacedError(
+            f"{unit} is a subordinate: units without end",
+            f"juju remove-relation {own}:{CHAIN} {beside}",
+        )
+    if of(model) is not Role.COMPUTE:
+        return
+    from passthrough.host import agents
+
+    charm = agents.charm_of(agents_folder, unit)
+    undo = f"juju remove-relation {own}:{Role.COMPUTE.value} {beside}"
+    if charm and charm.subordinate:
+        raise MisplacedError(f"{unit} is a subordinate", undo)
+    if charm.is_controller if charm else beside == Role.CONTROLLER.value:
+        raise MisplacedError(f"{unit} is a controller", undo)

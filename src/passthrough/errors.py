@@ -32,6 +32,10 @@ def unexpected(error: Exception) -> PassthroughError:
     )
 
 
+class NotOursError(PassthroughError):
+    """The host is not this unit's to look after, so the unit does nothing there."""
+
+
 class OptionError(PassthroughError):
     """An option holds something that is not accepted.
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 from collections.abc import Callable
+from typing import NamedTuple
 
 from passthrough import confirm, errors
 from passthrough.effects import drivers
@@ -17,9 +19,27 @@ class RebindError(PassthroughError):
     """The request cannot be carried out; nothing was touched."""
 
 
+class Chosen(NamedTuple):
+    """Which of the claimed functions are meant: those that all of it fits.
+
+    Attributes:
+        address: one of them; empty for any.
+        match: a glob of addresses or ids; empty for any.
+    """
+
+    address: str = ""
+    match: str = ""
+
+
+def matches(pattern: str, address: str, identity: str) -> bool:
+    """Tell whether a glob fits a function by its address or its id; an empty one fits all."""
+    fits = fnmatch.fnmatch(address, pattern) or fnmatch.fnmatch(identity, pattern)
+    return fits if pattern else True
+
+
 def rebind(
     decision: Decision,
-    address: str,
+    chosen: Chosen,
     tools: Tools,
     progress: Callable[[str], object] = lambda sentence: None,
 ) -> dict[str, errors.BindError | None]:
@@ -27,7 +47,7 @@ def rebind(
 
     Args:
         decision: what is claimed on this host.
-        address: one claimed function, or an empty string for all of them.
+        chosen: which of the claimed functions.
         tools: how to load the vfio modules.
         progress: told, in words, what became of each function.
 
@@ -37,13 +57,25 @@ def rebind(
         driver that does not let go.
 
     Raises:
-        RebindError: when the address is not claimed, the host was started with
-            ``pci-passthrough=off``, or the IOMMU is off.
+        RebindError: when the address is not claimed, the glob fits none that is, the host was
+            started with ``pci-passthrough=off``, or the IOMMU is off.
     """
     root, claimed = decision.site.root, decision.outcome.addresses
+    address = chosen.address
     if address and address not in claimed:
         raise RebindError(
             f"{quoting.show(address)} is not claimed on this host; claimed are"
+            f" {', '.join(claimed) or 'none'}"
+        )
+    functions = decision.host.functions
+    asked = [
+        each
+        for each in ([address] if address else claimed)
+        if matches(chosen.match, each, functions[each].id)
+    ]
+    if chosen.match and not asked:
+        raise RebindError(
+            f"no claimed function matches {quoting.show(chosen.match)}; claimed are"
             f" {', '.join(claimed) or 'none'}"
         )
     switch = decision.facts.machine.switch
@@ -57,7 +89,7 @@ def rebind(
     tools.load_vfio()
     done: dict[str, errors.BindError | None] = {}
     stuck: errors.StuckError | None = None
-    for each in [address] if address else claimed:
+    for each in asked:
         try:
             if stuck:
                 raise errors.PostponedError.after(stuck, each)

@@ -84,7 +84,8 @@ def key(decision: Decision) -> str:
     It takes in the options and nothing that the host adds: a function that comes and goes between
     boots, and with it a driver on the blacklist, would make every boot's plan a new one.
     """
-    return digest.of(spelling.VERSION, spelling.spell(decision.options))
+    wanted = dataclasses.replace(decision.options, keep=False)  # no reboot brings it about
+    return digest.of(spelling.VERSION, spelling.spell(wanted))
 
 
 def _was_for(last: record.Reboot, decision: Decision) -> bool:

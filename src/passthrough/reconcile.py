@@ -25,13 +25,25 @@ class Result:
     outcome: apply.Outcome = dataclasses.field(default_factory=apply.Outcome)
 
 
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What a run starts from.
+
+    Attributes:
+        facts: what was seen of the host since the caller took the lock; None to look.
+        owner: the unit that looks after the host from now on; None to leave the owner as it is.
+    """
+
+    facts: survey.Facts | None = None
+    owner: record.Owner | None = None
+
+
 def reconcile(
     site: Site,
     options: Options,
     tools: Tools,
     progress: Callable[[str], object],
-    *,
-    facts: survey.Facts | None = None,
+    start: Start = Start(),
 ) -> Result:
     """Bring a host to what ``options`` ask for; default options undo everything.
 
@@ -43,7 +55,7 @@ def reconcile(
         options: what is asked for.
         tools: how to rebuild, to load modules and to restart services.
         progress: told, in words, of everything that is done.
-        facts: what was seen of the host since the caller took the lock; None to look.
+        start: what was seen since the caller took the lock, and who looks after the host.
 
     Returns:
         What was done, and what is decided on the host as it is afterwards.
@@ -55,7 +67,11 @@ def reconcile(
     """
     purpose = f"a hook of {site.application}"
     with lock.hold(site.root, purpose), record.open(site) as ledger:
-        return _reconcile(ledger, facts or survey.look(site), options, tools, progress)
+        owner = ledger.present.owner if start.owner is None else start.owner
+        keep = ledger.present.keep if options.leaving else options.keep
+        if (owner, keep) != (ledger.present.owner, ledger.present.keep):
+            ledger.update(owner=owner, keep=keep)
+        return _reconcile(ledger, start.facts or survey.look(site), options, tools, progress)
 
 
 def _reconcile(

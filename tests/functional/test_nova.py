@@ -339,17 +339,18 @@ class TestSrIov:
 class TestActions:
     def test_plan_shows_what_would_be_offered(self, agent, packed_charm):
         agent.deploy(packed_charm, principal=PRINCIPAL)
-        before = agent.action("plan")
+        programs = {"format": "json"}
+        before = agent.action("plan", programs)
         assert json.loads(before.results["plan"])["nova"]["device-specs"] == []
         agent.config(devices=GPUS)
-        plan = agent.action("plan").results
+        plan = agent.action("plan", programs).results
         specs = json.loads(plan["plan"])["nova"]["device-specs"]
         assert [each["address"] for each in specs] == BOTH
-        assert plan["table"].endswith("nothing to change")
+        assert agent.action("plan").results["table"].endswith("nothing to change")
 
     def test_verify_shows_nova_and_hints_at_spice(self, agent, deploy, host):
         deploy()
-        result = agent.action("verify")
+        result = agent.action("verify", {"format": "json"})
         checks = {each["name"]: each for each in json.loads(result.results["checks"])}
         assert checks["nova"]["seen"] == "Nova 29 (2024.1)"
         assert checks["device_spec 0000:83:00.0"]["seen"] == f"in /{NOVA} [pci] device_spec"
@@ -360,5 +361,5 @@ class TestActions:
         failed = [name for name in checks if checks[name]["status"] == "fail"]
         assert not [name for name in failed if name.startswith(about_nova)]
         host.write("etc/nova/nova.conf", "[spice]\nenabled = True\n")
-        checks = json.loads(agent.action("verify").results["checks"])
+        checks = json.loads(agent.action("verify", {"format": "json"}).results["checks"])
         assert "console" not in [each["name"] for each in checks]

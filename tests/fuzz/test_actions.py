@@ -29,8 +29,8 @@ class Event:
 
     handle = types.SimpleNamespace(kind="list_devices_action")
 
-    def __init__(self, match: str):
-        self.params = {"match": match}
+    def __init__(self, match: str, form: str):
+        self.params = {"match": match, "format": form}
         self.results: dict[str, Any] = {}
 
     def set_results(self, results: dict[str, Any]) -> None:
@@ -44,11 +44,14 @@ def test_a_hostile_match_chooses_or_does_not(tmp_path: Path):
     unit = types.SimpleNamespace(site=Site(root, "pci-passthrough"))
     seen = set()
     for text in mutation.variants("match", mutation.seeds("match"), PARAMETERS):
-        event = Event(text)
-        actions.answer(cast(Any, unit), cast(ops.ActionEvent, event))
-        found = json.loads(event.results["devices"])
+        results: dict[str, Any] = {}
+        for form in ("json", "table"):
+            event = Event(text, form)
+            actions.answer(cast(Any, unit), cast(ops.ActionEvent, event))
+            results.update(event.results)
+        found = json.loads(results["devices"])
         assert all(every[each["address"]] == each for each in found)
-        table = event.results["table"]
+        table = results["table"]
         assert all(line.isprintable() for line in table.splitlines()), ascii(table)
         seen.add(len(found))
     assert {0, 1, len(every)} <= seen
@@ -60,6 +63,6 @@ def test_a_hostile_address_is_refused(tmp_path: Path):
     texts = mutation.variants("address", mutation.seeds("match"), PARAMETERS)
     for text in texts:
         with pytest.raises(rebind.RebindError) as caught:
-            rebind.rebind(decision, text, cast(Tools, None))
+            rebind.rebind(decision, rebind.Chosen(text), cast(Tools, None))
         judge.check_message(caught.value)
     assert list(tmp_path.iterdir()) == []

@@ -6,6 +6,7 @@ Every tier may import it; nothing is imported here.
 from __future__ import annotations
 
 APPLICATION = "pci-passthrough"
+MODEL_UUID = "5f1f3a3b-6b5f-4a9b-8b1a-0c1d2e3f4a5b"
 
 GPU_ID, AUDIO_ID, NIC_ID, NVME_ID = "10de:1bb0", "10de:10f0", "8086:1572", "144d:a808"
 GPU_BUSES = ("83", "84", "85")

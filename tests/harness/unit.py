@@ -17,11 +17,13 @@ from typing import Any
 import ops
 import pytest
 import yaml
+from harness.constants import MODEL_UUID
 from harness.world import World
 from ops import testing
 
 import charm
 from passthrough.effects import tools as host_tools
+from passthrough.state import record
 
 _ROOT = Path(charm.__file__).parents[1]
 DECLARED: dict[str, dict[str, Any]] = {
@@ -30,6 +32,8 @@ DECLARED: dict[str, dict[str, Any]] = {
 }
 PRINCIPAL = testing.SubordinateRelation("juju-info", remote_app_name="nova-compute")
 NRPE = testing.SubordinateRelation("nrpe-external-master", remote_app_name="nrpe")
+# Beside the host, not on it: Juju's folders are none of what a test compares.
+AGENTS = ".juju/agents"
 HOOKS = ("install", "upgrade_charm", "config_changed", "start", "update_status")
 
 
@@ -47,6 +51,7 @@ class Unit:
         principal: the unit that it is beside.
         relations: the relations that Juju knows.
         leader: whether it is its application's leader.
+        number: the unit's number; the folder of its agent is below `AGENTS`.
     """
 
     def __init__(
@@ -56,8 +61,12 @@ class Unit:
         relations: tuple[testing.RelationBase, ...] = (PRINCIPAL,),
         *,
         leader: bool = False,
+        number: int = 0,
     ):
         self.world = world
+        self._principal = principal
+        charm_folder = world.root / AGENTS / f"unit-{world.application}-{number}/charm"
+        charm_folder.mkdir(parents=True, exist_ok=True)
         self.context: testing.Context[charm.PciPassthroughCharm] = testing.Context(
             charm.PciPassthroughCharm,
             meta=DECLARED["meta"],
@@ -65,8 +74,11 @@ class Unit:
             actions=DECLARED["actions"],
             principal_unit=principal,
             app_name=world.application,
+            unit_id=number,
+            charm_root=charm_folder,
         )
-        self.state = testing.State(relations=relations, leader=leader)
+        model = testing.Model(name="standin", uuid=MODEL_UUID)
+        self.state = testing.State(relations=relations, leader=leader, model=model)
 
     def run(
         self,
@@ -103,9 +115,17 @@ class Unit:
         self.state = dataclasses.replace(self.state, **values)
 
     def act(self, name: str, **params: Any) -> dict[str, Any]:
-        """Run an action; its results, structured parts parsed."""
-        self.state = self.context.run(self._action(name, params), self.state)
-        results = self.context.action_results or {}
+        """Run an action; its results, structured parts parsed.
+
+        One that only looks is asked for both formats, unless ``format`` names one.
+        """
+        both = "format" not in params and name != "rebind"
+        results: dict[str, str] = {}
+        for each in ({"format": "table"}, {"format": "json"}) if both else ({},):
+            self.state = self.context.run(self._action(name, {**params, **each}), self.state)
+            found = self.context.action_results or {}
+            assert len(found) <= 1, "one result, of the kind that was asked for"
+            results.update(found)
         return {key: text if key == "table" else json.loads(text) for key, text in results.items()}
 
     def act_in_vain(self, name: str, **params: Any) -> tuple[str, dict[str, Any]]:
@@ -116,6 +136,12 @@ class Unit:
         assert isinstance(caught.value.state, testing.State)
         self.state = caught.value.state
         return caught.value.message, self.context.action_results or {}
+
+    @property
+    def owner(self) -> record.Owner:
+        """The unit, as a record names an owner."""
+        name = f"{self.context.app_name}/{self.context.unit_id}"
+        return record.Owner(MODEL_UUID, name, self._principal)
 
     @property
     def status(self) -> str:

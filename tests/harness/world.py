@@ -8,6 +8,7 @@ assert world.drivers() == READY
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tarfile
 from collections.abc import Callable, Iterator
@@ -84,6 +85,7 @@ class World:
         self.root = self.tree.root
         self.application = application
         self.site = Site(self.root, application)
+        self.owner = record.Owner(constants.MODEL_UUID, f"{application}/0", "nova-compute/0")
         self.nova = Nova(self)
         self.config: dict[str, Any] = {"devices": ""}
         self.said: list[str] = []
@@ -131,7 +133,8 @@ class World:
     def run(self, wanted: options.Options) -> reconcile.Result:
         """Bring the host to what is wanted, without a word about reboots."""
         self._result = None
-        self._result = reconcile.reconcile(self.site, wanted, self.tools, self._tell)
+        start = reconcile.Start(owner=self.owner)
+        self._result = reconcile.reconcile(self.site, wanted, self.tools, self._tell, start)
         return self._result
 
     def decide(self, devices: str | None = None, **config: object) -> survey.Decision:
@@ -166,6 +169,12 @@ class World:
     def record(self) -> record.Record:
         """What the application has written down."""
         return record.read(self.site)
+
+    @contextlib.contextmanager
+    def ledger(self) -> Iterator[record.Ledger]:
+        """The application's record, to change it behind the charm's back."""
+        with record.open(self.site) as ledger:
+            yield ledger
 
     def drivers(self) -> dict[str, str | None]:
         """The driver of every function of the GPUs."""

@@ -262,22 +262,43 @@ class TestActions:
     def test_verify_fails_and_still_shows_every_check(self, ready: Unit, tree):
         tree.bind("0000:84:00.0", "nouveau")
         message, results = ready.act_in_vain("verify")
+        assert "to mend it: " in results["table"]
+        message, results = ready.act_in_vain("verify", format="json")
         checks = {each["name"]: each for each in json.loads(results["checks"])}
         assert checks["driver 0000:84:00.0"]["status"] == "fail"
         assert "driver 0000:84:00.0" in message
         assert message.partition(" checks failed: ")[0].endswith(f" of {len(checks)}")
-        assert "to mend it: " in results["table"]
 
     def test_rebind_reports_every_function(self, ready: Unit, kernel):
-        found = ready.act("rebind")
+        found = ready.act("rebind", format="json")
         assert ready.context.action_logs == [f"{each}: bound to vfio-pci" for each in CLAIMED]
         assert [each["address"] for each in found["functions"]] == list(CLAIMED)
         assert all(each["bound"] for each in found["functions"])
+        found = ready.act("rebind")
         assert "0000:83:00.0  bound to vfio-pci" in found["table"]
+
+    @pytest.mark.parametrize(
+        ("match", "addresses"),
+        [
+            ("", CLAIMED),
+            ("0000:84:*", CLAIMED[2:]),
+            ("10de:1bb0", ("0000:83:00.0", "0000:84:00.0")),
+            ("*", CLAIMED),
+        ],
+    )
+    def test_rebind_can_be_narrowed(self, ready: Unit, match: str, addresses: tuple[str, ...]):
+        found = ready.act("rebind", match=match, format="json")
+        assert tuple(each["address"] for each in found["functions"]) == addresses
+
+    @pytest.mark.parametrize("match", ["0000:85:*", "x"])
+    def test_rebind_of_no_match_is_refused(self, ready: Unit, kernel, match: str):
+        message, results = ready.act_in_vain("rebind", match=match)
+        assert message.startswith(f'no claimed function matches "{match}"; claimed are 0000:83:00.')
+        assert (results, kernel.writes()) == ({}, [])
 
     def test_rebind_of_what_a_guest_holds_fails_and_does_the_rest(self, ready: Unit, kernel):
         kernel.hold("0000:83:00.0")
-        message, results = ready.act_in_vain("rebind")
+        message, results = ready.act_in_vain("rebind", format="json")
         assert "0000:83:00.0: a guest holds it" in message
         bound = {row["address"]: row["bound"] for row in json.loads(results["functions"])}
         assert bound == {
@@ -297,10 +318,33 @@ class TestActions:
         self, unit: Unit, monkeypatch: pytest.MonkeyPatch
     ):
         monkeypatch.setattr(actions, "MAX_RESULT", 4_000)
-        message, results = unit.act_in_vain("list-devices")
+        message, results = unit.act_in_vain("list-devices", format="json")
         assert message.startswith("devices: more than Juju carries in one result; narrow the")
-        assert list(results) == ["table"]
+        assert results == {}, "half a text of JSON is none"
+        assert list(unit.act("list-devices", format="table")) == ["table"]
+        monkeypatch.setattr(actions, "MAX_RESULT", 400)
+        message, results = unit.act_in_vain("list-devices", format="table")
+        assert message.startswith("table: more than Juju carries in one result; narrow the")
+        assert results == {}
+        monkeypatch.setattr(actions, "MAX_RESULT", 4_000)
         assert unit.act("list-devices", match="0000:83:00.0")["devices"]
+
+    @pytest.mark.parametrize(
+        ("action", "key"),
+        [
+            ("list-devices", "devices"),
+            ("plan", "plan"),
+            ("verify", "checks"),
+            ("rebind", "functions"),
+        ],
+    )
+    def test_each_gives_one_result_of_the_kind_that_was_asked_for(
+        self, ready: Unit, action: str, key: str
+    ):
+        assert list(ready.act(action, format="json")) == [key]
+        assert list(ready.act(action, format="table")) == ["table"]
+        declared = DECLARED["actions"][action]["params"]["format"]
+        assert (declared["default"], declared["enum"]) == ("table", ["table", "json"])
 
     @pytest.mark.parametrize("action", ["list-devices", "plan", "verify"])
     def test_that_only_look_change_no_file(self, ready: Unit, tree, action: str):

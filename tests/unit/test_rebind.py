@@ -22,7 +22,7 @@ def bound(world: World) -> World:
 
 
 def ask(world: World, address: str = "", devices: str = GPUS):
-    return rebind.rebind(world.decide(devices), address, world.tools)
+    return rebind.rebind(world.decide(devices), rebind.Chosen(address), world.tools)
 
 
 def unbound(kernel: FakeKernel) -> list[str]:

@@ -13,6 +13,8 @@ from passthrough.system.quoting import show
 
 _DRIVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
+ON_REMOVAL = "on-removal"
+
 _LEAVE_OUT = "leave it out"
 
 
@@ -22,13 +24,14 @@ class Options:
 
     Attributes:
         devices: the items of ``devices``.
-        iommu: whether the charm turns the IOMMU on; False for ``off``.
+        iommu: whether the charm turns the IOMMU on; False for ``manual`` and ``off``.
         iommu_passthrough: whether the host's own devices bypass the IOMMU (``iommu=pt``).
         allow_unsafe_interrupts: whether guests may do without interrupt remapping.
         blacklist_drivers: the drivers to keep off, sorted; None for ``auto``.
         kernel_options: tokens of the kernel's command line, in the operator's order.
         report_in_placement: whether nova-compute reports the devices in Placement.
         reboot_when_idle: whether the charm reboots the host when no guest runs.
+        keep: whether the host keeps everything when the unit leaves.
         leaving: no option, but whether the unit leaves the host; the other fields then have their
             defaults, which ask for nothing.
     """
@@ -41,6 +44,7 @@ class Options:
     kernel_options: tuple[str, ...] = ()
     report_in_placement: bool = False
     reboot_when_idle: bool = False
+    keep: bool = False
     leaving: bool = False
 
 
@@ -55,14 +59,28 @@ def parse(config: Mapping[str, object]) -> Options:
     """
     return Options(
         devices=devices_option.parse(str(config.get("devices", ""))),
-        iommu=_choice(config, "iommu", ("auto", "off")) == "auto",
+        iommu=_choice(config, "iommu", ("auto", "manual", "off")) == "auto",
         iommu_passthrough=bool(config.get("iommu-passthrough", False)),
         allow_unsafe_interrupts=bool(config.get("allow-unsafe-interrupts", False)),
         blacklist_drivers=_drivers(str(config.get("blacklist-drivers", "auto"))),
         kernel_options=kernel_options.parse(str(config.get("kernel-options", ""))),
         report_in_placement=bool(config.get("report-in-placement", False)),
         reboot_when_idle=_choice(config, "reboot", ("manual", "when-idle")) == "when-idle",
+        keep=parse_keep(config.get(ON_REMOVAL)),
     )
+
+
+def parse_keep(value: object) -> bool:
+    """Parse the option on-removal: whether the host keeps everything when the unit leaves.
+
+    Args:
+        value: the option's value; None for its default.
+
+    Raises:
+        OptionError: when it is no value of the option.
+    """
+    given = {} if value is None else {ON_REMOVAL: value}
+    return _choice(given, ON_REMOVAL, ("restore", "keep")) == "keep"
 
 
 def _choice(config: Mapping[str, object], option: str, choices: tuple[str, ...]) -> str:

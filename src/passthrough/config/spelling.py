@@ -25,13 +25,14 @@ def _options(wanted: Options) -> dict[str, Any]:
     named = wanted.blacklist_drivers
     return {
         "devices": [spell_item(item) for item in wanted.devices.items],
-        "iommu": "auto" if wanted.iommu else "off",
+        "iommu": "auto" if wanted.iommu else "off",  # manual is another word for it
         "iommu-passthrough": wanted.iommu_passthrough,
         "allow-unsafe-interrupts": wanted.allow_unsafe_interrupts,
         "blacklist-drivers": "auto" if named is None else list(named),
         "kernel-options": list(wanted.kernel_options),
         "report-in-placement": wanted.report_in_placement,
         "reboot": "when-idle" if wanted.reboot_when_idle else "manual",
+        "on-removal": "keep" if wanted.keep else "restore",
     }
 
 

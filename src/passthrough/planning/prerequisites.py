@@ -146,7 +146,7 @@ def _check_iommu_can_start(
         return
     joint = "; "
     if facts.iommu_table == "DMAR" and not wants_on and not wanted.iommu:
-        cause = "the option iommu=off keeps this charm from turning it on"
+        cause = "the option iommu=manual keeps this charm from turning it on"
         way_out = "set iommu=auto"
     elif running == ["intel_iommu=on"]:
         cause = "it was started with intel_iommu=on"

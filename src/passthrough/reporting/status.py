@@ -17,6 +17,7 @@ from passthrough.survey import Decision
 
 if TYPE_CHECKING:
     from passthrough.nova import publication
+    from passthrough.state import record
 
 
 class Kind(enums.StrEnum):
@@ -95,8 +96,24 @@ def summarize(
     return Status(Kind.ACTIVE, "; ".join([ready, *said]))
 
 
-def describe_removal(left: Sequence[str]) -> str:
-    """Say how a unit leaves its host; ``left`` are the addresses that stay on vfio-pci for now."""
+# Why everything stays in place where a unit leaves.
+KEPT = "on-removal is keep"
+
+
+def handed_over(owner: record.Owner) -> str:
+    """Say why everything stays in place where another unit looks after the host."""
+    return f"{owner.unit} looks after this host"
+
+
+def describe_removal(left: Sequence[str], stays: str = "") -> str:
+    """Say how a unit leaves its host.
+
+    Args:
+        left: the addresses that stay on vfio-pci for now.
+        stays: why everything stays in place; empty where it does not.
+    """
+    if stays:
+        return f"everything stays in place: {stays}"
     if not left:
         return "everything given back"
     return f"left on vfio-pci until the next boot: {' '.join(left)}"
@@ -121,8 +138,13 @@ def settled(decision: Decision) -> str:
         "held": offer.held,
         "notes": offer.notes,
         "status": found.message,
+        "owner": _spell_owner(decision.facts.record.owner),
     }
     return digest.of(spelling.VERSION, told)
+
+
+def _spell_owner(owner: record.Owner | None) -> list[str]:
+    return [owner.model, owner.unit] if owner else []
 
 
 def summarize_controller(wanted: options.Options, published: publication.Publication) -> Status:

@@ -51,6 +51,19 @@ def test_every_option_is_read():
     )
 
 
+@pytest.mark.parametrize(("text", "on"), [("auto", True), ("manual", False), ("off", False)])
+def test_iommu_has_a_word_that_yaml_makes_no_boolean_of(text: str, on: bool):
+    assert made.wanted(iommu=text).iommu is on
+    assert text == "off" or yaml.safe_load(text) == text
+
+
+@pytest.mark.parametrize(("value", "keep"), [(None, False), ("restore", False), ("keep", True)])
+def test_on_removal(value: str | None, keep: bool):
+    assert options.parse_keep(value) is keep
+    given = {} if value is None else {"on-removal": value}
+    assert options.parse(given).keep is keep
+
+
 @pytest.mark.parametrize(
     ("text", "drivers"),
     [("auto", None), (" auto ", None), ("", ()), (" , ", ()), ("xe i915", ("i915", "xe"))],
@@ -81,8 +94,12 @@ BAD_DRIVER = (
     " nouveau,nvidiafb"
 )
 REFUSALS: dict[str, tuple[dict[str, Any], str]] = {
-    "iommu": ({"iommu": "on"}, 'iommu: "on" is not one of auto, off'),
-    "iommu-shell": ({"iommu": "$(x)\n"}, r'iommu: "$(x)\n" is not one of auto, off'),
+    "iommu": ({"iommu": "on"}, 'iommu: "on" is not one of auto, manual, off'),
+    "on-removal": (
+        {"on_removal": "true"},
+        'on-removal: "true" is not one of restore, keep',
+    ),
+    "iommu-shell": ({"iommu": "$(x)\n"}, r'iommu: "$(x)\n" is not one of auto, manual, off'),
     "kernel-substitution": (
         {"kernel_options": "quiet $(reboot)"},
         f'kernel-options: item 2 "$(reboot)": {BAD_KERNEL_OPTION}',

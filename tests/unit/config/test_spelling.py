@@ -31,6 +31,7 @@ EVERYTHING = {
     "kernel-options": "a=b pci=realloc",
     "report-in-placement": True,
     "reboot": "when-idle",
+    "on-removal": "keep",
 }
 GPUS = {
     "devices": "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0",
@@ -63,12 +64,14 @@ def test_every_option_stands_under_the_name_that_an_operator_gives_it():
         "kernel-options": ["a=b", "pci=realloc"],
         "report-in-placement": True,
         "reboot": "when-idle",
+        "on-removal": "keep",
     }
 
 
 def test_what_has_its_default_is_left_out():
     assert spelling.spell(options.parse({})) == {}
     assert spelling.spell(options.parse({"blacklist-drivers": "auto", "iommu": "auto"})) == {}
+    assert spelling.spell(options.parse({"iommu": "manual"})) == {"iommu": "off"}
     assert spelling.spell(options.parse({"blacklist-drivers": ""})) == {"blacklist-drivers": []}
 
 

@@ -429,7 +429,7 @@ HOSTS_THAT_CANNOT = {
     "iommu-off-option": (
         made.IOMMU_OFF,
         {"iommu": "off"},
-        "the running kernel has no active IOMMU: the option iommu=off keeps this charm from"
+        "the running kernel has no active IOMMU: the option iommu=manual keeps this charm from"
         " turning it on; set iommu=auto. Nothing was changed",
     ),
     "amd-with-intels-option": (
