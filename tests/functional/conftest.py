@@ -30,7 +30,13 @@ def box(host: hosttree.HostTree, tmp_path: pathlib.Path) -> Iterator[hostbox.Box
 
 
 @pytest.fixture
-def agent(box: hostbox.Box, tmp_path: pathlib.Path) -> standin.Agent:
+def manner() -> str:
+    """Whose manner the agents have; a test of what differs overrides it with both."""
+    return standin.JUJU_3
+
+
+@pytest.fixture
+def agent(box: hostbox.Box, tmp_path: pathlib.Path, manner: str) -> standin.Agent:
     """The unit agents of that host."""
     # The charm's packages are for this Python, which need not be the first on the system's PATH.
     python = tmp_path / "python" / "python3"
@@ -41,6 +47,7 @@ def agent(box: hostbox.Box, tmp_path: pathlib.Path) -> standin.Agent:
         tmp_path / "agent",
         command_prefix=box.command_prefix,
         path_prefix=[str(python.parent)],
+        manner=manner,
     )
 
 

@@ -20,10 +20,12 @@ from harness.standin.errors import (
     NotModelledError,
     StandinError,
 )
-from harness.standin.model import Status
+from harness.standin.model import JUJU_3, JUJU_4, Status
 from harness.standin.records import ActionResult, Call, EventRun, LogLine
 
 __all__ = [
+    "JUJU_3",
+    "JUJU_4",
     "ActionRefusedError",
     "ActionResult",
     "Agent",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -30,6 +31,7 @@ class Agent(Engine):
         timeout: seconds until a hook is killed.
         on_run: called with every finished run.
         on_log: called with every line of log as it comes.
+        manner: of a new model: `model.JUJU_3` or `model.JUJU_4`, see README.md.
     """
 
     def deploy(
@@ -169,17 +171,44 @@ class Agent(Engine):
             changes.drop_relation(changes.find_relation(state, name, endpoint, remote))
             return self._settle(state)
 
-    def remove(self, app: str | None = None) -> list[EventRun]:
-        """Remove an application: departed, broken, stop, remove on each of its units."""
+    def remove(self, app: str | None = None, *, force: bool = False) -> list[EventRun]:
+        """Remove an application: departed, broken, stop, remove on each of its units.
+
+        With ``force`` none of them runs stop or remove.
+        """
         with self._session() as state:
-            changes.drop_application(state, state.application(app))
+            changes.drop_application(state, state.application(app), force=force)
             return self._settle(state)
 
-    def remove_unit(self, unit: str) -> list[EventRun]:
+    def remove_unit(self, unit: str, *, force: bool = False) -> list[EventRun]:
         """Remove a unit; a (simulated) principal takes its subordinates along."""
         with self._session() as state:
-            changes.drop_unit(state, state.unit(unit))
+            changes.drop_unit(state, state.unit(unit), force=force)
             return self._settle(state)
+
+    def vanish(self, unit: str | None = None) -> None:
+        """Take a unit away without a hook: its record and the folder of its agent."""
+        with self._session() as state:
+            chosen = state.unit(unit)
+            resolver.bury(state, chosen)
+            self._put_away(chosen.name)
+            self._save(state)
+
+    def adopt(self, **manners: bool) -> None:
+        """Choose among what a manner leaves open: late_stop, late_death, own_first; see `Model`."""
+        with self._session() as state:
+            for name, value in manners.items():
+                setattr(state, name, value)
+            self._save(state)
+
+    def place(self, unit: str, metadata: Mapping[str, Any]) -> None:
+        """Put the folder of a simulated unit's agent beside the others, with metadata.yaml."""
+        with self._session() as state:
+            self._write_agent_conf(state, unit)
+            self._save(state)
+        charm = self._directory_of(unit) / "charm"
+        charm.mkdir(exist_ok=True)
+        (charm / "metadata.yaml").write_text(json.dumps(metadata))
 
     def elect(self, unit: str) -> list[EventRun]:
         """Make a unit the leader of its application."""

@@ -170,21 +170,21 @@ def drop_relation(relation: Relation) -> None:
     relation.life = DYING
 
 
-def drop_application(model: Model, app: Application) -> None:
+def drop_application(model: Model, app: Application, *, force: bool = False) -> None:
     """Remove an application with its units and relations."""
     app.life = DYING
     for relation in model.relations_of(app.name):
         relation.life = DYING
     for unit in model.local_units(app.name):
         if unit.life != DEAD:
-            unit.life = DYING
+            unit.life, unit.removed, unit.forced = DYING, True, force
 
 
-def drop_unit(model: Model, unit: Unit) -> None:
+def drop_unit(model: Model, unit: Unit, *, force: bool = False) -> None:
     """Remove a unit; a principal takes its subordinate units along."""
     for other in model.local_units():
         if other.life == ALIVE and unit.name in (other.name, other.principal):
-            other.life = DYING
+            other.life, other.removed, other.forced = DYING, True, force
     if not model.applications[unit.app].charm:
         for relation in model.relations_of(unit.app):
             relation.members.pop(unit.name, None)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from harness.standin import declared
 from harness.standin.agent import Agent
 from harness.standin.errors import HookFailedError, StandinError
-from harness.standin.model import app_of
+from harness.standin.model import JUJU_3, VERSIONS, app_of
 from harness.standin.records import EventRun, LogLine
 
 
@@ -29,6 +29,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="standin", description=__doc__)
     parser.add_argument("--dir", required=True, help="directory of the model and the units")
     parser.add_argument("--env", action="append", default=[], metavar="K=V", help="for every hook")
+    parser.add_argument("--manner", choices=tuple(VERSIONS), default=JUJU_3, help="of a new model")
     parser.add_argument("--path-prefix", action="append", default=[], metavar="DIR")
     parser.add_argument("-v", "--verbose", action="store_true", help="show the charm's log")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     remove = command("remove", "remove an application, or a relation APP:ENDPOINT", unit=False)
     remove.add_argument("target", nargs="?")
     remove.add_argument("remote", nargs="?")
+    remove.add_argument("--force", action="store_true", help="without stop and remove")
     upgrade = command("upgrade", "upgrade the charm", unit=False)
     upgrade.add_argument("charm")
     upgrade.add_argument("--app")
@@ -127,7 +129,7 @@ def _remove(agent: Agent, args: argparse.Namespace) -> int:
     if args.target and ":" in args.target:
         agent.remove_relation(args.target, args.remote)
     else:
-        agent.remove(args.target)
+        agent.remove(args.target, force=args.force)
     return 0
 
 
@@ -177,6 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.dir,
             env=_pairs(args.env),
             path_prefix=args.path_prefix,
+            manner=args.manner,
             on_run=_show_run,
             on_log=_show_log if args.verbose else None,
         )

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from harness.standin.model import Application, Event, Model, Relation, Unit, app_of
+from harness.standin.model import ALIVE, JUJU_4, Application, Event, Model, Relation, Unit, app_of
 from harness.standin.records import Call, LogLine
 
 
@@ -38,6 +38,7 @@ class HookContext:
         relation_writes: buffered databag changes by relation and owner.
         state_writes: buffered server-side state; None deletes.
         not_modelled: what the charm asked for that is not modelled.
+        fail_after: how many calls are answered; then all fail. None for no such end.
     """
 
     model: Model
@@ -57,6 +58,13 @@ class HookContext:
     log: list[LogLine] = dataclasses.field(default_factory=list)
     calls: list[Call] = dataclasses.field(default_factory=list)
     not_modelled: list[str] = dataclasses.field(default_factory=list)
+    fail_after: int | None = None
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether Juju answers no hook tool any more."""
+        late = self.fail_after is not None and len(self.calls) >= self.fail_after
+        return self.unit.cut or late
 
     @property
     def app(self) -> Application:
@@ -98,6 +106,8 @@ class HookContext:
 
         So the list is empty in hooks before the first join (install, config-changed, start).
         """
+        if self.model.manner == JUJU_4 and self.unit.life != ALIVE:
+            return []
         names = set(self.unit.seen[relation.id].units)
         if self.event.relation == relation.id and self.event.remote_unit:
             if self.event.kind == "relation-departed":

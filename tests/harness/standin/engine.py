@@ -49,8 +49,9 @@ class Engine(Views):
         timeout: float = runner.DEFAULT_TIMEOUT,
         on_run: Callable[[EventRun], None] | None = None,
         on_log: Callable[[LogLine], None] | None = None,
+        manner: str = model.JUJU_3,
     ):
-        super().__init__(directory)
+        super().__init__(directory, manner)
         self.surroundings = runner.Surroundings(
             dict(env or {}), list(path_prefix), list(command_prefix), timeout
         )
@@ -107,6 +108,7 @@ class Engine(Views):
                 return unit, event
             if unit.life == DYING:
                 resolver.bury(state, unit)
+                self._put_away(unit.name)
         resolver.sweep(state)
         self._save(state)
         return None
@@ -115,6 +117,8 @@ class Engine(Views):
         self, state: Model, unit: Unit, event: Event, *, commit: bool
     ) -> tuple[EventRun, HookFailedError | None]:
         """Run one hook; with ``commit`` its success moves the model on."""
+        if event.kind == "install":
+            self._write_agent_conf(state, unit.name)
         if event.kind in ("install", "upgrade-charm"):
             charm = pathlib.Path(state.applications[unit.app].charm)
             charmdir.unpack(charm, self._directory_of(unit.name) / "charm")
@@ -126,7 +130,7 @@ class Engine(Views):
         failure = None
         if context.reboot == "now":
             unit.reboot = "now"  # stays pending: Juju runs the hook again after the reboot
-        elif run.exit_code:
+        elif run.exit_code and not unit.cut:
             unit.error = f'hook failed: "{context.name}"'
             failure = HookFailedError(unit.name, context.name, run.exit_code, _tail(context.log))
         else:
@@ -136,7 +140,7 @@ class Engine(Views):
                 resolver.commit(state, unit, event)
             unit.pending, unit.error = None, ""
         if unit.life == DEAD:
-            shutil.rmtree(self._directory_of(unit.name) / "charm")
+            self._put_away(unit.name)
         self._save(state)
         self._check_modelled(context)
         return run, failure
@@ -159,6 +163,7 @@ class Engine(Views):
             kill=process.kill,
             on_log=self._on_log or (lambda line: None),
             parameters=parameters,
+            fail_after=self.surroundings.tools_fail_after,
         )
         run = runner.run(context, process, directory / "charm", self._tools, self.surroundings)
         _append(directory / "calls.jsonl", context.calls)
@@ -166,6 +171,25 @@ class Engine(Views):
         if self._on_run:
             self._on_run(run)
         return context, run
+
+    def _write_agent_conf(self, state: Model, unit: str) -> None:
+        """What of it the stand-in knows; Juju has more in it."""
+        tag = unit.replace("/", "-")
+        folder = self.directory / f"unit-{tag}"
+        folder.mkdir(exist_ok=True)
+        text = f"# format 2.0\ntag: unit-{tag}\nmodel: model-{state.uuid}\n"
+        (folder / "agent.conf").write_text(text)
+
+    def _put_away(self, unit: str) -> None:
+        """Juju removes the folder of an agent; its log and calls stay to be read."""
+        folder = self._directory_of(unit)
+        if folder.parent != self.directory or not folder.exists():
+            return
+        shutil.rmtree(folder / "charm", ignore_errors=True)
+        gone = self.directory / "gone" / folder.name
+        shutil.rmtree(gone, ignore_errors=True)
+        gone.parent.mkdir(exist_ok=True)
+        folder.rename(gone)
 
     @staticmethod
     def _check_modelled(context: HookContext) -> None:

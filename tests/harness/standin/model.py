@@ -16,7 +16,9 @@ from typing import Any
 from harness.standin.errors import ModelError
 
 ALIVE, DYING, DEAD = "alive", "dying", "dead"
-JUJU_VERSION = "3.6.8"
+# The manners in which a unit is told of relations and of its end, by the Juju that has them.
+JUJU_3, JUJU_4 = "3.6", "4.0"
+VERSIONS = {JUJU_3: "3.6.8", JUJU_4: "4.0.15"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +77,11 @@ class Application:
 
 @dataclasses.dataclass
 class Unit:
-    """A unit and what its agent remembers between hooks."""
+    """A unit and what its agent remembers between hooks.
+
+    An operator has ``removed`` it, or its principal or application; ``forced`` is with --force. One
+    that is ``cut`` is out of the model while its agent still runs.
+    """
 
     name: str
     principal: str = ""
@@ -92,6 +98,9 @@ class Unit:
     status: Status = Status("waiting", "agent initialising")
     state: dict[str, str] = dataclasses.field(default_factory=dict)
     ports: list[str] = dataclasses.field(default_factory=list)
+    removed: bool = False
+    forced: bool = False
+    cut: bool = False
 
     @property
     def app(self) -> str:
@@ -145,9 +154,20 @@ class Relation:
 
 @dataclasses.dataclass
 class Model:
-    """Everything the stand-in knows; `load` and `save` it as JSON."""
+    """Everything the stand-in knows; `load` and `save` it as JSON.
+
+    Attributes:
+        manner: whose manner the agents have: JUJU_3 or JUJU_4.
+        late_stop: whether JUJU_4 comes to run stop after all, with hook tools that fail.
+        late_death: whether JUJU_3 still calls a unit alive that leaves with its last relation.
+        own_first: whether JUJU_4 begins with the relation to the unit's own principal.
+    """
 
     name: str = "standin"
+    manner: str = JUJU_3
+    late_stop: bool = False
+    late_death: bool = False
+    own_first: bool = False
     uuid: str = dataclasses.field(default_factory=lambda: str(uuid.uuid4()))
     next_relation: int = 0
     next_action: int = 1
@@ -203,10 +223,13 @@ class Model:
         return [relation for _, relation in sorted(self.relations.items()) if app in relation.sides]
 
     def remote_units(self, relation: Relation, unit: Unit) -> list[str]:
-        """Units of the far side in the same scope: of a container, principal and subordinates."""
+        """Units of the far side that a unit is told of.
+
+        In a container those are its principal and subordinates; JUJU_4 tells of all the others too.
+        """
         other = relation.other(unit.app)
         found = [name for name in relation.members if app_of(name) == other and name != unit.name]
-        if relation.scope == "container":
+        if relation.scope == "container" and self.manner == JUJU_3:
             found = [
                 name
                 for name in found
@@ -221,6 +244,11 @@ class Model:
         return f"{self.relations[event.relation].sides[unit.app]}-{event.kind}"
 
 
+def is_own(relation: Relation, unit: Unit) -> bool:
+    """Whether a relation leads to a subordinate's own principal."""
+    return relation.scope == "container" and app_of(unit.principal) == relation.other(unit.app)
+
+
 def app_of(unit_name: str) -> str:
     """Application name of a unit (or of an application)."""
     return unit_name.partition("/")[0]
@@ -232,10 +260,10 @@ def unit_order(unit_name: str) -> tuple[str, int]:
     return app, int(number or 0)
 
 
-def load(path: pathlib.Path) -> Model:
-    """Read the model, or start an empty one when the file does not exist."""
+def load(path: pathlib.Path, manner: str = JUJU_3) -> Model:
+    """Read the model, or start an empty one of that manner when the file does not exist."""
     if not path.exists():
-        return Model()
+        return Model(manner=manner)
     raw = json.loads(path.read_text(encoding="utf-8"))
     raw["applications"] = {
         name: Application(**{**app, "status": Status(**app["status"])})

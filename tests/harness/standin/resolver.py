@@ -13,6 +13,8 @@ from harness.standin.model import (
     ALIVE,
     DEAD,
     DYING,
+    JUJU_3,
+    JUJU_4,
     Application,
     Event,
     Model,
@@ -20,6 +22,7 @@ from harness.standin.model import (
     Seen,
     Status,
     Unit,
+    is_own,
 )
 
 # What EnterScope puts into a unit's databag before any hook runs (apiserver/facades/agent/uniter).
@@ -95,15 +98,24 @@ def _next_created(model: Model, unit: Unit) -> Event | None:
 
 
 def _next_when_dying(model: Model, unit: Unit) -> Event | None:
-    for relation in _known(model, unit):
+    for relation in () if unit.cut else _known_when_dying(model, unit):
         if not unit.seen[relation.id].created:
             continue
         event = _next_of_relation(model, unit, relation, broken=True)
         if event:
             return event
-    if unit.started:
+    if unit.started and not unit.forced:
         return Event("stop")
-    return Event("remove") if unit.installed else None
+    ends = unit.forced or model.manner == JUJU_4
+    return Event("remove") if unit.installed and not ends else None
+
+
+def _known_when_dying(model: Model, unit: Unit) -> list[Relation]:
+    """JUJU_4 has no order of its own: that to the unit's own principal comes first, or last."""
+    known = _known(model, unit)
+    if model.manner == JUJU_3:
+        return known
+    return sorted(known, key=lambda each: is_own(each, unit) is not model.own_first)
 
 
 def _known(model: Model, unit: Unit) -> list[Relation]:
@@ -124,7 +136,8 @@ def _next_of_relation(
     )
     for name in sorted(seen.units):
         if name not in current:
-            leaving = unit.life != ALIVE or model.applications[unit.app].life != ALIVE
+            alive = unit.life == ALIVE or (model.late_death and not unit.removed)
+            leaving = not alive or model.applications[unit.app].life != ALIVE
             return Event(
                 "relation-departed", relation.id, other, name, unit.name if leaving else name
             )
@@ -155,10 +168,24 @@ def commit(model: Model, unit: Unit, event: Event) -> None:
         unit.config_seen = app.config_version
     elif event.kind in ("start", "stop"):
         unit.started = event.kind == "start"
+        if event.kind == "stop":
+            unit.status = Status("maintenance", "cleaning up prior to charm deletion")
     elif event.kind == "remove":
         bury(model, unit)
     elif event.relation is not None:
-        _commit_relation(unit, event, model.relations[event.relation])
+        relation = model.relations[event.relation]
+        _commit_relation(unit, event, relation)
+        last = event.kind == "relation-broken" and is_own(relation, unit)
+        if last and unit.life == DYING and model.manner == JUJU_4:
+            _cut(model, unit)
+
+
+def _cut(model: Model, unit: Unit) -> None:
+    """JUJU_4 takes a unit out of the model once it has left the scope of its principal."""
+    if model.late_stop and not unit.forced:
+        unit.cut = True
+    else:
+        bury(model, unit)
 
 
 def _commit_relation(unit: Unit, event: Event, relation: Relation) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 
 from harness.standin import server, toolbox
 from harness.standin.context import HookContext
-from harness.standin.model import JUJU_VERSION
+from harness.standin.model import VERSIONS
 from harness.standin.records import EventRun
 
 # What a systemd service finds on Ubuntu; the agent puts its tools in front of it.
@@ -31,12 +31,14 @@ class Surroundings:
         command_prefix: put before ``dispatch``, such as ``["unshare", "-m"]``; it is started in
             the charm's directory and may read JUJU_CHARM_DIR.
         timeout: seconds until a hook is killed.
+        tools_fail_after: how many calls of hook tools Juju answers in a hook; then all fail.
     """
 
     env: Mapping[str, str] = dataclasses.field(default_factory=dict)
     path_prefix: Sequence[str] = ()
     command_prefix: Sequence[str] = ()
     timeout: float = DEFAULT_TIMEOUT
+    tools_fail_after: int | None = None
 
 
 def environment(
@@ -72,7 +74,7 @@ def environment(
         "JUJU_MODEL_UUID": model.uuid,
         "JUJU_PRINCIPAL_UNIT": unit.principal,
         "JUJU_UNIT_NAME": unit.name,
-        "JUJU_VERSION": JUJU_VERSION,
+        "JUJU_VERSION": VERSIONS[model.manner],
         "LANG": "C.UTF-8",
         "PATH": os.pathsep.join([str(tools), *surroundings.path_prefix, SYSTEM_PATH]),
         "TERM": "tmux-256color",

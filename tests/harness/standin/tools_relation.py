@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from harness.standin.context import HookContext, ToolError
+from harness.standin.model import ALIVE, JUJU_4, is_own
 from harness.standin.resolver import UNIT_ADDRESS
 from harness.standin.toolbox import Request, tool
 
@@ -22,6 +23,11 @@ def relation_ids(context: HookContext, request: Request) -> list[str]:
         endpoint = context.model.relations[context.event.relation].sides[app]
     else:
         raise ToolError("no endpoint name specified", 2)
+    event = context.event
+    if context.model.manner == JUJU_4 and event.kind == "relation-broken":
+        own = is_own(context.model.relations[event.relation or 0], context.unit)
+        if own and context.unit.life != ALIVE:
+            return []
     known = [context.model.relations[number] for number in sorted(context.unit.seen)]
     return [f"{endpoint}:{item.id}" for item in known if item.sides[app] == endpoint]
 

@@ -19,11 +19,12 @@ from harness.standin.records import Call, LogLine
 class Views:
     """Reading side of `standin.Agent`."""
 
-    def __init__(self, directory: str | os.PathLike[str]):
+    def __init__(self, directory: str | os.PathLike[str], manner: str = model.JUJU_3):
         self.directory = pathlib.Path(directory).resolve()
+        self._manner = manner
 
     def _load(self) -> Model:
-        return model.load(self.directory / "model.json")
+        return model.load(self.directory / "model.json", self._manner)
 
     def unit_directory(self, unit: str | None = None) -> pathlib.Path:
         """Directory of a unit's agent: ``charm``, ``log.jsonl`` and ``calls.jsonl`` lie in it.
@@ -33,7 +34,9 @@ class Views:
         return self._directory_of(self._load().unit(unit).name)
 
     def _directory_of(self, unit: str) -> pathlib.Path:
-        return self.directory / f"unit-{unit.replace('/', '-')}"
+        name = f"unit-{unit.replace('/', '-')}"
+        present, gone = self.directory / name, self.directory / "gone" / name
+        return gone if gone.exists() and not present.exists() else present
 
     def status(self, unit: str | None = None) -> Status:
         """The unit's status as ``juju status`` shows it; ``error`` while a failed hook waits."""
