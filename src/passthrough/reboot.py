@@ -7,6 +7,7 @@ operator has to look.
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import hashlib
 from collections.abc import Mapping
