@@ -10,7 +10,17 @@ from typing import Any
 
 from harness.standin import charmdir, declared, resolver
 from harness.standin.errors import ModelError, NotModelledError
-from harness.standin.model import ALIVE, DEAD, DYING, Application, Model, Relation, Unit, app_of
+from harness.standin.model import (
+    ALIVE,
+    DEAD,
+    DYING,
+    JUJU_3,
+    Application,
+    Model,
+    Relation,
+    Unit,
+    app_of,
+)
 
 _OPPOSITE = {"provides": "requires", "requires": "provides"}
 
@@ -111,7 +121,7 @@ def relate(model: Model, local: str, remote: str) -> Relation:
     far = model.applications.setdefault(remote_name, Application(remote_name))
     if far.charm:
         local_end, remote_end = _match(
-            ours, local_end, charmdir.endpoints(far.declared), remote_end
+            ours, local_end, charmdir.endpoints(far.declared), remote_end, model.manner
         )
         scopes = {ours[local_end]["scope"], charmdir.endpoints(far.declared)[remote_end]["scope"]}
     else:
@@ -130,7 +140,27 @@ def relate(model: Model, local: str, remote: str) -> Relation:
     return relation
 
 
-def _match(ours: dict, local_end: str, theirs: dict, remote_end: str) -> tuple[str, str]:
+def _match(
+    ours: dict, local_end: str, theirs: dict, remote_end: str, manner: str
+) -> tuple[str, str]:
+    return match_endpoints((ours, local_end), (theirs, remote_end), manner)
+
+
+def match_endpoints(
+    near_side: tuple[dict, str], far_side: tuple[dict, str], manner: str
+) -> tuple[str, str]:
+    """Find the one pair of endpoints that a relation can have.
+
+    Args:
+        near_side: endpoints, as `charmdir.endpoints` gives them, and the one that is named or "".
+        far_side: the same of the other application.
+        manner: JUJU_3 leaves the implicit juju-info out where there is an explicit pair; JUJU_4
+            counts it.
+
+    Raises:
+        ModelError: there is none, or more than one.
+    """
+    (ours, local_end), (theirs, remote_end) = near_side, far_side
     pairs = [
         (near, far)
         for near, a in ours.items()
@@ -138,9 +168,13 @@ def _match(ours: dict, local_end: str, theirs: dict, remote_end: str) -> tuple[s
         if a["interface"] == b["interface"] and _OPPOSITE.get(a["role"]) == b["role"]
         if local_end in ("", near) and remote_end in ("", far)
     ]
-    explicit = [pair for pair in pairs if "juju-info" not in pair] or pairs
-    if len(explicit) != 1:
-        raise ModelError(f"no single pair of endpoints to relate: {explicit}")
+    explicit = pairs
+    if manner == JUJU_3:
+        explicit = [pair for pair in pairs if "juju-info" not in pair] or pairs
+    if len(explicit) > 1:
+        raise ModelError(f"ambiguous relation: no single pair of endpoints to relate: {explicit}")
+    if not explicit:
+        raise ModelError(f"no relations found: no single pair of endpoints to relate: {explicit}")
     return explicit[0]
 
 
