@@ -52,11 +52,7 @@ def deployed(
     agent.deploy(packed_charm, principal="nova-compute/0", config={"devices": GPUS})
     assert str(agent.status()) == "active: gpu: 2 ready"
     assert drivers(host) == READY
-    data = json.loads(host.read(RECORD))
-    if not data["record"]["owner"]:
-        owner = {"model": MODEL, "unit": "pci-passthrough/0", "principal": ""}
-        data["record"]["owner"] = owner
-        host.write(RECORD, json.dumps(data))
+    assert json.loads(host.read(RECORD))["record"]["owner"]["unit"] == "pci-passthrough/0"
     return agent
 
 
@@ -152,6 +148,20 @@ def test_a_rebuild_that_fails_is_a_failed_unit_that_says_why(deployed, box, host
     let_ten_minutes_pass(host)
     assert look(box, host).returncode == 0
     assert host.snapshot(*OWNED) == before
+
+
+def test_with_keep_all_stays_as_it_was_the_moment_before(deployed, box, host):
+    deployed.config(**{"on-removal": "keep"})
+    was = host.snapshot(*OWNED)
+    deployed.remove()
+    shutil.rmtree(host.root / FOLDER)
+    for _ in range(3):
+        assert look(box, host).returncode == 0
+        assert not (host.root / MEMORY).exists()
+    found = host.snapshot(*OWNED)
+    del was[f"{FOLDER}/agent.conf"], was[RECORD], found[RECORD]
+    assert found == was
+    assert drivers(host) == READY
 
 
 def test_a_removal_that_juju_carries_out_takes_the_caretaker_along(deployed, box, host, before):

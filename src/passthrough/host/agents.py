@@ -11,8 +11,6 @@ import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 # An agent.conf is YAML, and one line of it is enough: "model: model-UUID".
 _MODEL = re.compile(r"(?m)^model: [\"']?model-([0-9a-f-]+)[\"']?\s*$")
 _CONTROLLER = "nova-vmware"
@@ -68,6 +66,8 @@ def units_of(agents: Path, application: str) -> tuple[str, ...]:
 
 def charm_of(agents: Path, unit: str) -> Charm | None:
     """What a unit's charm says of itself; None where that cannot be read."""
+    import yaml  # the caretaker, which asks for models alone, has none
+
     path = folder_of(agents, unit) / "charm/metadata.yaml"
     try:
         said: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -80,8 +80,13 @@ def charm_of(agents: Path, unit: str) -> Charm | None:
 
 def model_of(agents: Path, unit: str) -> str | None:
     """The UUID of the model that a unit's agent is of; None where that cannot be read."""
+    return model_in(folder_of(agents, unit))
+
+
+def model_in(folder: Path) -> str | None:
+    """The UUID of the model that the agent of a folder is of; None where that cannot be read."""
     try:
-        text = (folder_of(agents, unit) / "agent.conf").read_text(encoding="utf-8")
+        text = (folder / "agent.conf").read_text(encoding="utf-8")
     except (OSError, ValueError):
         return None
     found = _MODEL.search(text)

@@ -1,8 +1,8 @@
-"""Juju's agents on this host, as their folders and services show them. Reads only.
+"""Whether the unit that looks after the host is gone, by Juju's folders and services. Reads only.
 
-Juju keeps a folder for the agent of the machine and for each unit below /var/lib/juju/agents, with
-an agent.conf that names the model (juju/juju, agent/agent.go). It removes a unit's folder with the
-unit.
+Juju keeps a folder for the agent of the machine and for each unit below /var/lib/juju/agents, and
+removes that of a unit with the unit. The machine's is named after its number, as ``machine-3``, and
+so is its service.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from passthrough import enums
+from passthrough.host import agents
 
 AGENTS = "var/lib/juju/agents"
-_CONFIGURATION = "agent.conf"
 _FOLDERS_OF_SERVICES = ("etc/systemd/system", "lib/systemd/system", "usr/lib/systemd/system")
 _SERVICE = "jujud-"
 _AGENT = re.compile(r"(?:machine|unit|controller|application)-.+")
 _MACHINE = re.compile(r"machine-[0-9]+")
-_MODEL = re.compile(r"(?m)^model: *(?:model-)?([0-9a-f-]{36}) *$")
 
 
 class Sight(enums.StrEnum):
@@ -49,15 +48,16 @@ def look(
         CommandError: as ``is_running``.
     """
     try:
-        agents = _agents(root)
-        if not agents:
+        names = _names(root)
+        if not names:
             return Sight.UNCLEAR if _has_service(root) else Sight.NO_AGENT
-        machines = [name for name in agents if _MACHINE.fullmatch(name)]
+        machines = [name for name in names if _MACHINE.fullmatch(name)]
         if len(machines) != 1:
             return Sight.UNCLEAR
-        machine, model = machines[0], _model(root, machines[0])
-        units = [name for name in agents if re.fullmatch(rf"unit-{application}-[0-9]+", name)]
-        strangers = [name for name in units if model and _model(root, name) not in (None, model)]
+        machine, model = machines[0], agents.model_in(root / AGENTS / machines[0])
+        units = [name for name in names if re.fullmatch(rf"unit-{application}-[0-9]+", name)]
+        models = [agents.model_in(root / AGENTS / name) for name in units]
+        strangers = [each for each in models if model and each not in (None, model)]
         if len(strangers) < len(units):
             return Sight.LIVES  # the owner, or another unit that can look after the host
         told = unit and model and filesystem and filesystem == find_filesystem(root)
@@ -82,7 +82,7 @@ def find_filesystem(root: Path) -> str:
         return ""
 
 
-def _agents(root: Path) -> list[str]:
+def _names(root: Path) -> list[str]:
     try:
         return [name for name in os.listdir(root / AGENTS) if _AGENT.fullmatch(name)]
     except (FileNotFoundError, NotADirectoryError):
@@ -97,13 +97,3 @@ def _has_service(root: Path) -> bool:
         except (FileNotFoundError, NotADirectoryError):
             continue
     return False
-
-
-def _model(root: Path, agent: str) -> str | None:
-    """Read the UUID of an agent's model; None where its agent.conf tells none."""
-    try:
-        with open(root / AGENTS / agent / _CONFIGURATION, encoding="utf-8", errors="replace") as it:
-            found = _MODEL.search(it.read())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return found[1] if found else None

@@ -65,7 +65,7 @@ def test_a_folder_whose_model_cannot_be_told_is_no_evidence(root, model):
 
 def test_an_agent_conf_that_cannot_be_read_is_no_evidence(root):
     (put_agent(root, "unit-pci-passthrough-0", None) / "agent.conf").mkdir()
-    assert look(root) is Sight.UNCLEAR
+    assert look(root) is Sight.LIVES
 
 
 def test_a_folder_of_another_model_is_left_over(root):
