@@ -42,7 +42,7 @@ class Openers:
     ):
         self._given = (root, host, found, processes)
         self._ours = ours
-        self._unseen = network.Unseen(root, host, processes)
+        self._unseen = network.Unseen(root, processes)
         self._known: dict[str, tuple[Use, ...]] = {}
 
     def of(self, address: str) -> tuple[Use, ...]:

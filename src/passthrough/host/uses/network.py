@@ -54,12 +54,14 @@ def find(root: Path, host: pci.Host) -> Iterator[tuple[str, kinds.Use]]:
         found.setdefault(address, []).append(use)
     for address, uses in found.items():
         yield from ((address, use) for use in uses)
-    for address, function in host.functions.items():
-        others = host.with_id(function.id) if _is_second_half(root, function) else ()
-        for other in others:
+    halves = [each for each in host.functions.values() if _is_second_half(root, each)]
+    # A look at a few functions alone has not seen the other half.
+    everything = pci.read(root, overrides=False) if halves else host
+    for function in halves:
+        for other in everything.with_id(function.id):
             for use in found.get(other.address, ()):
                 what = f"{use.what}, which may stand on this function too (Socket Direct)"
-                yield address, kinds.Use(use.kind, what)
+                yield function.address, kinds.Use(use.kind, what)
 
 
 def find_dpdk(root: Path, host: pci.Host, ours: Container[str]) -> Iterator[tuple[str, kinds.Use]]:
@@ -103,15 +105,11 @@ class Unseen:
 
     Args:
         root: the host's root.
-        host: its functions.
         processes: its processes.
     """
 
-    def __init__(
-        self, root: Path | None, host: pci.Host | None, processes: procfs.Processes | None
-    ):
+    def __init__(self, root: Path | None, processes: procfs.Processes | None):
         self._root = root or Path("/nowhere")
-        self._host = host or pci.Host({})
         self._processes = processes or procfs.Processes.none()
 
     def of(self, function: pci.Function) -> Iterator[kinds.Use]:
@@ -122,7 +120,7 @@ class Unseen:
         """
         names = list(self._names.get(function.address, ()))
         if not names and _is_second_half(self._root, function):
-            others = self._host.with_id(function.id)
+            others = self._everything.with_id(function.id)
             names = [name for each in others for name in self._names.get(each.address, ())]
         if names:
             yield from self._ask(names)
@@ -139,6 +137,10 @@ class Unseen:
         for name in names:
             index = sysfs.attribute_if_there(self._root / _NET / name / "ifindex") or "0"
             yield from _unseen(told, int(index), quoting.plain(name))
+
+    @functools.cached_property
+    def _everything(self) -> pci.Host:
+        return pci.read(self._root, overrides=False)
 
     @functools.cached_property
     def _names(self) -> Mapping[str, list[str]]:
@@ -164,10 +166,10 @@ def _unseen(told: namespaces.Interfaces, index: int, name: str) -> Iterator[kind
 
 
 def _is_second_half(root: Path, function: pci.Function) -> bool:
-    """Tell whether another function's interface may stand on a function as well.
+    """Tell whether the interface of a function of the same model may stand on this one as well.
 
-    Its driver makes an interface of every port, unless two functions share one: an idle port is
-    none of these.
+    Its driver makes an interface of every port, unless two functions share one: an idle port has
+    its own.
 
     Raises:
         OSError: when the function's directory cannot be read.

@@ -15,6 +15,7 @@ import pytest
 from harness import hosttree, uses
 
 from passthrough.host import pci, usage
+from passthrough.host.uses import kinds
 from passthrough.planning import guards
 from passthrough.system import namespaces, procfs, sysfs
 
@@ -232,6 +233,16 @@ def test_an_interface_that_stands_on_two_functions(halves: hosttree.HostTree, fi
     }
 
 
+def test_a_look_at_a_few_functions_sees_the_other_half(halves: hosttree.HostTree):
+    """As the last one, immediately before a function's driver changes."""
+    uses.route(halves, "enp8s0f0np0", default=False)
+    found = usage.read(halves.root, pci.read_some(halves.root, [SECOND_HALF]))
+    use = "enp8s0f0np0 is up with an IPv4 address"
+    assert found.of(SECOND_HALF, kinds.Kind.ADDRESS) == (
+        f"{use}, which may stand on this function too (Socket Direct)",
+    )
+
+
 def test_what_is_no_second_half(halves: hosttree.HostTree, find: Callable):
     """Another model, another driver, an adapter in InfiniBand mode, one with an interface."""
     uses.interface(halves, SECOND_HALF, "enp9s0f0np0")
@@ -443,6 +454,7 @@ echo "$before $("$1" -c "$2")"
 kill $other
 """
 ASK = """\
+from passthrough.host.uses import kinds
 from passthrough.planning import guards
 from passthrough.system import namespaces, procfs, sysfs
 links, names = sysfs._links_and_names("/sys/devices/virtual/net")
