@@ -88,6 +88,19 @@ def names_or_raise(directory: str | Path) -> list[str]:
         return []
 
 
+def directories_or_raise(directory: str) -> list[str]:
+    """List the directories of one, without links to others; empty where there is none.
+
+    Raises:
+        OSError: when it is there and cannot be read, or is no directory.
+    """
+    try:
+        with os.scandir(directory) as entries:
+            return [each.name for each in entries if each.is_dir(follow_symlinks=False)]
+    except FileNotFoundError:
+        return []
+
+
 def names_if_directory_or_raise(directory: str | Path) -> list[str]:
     """List a directory in the kernel's order; empty where none is, or something else.
 

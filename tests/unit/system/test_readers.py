@@ -28,6 +28,7 @@ STRICT: dict[Callable[[pathlib.Path], object], object] = {
     sysfs.links_or_raise: {},
     sysfs.names_or_raise: [],
     sysfs.names_if_directory_or_raise: [],
+    lambda path: sysfs.directories_or_raise(os.fspath(path)): [],
     sysfs.is_there_or_raise: False,
     lambda path: sysfs.hides_some_or_raise(os.fspath(path)): False,
     sysfs.lines_or_raise: [],

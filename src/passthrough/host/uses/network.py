@@ -27,7 +27,6 @@ _LINK_LOCAL = "20"  # IPV6_ADDR_LINKLOCAL of net/ipv6.h, as if_inet6 prints it
 _ESTABLISHED = "01"
 _ADDRESS6 = re.compile(r"[0-9a-f]{32}")
 _OPEN_VSWITCH = "ovs-system"
-_VIRTIO = "virtio-pci"
 _NETWORK, _ETHERNET = 0x02, 0x0200  # PCI's base class and class
 _INFINIBAND = "32"  # ARPHRD_INFINIBAND of linux/if_arp.h
 # One function of theirs has an interface for each port: ConnectX-3, Chelsio T4 and later.
@@ -360,11 +359,12 @@ def _is_elsewhere(devices: str, function: pci.Function) -> bool:
     device = f"{devices}/{function.address}"  # no Path: there may be thousands of VFs
     if sysfs.hides_some_or_raise(f"{device}/net") or _misses_a_port(device, function.driver):
         return True
-    # A virtio function's interface stands below the virtio device that its driver makes.
-    return function.driver == _VIRTIO and any(
+    if function.driver in (None, pci.VFIO_PCI) or sysfs.is_there_or_raise(f"{device}/net"):
+        return False
+    # The interface of a virtio function, or of one with a bus of its own, stands a step below.
+    return any(
         sysfs.hides_some_or_raise(f"{device}/{name}/net")
-        for name in sysfs.names_or_raise(device)
-        if name.startswith("virtio")
+        for name in sysfs.directories_or_raise(device)
     )
 
 

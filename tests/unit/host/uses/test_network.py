@@ -96,6 +96,22 @@ def test_one_of_two_interfaces_of_a_function_is_elsewhere(
     assert find() == {NIC: [ELSEWHERE]}
 
 
+@pytest.mark.parametrize(
+    ("driver", "below"), [("virtio-pci", "virtio3"), ("b43-pci-bridge", "ssb0:0"), ("mhi", "mhi0")]
+)
+def test_an_interface_a_step_below_a_function_is_elsewhere(
+    host: hosttree.HostTree, find: Callable, moved: Callable, driver: str, below: str
+):
+    for address in ("0000:00:04.0", "0000:00:05.0"):
+        host.function(address, "1af4:1041", 0x020000, driver=driver)
+    place = host.directory("0000:00:04.0") / below
+    uses.interface_below(host, place, "eth7", UP)
+    (host.directory("0000:00:05.0") / "physfn").symlink_to(place)
+    assert find() == {}
+    moved(place / "net")
+    assert find() == {"0000:00:04.0": [ELSEWHERE]}
+
+
 @pytest.mark.parametrize("driver", ["mlx4_core", "cxgb4"])
 @pytest.mark.parametrize(
     ("layers", "types", "elsewhere"),
