@@ -155,7 +155,7 @@ class PciPassthroughCharm(ops.CharmBase):
         if self._leaves(event):
             self._leave()
         else:
-            self._change()
+            self._change(patient=isinstance(event, ops.UpdateStatusEvent))
 
     def _leaves(self, event: ops.EventBase) -> bool:
         """Whether this unit leaves, by the mark of an earlier hook; a new principal ends that."""
@@ -169,8 +169,13 @@ class PciPassthroughCharm(ops.CharmBase):
             return False
         return True
 
-    def _change(self, facts: survey.Facts | None = None) -> None:
-        """Do what every hook does; ``facts`` were looked at while this run has the host's lock."""
+    def _change(self, facts: survey.Facts | None = None, *, patient: bool = False) -> None:
+        """Do what every hook does.
+
+        Args:
+            facts: looked at while this run has the host's lock.
+            patient: whether a rebuild that failed before is not tried again so soon.
+        """
         role = None
         try:
             settled.forget(self.site.root, self.unit.name)  # this hook may fail at any point
@@ -180,7 +185,7 @@ class PciPassthroughCharm(ops.CharmBase):
             if self.unit.is_leader():
                 self.publisher.aliases(wanted)
             if role is roles.Role.COMPUTE:
-                self._reconcile(wanted, facts)
+                self._reconcile(wanted, facts, patient=patient)
             elif role is roles.Role.CONTROLLER:
                 self._publish(wanted)
         except NotOursError as error:
@@ -216,7 +221,7 @@ class PciPassthroughCharm(ops.CharmBase):
                 if decision and self._monitoring.refresh(decision):
                     self._done = dispatched.Settled()
                 else:
-                    self._change(facts)
+                    self._change(facts, patient=True)
         except Exception as error:
             self._done = dispatched.Failed(_tell(error))
 
@@ -276,7 +281,7 @@ class PciPassthroughCharm(ops.CharmBase):
             case _ if role is None:
                 return self._summarize_unchanged(role)
             case dispatched.Failed(problem) | dispatched.Barred(problem):
-                return status.Status(status.Kind.BLOCKED, str(problem))
+                return status.summarize_failure(problem)
             case dispatched.Published(published):
                 return status.summarize_controller(self.options(), published)
             case dispatched.Reconciled(result, verdict):
@@ -303,13 +308,15 @@ class PciPassthroughCharm(ops.CharmBase):
         decision = seen.decision if isinstance(seen, dispatched.Seen) else self.decide()
         return status.summarize(decision, verdict=reboot.foresee(decision))
 
-    def _reconcile(self, wanted: options.Options, facts: survey.Facts | None) -> None:
+    def _reconcile(
+        self, wanted: options.Options, facts: survey.Facts | None, *, patient: bool
+    ) -> None:
         from passthrough import reconcile
         from passthrough.effects import reboot_request, tools
 
         with lock.hold(self.site.root, f"a hook of {self.app.name}"):
             owner = self._claim_host()
-            start = reconcile.Start(facts, owner)
+            start = reconcile.Start(facts, owner, patient)
             result = reconcile.reconcile(self.site, wanted, tools.HostTools(), logger.info, start)
         self.publisher.devices(result.decision.nova)
         self._log_once(result.decision.nova.notes)

@@ -20,6 +20,10 @@ class PassthroughError(Exception):
         super().__init__(f"{fact}; {way_out}" if way_out else fact)
 
 
+class BusyError(PassthroughError):
+    """Somebody else is at work on the host; nothing was changed, and time alone mends it."""
+
+
 def unexpected(error: Exception) -> PassthroughError:
     """Make the error for one that nobody has thought of.
 

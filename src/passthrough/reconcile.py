@@ -32,10 +32,12 @@ class Start:
     Attributes:
         facts: what was seen of the host since the caller took the lock; None to look.
         owner: the unit that looks after the host from now on; None to leave the owner as it is.
+        is_patient: whether a rebuild that failed before waits until its pause is over.
     """
 
     facts: survey.Facts | None = None
     owner: record.Owner | None = None
+    is_patient: bool = False
 
 
 def reconcile(
@@ -71,28 +73,36 @@ def reconcile(
         keep = ledger.present.keep if options.leaving else options.keep
         if (owner, keep) != (ledger.present.owner, ledger.present.keep):
             ledger.update(owner=owner, keep=keep)
-        return _reconcile(ledger, start.facts or survey.look(site), options, tools, progress)
+        return _reconcile(ledger, start, options, tools, progress)
+
+
+def _have_it_watched(
+    ledger: record.Ledger, before: Decision, tools: Tools, progress: Callable[[str], object]
+) -> None:
+    """See to it that whatever is written from here on, somebody takes it back."""
+    aim = before.plan.record
+    if (aim.taken or aim.activated or before.nova.content) and not before.options.leaving:
+        watching.install(ledger, tools, progress)
+        watching.identify(ledger, aim.taken)
 
 
 def _reconcile(
     ledger: record.Ledger,
-    facts: survey.Facts,
+    start: Start,
     options: Options,
     tools: Tools,
     progress: Callable[[str], object],
 ) -> Result:
+    site = ledger.site
+
     def look_again() -> Decision:
-        return survey.decide(options, survey.add_uses(survey.look(facts.site), found))
+        return survey.decide(options, survey.add_uses(survey.look(site), found))
 
     def offer(decision: Decision) -> tuple[str, ...]:
         return nova_compute.apply(ledger, decision.nova, tools, progress)
 
-    before, found = confirm.decide(options, facts)
-    aim = before.plan.record
-    if (aim.taken or aim.activated or before.nova.content) and not options.leaving:
-        # Whatever is written from here on, somebody takes it back.
-        watching.install(ledger, tools, progress)
-        watching.identify(ledger, aim.taken)
+    before, found = confirm.decide(options, start.facts or survey.look(site))
+    _have_it_watched(ledger, before, tools, progress)
     released = [binding.address for binding in before.plan.release]
     withdrawn: tuple[str, ...] = ()
     if nova_offer.withdraws(before.nova, released):
@@ -109,6 +119,8 @@ def _reconcile(
         return confirm.keep_free(dataclasses.replace(before, facts=by_now), address)
 
     try:
+        if start.is_patient:
+            apply.hold_back(site, before.plan)
         outcome = apply.apply(ledger, before.plan, tools, progress, confirm=keep_free)
     except Exception:
         # Whatever became of the host, Nova shall not be offered what is not ready.
@@ -121,6 +133,6 @@ def _reconcile(
     if offered or not after.nova.read:
         after = survey.decide(options, survey.read_own_again(after.facts))
     if ledger.present.is_empty:
-        watching.remove(facts.site, tools)
+        watching.remove(site, tools)
     did = (*withdrawn, *outcome.did, *offered)
     return Result(after, dataclasses.replace(outcome, did=did))

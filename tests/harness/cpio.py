@@ -21,6 +21,23 @@ def archive(files: Mapping[str, bytes]) -> bytes:
     return whole + b"\0" * (-len(whole) % 512)
 
 
+def read(data: bytes) -> dict[str, bytes]:
+    """The files of archives that `archive` has made, one after the other, not compressed."""
+    found: dict[str, bytes] = {}
+    position = 0
+    while data[position : position + 6] == b"070701":
+        head = data[position : position + 110]
+        size, length = int(head[54:62], 16), int(head[94:102], 16)
+        name = data[position + 110 : position + 110 + length - 1].decode()
+        start = position + 110 + length + -(110 + length) % 4
+        position = start + size + -size % 4
+        if name == "TRAILER!!!":
+            position += -position % 512
+        else:
+            found[name] = data[start : start + size]
+    return found
+
+
 def zstd(data: bytes) -> bytes:
     return subprocess.run(["zstd", "-q", "-c"], input=data, capture_output=True, check=True).stdout
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +18,7 @@ import pytest
 from harness import constants, hosttree, made
 from harness.fakekernel import FakeKernel, FakeTools
 from harness.hosttree import kernel as model
+from harness.hosttree import programs
 
 from passthrough import reboot, reconcile, survey
 from passthrough.config import options
@@ -229,11 +229,7 @@ class World:
 
     def _initramfs(self) -> Iterator[tuple[str, bytes]]:
         for image in (self.root / "boot").glob("initrd.img-*"):
-            if image.stat().st_size:
-                with tarfile.open(image) as archive:
-                    for member in archive.getmembers():
-                        content = archive.extractfile(member) if member.isfile() else None
-                        yield member.name, content.read() if content else b""
+            yield from programs.read_initramfs(image).items()
 
 
 class Nova:

@@ -8,13 +8,15 @@ from typing import Any
 
 import ops
 import pytest
-from harness.constants import CLAIMED, GPUS, OWNED, READY
+from harness.constants import CLAIMED, GPUS, ONE, OWNED, READY
 from harness.unit import DECLARED, HOOKS, PRINCIPAL, Unit
 from ops import testing
 
 import actions
 from passthrough import survey
+from passthrough.effects import turns
 from passthrough.reporting import status
+from passthrough.state import retries
 
 EVERYWHERE = (*OWNED, "boot", "sys", "dev")
 REBOOT = ops.BlockedStatus(
@@ -97,6 +99,55 @@ class TestHooks:
         )
         tools.failing.clear()
         assert unit.run("update_status") == REBOOT
+
+    def test_one_that_goes_on_failing_is_not_tried_at_each_update_status(
+        self, unit: Unit, tools, monkeypatch
+    ):
+        now = 1000.0
+        monkeypatch.setattr(retries.time, "monotonic", lambda: now)
+        tools.failing["initramfs"] = "No space left on device"
+        said = unit.run(devices=GPUS)
+        tried = []
+        for _ in range(24):
+            now += 300
+            tools.calls.clear()
+            assert unit.run("update_status") == said
+            tried.append(tools.calls == ["rebuild initramfs"])
+        assert [number for number, each in enumerate(tried, 1) if each] == [1, 3, 7, 15]
+        # Any other hook tries at once, and so does an update-status behind a change.
+        assert unit.run("start") == said
+        assert tools.calls == ["rebuild initramfs"]
+        tools.failing.clear()
+        tools.calls.clear()
+        assert unit.run("update_status") == said
+        unit.configure(devices=ONE)
+        assert unit.run("update_status") == REBOOT
+        assert tools.calls == ["rebuild initramfs", "rebuild grub"]
+
+    def test_what_keeps_a_rebuild_from_its_work_is_seen_to_be_gone(self, unit: Unit, tree, tools):
+        settings = "etc/initramfs-tools/update-initramfs.conf"
+        tree.write(settings, "update_initramfs=no\n")
+        said = unit.run(devices=GPUS)
+        assert said == ops.BlockedStatus(
+            f"/{settings} says update_initramfs=no, so no image is made anew; set"
+            " update_initramfs=yes there"
+        )
+        for _ in range(4):
+            assert unit.run("update_status") == said
+        assert tools.calls == []
+        tree.write(settings, "update_initramfs=yes\n")
+        assert unit.run("update_status") == REBOOT
+
+    def test_while_somebody_else_rebuilds_it_waits(self, unit: Unit, tree, tools, monkeypatch):
+        monkeypatch.setattr(turns, "WAIT", 0.0)
+        tree.write("proc/4711/cmdline", "/bin/sh\0/usr/sbin/update-grub\0")
+        assert unit.run(devices=GPUS) == ops.WaitingStatus(
+            "update-grub runs (process 4711), for 0 s now; nothing was changed, and the next hook"
+            " tries again"
+        )
+        (tree.root / "proc/4711/cmdline").unlink()
+        assert unit.run("update_status") == REBOOT
+        assert tools.calls == ["rebuild initramfs", "rebuild grub"]
 
     def test_what_is_done_goes_to_the_log(self, unit: Unit):
         unit.run(devices=GPUS)

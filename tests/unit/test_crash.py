@@ -90,7 +90,8 @@ class Machine(World):
     def state(self) -> dict[str, object]:
         """All that must be the same in the end, whatever happened on the way."""
         found = self.snapshot("etc", "var/lib", "boot/grub", "run/lock")
-        found["leftovers"] = sorted(str(each) for each in self.root.rglob(".*.new"))
+        left = (*self.root.rglob(".*.new"), *self.root.rglob(".*.kept"))
+        found["leftovers"] = sorted(str(each) for each in left)
         found["lock"] = (self.root / "run/pci-passthrough.lock").exists()
         return found
 

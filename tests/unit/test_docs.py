@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import pathlib
 import re
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ from passthrough.planning import boot_files, guards
 from passthrough.reporting import inventory, inventory_tree, plan_text
 from passthrough.reporting import leftovers as hand_made
 from passthrough.site import Site
-from passthrough.state import record, settled, stuck
+from passthrough.state import record, retries, settled, stuck
 from passthrough.system import lock
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -119,6 +120,8 @@ def parse(path: pathlib.Path) -> ast.Module:
 
 # All of their sentences can become a status, or of these their errors' alone.
 SPEAKING = (
+    "effects/images",
+    "effects/turns",
     "host/grub",
     "nova/aliases",
     "nova/limits",
@@ -149,6 +152,8 @@ ELSEWHERE = {
     "is not the name of a Juju application",  # an argument of the command line
     "is not the name of a Juju unit",  # within the message about a damaged record
     "could not be put back",  # the log
+    "holds cannot be told",  # the log
+    "what the images hold cannot be told: there is none on /boot",  # the log
     "leave it out, or upgrade",
     "it is on",  # the log
     "is not the address of a function",  # within the message about a damaged record
@@ -262,7 +267,8 @@ def owned_paths() -> list[str]:
     named = [path.replace("pci_passthrough_x", "NAME") for path in named]
     paths = [f"{record.DIRECTORY}/{app}.json", lock.PATH, initramfs.CACHE, stuck.PATH]
     paths += [watch.program_path(app), f"{caretaker.MEMORY}{app}"]
-    return [*named, *paths, settled._path("UNIT")]
+    rebuild = os.path.relpath(retries._path(Site(pathlib.Path("/"), "x")), "/")
+    return [*named, *paths, settled._path("UNIT"), f"{rebuild[:-1]}{app}"]
 
 
 def test_every_owned_file_is_documented_and_no_other():

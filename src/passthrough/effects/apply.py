@@ -14,15 +14,19 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 
 from passthrough import enums, errors
-from passthrough.effects import drivers
+from passthrough.effects import drivers, images, turns
 from passthrough.effects.tools import Tools
 from passthrough.errors import PassthroughError
+from passthrough.host import initramfs
 from passthrough.nova import lines as nova_lines
 from passthrough.planning import boot_files
 from passthrough.planning.plan import Binding, FileChange, Plan
-from passthrough.state import record
+from passthrough.site import Site
+from passthrough.state import digest, record, retries
 from passthrough.system import files
 
+# Of the way in which a plan's rebuilds are spelled out for their digest.
+_RETRY = 1
 # Keeps a function free while the block runs, and gives what is against claiming it, or None.
 Confirm = Callable[[str], contextlib.AbstractContextManager[str | None]]
 
@@ -77,8 +81,11 @@ def apply(
         keeps a driver, and stays in the record.
 
     Raises:
-        PassthroughError: when a rebuild fails or a file cannot be written; the files that feed it
-            are then as they were before, and the next run tries again. Also as ``confirm``.
+        BusyError: when somebody else makes images or grub.cfg, or dpkg is at work, for too long;
+            nothing is changed then.
+        PassthroughError: when a rebuild fails or a file cannot be written; the files that feed it,
+            and the images, are then as they were before, and a later run tries again. Also as
+            ``confirm``.
         OSError: when the record cannot be written; the host then stays as it is at that point.
     """
     root, application = ledger.site.root, ledger.site.application
@@ -90,15 +97,18 @@ def apply(
 
     owned = [file.path for file in boot_files.owned_files(application)]
     files.sweep(root / path for path in (*owned, nova_lines.path_of(application)))
+    images.sweep(root)
     # Functions enter the record before they are touched and leave it after they are given back.
     before = ledger.present.taken
-    ledger.enter(plan.record.taken, plan.rebuild)
-    for what in plan.rebuild:
-        changes = [change for change in plan.files if change.file.feeds == what]
-        with _put_back_on_failure(root, changes, report):
-            _write_files(root, changes, report)
-            _rebuild(tools, what, plan, report)
-        ledger.rebuilt(what, plan.record.activated.get(what))
+    if plan.rebuild:
+        obstacle = images.find_obstacle(root, plan.rebuild, plan.generator)
+        if obstacle:
+            raise obstacle
+        with turns.taken(root, report):
+            ledger.enter(plan.record.taken, plan.rebuild)
+            _rebuild_all(ledger, plan, tools, report)
+    else:
+        ledger.enter(plan.record.taken, ())
     rest = [change for change in plan.files if change.file.feeds not in plan.rebuild]
     with _put_back_on_failure(root, rest, report):
         _write_files(root, rest, report)
@@ -136,6 +146,49 @@ def _write_files(
         except OSError as error:
             raise ApplyError(f"/{change.file.path} cannot be {_verb(change)}", error) from error
         report(f"/{change.file.path}: {_verb(change)}")
+
+
+def _rebuild_all(
+    ledger: record.Ledger, plan: Plan, tools: Tools, report: Callable[[str], object]
+) -> None:
+    """Carry out the steps of files and the rebuild that takes them in, one after the other."""
+    site = ledger.site
+    try:
+        for what in plan.rebuild:
+            changes = [change for change in plan.files if change.file.feeds == what]
+            with (
+                _put_back_on_failure(site.root, changes, report),
+                images.kept(site.root, what, report) as before,
+            ):
+                _write_files(site.root, changes, report)
+                _rebuild(tools, what, plan, report)
+                images.check(site, what, plan.generator, before, report)
+            ledger.rebuilt(what, plan.record.activated.get(what))
+    except Exception as error:
+        retries.note(site, _retry_key(site, plan), error)
+        raise
+    retries.forget(site)
+
+
+def hold_back(site: Site, plan: Plan) -> None:
+    """Hold a plan back whose rebuild has failed before, until the pause after that is over.
+
+    Args:
+        site: where.
+        plan: what to do.
+
+    Raises:
+        HeldBackError: while the pause lasts, with the words of the former error.
+        OSError: when it cannot be read what became of the last rebuild.
+    """
+    if plan.rebuild:
+        retries.check(site, _retry_key(site, plan))
+
+
+def _retry_key(site: Site, plan: Plan) -> str:
+    """Digest what the rebuilds of a plan depend on: a change of it is worth another try."""
+    wanted = dict(plan.record.activated)
+    return digest.of(_RETRY, {"wanted": wanted, "kernels": sorted(initramfs.find_all(site.root))})
 
 
 def _rebuild(

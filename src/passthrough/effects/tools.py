@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Protocol
 
 from passthrough import enums
-from passthrough.host import generators
+from passthrough.host import generators, grub
 from passthrough.system import commands, files, lock
 
 logger = logging.getLogger(__name__)
 
 BOOT = Path("/boot")
 GRUB_CONFIG = BOOT / "grub/grub.cfg"
-_UPDATE_GRUB = ("update-grub",)
 
 # Seconds. A package trigger that hangs must not hold the machine's hook lock for ever.
 REBUILD_TIMEOUT = 3600.0
@@ -113,8 +112,8 @@ class HostTools:
         generator: generators.Generator | None = None,
     ) -> None:
         """Rebuild the initramfs of every kernel, or GRUB's configuration."""
-        served = (generator,) if generator else generators.GENERATORS
-        command = _UPDATE_GRUB if what is enums.Rebuild.GRUB else _choose_rebuild(served)
+        served = generators.served_by(generator)
+        command = grub.UPDATE_GRUB if what is enums.Rebuild.GRUB else _choose_rebuild(served)
         started = time.monotonic()
         progress(f"{' '.join(command)}: running")
         if what is enums.Rebuild.GRUB:

@@ -7,6 +7,7 @@ packages of initramfs-tools 0.140 to 0.151 and of dracut 051 to 110.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,10 +17,13 @@ from passthrough.system import files
 # Packages and people make the images anew by this command. initramfs-tools ships it, and so does
 # dracut from Ubuntu 25.10 on.
 _COMMAND = "usr/sbin/update-initramfs"
+_PROGRAMS = ("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "bin")
 # A kernel's package runs these hooks when it is installed.
 _KERNEL_HOOKS = "etc/kernel/postinst.d"
 # Make every image anew: an older kernel that somebody boots by hand must bind too.
 _UPDATE_INITRAMFS = ("update-initramfs", "-u", "-k", "all")
+_NAMED_SETTINGS = re.compile(r"/(etc/[\w./-]*update-initramfs\.conf)\b")
+_SETTING = re.compile(r"""(?m)^[ \t]*(?:export[ \t]+)?update_initramfs=["']?(\w*)""")
 
 
 class OwnedFile(NamedTuple):
@@ -54,6 +58,8 @@ class Generator(NamedTuple):
         folders: the directories among them that only this charm creates.
         image_prefix: the beginning of the names of its images on /boot, and of links to them.
         image: the name of a kernel's image on /boot; ``{release}`` is the kernel's.
+        settings: of its update-initramfs, below the root; empty where that has none, or names
+            them itself.
     """
 
     name: str
@@ -64,6 +70,7 @@ class Generator(NamedTuple):
     folders: tuple[str, ...] = ()
     image_prefix: str = "initr"
     image: str = "initrd.img-{release}"
+    settings: str = ""
 
 
 INITRAMFS_TOOLS = Generator(
@@ -72,6 +79,7 @@ INITRAMFS_TOOLS = Generator(
     signs=(("usr/share/initramfs-tools/hook-functions",), (_COMMAND,)),
     builder="mkinitramfs",
     rebuilds=(_UPDATE_INITRAMFS,),
+    settings="etc/initramfs-tools/update-initramfs.conf",
     files=(
         OwnedFile(
             "etc/initramfs-tools/hooks/{name}",
@@ -144,6 +152,55 @@ def find(root: Path) -> tuple[Generator, ...]:
     hooked = [one for one in able if (root / _KERNEL_HOOKS / one.name).exists()]
     is_told = len(run) == 1 and (run[0] in hooked or not hooked)
     return tuple(run) if is_told else able
+
+
+def served_by(generator: Generator | None) -> tuple[Generator, ...]:
+    """Give the generators whose commands serve: all of them where a host's own cannot be told."""
+    return (generator,) if generator else GENERATORS
+
+
+def is_told_not_to(root: Path, served: Iterable[Generator]) -> str:
+    """Find the settings by which update-initramfs leaves the images as they are, and exits with 0.
+
+    Source: update-initramfs.conf(5). The settings of a package that was removed stay, and nobody
+    reads them.
+
+    Args:
+        root: the host's root.
+        served: the generators whose commands serve.
+
+    Returns:
+        The path of the settings below the root; empty where none say so.
+
+    Raises:
+        OSError: when a file that tells is there and cannot be read.
+    """
+    served = tuple(served)
+    if rebuild_command(root, served) != _UPDATE_INITRAMFS:
+        return ""
+    command = files.read(root / _COMMAND)
+    named = _NAMED_SETTINGS.findall(command.content) if command else []
+    for path in dict.fromkeys([*named, *(each.settings for each in served if each.settings)]):
+        settings = files.read(root / path)
+        values = _SETTING.findall(settings.content) if settings else []
+        if values and values[-1] == "no":
+            return path
+    return ""
+
+
+def rebuild_command(root: Path, served: Iterable[Generator]) -> tuple[str, ...]:
+    """Give the first installed command that makes all images anew; the very first where none is.
+
+    Args:
+        root: the host's root.
+        served: the generators whose commands serve.
+    """
+    known = [command for each in served for command in each.rebuilds]
+    return next((each for each in known if _is_installed(root, each[0])), known[0])
+
+
+def _is_installed(root: Path, program: str) -> bool:
+    return any((root / folder / program).exists() for folder in _PROGRAMS)
 
 
 def _is_able(root: Path, generator: Generator) -> bool:

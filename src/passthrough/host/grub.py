@@ -22,6 +22,8 @@ CONFIG = "boot/grub/grub.cfg"
 ENVIRONMENT = "boot/grub/grubenv"
 SETTINGS = "etc/default/grub"
 DROP_INS = "etc/default/grub.d"
+# Debian's and Ubuntu's way to run grub-mkconfig.
+UPDATE_GRUB = ("update-grub",)
 
 _BLOCK = re.compile(r"\s*(menuentry|submenu)\s(.*)\{\s*")
 _DEFAULT = re.compile(r"\s*set\s+default=[\"']?([^\"']*)[\"']?\s*")

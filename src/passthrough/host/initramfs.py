@@ -16,7 +16,7 @@ import lzma
 import os
 import subprocess
 import zlib
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -27,12 +27,18 @@ from passthrough.system import files, quoting
 CACHE = "run/pci-passthrough.initramfs"
 VFIO_PCI = "vfio-pci.ko"
 
+# The names of kernels on /boot, as linux-version(1) knows them.
+_KERNELS = ("vmlinuz", "vmlinux")
 _CPIO = (b"070701", b"070702")
 _HEADER = 110
 _TRAILER = "TRAILER!!!"
 _CHUNK = 1 << 16
 _MAX_NAME = 4096
 _MAX_ANSWERS = 8
+# Scripts, rules and settings are shorter, the owner's name stands in their first lines.
+_MAX_TEXT, _HEAD = 1 << 16, 512
+# dracut's module squash packs an image's files once more (its modules.d/*squash*/module-setup.sh).
+_PACKED = ("squash-root.img", "squashfs-root.img", "erofs-root.img")
 # The format of the answers below /run. One in another format is none: the image is read again.
 _FORMAT = 2
 
@@ -54,12 +60,23 @@ class ImageError(PassthroughError):
     """An image cannot be read: no program to unpack it, or it is not an initramfs."""
 
 
+class BrokenError(ImageError):
+    """An image begins as an initramfs does and does not go on as one: no kernel can use it."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """The wanted files that an image holds, by digest, and whether it holds vfio-pci."""
+    """What an image holds.
+
+    Attributes:
+        digests: of those of the wanted files that it holds.
+        has_vfio_pci: whether it holds that module.
+        marked: its files that bear the mark which was asked for → the digest of each.
+    """
 
     digests: frozenset[str] = frozenset()
     has_vfio_pci: bool = False
+    marked: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
 
 def digest(content: bytes) -> str:
@@ -92,6 +109,23 @@ def find(
     return found
 
 
+def find_all(root: Path) -> dict[str, Path]:
+    """Find the image of every kernel on /boot, by the kernel's release; links are followed.
+
+    An image without a kernel, such as a backup, boots nothing.
+    """
+    boot = root / "boot"
+    found: dict[str, Path] = {}
+    for template in dict.fromkeys(each.image for each in generators.GENERATORS):
+        prefix, _, suffix = template.partition("{release}")
+        for path in sorted(boot.glob(template.format(release="*"))):
+            release = path.name.removeprefix(prefix).removesuffix(suffix)
+            kernels = (boot / f"{name}-{release}" for name in _KERNELS)
+            if path.is_file() and any(each.exists() for each in kernels):
+                found[release] = path.resolve()
+    return found
+
+
 def look_up(root: Path, image: Path, wanted: Collection[bytes]) -> Contents:
     """Look for files in an image as `read` does, once for every image and question.
 
@@ -117,28 +151,41 @@ def look_up(root: Path, image: Path, wanted: Collection[bytes]) -> Contents:
     return found
 
 
-def read(image: Path, wanted: Collection[bytes]) -> Contents:
+def read(image: Path, wanted: Collection[bytes], mark: bytes = b"") -> Contents:
     """Read an image and look for files with exactly these contents, under whatever name.
 
+    Args:
+        image: the image.
+        wanted: contents to look for.
+        mark: also gives the files that have this text in their first lines; none when empty.
+
     Raises:
-        ImageError: when the image cannot be read.
+        BrokenError: when the image is damaged.
+        ImageError: when the image cannot be read for another reason.
         OSError: when there is no such image.
     """
     digests = {digest(each) for each in wanted}
-    sizes = {len(each) for each in wanted}
+    sizes: Collection[int] = {len(each) for each in wanted}
+    if mark:
+        sizes = range(max(_MAX_TEXT, *sizes, 0) + 1)
     found: set[str] = set()
+    marked: dict[str, str] = {}
     has_vfio_pci = False
     try:
         for name, content in _members(image, sizes):
             # Compressed modules have one more ending.
             has_vfio_pci = has_vfio_pci or VFIO_PCI in os.path.basename(name)
+            if os.path.basename(name) in _PACKED:
+                raise ImageError(f"/boot/{image.name} has its files in {name}")
             if content is not None:
                 found.add(digest(content))
+                if mark and mark in content[:_HEAD]:
+                    marked[f"/{name.lstrip('./')}"] = digest(content)
     except (EOFError, OSError, ValueError, lzma.LZMAError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the file system's, not a library's that cannot unpack
-        raise ImageError(f"/boot/{image.name} is not an initramfs: {error}") from error
-    return Contents(frozenset(found & digests), has_vfio_pci)
+        raise BrokenError(f"/boot/{image.name} is not an initramfs: {error}") from error
+    return Contents(frozenset(found & digests), has_vfio_pci, marked)
 
 
 def _read_cache(root: Path) -> dict[str, Any]:
@@ -238,7 +285,10 @@ def _unpack(image: Path, file: BinaryIO, reader: _Reader) -> Generator[_Reader]:
             return
     command = next((each for number, each in _PROGRAMS.items() if magic.startswith(number)), None)
     if command is None:
-        raise ValueError(f"unknown compression {quoting.show(magic.hex())}")
+        raise ImageError(
+            f"/boot/{image.name} is not an initramfs: unknown compression"
+            f" {quoting.show(magic.hex())}"
+        )
     try:
         process = subprocess.Popen(
             command, stdin=file, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -250,6 +300,6 @@ def _unpack(image: Path, file: BinaryIO, reader: _Reader) -> Generator[_Reader]:
             yield _Reader(process.stdout)
             said = process.stderr.read().decode("utf-8", "replace") if process.stderr else ""
             if process.wait():
-                raise ImageError(f"/boot/{image.name}: {command[0]}: {quoting.show(said.strip())}")
+                raise BrokenError(f"/boot/{image.name}: {command[0]}: {quoting.show(said.strip())}")
         finally:
             process.kill()  # where not all of it was read

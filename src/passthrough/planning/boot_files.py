@@ -93,6 +93,11 @@ def owned_folders(application: str) -> tuple[str, ...]:
     return tuple(path.format(name=name) for each in generators.GENERATORS for path in each.folders)
 
 
+def mark(application: str) -> bytes:
+    """The text by which a file is known as the application's, wherever it is copied to."""
+    return f"pci-passthrough (application {application})".encode()
+
+
 def grub_path(application: str) -> str:
     """The application's GRUB drop-in, below the root."""
     return _GRUB_DROP_IN.path.format(name=naming.name_for(application))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from passthrough import enums, reboot
 from passthrough.config import options, spelling
-from passthrough.errors import BindError, InUseError, PostponedError
+from passthrough.errors import BindError, BusyError, InUseError, PostponedError
 from passthrough.host import pci
 from passthrough.nova import offer as nova_offer
 from passthrough.reporting import words
@@ -94,6 +94,12 @@ def summarize(
         *_describe_nova(decision.nova),
     ]
     return Status(Kind.ACTIVE, "; ".join([ready, *said]))
+
+
+def summarize_failure(problem: Exception) -> Status:
+    """Say what kept a unit from its work; where time alone mends that, it waits."""
+    kind = Kind.WAITING if isinstance(problem, BusyError) else Kind.BLOCKED
+    return Status(kind, str(problem))
 
 
 # Why everything stays in place where a unit leaves.

@@ -66,14 +66,28 @@ def hold(root: Path, purpose: str, seconds: float | None = None) -> Generator[No
             handle = _open(path)
             _acquire(handle, end, seconds)
         os.pwrite(handle, f"{purpose} (process {os.getpid()})\n".encode(), 0)
-        _held[path] = handle
-        try:
-            yield
-        finally:
-            del _held[path]
-            path.unlink(missing_ok=True)
+        with lent(path, handle):
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def lent(path: Path, handle: int) -> Generator[None]:
+    """Have a lock's descriptor among those that a rebuild inherits, while the block runs.
+
+    Args:
+        path: the lock file.
+        handle: its open descriptor, whose open file description has the lock.
+    """
+    _held[path] = handle
+    try:
+        yield
+    finally:
+        del _held[path]
 
 
 def descriptors() -> tuple[int, ...]:

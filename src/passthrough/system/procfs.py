@@ -179,6 +179,21 @@ def mount_namespace_or_raise(root: Path, process: int | str) -> str:
     return os.readlink(f"{root}/proc/{process}/ns/mnt")
 
 
+def sees_same(root: Path, process: int, path: str) -> bool | None:
+    """Tell whether a process sees at a path what the reader does; None where it cannot be told.
+
+    Args:
+        root: the root of the host, and of what the reader sees.
+        process: its id.
+        path: below the root.
+    """
+    try:
+        theirs = os.stat(root / f"proc/{process}/root" / path)
+        return os.path.samestat(theirs, os.stat(root / path))
+    except OSError:
+        return None
+
+
 def program_if_there(root: Path, process: int) -> str:
     """Give the file name of the program a process runs; empty for a kernel thread."""
     try:

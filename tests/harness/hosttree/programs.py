@@ -5,24 +5,32 @@ The box's recorded programs call these; a unit test may call them in place of th
 
 from __future__ import annotations
 
+import os
 import pathlib
+import re
 import subprocess
 import sys
-import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
+from harness import cpio
 from harness.hosttree import etcfiles, kernel, services
 
-# What ends up in a real initramfs of what the charm may write. A tar file, not a cpio archive: it
-# only has to tell what was there when it was built.
-_IN_INITRAMFS = {
-    "update-initramfs": (
-        "etc/modprobe.d",
-        "etc/initramfs-tools/hooks",
-        "etc/initramfs-tools/scripts",
-    ),
-    "dracut": ("etc/modprobe.d", "etc/dracut.conf.d", "usr/lib/dracut/modules.d"),
+# What ends up in a real image of what the charm may write: the files of a folder of the host, and
+# how their names go on in the image, where {} is the rest of the name.
+_COPIED = {
+    "update-initramfs": {
+        "etc/modprobe.d": "etc/modprobe.d/{}",
+        "etc/udev/rules.d": "usr/lib/udev/rules.d/{}",
+        "etc/initramfs-tools/scripts": "scripts/{}",
+    },
+    "dracut": {
+        "etc/modprobe.d": "etc/modprobe.d/{}",
+        "etc/udev/rules.d": "etc/udev/rules.d/{}",
+    },
 }
+_INST_HOOK = re.compile(r"inst_hook pre-udev (\S+) ")
+_BOOT_SCRIPT = re.compile(r"scripts/init-top/.+|var/lib/dracut/hooks/pre-udev/.+")
+_VFIO_PCI = "usr/lib/modules/{}/kernel/drivers/vfio/pci/vfio-pci.ko"
 # grub-mkconfig sources these files the same way, as root: util/grub-mkconfig.in of GRUB 2.
 _SOURCE_GRUB = """
 set -e
@@ -85,42 +93,91 @@ def update_grub(root: pathlib.Path) -> None:
         text=True,
         check=True,
     )
-    (root / etcfiles.GRUB_CFG).write_text(
-        etcfiles.grub_cfg(_kernel_release(root), done.stdout.strip())
-    )
+    path = root / etcfiles.GRUB_CFG
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(etcfiles.grub_cfg(_kernel_releases(root)[0], done.stdout.strip()))
+    os.replace(new, path)
 
 
 def update_initramfs(root: pathlib.Path, generator: str) -> None:
-    """Write the initramfs anew from what is on the host now."""
-    with tarfile.open(_initramfs(root), "w") as archive:
-        for directory in _IN_INITRAMFS[generator]:
-            if (root / directory).exists():
-                archive.add(root / directory, directory)
+    """Make every kernel's image anew from what is on the host now, the newest kernel's first."""
+    for release in _kernel_releases(root):
+        update_image(root, generator, release)
+
+
+def update_image(root: pathlib.Path, generator: str, release: str) -> None:
+    """Make one kernel's image anew: beside the old one, which it replaces when it is whole."""
+    image = image_of(root, release)
+    new = image.with_name(f"{image.name}.new")
+    files = dict(_files_of_image(root, generator, release))
+    new.write_bytes(cpio.image(files, "none"))
+    os.replace(new, image)
+
+
+def image_of(root: pathlib.Path, release: str) -> pathlib.Path:
+    """Where a kernel's image stands."""
+    return root / "boot" / f"initrd.img-{release}"
+
+
+def read_initramfs(image: pathlib.Path) -> Mapping[str, bytes]:
+    """The files of an image that `update_image` has made; one that was never made is empty."""
+    return cpio.read(image.read_bytes())
 
 
 def list_initramfs(root: pathlib.Path) -> list[str]:
-    """Names of the files in the initramfs; an initramfs that was never written is empty."""
-    path = _initramfs(root)
-    if not path.stat().st_size:
-        return []
-    with tarfile.open(path) as archive:
-        return sorted(member.name for member in archive.getmembers() if member.isfile())
+    """Names of the files in the newest kernel's image; one that was never made is empty."""
+    return sorted(read_initramfs(_newest_image(root)))
 
 
 def unpack_boot_scripts(root: pathlib.Path, target: pathlib.Path) -> list[pathlib.Path]:
-    """Unpack the initramfs; its scripts that run before udev, in their order."""
-    if not list_initramfs(root):
-        return []
-    with tarfile.open(_initramfs(root)) as archive:
-        archive.extractall(target)  # noqa: S202 - this module has written it
-    scripts = (target / "etc/initramfs-tools/scripts/init-top").glob("*")
-    return sorted([*scripts, *target.glob("usr/lib/dracut/modules.d/91*/claim.sh")])
+    """Unpack from the newest kernel's image what runs before udev; the scripts in their order."""
+    scripts = []
+    for name, content in sorted(read_initramfs(_newest_image(root)).items()):
+        if _BOOT_SCRIPT.fullmatch(name):
+            script = target / name
+            script.parent.mkdir(parents=True, exist_ok=True)
+            script.write_bytes(content)
+            scripts.append(script)
+    return scripts
 
 
-def _initramfs(root: pathlib.Path) -> pathlib.Path:
-    return root / "boot" / f"initrd.img-{_kernel_release(root)}"
+def _files_of_image(
+    root: pathlib.Path, generator: str, release: str
+) -> Iterator[tuple[str, bytes]]:
+    for folder, place in _COPIED[generator].items():
+        for path in sorted((root / folder).rglob("*")):
+            if path.is_file() and not path.name.startswith("."):
+                yield place.format(path.relative_to(root / folder)), path.read_bytes()
+    built_in = (root / f"usr/lib/modules/{release}/modules.builtin").read_text(encoding="utf-8")
+    modules = list(_modules_put_in(root, generator))
+    if modules and "/vfio-pci.ko" not in built_in:
+        yield _VFIO_PCI.format(release), b"\x7fELF"
+    for name, content in modules:
+        if name:
+            yield name, content
 
 
-def _kernel_release(root: pathlib.Path) -> str:
-    (image,) = (root / "boot").glob("vmlinuz-*")
-    return image.name.removeprefix("vmlinuz-")
+def _modules_put_in(root: pathlib.Path, generator: str) -> Iterator[tuple[str, bytes]]:
+    """What asks for vfio-pci in the image: a hook, or a module of dracut's with its own script."""
+    if generator == "update-initramfs":
+        for path in (root / "etc/initramfs-tools/hooks").glob("*"):
+            yield "", path.read_bytes()
+    else:
+        for path in sorted((root / "usr/lib/dracut/modules.d").glob("91*/claim.sh")):
+            setup = path.with_name("module-setup.sh").read_text(encoding="utf-8")
+            (priority,) = _INST_HOOK.findall(setup)
+            yield f"var/lib/dracut/hooks/pre-udev/{priority}-{path.name}", path.read_bytes()
+
+
+def _newest_image(root: pathlib.Path) -> pathlib.Path:
+    return image_of(root, _kernel_releases(root)[0])
+
+
+def _kernel_releases(root: pathlib.Path) -> list[str]:
+    """The kernels, the newest first, as GRUB and update-initramfs sort them."""
+    names = [path.name.removeprefix("vmlinuz-") for path in (root / "boot").glob("vmlinuz-*")]
+    return sorted(names, key=_version, reverse=True)
+
+
+def _version(release: str) -> list[int]:
+    return [int(each) for each in re.findall(r"\d+", release)]

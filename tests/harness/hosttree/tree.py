@@ -83,6 +83,8 @@ class HostTree(pcitree.PciTree):
         known = path.read_text() if path.exists() else ""
         stanza = f"Package: {name}\nStatus: install ok installed\nArchitecture: all\n"
         self.write("var/lib/dpkg/status", f"{known}{stanza}Version: {version}\n\n")
+        for name in ("lock", "lock-frontend"):
+            self.write(f"var/lib/dpkg/{name}", "", mode=0o640)
 
     def aliases(self, *lines: str, kernel: str = "") -> None:
         """Let a kernel, the running one by default, name modules by alias: ``PATTERN MODULE``."""
@@ -106,6 +108,12 @@ class HostTree(pcitree.PciTree):
         (self.root / "etc/nova/nova.conf.d").mkdir(exist_ok=True)
         for name in packages or ("nova-compute",):
             self.service(name)
+
+    def add_kernel(self, release: str) -> None:
+        """Install another kernel, with an image that was never made."""
+        self.write(f"boot/vmlinuz-{release}", "")
+        self.write(f"boot/initrd.img-{release}", "")
+        self.write(f"usr/lib/modules/{release}/modules.builtin", "")
 
     def service(self, name: str, *, active: bool = True) -> None:
         """Let a systemd service exist, running or not."""

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from passthrough.host import initramfs
+from passthrough.host import generators, initramfs
 from passthrough.planning import boot_files
 from passthrough.survey import Decision
 from passthrough.system import files, procfs, sysfs
@@ -28,7 +28,8 @@ class Seen:
 
     ``remaps_interrupts`` and ``lockdown`` are None where the kernel does not tell.
     ``unsafe_interrupts`` and ``noiommu`` are vfio's parameters. ``holders`` maps a claimed function
-    to the processes that hold it, ``guests`` a process to its guest's name.
+    to the processes that hold it, ``guests`` a process to its guest's name. ``rebuild`` is the
+    command that makes all images of this host anew.
     """
 
     remaps_interrupts: bool | None = None
@@ -42,6 +43,7 @@ class Seen:
         default_factory=dict[str, tuple[int, ...]]
     )
     guests: Mapping[int, str] = dataclasses.field(default_factory=dict[int, str])
+    rebuild: str = ""
 
 
 def read(decision: Decision) -> Seen:
@@ -65,6 +67,9 @@ def read(decision: Decision) -> Seen:
         images=_images(decision) if claimed else (),
         holders=held,
         guests={each.process: each.name for each in decision.facts.guests()} if held else {},
+        rebuild=" ".join(
+            generators.rebuild_command(root, generators.served_by(decision.facts.machine.generator))
+        ),
     )
 
 

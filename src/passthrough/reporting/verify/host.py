@@ -94,7 +94,7 @@ def _initramfs(decision: Decision, seen: Seen) -> Iterator[Check]:
                 name,
                 FAIL,
                 f"lacks {' '.join(image.missing)} as they are now",
-                "run update-initramfs -u -k all, and see what it says",
+                f"run {seen.rebuild}, and see what it says",
             )
         elif not (image.has_vfio_pci or seen.vfio_is_built_in):
             yield Check(

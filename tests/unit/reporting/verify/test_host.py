@@ -215,6 +215,16 @@ class TestImage:
         image_of(host).write_bytes(b"\x28\xb5\x2f\xfd" + b"x" * 100)
         assert host.shown(image_check).startswith(f"unknown: /boot/{image_of(host).name}: zstd: ")
 
+    def test_its_way_out_is_the_generators_own_command(self, make_world):
+        """Debian's dracut ships no update-initramfs."""
+        world = make_world(ubuntu="26.04")
+        world.tree.write("proc/sys/kernel/osrelease", f"{world.tree.release.kernel}\n")
+        world.make_ready()
+        (world.root / "usr/sbin/update-initramfs").unlink()
+        image_of(world).write_bytes(cpio.image({}))
+        shown = world.shown(f"initramfs-content /boot/{image_of(world).name}")
+        assert shown.endswith("-> run dracut --force --regenerate-all, and see what it says")
+
     def test_that_grub_boots_is_read_beside_the_running_ones(self, host: World):
         old = image_of(host).with_name("initrd.img-6.5.0-old")
         shutil.copy(image_of(host), old)
