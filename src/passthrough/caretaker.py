@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from passthrough import naming
-from passthrough.errors import PassthroughError
+from passthrough.errors import BusyError, PassthroughError
 from passthrough.host import juju_agents
 from passthrough.site import Site
 from passthrough.state import record
@@ -175,8 +175,8 @@ def run(
             if verdict not in _ACTING:
                 return end(0, past=past)
             left = _act(site, verdict, find_tools(), say)
-    except lock.LockError:
-        return end(0)  # the holder works; the next look is soon enough
+    except (lock.LockError, BusyError):
+        return end(0)  # another run, or dpkg, is at work; the next look is soon enough
     except (PassthroughError, OSError) as error:
         if str(error) != memory.said:
             say(str(error))

@@ -17,8 +17,8 @@ from unit.host import test_domains, test_identity, test_juju_agents
 
 from passthrough import caretaker
 from passthrough.caretaker import Moment, Past, Sight, Verdict
-from passthrough.effects import nrpe, watching
-from passthrough.errors import PassthroughError
+from passthrough.effects import nrpe, turns, watching
+from passthrough.errors import BusyError, PassthroughError
 from passthrough.host import juju_agents, watch
 from passthrough.state import record
 from passthrough.system import files, lock, timed_write
@@ -223,6 +223,19 @@ class TestGivingBack:
         assert left.world.drivers() == READY
         os.close(handle)
         left.run()
+        assert left.world.drivers() == {**READY, **NATIVE}
+
+    def test_packages_are_being_installed(self, left: Left, monkeypatch: pytest.MonkeyPatch):
+        def wait(*values: object) -> None:
+            raise BusyError("packages are being installed", "the next hook tries again")
+
+        left.vanish()
+        left.run()
+        with monkeypatch.context() as patch:
+            patch.setattr(turns, "taken", wait)
+            assert left.run() == 0, "time alone mends it"
+        assert left.world.drivers() == READY
+        assert left.run() == 0
         assert left.world.drivers() == {**READY, **NATIVE}
 
     def test_report_in_placement_stays_without_a_template(self, left: Left):
