@@ -225,6 +225,14 @@ def node(
     return directory
 
 
+def device(tree: hosttree.HostTree, address: str, below: str, kind: str) -> Path:
+    """A device below a function that has no node; ``kind`` is its class."""
+    directory = tree.directory(address) / below
+    directory.mkdir(parents=True, exist_ok=True)
+    _link(tree.root / "sys/class" / kind / directory.name, directory)
+    return directory
+
+
 def list_nodes(tree: hosttree.HostTree) -> None:
     """Let the kernel list every character device, as it does in /sys/dev/char."""
     (tree.root / "sys/dev/char").mkdir(parents=True)

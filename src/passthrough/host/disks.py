@@ -7,9 +7,10 @@ addresses of NVMe over Fibre Channel, and udev's database.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import re
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from passthrough import pci_address
@@ -18,6 +19,12 @@ from passthrough.system import quoting, sysfs
 BLOCK = "sys/class/block"
 _FC_HOSTS = "sys/class/fc_host"
 _UDEV = "run/udev/data"
+_NODES = "/dev/"
+# Of a loop device whose file was removed.
+_DELETED = " (deleted)"
+# bcachefs names its devices with colons between; a link by path has colons of its own.
+_SEVERAL = re.compile(r":(?=/dev/)")
+_MAX_LINKS = 8
 
 # A controller of NVMe over fabrics, on the path of its namespaces.
 _OVER_FABRICS = re.compile(r"/nvme-fabrics/ctl/(nvme[0-9]+)(?:/|$)")
@@ -32,7 +39,8 @@ class Disks:
     devices that it stands on, ``holders`` to those that stand on it, and ``labels`` a device of
     device-mapper's to its name for people. ``numbers`` maps MAJOR:MINOR to the device, and
     ``backing`` a loop device, or zram's, to the path behind it. ``parents`` maps a partition to its
-    disk.
+    disk. ``said`` is what udev's database says of a device: pairs such as ``("E:ID_FS_TYPE",
+    "ext4")``, and a link to it with the key ``S``.
     """
 
     own: Mapping[str, frozenset[str]]
@@ -42,6 +50,9 @@ class Disks:
     labels: Mapping[str, str]
     backing: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     parents: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    said: Mapping[str, tuple[tuple[str, str], ...]] = dataclasses.field(
+        default_factory=dict[str, tuple[tuple[str, str], ...]]
+    )
 
     @classmethod
     def none(cls) -> Disks:
@@ -71,14 +82,47 @@ class Disks:
 
     def named(self, root: Path, source: str) -> Iterator[str]:
         """The kernel names of ``/dev/…``, or of several devices with colons between (bcachefs)."""
-        return _named(source, self.own, self.labels, root)
+        for each in _SEVERAL.split(source.removesuffix(_DELETED)):
+            path = follow(root, each)
+            if not path.startswith(_NODES):
+                continue
+            name = path.removeprefix(_NODES)
+            base = os.path.basename(name)
+            mapped = self._mapped.get(base)
+            for found in (name.replace("/", "!"), base, self._links.get(name), mapped):
+                if found and found in self.own:
+                    yield found
+                    break
+
+    @functools.cached_property
+    def _links(self) -> Mapping[str, str]:
+        """Udev's links, such as ``disk/by-id/x``, and what each means."""
+        return {
+            value: name for name, said in self.said.items() for key, value in said if key == "S"
+        }
+
+    @functools.cached_property
+    def _mapped(self) -> Mapping[str, str]:
+        return {label: name for name, label in self.labels.items()}
+
+
+def follow(root: Path, path: str) -> str:
+    """Follow a path's last part, where it is a link, to what is no link; within the host's root."""
+    for _ in range(_MAX_LINKS):
+        try:
+            target = os.readlink(f"{root}{path}")
+        except OSError:
+            break
+        path = os.path.normpath(os.path.join(os.path.dirname(path), target))
+    return path
 
 
 def read(root: Path) -> Disks:
     """Read every block device of a host.
 
     Raises:
-        OSError: when /sys/class/block is there and cannot be read.
+        OSError: when /sys/class/block, or what udev's database has of a device, is there and cannot
+            be read.
     """
     paths = sysfs.links_or_raise(root / BLOCK)
     own: dict[str, frozenset[str]] = {}
@@ -106,7 +150,6 @@ def read(root: Path) -> Disks:
             backing = sysfs.attribute_if_there(device / place) or ""
             if backing:
                 behind[name] = backing
-                lower[name].update(_named(backing, paths, labels, root))
         ways = [path, *_controllers(root, path)]
         own[name] = frozenset[str]().union(
             *(pci_address.functions_on(way) for way in ways),
@@ -115,26 +158,20 @@ def read(root: Path) -> Disks:
     for name, parent in parents.items():
         # The head of a multipath subsystem shows its functions; a partition stands on its path.
         own[name] |= own[parent]
-    below = {name: frozenset(lower[name]) for name in lower}
-    return Disks(own, below, holders, numbers, labels, behind, parents)
+    said = {name: tuple(_read_database(root, number)) for number, name in numbers.items()}
+    found = Disks(own, {}, holders, numbers, labels, behind, parents, said)
+    for name, backing in behind.items():
+        lower[name].update(found.named(root, backing))
+    return dataclasses.replace(found, lower={name: frozenset(lower[name]) for name in lower})
 
 
-def properties(root: Path, number: str) -> list[tuple[str, str]]:
-    """What udev's database says of a block device: pairs such as ``("E:ID_FS_TYPE", "ext4")``.
-
-    A link to the device has the key ``S``.
-
-    Raises:
-        OSError: when the database has an entry of it that cannot be read.
-    """
-    found: list[tuple[str, str]] = []
+def _read_database(root: Path, number: str) -> Iterator[tuple[str, str]]:
     for line in sysfs.lines_or_raise(root / _UDEV / f"b{number}"):
         if line.startswith("S:"):
-            found.append(("S", line[2:]))
+            yield "S", line[2:]
         else:
             key, _, value = line.partition("=")
-            found.append((key, value))
-    return found
+            yield key, value
 
 
 def _controllers(root: Path, path: str) -> list[str]:
@@ -165,17 +202,3 @@ def _ports(root: Path, path: str) -> frozenset[str]:
             if sysfs.attribute_if_there(root / _FC_HOSTS / name / "port_name") in wanted
         )
     )
-
-
-def _named(
-    source: str, known: Container[str], labels: Mapping[str, str], root: Path
-) -> Iterator[str]:
-    for each in source.split(":"):
-        if not each.startswith("/dev/"):
-            continue
-        base = os.path.basename(each)
-        mapped = next((name for name, label in labels.items() if label == base), None)
-        linked = os.path.basename(os.path.realpath(root / each[1:]))
-        found = next((name for name in (base, mapped, linked) if name and name in known), None)
-        if found:
-            yield found

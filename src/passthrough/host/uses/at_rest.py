@@ -8,7 +8,9 @@ fstab(5), crypttab(5) and systemd.mount(5).
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import os
+import re
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
@@ -92,8 +94,27 @@ _LINKS = {
     "ID": "disk/by-id",
 }
 _QUOTES = "'\""
-_UNITS = "etc/systemd/system"
-_UNIT_KINDS = ("*.mount", "*.swap", "*.automount")
+# Where systemd looks for units (systemd.unit(5)), but for those that it makes of fstab itself.
+_UNITS = (
+    "etc/systemd/system",
+    "run/systemd/system",
+    "usr/local/lib/systemd/system",
+    "usr/lib/systemd/system",
+)
+_UNIT_KINDS = ("*.mount", "*.swap", "*.mount.d/*.conf", "*.swap.d/*.conf")
+# What is exported or mirrored when its service starts: targets of LIO, nvmet and tgt, and DRBD.
+_SERVICES = (
+    "etc/rtslib-fb-target/saveconfig.json",
+    "etc/target/saveconfig.json",
+    "etc/nvmet/config.json",
+    "etc/tgt/targets.conf",
+    "etc/tgt/conf.d/*.conf",
+    "etc/drbd.conf",
+    "etc/drbd.d/*.res",
+)
+_NODE = re.compile(r"""/dev/[^\s"';,]+""")
+# What udev keeps of a name's characters in a link; the others become \xNN (encode_devnode_name()).
+_ENCODED = re.compile(r"[^0-9A-Za-z#+.:=@_\x80-\U0010ffff-]")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,11 +156,11 @@ def find(
         OSError: when a file of the host's configuration is there and cannot be read.
     """
     entries = [_resolve(root, known, *each) for each in _entries(root)]
-    for number, name in known.numbers.items():
+    for name in known.numbers.values():
         functions = known.functions(name)
         if not functions:
             continue
-        said = disks.properties(root, number)
+        said = known.said[name]
         # What is assembled carries what its members are part of already.
         signature = _signature(said) if known.own[name] else None
         meant = [each for each in entries if name not in busy and each.means(name, said)]
@@ -196,53 +217,78 @@ def _entries(root: Path) -> Iterator[tuple[str, str]]:
         key = "".join(words[2:3]).partition(":")[2]  # what a key file lies on
         for device in (words[1], key, *_options(words[3:4])):
             yield device, f"{quoting.plain(words[0])} in /etc/crypttab"
-    for pattern in _UNIT_KINDS:
-        for path in sysfs.paths_if_there(root / _UNITS, pattern):
-            for line in _unit_lines(path):
+    yield from _units(root)
+    yield from _services(root)
+
+
+def _units(root: Path) -> Iterator[tuple[str, str]]:
+    for place, pattern in itertools.product(_UNITS, _UNIT_KINDS):
+        for path in sysfs.paths_if_there(root, f"{place}/{pattern}"):
+            for line in _lines(path):
                 key, _, value = line.partition("=")
                 if key.strip() == "What":
-                    yield value.strip(), f"{quoting.plain(path.name)} of systemd"
+                    name = path.parent.name.removesuffix(".d") if "/" in pattern else path.name
+                    yield value.strip(), f"{quoting.plain(name)} of systemd"
+
+
+def _services(root: Path) -> Iterator[tuple[str, str]]:
+    for pattern in _SERVICES:
+        for path in sysfs.paths_if_there(root, pattern):
+            what = f"an entry of /{quoting.plain(str(path.relative_to(root)))}"
+            for line in _lines(path):
+                for device in _NODE.findall(line.partition("#")[0]):
+                    yield device, what
 
 
 def _rows(path: Path) -> Iterator[list[str]]:
     """The rows of fstab or crypttab that name something."""
-    # crypttab may be root's alone, and a reader who is not root only looks.
-    readable = not os.geteuid() or os.access(path, os.R_OK)
-    for line in sysfs.lines_or_raise(path) if readable else ():
+    for line in _lines(path):
         words = line.split()
         if len(words) > 1 and not words[0].startswith("#"):
             yield words
 
 
-def _unit_lines(path: Path) -> list[str]:
-    # systemd masks a unit by a link to /dev/null.
-    return [] if sysfs.link_name_if_there(str(path)) == "null" else sysfs.lines_or_raise(path)
+def _lines(path: Path) -> list[str]:
+    # crypttab may be root's alone, and a reader who is not root only looks.
+    readable = not os.geteuid() or os.access(path, os.R_OK)
+    return sysfs.lines_or_raise(path) if readable else []
 
 
 def _options(column: Iterable[str]) -> Iterator[str]:
-    """The devices that options name, such as ``logdev=/dev/sdb1`` and ``header=/dev/…``."""
+    """The devices that options name, such as ``logdev=/dev/sdb1`` and ``header=FILE:UUID=…``."""
     for option in ",".join(column).split(","):
         value = option.partition("=")[2]
-        if value.startswith("/dev/") or value.partition("=")[0] in _LINKS:
-            yield value
+        for each in (value, value.partition(":")[2]):
+            if each.startswith("/dev/") or each.partition("=")[0] in _LINKS:
+                yield each
 
 
 def _resolve(root: Path, known: disks.Disks, device: str, what: str) -> _Entry:
     """Work out what a device may be called that is named in fstab's way: a tag or a path."""
     tag, is_tag, value = device.partition("=")
+    value = value.strip(_QUOTES)
+    link = ""
     if is_tag and tag in _LINKS:
-        link = f"{_LINKS[tag]}/{value.strip(_QUOTES)}"
-    else:
-        link = device.removeprefix("/dev/") if device.startswith("/dev/") else ""
-        tag = next((each for each, place in _LINKS.items() if link.startswith(f"{place}/")), "")
-    value = link.rpartition("/")[2].lower()
+        link = f"{_LINKS[tag]}/{_encode(value)}"
+    elif device.startswith("/"):
+        path = device if device.startswith("/dev/") else disks.follow(root, device)
+        link = path.removeprefix("/dev/") if path.startswith("/dev/") else ""
+        found = (each for each, place in _LINKS.items() if link.startswith(f"{place}/"))
+        tag = next(found, "")
+        value = link.rpartition("/")[2]
+    spellings = {each.lower() for each in (value, _encode(value)) if each}
     return _Entry(
         what,
         names=frozenset(known.named(root, f"/dev/{link}")) if link else frozenset(),
         links=frozenset({link} - {""}),
-        values=frozenset((key, value) for key in _TAGS.get(tag, ()) if value),
+        values=frozenset(itertools.product(_TAGS.get(tag, ()), spellings)),
         written=tag in _TAGS,
     )
+
+
+def _encode(text: str) -> str:
+    """Spell a label as udev does in a link."""
+    return _ENCODED.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def _unescape(text: str) -> str:

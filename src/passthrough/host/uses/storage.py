@@ -8,9 +8,12 @@ drivers/nvme/target/configfs.c for what configfs shows of exports.
 from __future__ import annotations
 
 import functools
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+from passthrough import pci_address
 from passthrough.host.disks import Disks
 from passthrough.host.uses import kinds
 from passthrough.system import procfs, quoting, sysfs
@@ -22,10 +25,20 @@ _LIVE = ("btrfs/*/devices/*", "erofs/*", "ext4/*", "f2fs/*", "nilfs2/*", "xfs/*"
 # external one, whose device has no other sign of it.
 _JOURNALS = "fs/jbd2"
 # Disks that the kernel itself serves to other machines: where configfs names them, and to whom.
+_OVER_FABRICS, _SCSI_TARGET = "NVMe over fabrics", "a SCSI target"
 _EXPORTS = (
-    ("nvmet/subsystems/*/namespaces/*/device_path", "NVMe over fabrics"),
-    ("target/core/*/*/udev_path", "a SCSI target"),
+    ("nvmet/subsystems/*/namespaces/*/device_path", _OVER_FABRICS),
+    ("target/core/*/*/udev_path", _SCSI_TARGET),
+    ("usb_gadget/*/functions/mass_storage.*/lun.*/file", "USB"),
 )
+# A SCSI target names a device in its own text as well: by its number, or by its place on the bus.
+_TARGETS = "target/core/*/*/info"
+_BY_NUMBER = re.compile(r"Major: *([0-9]+) +Minor: *([0-9]+)")
+_BY_PLACE = re.compile(
+    r"Channel ID: *([0-9]+) +Target ID: *([0-9]+) +LUN: *([0-9]+) +Host ID: *([0-9]+)"
+)
+# A whole NVMe controller, which is no block device: ``/dev/nvme0``.
+_CONTROLLERS = "nvmet/subsystems/*/passthru/device_path"
 _CONFIGFS = "sys/kernel/config"
 
 
@@ -43,6 +56,10 @@ def find(
     for name, use in _uses(root, disks, mounted, swaps):
         for address in sorted(disks.functions(name)):
             yield address, use
+    for path, name, whom in _exported_devices(root):
+        for address in sorted(pci_address.functions_on(path)):
+            what = f"{quoting.plain(name)} is exported through {whom}"
+            yield address, kinds.Use(kinds.Kind.MEMBER, what)
 
 
 def _uses(
@@ -71,6 +88,28 @@ def _exported(root: Path, disks: Disks) -> Iterator[tuple[str, str]]:
         for place in sysfs.paths_if_there(root / _CONFIGFS, pattern):
             for name in disks.named(root, sysfs.attribute_if_there(place) or ""):
                 yield name, whom
+    for place in sysfs.paths_if_there(root / _CONFIGFS, _TARGETS):
+        number = _BY_NUMBER.search(sysfs.attribute_if_there(place) or "")
+        name = disks.numbers.get(":".join(number.groups())) if number else None
+        if name:
+            yield name, _SCSI_TARGET
+
+
+def _exported_devices(root: Path) -> Iterator[tuple[str, str, str]]:
+    """The exported devices that are no block devices: path in sysfs, name, and the means."""
+    controllers = sysfs.links_or_raise(root / "sys/class/nvme")
+    for place in sysfs.paths_if_there(root / _CONFIGFS, _CONTROLLERS):
+        name = os.path.basename(sysfs.attribute_if_there(place) or "")
+        if name in controllers:
+            yield controllers[name], name, _OVER_FABRICS
+    devices = sysfs.links_or_raise(root / "sys/class/scsi_device")
+    for place in sysfs.paths_if_there(root / _CONFIGFS, _TARGETS):
+        found = _BY_PLACE.search(sysfs.attribute_if_there(place) or "")
+        if found:
+            channel, target, unit, host = found.groups()
+            name = f"{host}:{channel}:{target}:{unit}"
+            if name in devices:
+                yield devices[name], name, _SCSI_TARGET
 
 
 def find_mounts(root: Path, disks: Disks, mounts: Iterable[str]) -> dict[str, set[str]]:

@@ -177,6 +177,89 @@ class TestConfigured:
         )
 
 
+@pytest.mark.parametrize(
+    ("device", "line"),
+    [
+        (r"LABEL=my\040disk/1", "E:ID_FS_LABEL_ENC=my\\x20disk\\x2f1"),
+        (r"LABEL=my\040disk/1", "S:disk/by-label/my\\x20disk\\x2f1"),
+        (r"/dev/disk/by-label/my\134x20disk", "S:disk/by-label/my\\x20disk"),
+        (r"PARTLABEL=EFI\040System", "E:ID_PART_ENTRY_NAME=EFI\\x20System"),
+        ("LABEL=größe", "E:ID_FS_LABEL_ENC=größe"),
+    ],
+)
+def test_a_label_with_odd_characters_in_fstab(
+    host: hosttree.HostTree, objection: Callable, device: str, line: str
+):
+    host.write("run/udev/data/b259:0", f"{line}\n")
+    host.write("etc/fstab", f"{device} /srv ext4 noauto 0 2\n")
+    assert str(objection()).startswith("configured: ")
+
+
+@pytest.mark.parametrize("target", ["/dev/nvme0n1", "../dev/nvme0n1", "/srv/other"])
+def test_a_link_of_an_administrators_own_in_fstab(
+    host: hosttree.HostTree, objection: Callable, target: str
+):
+    (host.root / "srv").mkdir()
+    (host.root / "srv/disk").symlink_to(target)
+    (host.root / "srv/other").symlink_to("/dev/nvme0n1")
+    host.write("etc/fstab", "/srv/disk /mnt ext4 defaults 0 2\n")
+    assert "/mnt in /etc/fstab on nvme0n1" in str(objection())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "data /dev/sda none luks,header=/dev/nvme0n1",
+        "data /dev/sda none luks,header=/keys/data:UUID=11111111-2222-3333-4444-555555555555",
+        "data /dev/sda /keys/data:UUID=11111111-2222-3333-4444-555555555555 luks",
+        "data /dev/sda /keys/data:/dev/nvme0n1 luks",
+    ],
+)
+def test_a_key_or_a_header_on_another_disk_in_crypttab(
+    host: hosttree.HostTree, objection: Callable, line: str
+):
+    uses.udev(host, "259:0", ID_FS_TYPE="ext4", ID_FS_USAGE="filesystem", ID_FS_UUID=UUID)
+    host.write("etc/crypttab", f"{line}\n")
+    assert "data in /etc/crypttab on nvme0n1" in str(objection())
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "what"),
+    [
+        ("run/systemd/system/srv.mount", "[Mount]\nWhat=/dev/nvme0n1\n", "srv.mount of systemd"),
+        ("usr/lib/systemd/system/x.swap", "[Swap]\nWhat=/dev/nvme0n1\n", "x.swap of systemd"),
+        (
+            "etc/systemd/system/srv.mount.d/disk.conf",
+            "[Mount]\nWhat = /dev/nvme0n1\n",
+            "srv.mount of systemd",
+        ),
+        (
+            "etc/rtslib-fb-target/saveconfig.json",
+            '{"storage_objects": [{"dev": "/dev/nvme0n1", "plugin": "block"}]}',
+            "an entry of /etc/rtslib-fb-target/saveconfig.json",
+        ),
+        (
+            "etc/nvmet/config.json",
+            '{"subsystems": [{"namespaces": [{"device": {"path": "/dev/nvme0n1"}}]}]}',
+            "an entry of /etc/nvmet/config.json",
+        ),
+        (
+            "etc/tgt/conf.d/lab.conf",
+            "<target iqn.x>\n  backing-store /dev/nvme0n1\n</target>\n",
+            "an entry of /etc/tgt/conf.d/lab.conf",
+        ),
+        ("etc/drbd.d/r0.res", "disk /dev/nvme0n1;\n", "an entry of /etc/drbd.d/r0.res"),
+    ],
+)
+def test_a_service_that_will_have_the_disk(
+    host: hosttree.HostTree, objection: Callable, path: str, text: str, what: str
+):
+    host.write(path, text)
+    assert objection() == f"configured: is meant for the host's own storage: {what} on nvme0n1"
+    host.write(path, text.replace("/dev/nvme0n1", "/dev/sdz"))
+    assert objection() is None
+
+
 def test_a_mounted_one_is_told_once(host: hosttree.HostTree, objection: Callable):
     host.write("etc/fstab", "/dev/nvme0n1 /srv ext4 defaults 0 2\n")
     uses.mount(host, "259:0", "/srv", "/dev/nvme0n1")
@@ -241,6 +324,7 @@ def test_a_file_systems_second_device_is_as_mounted_as_its_first(
 @pytest.mark.parametrize(
     ("place", "whom"),
     [
+        ("usb_gadget/g1/functions/mass_storage.0/lun.0/file", "USB"),
         ("target/core/iblock_0/vol1/udev_path", "a SCSI target"),
         ("target/core/pscsi_1/vol2/udev_path", "a SCSI target"),
         ("nvmet/subsystems/nqn.x/namespaces/1/device_path", "NVMe over fabrics"),
@@ -255,12 +339,87 @@ def test_a_disk_that_the_kernel_exports_is_refused(
     assert objection() is None
 
 
+@pytest.mark.parametrize(
+    "place", ["target/core/iblock_0/vol/udev_path", "nvmet/subsystems/n/namespaces/1/device_path"]
+)
+@pytest.mark.parametrize(
+    "device",
+    [
+        "/dev/nvme0n1p1",
+        "/dev/disk/by-id/nvme-SAMSUNG-part1",
+        "/dev/disk/by-path/pci-0000:02:00.0-nvme-1-part1",
+        "/dev/mine",
+        "/srv/link",
+    ],
+)
+def test_an_exported_partition_is_found_by_any_of_its_names(
+    host: hosttree.HostTree, objection: Callable, device: str, place: str
+):
+    uses.partition(host, "nvme0n1", "nvme0n1p1", "259:1")
+    links = ("disk/by-id/nvme-SAMSUNG-part1", "disk/by-path/pci-0000:02:00.0-nvme-1-part1")
+    host.write("run/udev/data/b259:1", "".join(f"S:{each}\n" for each in links))
+    (host.root / "dev").mkdir(exist_ok=True)
+    (host.root / "dev/mine").symlink_to("/dev/nvme0n1p1")
+    (host.root / "srv").mkdir()
+    (host.root / "srv/link").symlink_to("../dev/mine")
+    host.write(f"sys/kernel/config/{place}", f"{device}\n")
+    assert str(objection()).startswith(
+        "storage-member: holds a part of the host's storage: nvme0n1p1 is exported through "
+    )
+    assert objection(HBA) is None
+
+
+LIO = "sys/kernel/config/target/core"
+
+
+@pytest.mark.parametrize(
+    ("place", "text", "name"),
+    [
+        (
+            "iblock_0/vol",
+            "Status: ACTIVATED  Max Queue Depth: 0  SectorSize: 512\n"
+            "        iBlock device: nvme0n1  readonly: 0\n"
+            "        Major: 259 Minor: 0  CLAIMED: IBLOCK\n",
+            "nvme0n1",
+        ),
+        (
+            "pscsi_0/vol",
+            "Status: ACTIVATED\n        SCSI Device Bus Location: Channel ID: 0 Target ID: 1"
+            " LUN: 2 Host ID: 3\n",
+            "3:0:1:2",
+        ),
+    ],
+)
+def test_a_target_is_known_by_its_own_text_where_it_bears_no_name(
+    host: hosttree.HostTree, objection: Callable, place: str, text: str, name: str
+):
+    uses.device(host, NVME, "host3/target3:0:1/3:0:1:2/scsi_device/3:0:1:2", "scsi_device")
+    host.write(f"{LIO}/{place}/info", text)
+    assert str(objection()).endswith(f": {name} is exported through a SCSI target")
+    assert objection(HBA) is None
+    host.write(f"{LIO}/{place}/info", "Status: ACTIVATED  SectorSize: 512\n")
+    assert objection() is None
+
+
+def test_a_whole_controller_that_is_exported_is_refused(
+    host: hosttree.HostTree, objection: Callable
+):
+    uses.device(host, NVME, "nvme/nvme0", "nvme")
+    host.write("sys/kernel/config/nvmet/subsystems/n/passthru/device_path", "/dev/nvme0\n")
+    assert objection() == (
+        "storage-member: holds a part of the host's storage: nvme0 is exported through NVMe over"
+        " fabrics"
+    )
+
+
 def test_a_disk_behind_a_loop_device_that_is_idle_is_refused(
     host: hosttree.HostTree, objection: Callable
 ):
     loop = uses.assembled(host, "loop0", "7:0")
     (loop / "loop").mkdir()
     (loop / "loop/backing_file").write_text("/dev/nvme0n1\n")
+    assert objection() == f"{MEMBER} is behind loop0"
+    (loop / "loop/backing_file").write_text("/dev/nvme0n1 (deleted)\n")
     assert objection() == f"{MEMBER} is behind loop0"
     (loop / "loop/backing_file").write_text("/srv/image.raw\n")
     assert objection() is None
