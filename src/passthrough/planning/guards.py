@@ -127,6 +127,7 @@ GUARDS = (
     _used_for("subfunctions", kinds.Kind.PART, "has parts that would go with its driver: {}"),
     _used_for("dpdk", kinds.Kind.DPDK, "is meant for DPDK on this host: {}"),
     _used_for("console", kinds.Kind.CONSOLE, "is the boot VGA, and {}"),
+    _used_for("host-console", kinds.Kind.HOST_CONSOLE, "carries the host's console: {}"),
     _used_for("mediated", kinds.Kind.MEDIATED, "is cut up into mediated devices (vGPUs): {}"),
     _used_for("program", kinds.Kind.PROGRAM, "is in use by a program of the host: {}"),
     _used_for(

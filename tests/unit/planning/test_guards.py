@@ -94,6 +94,12 @@ def reasons(decision: claims.Outcome) -> list[str]:
             "is the boot VGA, and the text console is on it",
         ),
         (
+            "host-console",
+            kinds.Kind.HOST_CONSOLE,
+            "the kernel writes to ttyS4",
+            "carries the host's console: the kernel writes to ttyS4",
+        ),
+        (
             "mediated",
             kinds.Kind.MEDIATED,
             "nvidia-63 on it",

@@ -21,6 +21,7 @@ class Kind(enums.StrEnum):
     PART = "part"
     DPDK = "dpdk"
     CONSOLE = "console"
+    HOST_CONSOLE = "host-console"
     MEDIATED = "mediated"
     PROGRAM = "program"
     GUEST = "guest"
