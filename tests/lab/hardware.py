@@ -44,6 +44,19 @@ GPU = Model(
         "-device hda-output,bus={name}-audio.0,audiodev={name}-sound",
     ),
 )
+# Four functions, as a graphics card has that brings a USB connector.
+GPU_WITH_USB = Model(
+    functions=(
+        *GPU.functions,
+        Function("1b36:000d", "xhci_hcd", place="00.2"),
+        Function("8086:24cd", "ehci-pci", place="00.3"),
+    ),
+    arguments=(
+        *GPU.arguments,
+        "-device qemu-xhci,bus={bus},addr={slot}.2",
+        "-device usb-ehci,bus={bus},addr={slot}.3",
+    ),
+)
 # The machine's own display chip, with its VGA part: what the firmware and the kernel show text on.
 BOOT_VGA = Model(
     functions=(Function("1234:1111", "bochs-drm"),),
@@ -98,6 +111,14 @@ MANAGEMENT_NIC = Model(
 ROOT_DISK = Model(
     functions=(Function("1af4:1001", "virtio-pci"),),
     arguments=("-device virtio-blk-pci,bus={bus},addr={slot}.0,drive=root,bootindex=1",),
+)
+SPARE_DISK = Model(
+    functions=ROOT_DISK.functions,
+    arguments=(
+        "-drive file={disk},if=none,format=raw,id={name}-disk",
+        "-device virtio-blk-pci,bus={bus},addr={slot}.0,drive={name}-disk",
+    ),
+    disk_mib=64,
 )
 ENTROPY = Model(
     functions=(Function("1af4:1005", "virtio-pci"),),

@@ -26,6 +26,12 @@ def read_process(host: guest.Guest, name: str = NAME) -> int:
     return int(host.run(["systemctl", "show", "-P", "MainPID", name]).stdout)
 
 
+def read_last_process(host: guest.Guest, name: str) -> int:
+    """Return the id of the youngest process of a unit, which the first one has started."""
+    processes = host.read(f"/sys/fs/cgroup/system.slice/{name}.service/cgroup.procs")
+    return max(map(int, processes.split()))
+
+
 def stop(host: guest.Guest) -> None:
     """End the process and wait until it is gone."""
     host.run(["systemctl", "stop", NAME])

@@ -59,5 +59,7 @@ NEWER_DRACUT = dataclasses.replace(DRACUT, name="newer-dracut", suite="trixie")
 UPGRADE = Image(
     "upgrade", (*BASE.packages, "linux-image-6.12-amd64", "systemd-container"), trees=BASE.trees
 )
+# File systems of more kinds, such as one whose log lies on a disk of its own.
+STORAGE = Image("storage", (*BASE.packages, "xfsprogs"), trees=BASE.trees)
 # The table. Another kind of host is another row.
-IMAGES = {image.name: image for image in (BASE, NOVA, DRACUT, NEWER_DRACUT, UPGRADE)}
+IMAGES = {image.name: image for image in (BASE, NOVA, DRACUT, NEWER_DRACUT, UPGRADE, STORAGE)}

@@ -99,8 +99,16 @@ INTEL = Machine(
 GUARDED = dataclasses.replace(
     INTEL,
     name="guarded",
-    purpose="devices that the host itself needs: as 'intel', with a display chip for the console",
-    devices=(*INTEL.devices, Device("vga", hardware.BOOT_VGA, bus=0x00, slot=0x05)),
+    purpose="devices that the host itself needs: as 'intel', with a display chip for the console, a"
+    " serial card, a second disk of the root disk's model, and a graphics card with USB",
+    image="storage",
+    devices=(
+        *INTEL.devices,
+        Device("vga", hardware.BOOT_VGA, bus=0x00, slot=0x05),
+        Device("serial", hardware.SERIAL_CARD, bus=0x00, slot=0x09),
+        Device("spare", hardware.SPARE_DISK, bus=0x00, slot=0x0A),
+        Device("gpu3", hardware.GPU_WITH_USB, bus=0x86),
+    ),
 )
 NOVA = Machine(
     "nova",

@@ -30,6 +30,11 @@ USED_AT_LAST = {use.address: use for use in (*uses.ALWAYS, *uses.ROUNDS[-1])}
 # Everything that some round uses, and what is always in use, each as an item by itself.
 ASKED = sorted({use.address for round in uses.ROUNDS for use in round} | set(USED_AT_LAST))
 EVERYTHING = ", ".join(f"{machine.GUARDED.functions[each].id}@{each}" for each in ASKED)
+# What nobody uses: a card of four functions, a disk of the root disk's model, one without driver.
+FREE = [*machine.GUARDED["gpu3"].functions, uses.SPARE, uses.NO_DRIVER]
+FREE_ITEMS = f"gpu=1234:1111@{FREE[0]}, 1af4:1001@{uses.SPARE}, 1234:11e8@{uses.NO_DRIVER}"
+AND_THE_SPARE = f"{TWO_CARDS}, disk=1af4:1001@{uses.SPARE}"
+EVENTS = "/run/lab-events"
 WATCHER = pathlib.Path(__file__).with_name("inside") / "watch_unbind.py"
 
 
@@ -69,12 +74,13 @@ def refused(deployed: Story) -> Story:
     """Every round of uses was made, and a plan asked for meanwhile; the last round stays made."""
     deployed.seen["nic"] = kernel.read_interfaces(deployed.host)
     deployed.seen["refused"] = []
+    deployed.seen["free"] = deployed.plan(FREE_ITEMS)
     for number, made in enumerate(uses.ROUNDS):
         with deployed.host.progress.step(f"use devices, round {number + 1}"):
             deployed.shell(*(fill(deployed, use, use.make) for use in made))
             for use in made:
                 if use.unit:
-                    deployed.seen[use.unit] = held.read_process(deployed.host, use.unit)
+                    deployed.seen[use.unit] = held.read_last_process(deployed.host, use.unit)
             deployed.seen["refused"].append(reasons_by_address(deployed.plan(EVERYTHING)))
             if made is not uses.ROUNDS[-1]:
                 deployed.shell(*(fill(deployed, use, use.undo) for use in reversed(made)))
@@ -108,12 +114,40 @@ def bound(configured: Story) -> Story:
 
 
 @pytest.fixture(scope="module")
-def occupied(bound: Story) -> Story:
-    """A process has the first card, and rebind was asked for."""
-    bound.seen["process"] = held.start(bound.host, HELD)
-    with bound.host.progress.step("rebind"):
-        bound.seen["rebind"] = bound.charm.run_action("rebind", check=False)
+def hidden(bound: Story) -> Story:
+    """A disk was asked for that a file system has which no list shows; udev's events are noted."""
+    watch = f"udevadm monitor --udev --subsystem-match=block >{EVENTS}"
+    bound.shell(uses.HIDDEN.make, f"systemd-run --quiet --unit=lab-events sh -c '{watch}'")
+    before = files.read_tree(bound.host, *WATCHED)
+    with bound.host.progress.step("ask for a disk that a hidden file system has"):
+        bound.charm.configure(devices=AND_THE_SPARE)
+    bound.seen["rewritten"] = files.list_rewritten(before, files.read_tree(bound.host, *WATCHED))
+    bound.seen["hidden"] = bound.charm.read_status(), bound.read_drivers()
     return bound
+
+
+@pytest.fixture(scope="module")
+def freed_disk(hidden: Story) -> Story:
+    """The file system is gone; the disk was claimed, and given back."""
+    hidden.shell("systemctl stop lab-events", f"cp {EVENTS} {EVENTS}-refused", uses.HIDDEN.undo)
+    watch = f"udevadm monitor --udev --subsystem-match=block >{EVENTS}"
+    hidden.shell(f"systemd-run --quiet --unit=lab-events sh -c '{watch}'")
+    with hidden.host.progress.step("claim the disk"):
+        hidden.charm.run_hook("update-status")
+    hidden.seen["claimed"] = hidden.charm.read_status(), hidden.read_drivers()
+    hidden.shell("systemctl stop lab-events")
+    with hidden.host.progress.step("give the disk back"):
+        hidden.charm.configure(devices=TWO_CARDS)
+    return hidden
+
+
+@pytest.fixture(scope="module")
+def occupied(freed_disk: Story) -> Story:
+    """A process has the first card, and rebind was asked for."""
+    freed_disk.seen["process"] = held.start(freed_disk.host, HELD)
+    with freed_disk.host.progress.step("rebind"):
+        freed_disk.seen["rebind"] = freed_disk.charm.run_action("rebind", check=False)
+    return freed_disk
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +195,7 @@ ROUNDS = [
 def test_a_guard_refuses_what_the_host_uses_and_says_why(
     refused: Story, number: int, use: uses.Use
 ) -> None:
-    reason = fill(refused, use, use.fact) + uses.WAY_OUT
+    reason = fill(refused, use, use.fact) + use.way_out
     assert refused.seen["refused"][number].get(use.address) == (use.rule, reason)
 
 
@@ -169,6 +203,12 @@ def test_a_guard_refuses_what_the_host_uses_and_says_why(
 def test_a_guard_refuses_nothing_else(refused: Story, number: int) -> None:
     used = {use.address for use in (*uses.ROUNDS[number], *uses.ALWAYS)}
     assert set(refused.seen["refused"][number]) == used
+
+
+def test_what_nobody_uses_can_be_claimed(refused: Story) -> None:
+    plan = refused.seen["free"]
+    assert plan["refusals"] == []
+    assert sorted(claim["address"] for claim in plan["claims"]) == sorted(FREE)
 
 
 def test_the_status_of_refused_devices_names_the_first_and_how_many_more(
@@ -223,6 +263,37 @@ def test_both_cards_behind_a_bridge_can_be_claimed_together_and_the_bridge_canno
     plan = bound.plan(f"{TWO_CARDS}, 8086:100e, 1b36:000e")
     assert {uses.OLD_NIC, SIBLING} <= {claim["address"] for claim in plan["claims"]}
     assert reasons_by_address(plan)["0000:04:00.0"][0] == "pci-bridge"
+
+
+def test_a_vhost_vdpa_node_that_a_process_has_is_a_guests(bound: Story) -> None:
+    bound.shell(uses.VDPA.make)
+    bound.seen[uses.VDPA.unit] = held.read_last_process(bound.host, uses.VDPA.unit)
+    try:
+        plan = bound.plan(f"[{{id: '1af4:1005', address: '{uses.ENTROPY}', allow-in-use: true}}]")
+    finally:
+        bound.shell(uses.VDPA.undo)
+    reason = fill(bound, uses.VDPA, uses.VDPA.fact) + uses.VDPA.way_out
+    assert reasons_by_address(plan) == {uses.ENTROPY: (uses.VDPA.rule, reason)}
+
+
+def test_a_disk_that_no_list_shows_in_use_is_refused_by_the_kernel(hidden: Story) -> None:
+    status, drivers = hidden.seen["hidden"]
+    assert f"{uses.SPARE} {uses.HIDDEN.fact}{uses.HIDDEN.way_out}" in status
+    assert drivers == hidden.with_claimed("gpu0", "gpu1")
+    assert hidden.seen["rewritten"] == set()
+
+
+def test_it_is_claimed_once_the_kernel_says_that_it_is_free(freed_disk: Story) -> None:
+    status, drivers = freed_disk.seen["claimed"]
+    assert status == "active: disk: 1 ready, gpu: 2 ready"
+    assert drivers == freed_disk.with_claimed("gpu0", "gpu1", "spare")
+    assert freed_disk.read_drivers() == freed_disk.with_claimed("gpu0", "gpu1")
+
+
+def test_asking_the_kernel_makes_no_event_of_udevs(freed_disk: Story) -> None:
+    while_refused = freed_disk.host.read(f"{EVENTS}-refused")
+    assert "UDEV " not in while_refused
+    assert " change " not in freed_disk.host.read(EVENTS)
 
 
 def test_rebind_leaves_a_held_card_alone_and_does_the_other(occupied: Story) -> None:

@@ -5,12 +5,17 @@ import dataclasses
 from lab import machine
 
 WAY_OUT = "; free it, or set allow-in-use: true on the item"
+GUEST_WAY_OUT = "; stop or migrate the guest first"
 DISK = "/dev/nvme0n1"
 NVME = machine.GUARDED["nvme"].address
 NIC0 = machine.GUARDED["nic0"].address
 NIC1 = machine.GUARDED["nic1"].address
 OLD_NIC = "0000:05:01.0"
 NO_DRIVER = machine.GUARDED["nodriver"].address
+SERIAL = machine.GUARDED["serial"].address
+SPARE = machine.GUARDED["spare"].address
+SPARE_DISK = "/dev/vdb"
+ENTROPY = machine.GUARDED["entropy"].address
 
 # What mdadm puts on a member of an array with metadata 1.2, as far as blkid looks: the magic
 # number, the major version, and at which sector it stands (linux/raid/md_p.h).
@@ -23,6 +28,50 @@ with open("{DISK}", "r+b") as disk:
     disk.seek(4096)
     disk.write(block)'
 udevadm settle"""
+
+
+# The head of a LUKS volume, as far as blkid looks (cryptsetup's docs/on-disk-format.pdf).
+LUKS_HEADER = f"""\
+python3 -c 'import struct
+block = bytearray(4096)
+struct.pack_into(">6sH32s32s", block, 0, b"LUKS" + bytes([0xba, 0xbe]), 1, b"aes", b"xts-plain64")
+block[168:204] = b"11111111-2222-3333-4444-555555555555"
+with open("{DISK}", "r+b") as disk:
+    disk.write(block)'
+udevadm settle"""
+WIPE = f"wipefs -qa {DISK} && udevadm settle"
+IMAGE = "/var/tmp/lab.img"
+CONFIGFS = "mountpoint -q /sys/kernel/config || mount -t configfs none /sys/kernel/config"
+SUBSYSTEM = "/sys/kernel/config/nvmet/subsystems/lab"
+TARGET = "/sys/kernel/config/target/core/iblock_0"
+
+
+def run(name: str, *script: str, program: str = "sleep") -> str:
+    """Return a command that runs a script, and then a program that keeps what the script opened."""
+    lines = "; ".join([*script, "systemd-notify --ready", f"exec {program} infinity"])
+    return (
+        f"systemd-run --quiet --unit={name} --property=Type=notify --property=NotifyAccess=all"
+        f" sh -c '{lines}'"
+    )
+
+
+def run_elsewhere(name: str) -> str:
+    """Return one for a program that has the disk in namespaces of its own, by another node."""
+    lines = "; ".join(
+        [
+            "mount -t tmpfs none /srv",
+            f'mknod /srv/card b $(lsblk -dno MAJ:MIN {DISK} | tr : " ")',
+            "exec 3</srv/card",
+            "systemd-notify --ready",
+            "mount -t proc none /proc",
+            "exec sleep infinity",
+        ]
+    )
+    # The first process of a namespace heeds no other signal.
+    return (
+        f"systemd-run --quiet --unit={name} --property=Type=notify --property=NotifyAccess=all"
+        f" --property=KillSignal=SIGKILL unshare --mount --pid --fork sh -ec '{lines}'"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +89,7 @@ class Use:
     make: str = ""
     undo: str = ""
     unit: str = ""
+    way_out: str = WAY_OUT
 
 
 MOUNTED = Use(
@@ -144,9 +194,121 @@ UIO = Use(
     unit="lab-uio",
 )
 
+LUKS = Use(
+    NVME,
+    "storage-member",
+    "holds a part of the host's storage: nvme0n1 is a LUKS volume, which may be locked",
+    make=LUKS_HEADER,
+    undo=WIPE,
+)
+JOURNAL = Use(
+    NVME,
+    "mounted",
+    "holds a mounted file system: the journal of a live file system on nvme0n1",
+    make=f"mke2fs -q -F -b 4096 -O journal_dev {DISK} && truncate -s 64M {IMAGE}"
+    f" && mkfs.ext4 -q -F -b 4096 -J device={DISK} {IMAGE} && mount -o loop {IMAGE} /srv",
+    undo=f"umount /srv && rm {IMAGE} && {WIPE}",
+)
+XFS_LOG = Use(
+    NVME,
+    "mounted",
+    "holds a mounted file system: /srv on nvme0n1",
+    make=f"truncate -s 400M {IMAGE} && mkfs.xfs --unsupported -q -f -l logdev={DISK} {IMAGE}"
+    f" && mount -t xfs -o loop,logdev={DISK} {IMAGE} /srv",
+    undo=f"umount /srv && rm {IMAGE} && {WIPE}",
+)
+NVMET = Use(
+    NVME,
+    "storage-member",
+    "holds a part of the host's storage: nvme0n1 is exported through NVMe over fabrics",
+    make=f"modprobe nvmet && {{ {CONFIGFS}; }} && mkdir {SUBSYSTEM} {SUBSYSTEM}/namespaces/1"
+    f" && printf {DISK} >{SUBSYSTEM}/namespaces/1/device_path"
+    f" && echo 1 >{SUBSYSTEM}/namespaces/1/enable",
+    undo=f"echo 0 >{SUBSYSTEM}/namespaces/1/enable && rmdir {SUBSYSTEM}/namespaces/1 {SUBSYSTEM}"
+    " && rmmod nvmet",
+)
+# Without the name that targetcli writes: the kernel's own text says which device it is.
+SCSI_TARGET = Use(
+    NVME,
+    "storage-member",
+    "holds a part of the host's storage: nvme0n1 is exported through a SCSI target",
+    make=f"modprobe target_core_mod && modprobe target_core_iblock && {{ {CONFIGFS}; }}"
+    f" && mkdir {TARGET} {TARGET}/lab && printf udev_path={DISK} >{TARGET}/lab/control"
+    f" && echo 1 >{TARGET}/lab/enable",
+    undo=f"rmdir {TARGET}/lab {TARGET} && rmmod target_core_iblock",
+)
+GUEST_DISK = Use(
+    NVME,
+    "guest",
+    f"is a guest's: {DISK} is open in process {{process}} (qemu-system-x86_64)",
+    make="cp /usr/bin/sleep /usr/local/bin/qemu-system-x86_64 && "
+    + run("lab-disk", f"exec 3<{DISK}", program="/usr/local/bin/qemu-system-x86_64"),
+    undo="systemctl stop lab-disk",
+    unit="lab-disk",
+    way_out=GUEST_WAY_OUT,
+)
+DISK_ELSEWHERE = Use(
+    NVME,
+    "program",
+    f"is in use by a program of the host: {DISK} is open in process {{process}} (sleep)",
+    make=run_elsewhere("lab-elsewhere"),
+    undo="systemctl stop lab-elsewhere",
+    unit="lab-elsewhere",
+)
+CLOCK = Use(
+    NIC0,
+    "program",
+    "is in use by a program of the host: /dev/ptp0 is open in process {process} (sleep)",
+    make=run("lab-clock", "exec 3</dev/ptp0"),
+    undo="systemctl stop lab-clock",
+    unit="lab-clock",
+)
+SERIAL_LINE = Use(
+    SERIAL,
+    "program",
+    "is in use by a program of the host: /dev/ttyS4 is open in process {process} (sleep)",
+    make=run("lab-line", "exec 3<>/dev/ttyS4"),
+    undo="systemctl stop lab-line",
+    unit="lab-line",
+)
+# A guest's part of a virtio function; the kernel opens it only while an IOMMU is on.
+VDPA = Use(
+    ENTROPY,
+    "guest",
+    "is a guest's: /dev/vhost-vdpa-0 is open in process {process} (sleep)",
+    make=f"modprobe vp_vdpa && modprobe vhost_vdpa && cd /sys/bus/pci/devices/{ENTROPY}"
+    f" && echo vp-vdpa >driver_override && echo {ENTROPY} >driver/unbind"
+    f" && echo {ENTROPY} >/sys/bus/pci/drivers_probe"
+    f" && vdpa dev add name lab mgmtdev pci/{ENTROPY} && udevadm settle && "
+    + run("lab-vdpa", "exec 3<>/dev/vhost-vdpa-0"),
+    undo=f"systemctl stop lab-vdpa && vdpa dev del lab && cd /sys/bus/pci/devices/{ENTROPY}"
+    f" && echo >driver_override && echo {ENTROPY} >driver/unbind"
+    f" && echo {ENTROPY} >/sys/bus/pci/drivers_probe",
+    unit="lab-vdpa",
+    way_out=GUEST_WAY_OUT,
+)
+# A file system that no list shows: unmounted while a file of it is open.
+HIDDEN = Use(
+    SPARE,
+    "held",
+    "holds a disk that is in use: something in the kernel has vdb",
+    make=f"mkfs.minix {SPARE_DISK} >/dev/null && mount -t minix {SPARE_DISK} /srv && "
+    + run("lab-hidden", "exec 3>/srv/file")
+    + " && umount -l /srv",
+    undo=f"systemctl stop lab-hidden && until wipefs -qa {SPARE_DISK}; do sleep 1; done"
+    " && udevadm settle",
+)
+
 # Made together, one round after the other: each function has one use at a time.
 ROUNDS = (
     (RAID,),
+    (LUKS, CLOCK),
+    (JOURNAL, SERIAL_LINE),
+    (XFS_LOG,),
+    (NVMET,),
+    (SCSI_TARGET,),
+    (GUEST_DISK,),
+    (DISK_ELSEWHERE,),
     (MAPPED, VLAN),
     (SWAP, MACVLAN, BOND_PORT),
     (MOUNTED_ELSEWHERE, MACVLAN_ELSEWHERE, IPV6),
