@@ -166,14 +166,14 @@ def test_an_update_status_that_finds_nothing_new_asks_nobody(ready_unit: Unit, a
 
 def test_rebind_asks_where_a_card_has_fallen_back(on: World, answers: Answers):
     on.hook(DEVICES)
-    assert rebind.rebind(on.decide(), DISK, on.tools) == {DISK: None}
+    assert rebind.rebind(on.decide(), rebind.Chosen(DISK), on.tools) == {DISK: None}
     on.tree.bind(DISK, "nvme")
     answers.asked.clear()
     answers.error = errno.EBUSY
-    (error,) = rebind.rebind(on.decide(), DISK, on.tools).values()
+    (error,) = rebind.rebind(on.decide(), rebind.Chosen(DISK), on.tools).values()
     assert isinstance(error, errors.PostponedError)
     assert HELD in str(error)
     assert on.tree.driver_of(DISK) == "nvme"
     answers.error = 0
-    assert rebind.rebind(on.decide(), DISK, on.tools) == {DISK: None}
+    assert rebind.rebind(on.decide(), rebind.Chosen(DISK), on.tools) == {DISK: None}
     assert on.tree.driver_of(DISK) == "vfio-pci"

@@ -87,7 +87,7 @@ def test_what_is_claimed_no_more_is_given_back_as_ever(unit: Started):
 def test_rebind_refuses_and_names_the_switch(unit: Started):
     unit.start(OFF)
     with pytest.raises(rebind.RebindError) as caught:
-        rebind.rebind(unit.decide(), "0000:83:00.0", unit.tools)
+        rebind.rebind(unit.decide(), rebind.Chosen("0000:83:00.0"), unit.tools)
     assert str(caught.value) == (
         f"this host was started with {OFF}, so nothing is bound in this boot; reboot without {OFF}"
         " first"
