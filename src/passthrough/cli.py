@@ -148,17 +148,24 @@ def _plan(given: argparse.Namespace) -> _Answer:
 def _verify(given: argparse.Namespace) -> _Answer:
     import dataclasses
 
+    from passthrough.planning import prerequisites
     from passthrough.reporting import plan_text
     from passthrough.reporting.verify import checklist, result
+    from passthrough.system import procfs
 
-    decision = _decide(given)
-    checks = checklist.verify(decision)
+    processes = procfs.Processes.none()
+    try:
+        decision = _decide(given)
+        processes = decision.facts.processes
+        checks = checklist.verify(decision)
+    except prerequisites.UnsupportedHostError as error:
+        checks = checklist.refused(error)
     code = EXIT_FAILED_CHECK if result.has_failed(checks) else 0
     return (
         lambda: plan_text.checks_table(checks, _style()),
         [dataclasses.asdict(each) for each in checks],
         code,
-        decision.facts.processes,
+        processes,
     )
 
 

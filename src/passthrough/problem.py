@@ -15,6 +15,7 @@ class Kind(enum.Enum):
     EXPECTATION_UNMET = "expectation-unmet"
     GRUB_LACKS_OPTIONS = "grub-lacks-options"
     GRUB_IS_OVERRULED = "grub-is-overruled"
+    IOMMU_IS_TURNED_OFF = "iommu-is-turned-off"
     OPTION_LOSES = "option-loses"
     DEVICE_TYPE_NEVER_MATCHES = "device-type-never-matches"
     PCI_DOMAIN_TOO_HIGH = "pci-domain-too-high"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from passthrough import errors
 from passthrough.config import spelling
 from passthrough.host import pci
-from passthrough.planning import plan
+from passthrough.planning import plan, prerequisites
 from passthrough.problem import Kind, Problem
 from passthrough.state import digest
 from passthrough.survey import Decision
@@ -147,7 +147,7 @@ def _find_unmet(decision: Decision, failed: Mapping[str, errors.BindError]) -> t
 
     wanted = decision.plan.kernel_options
     running = decision.facts.machine.command_line
-    if any(token not in running for token in wanted):
+    if prerequisites.missing(wanted, decision.facts.machine):
         keys = {token.partition("=")[0] for token in wanted}
         shown = [token for token in running if token.partition("=")[0] in keys]
         tell(

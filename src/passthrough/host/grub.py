@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+from passthrough.host import kernel_line, shell_settings
 from passthrough.problem import Kind, Problem
 from passthrough.system import files
 
@@ -29,21 +30,8 @@ _BLOCK = re.compile(r"\s*(menuentry|submenu)\s(.*)\{\s*")
 _DEFAULT = re.compile(r"\s*set\s+default=[\"']?([^\"']*)[\"']?\s*")
 _LINUX = re.compile(r"\s*linux(?:16|efi)?\s+\S+(.*)")
 _INITRD = re.compile(r"\s*initrd(?:16|efi)?\s+(.*)")
-# Where a command begins: on a line, or behind another command.
-_BEGIN = re.compile(r"(?:^|[;&|]|\{[ \t]|\b(?:then|else|do)[ \t])[ \t]*")
-# The value ends with the line or at a semicolon, but for those within quotes.
-_ASSIGNMENT = re.compile(
-    _BEGIN.pattern + r"(?:(?:export|readonly)[ \t]+)?GRUB_CMDLINE_LINUX_DEFAULT="
-    r"""((?:"(?:\\.|[^"\\])*"|'[^']*'|[^;"'\n])*)""",
-    re.MULTILINE,
-)
-_UNSET = re.compile(
-    _BEGIN.pattern + r"unset[ \t]+(?:[\w-]+[ \t]+)*GRUB_CMDLINE_LINUX_DEFAULT\b", re.MULTILINE
-)
-_COMMENT = re.compile(r"^[ \t]*#.*\n?", re.MULTILINE)
-_REFERENCE = re.compile(r"\$\{?GRUB_CMDLINE_LINUX_DEFAULT\b")
-# The kernel takes the last value of these options; those of others add up (modprobe.blacklist).
-_LAST_WINS = ("intel_iommu", "iommu", "vfio_iommu_type1.allow_unsafe_interrupts")
+_ALL, _USUAL = "GRUB_CMDLINE_LINUX", "GRUB_CMDLINE_LINUX_DEFAULT"
+_MARK = "\1"
 
 
 class Entry(NamedTuple):
@@ -60,7 +48,7 @@ class Grub:
 
     ``entry`` is the menu entry that it boots by default, None where grub.cfg does not tell.
     ``settings`` maps the settings files, in the order in which grub-mkconfig sources them, to their
-    text without comments. ``is_stale`` tells whether a settings file is newer than grub.cfg.
+    text. ``is_stale`` tells whether a settings file is newer than grub.cfg.
     """
 
     entry: Entry | None = None
@@ -96,7 +84,7 @@ def read(root: Path) -> Grub:
     there = {path: found.content for path in settings if (found := files.read(root / path))}
     return Grub(
         entry=default_entry(config.content, environment.content if environment else ""),
-        settings={path: _COMMENT.sub("", there[path]).replace("\\\n", " ") for path in there},
+        settings=there,
         is_stale=_newest(root, [*settings, DROP_INS]) > _newest(root, [CONFIG]),
     )
 
@@ -125,19 +113,31 @@ def default_entry(config: str, environment: str = "") -> Entry | None:
     return menu.entry
 
 
-def find_problem(grub: Grub, drop_in: str, tokens: Iterable[str]) -> Problem | None:
+def find_problem(
+    grub: Grub, drop_in: str, tokens: Iterable[str], iommu_table: str | None = None
+) -> Problem | None:
     """Find why GRUB would boot without some of ``tokens``, and what to do; None when it has all.
 
     Args:
         grub: what `read` gave.
         drop_in: our file among the settings, below the root.
         tokens: what our file adds to the kernel's command line.
+        iommu_table: the ACPI table that announces the host's IOMMU.
     """
     if grub.entry is None:
         return None
+    title, tokens = grub.entry.title, tuple(tokens)
+    off = kernel_line.leaves_iommu_off(grub.entry.arguments, iommu_table)
+    if off:
+        return Problem(
+            Kind.IOMMU_IS_TURNED_OFF,
+            f"boots {title!r} with {off}, and nothing turns the IOMMU on again",
+            f"take {off} out of {_others(grub, off, drop_in)}, then run update-grub",
+            subject=f"/{CONFIG}",
+        )
     missing = [token for token in tokens if token not in grub.entry.arguments]
     if missing:
-        lacks = f"boots {grub.entry.title!r} without {' '.join(missing)}"
+        lacks = f"boots {title!r} without {' '.join(missing)}"
         erasers = _behind(grub.erasers, drop_in)
         if not erasers:
             return Problem(
@@ -154,34 +154,87 @@ def find_problem(grub: Grub, drop_in: str, tokens: Iterable[str]) -> Problem | N
             f" /{drop_in}",
             subject=f"/{CONFIG}",
         )
-    # Of our own values of one option, such as an operator's after the charm's, the last is meant.
-    for key, token in {token.partition("=")[0]: token for token in tokens}.items():
-        last = [each for each in grub.entry.arguments if each.partition("=")[0] == key][-1]
-        if key in _LAST_WINS and last != token:
-            holders = " and ".join(f"/{path}" for path in _holders(grub, last, drop_in))
-            return Problem(
-                Kind.OPTION_LOSES,
-                f"boots {grub.entry.title!r} with {last} after {token}, and the last one counts",
-                f"take {last} out of {holders or 'the other settings'}, then run update-grub",
-                subject=f"/{CONFIG}",
-            )
+    lost = kernel_line.revoked(tokens, grub.entry.arguments)
+    if lost:
+        ours, last = lost[0].token, lost[1].token
+        return Problem(
+            Kind.OPTION_LOSES,
+            f"boots {title!r} with {last} after {ours}, and the last one counts",
+            f"take {last} out of {_others(grub, last, drop_in)}, then run update-grub",
+            subject=f"/{CONFIG}",
+        )
     return None
+
+
+def settled_options(grub: Grub, drop_in: str) -> tuple[str, ...]:
+    """Work out what the settings but ours put on the command line of what boots by default.
+
+    Where only a run of them would tell, everything that they may put there.
+
+    Args:
+        grub: what `read` gave.
+        drop_in: our file among the settings, below the root.
+    """
+    sourced = shell_settings.Sourced()
+    words: list[str] = []
+    for path, text in grub.settings.items():
+        if path != drop_in:
+            sourced = shell_settings.source(text, sourced)
+            words += _words(sourced)
+    values = [sourced.value(name) for name in (_ALL, _USUAL)]
+    if None in values:
+        return tuple(words)
+    return tuple(" ".join(value or "" for value in values).split())
+
+
+def holders(grub: Grub, token: str, drop_in: str) -> tuple[str, ...]:
+    """Find the other settings files that put a token on the kernel's command line.
+
+    Only those that grub-mkconfig sources after ours, where there are any: before ours, the token
+    loses.
+
+    Args:
+        grub: what `read` gave.
+        token: the kernel's option, as it stands on the line.
+        drop_in: our file among the settings, below the root.
+    """
+    found = [
+        path
+        for path, text in grub.settings.items()
+        if path != drop_in and token in _words(shell_settings.source(text))
+    ]
+    return _behind(found, drop_in) or tuple(found)
+
+
+def feeds_command_line(sourced: shell_settings.Sourced) -> tuple[shell_settings.Assignment, ...]:
+    """Keep the assignments of a settings file that reach Linux's command line.
+
+    Those of variables that such an assignment mentions are among them.
+    """
+    names = {_ALL, _USUAL}
+    for each in reversed(sourced.assignments):
+        if each.name in names:
+            names |= each.mentions
+    return tuple(each for each in sourced.assignments if each.name in names)
+
+
+def _others(grub: Grub, token: str, drop_in: str) -> str:
+    """Name the files that hold a token, for people."""
+    found = [f"/{path}" for path in holders(grub, token, drop_in)]
+    return " and ".join(found) or "the other settings"
+
+
+def _words(sourced: shell_settings.Sourced) -> list[str]:
+    found: list[str] = []
+    for each in feeds_command_line(sourced):
+        text = " ".join(each.literals) if each.value is None else each.value
+        found += text.split()
+    return found
 
 
 def _behind(paths: Iterable[str], drop_in: str) -> tuple[str, ...]:
     """Keep the paths that grub-mkconfig sources after ``drop_in``: they have the last word."""
     return tuple(path for path in paths if path.startswith(f"{DROP_INS}/") and path > drop_in)
-
-
-def _holders(grub: Grub, token: str, drop_in: str) -> tuple[str, ...]:
-    """Find the other settings files that hold a token as a word of its own.
-
-    Only those that grub-mkconfig sources after ours, where there are any: before ours, the token
-    loses.
-    """
-    word = re.compile(rf"(?<![\w.,-]){re.escape(token)}(?![\w.=,:-])")
-    found = [path for path, text in grub.settings.items() if path != drop_in and word.search(text)]
-    return _behind(found, drop_in) or tuple(found)
 
 
 def _parse(lines: Iterable[str]) -> _Menu:
@@ -239,8 +292,18 @@ def _choose(menu: _Menu, name: str) -> _Menu:
 
 
 def _erases(settings: str) -> bool:
-    values = (found[1] for found in _ASSIGNMENT.finditer(settings))
-    return bool(_UNSET.search(settings)) or any(not _REFERENCE.search(each) for each in values)
+    """Tell whether a file drops what GRUB_CMDLINE_LINUX_DEFAULT held before, or may do so."""
+    sourced = shell_settings.source(settings, shell_settings.Sourced({_USUAL: _MARK}))
+    value = sourced.value(_USUAL)
+    if value is not None:
+        return _MARK not in value
+    carriers = {_USUAL}
+    for each in sourced.assignments:
+        if each.mentions & carriers or each.name == _USUAL:
+            carriers.add(each.name)
+        if each.name == _USUAL and not (each.appends or each.mentions & carriers):
+            return True
+    return False
 
 
 def _drop_ins(root: Path) -> Iterator[str]:

@@ -6,10 +6,14 @@ import dataclasses
 from pathlib import Path
 
 from passthrough.host import generators, grub
-from passthrough.system import procfs, sysfs
+from passthrough.system import files, procfs, quoting, sysfs
 
 # The ACPI table with which firmware announces each kind of IOMMU.
 _IOMMU_TABLES = ("DMAR", "IVRS", "IORT")
+
+_BOOT_IMAGE = "BOOT_IMAGE="
+_LOADER_VARIABLES = "4a67b082-0a4c-41cf-b6c7-440b29bb8c4f"
+UNNAMED = "another boot loader"
 
 _SWITCH = "pci-passthrough="
 # GRUB's 10_linux adds one of these to a recovery entry: Ubuntu's the first, Debian's the second.
@@ -24,7 +28,8 @@ class Platform:
     IORT (Arm SMMU), or None. ``generator`` makes the initramfs. It is None where no known one can,
     and where several can and the host does not tell which does: ``rivals`` names those then.
     ``command_line`` holds the running kernel's tokens, ``boot_id`` differs after every boot, and
-    ``grub`` says what boots next.
+    ``grub`` says what boots next. ``has_grub`` tells whether GRUB is installed; ``other_loader``
+    names what started the running kernel where GRUB did not, and is empty where that is not told.
     """
 
     iommu_table: str | None = None
@@ -35,6 +40,12 @@ class Platform:
     is_container: bool = False
     boot_id: str = ""
     grub: grub.Grub = dataclasses.field(default_factory=grub.Grub)
+    other_loader: str = ""
+
+    @property
+    def boots_by_grub(self) -> bool:
+        """Whether what update-grub writes decides how the host starts."""
+        return self.has_grub and not self.other_loader
 
     @property
     def switch(self) -> str:
@@ -57,14 +68,45 @@ def read(root: Path) -> Platform:
     """
     found = generators.find(root)
     tables = sysfs.names_or_raise(root / "sys/firmware/acpi/tables")
+    command_line = procfs.command_line_if_there(root)
     return Platform(
         iommu_table=next((name for name in _IOMMU_TABLES if name in tables), None),
         has_grub=(root / grub.CONFIG).exists() and (root / "usr/sbin/update-grub").exists(),
         generator=found[0] if len(found) == 1 else None,
         rivals=found if len(found) > 1 else (),
-        command_line=procfs.command_line_if_there(root),
+        command_line=command_line,
         # systemd writes this file in every kind of container (systemd.io/CONTAINER_INTERFACE).
         is_container=(root / "run/systemd/container").exists(),
         boot_id=procfs.boot_id_if_there(root),
         grub=grub.read(root),
+        other_loader=_other_loader(root, command_line),
     )
+
+
+def _other_loader(root: Path, command_line: tuple[str, ...]) -> str:
+    """Name what started the running kernel, where that was not GRUB.
+
+    GRUB puts BOOT_IMAGE in front of every kernel's command line. Boot loaders on EFI name
+    themselves in a variable (systemd.io/BOOT_LOADER_INTERFACE).
+    """
+    if not command_line or any(each.startswith(_BOOT_IMAGE) for each in command_line):
+        return ""
+    for name in ("LoaderInfo", "StubInfo"):
+        found = _efi_text(root / f"sys/firmware/efi/efivars/{name}-{_LOADER_VARIABLES}")
+        if found.startswith("GRUB"):
+            return ""
+        if found:
+            return found
+    return UNNAMED
+
+
+def _efi_text(path: Path) -> str:
+    """Read an EFI variable of text; empty where there is none or it cannot be read."""
+    try:
+        present = files.read(path)
+    except OSError:
+        return ""
+    content = present.content.encode("utf-8", "surrogateescape") if present else b""
+    # Four bytes of attributes come first.
+    text = content[4:].decode("utf-16-le", "replace").rstrip("\0")
+    return quoting.bare(text)

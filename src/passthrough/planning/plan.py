@@ -132,7 +132,8 @@ def make(
         OptionError: when blacklist-drivers names a driver that the host needs, or kernel-options
             what this charm does not set and the host does not run with; the same.
     """
-    host, facts, record, others = outcome.host, now.machine, now.record, now.others
+    host, record, others = outcome.host, now.record, now.others
+    facts = _told_by_record(now)
     application, present, held = now.application, now.present, now.held
     claimed = outcome.claims
     blacklist = boot_files.blacklisted_drivers(wanted, claimed, host, now.aliases, others)
@@ -145,7 +146,8 @@ def make(
     if claimed or keeps:
         kept = kernel_options.check(wanted.kernel_options, _options_in_force(now))
     if claimed:
-        prerequisites.check(wanted, tokens, host, facts)
+        drop_in = boot_files.grub_path(application)
+        prerequisites.check(wanted, tokens, host, facts, drop_in)
         prerequisites.check_blacklist(blacklist, host, {*outcome.addresses, *others})
     desired = boot_files.desired_files(
         boot_files.Wanted(
@@ -153,7 +155,7 @@ def make(
             claims=claimed,
             twins=boot_files.find_twins(claimed, host),
             blacklist=blacklist,
-            kernel_options=tokens if facts.has_grub else (),
+            kernel_options=tokens if facts.boots_by_grub else (),
             allow_unsafe_interrupts=wanted.allow_unsafe_interrupts,
             generator=facts.generator,
             keeps_kernel_options=keeps,
@@ -179,12 +181,14 @@ def make(
         if present.get(file.path) != file.as_present()
     )
     grub_problem = None
-    if claimed and enums.Rebuild.GRUB in activated:
-        grub_problem = grub.find_problem(facts.grub, boot_files.grub_path(application), tokens)
+    if claimed and facts.boots_by_grub:
+        ours = tokens if enums.Rebuild.GRUB in activated else ()
+        drop_in = boot_files.grub_path(application)
+        grub_problem = grub.find_problem(facts.grub, drop_in, ours, facts.iommu_table)
     rebuild = tuple(
         feeds
         for feeds in enums.Rebuild
-        if (feeds != enums.Rebuild.GRUB or facts.has_grub)
+        if (feeds != enums.Rebuild.GRUB or facts.boots_by_grub)
         and (
             feeds not in current
             or any(change.file.feeds == feeds for change in changes)
@@ -218,6 +222,17 @@ def make(
         generator=facts.generator if enums.Rebuild.INITRAMFS in rebuild else None,
         kept_options=kept,
     )
+
+
+def _told_by_record(now: Situation) -> machine.Platform:
+    """The machine, as one that GRUB starts where it has taken in our file before.
+
+    A kernel that another one started by kexec has no BOOT_IMAGE either, and names no loader.
+    """
+    unnamed = now.machine.other_loader == machine.UNNAMED
+    if unnamed and enums.Rebuild.GRUB in now.record.activated:
+        return dataclasses.replace(now.machine, other_loader="")
+    return now.machine
 
 
 def _options_in_force(now: Situation) -> tuple[str, ...]:

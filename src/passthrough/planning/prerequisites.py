@@ -6,11 +6,14 @@ from collections.abc import Container, Iterable
 
 from passthrough.config import options
 from passthrough.errors import OptionError, PassthroughError
-from passthrough.host import generators, machine, modules, pci
+from passthrough.host import generators, grub, kernel_line, machine, modules, pci
 from passthrough.planning import boot_files
 from passthrough.system.quoting import show
 
 _END = ". Nothing was changed"
+_INACTIVE = "the running kernel has no active IOMMU"
+# What firmware's settings call the IOMMU that an ACPI table announces.
+_NAMES = {"DMAR": "VT-d", "IVRS": "AMD-Vi (IOMMU)", "IORT": "the SMMU"}
 
 
 class UnsupportedHostError(PassthroughError):
@@ -18,19 +21,26 @@ class UnsupportedHostError(PassthroughError):
 
     Attributes:
         cause: what makes it so, where that is known and is not the fact itself.
+        check: the check of verify that this is about.
     """
 
     def __init__(
-        self, fact: str, way_out: str = "", *, cause: str = "", joint: str = "; ", end: str = _END
+        self,
+        fact: str,
+        way_out: str = "",
+        *,
+        cause: str = "",
+        end: str = _END,
+        check: str = "host",
     ):
         super().__init__(fact, way_out)
         self.cause = cause
-        self._joint = joint
+        self.check = check
         self._end = end
 
     def __str__(self) -> str:
         explained = ": ".join(part for part in (self.fact, self.cause) if part)
-        return self._joint.join(part for part in (explained, self.way_out) if part) + self._end
+        return "; ".join(part for part in (explained, self.way_out) if part) + self._end
 
 
 def missing(tokens: tuple[str, ...], facts: machine.Platform) -> list[str]:
@@ -46,20 +56,23 @@ def missing(tokens: tuple[str, ...], facts: machine.Platform) -> list[str]:
 
 
 def _is_in_force(token: str, tokens: tuple[str, ...], facts: machine.Platform) -> bool:
-    if starts_iommu(token):
-        # The kernel takes the last of several values.
-        return [each for each in facts.command_line if starts_iommu(each)][-1:] == [token]
+    if kernel_line.has_effects(token):
+        return kernel_line.is_in_force(token, tokens, facts.command_line)
     # Some stand there several times: hugepages= behind each hugepagesz=.
     return facts.command_line.count(token) >= tokens.count(token)
 
 
 def starts_iommu(token: str) -> bool:
     """Tell whether a token turns the IOMMU on or off; where groups show one, it is on."""
-    return token.startswith("intel_iommu=")
+    return kernel_line.starts_iommu([token]) is not None
 
 
 def check(
-    wanted: options.Options, tokens: tuple[str, ...], host: pci.Host, facts: machine.Platform
+    wanted: options.Options,
+    tokens: tuple[str, ...],
+    host: pci.Host,
+    facts: machine.Platform,
+    drop_in: str,
 ) -> None:
     """Refuse a host on which claims would not work, or not outlive a reboot.
 
@@ -68,6 +81,7 @@ def check(
         tokens: what the kernel's command line should hold.
         host: the PCI functions.
         facts: bootloader, generator, running command line.
+        drop_in: the application's file among GRUB's settings, below the root.
 
     Raises:
         UnsupportedHostError: with what is in the way, and the way out.
@@ -91,10 +105,15 @@ def check(
     if host.has_groups:
         # An IOMMU runs, whichever option has turned it on.
         lacking = [token for token in lacking if not starts_iommu(token)]
-    if lacking and not facts.has_grub:
+    if not host.has_groups:
+        _check_nothing_leaves_it_off(drop_in, facts)
+    if lacking and not facts.boots_by_grub:
+        started = f"{facts.other_loader} started its kernel, which has no BOOT_IMAGE="
         raise UnsupportedHostError(
             "this host does not boot with GRUB, so its kernel command line cannot be set",
             f"add {' '.join(lacking)} by its boot loader's own means",
+            cause=started if facts.has_grub else "",
+            check="command-line",
         )
     if not host.has_groups:
         _check_iommu_can_start(wanted, tokens, facts)
@@ -131,6 +150,41 @@ def _driver_and_module(function: pci.Function) -> str:
     return driver if module == modules.normalize(driver) else f"{driver} of the module {module}"
 
 
+def _check_nothing_leaves_it_off(drop_in: str, facts: machine.Platform) -> None:
+    """Refuse where an option leaves the IOMMU off whatever comes behind it, now or from a boot on.
+
+    Of both command lines, that of the running kernel and the one that GRUB's settings make.
+    """
+    hidden = kernel_line.hides_tables(facts.command_line)
+    if hidden and facts.iommu_table is None:
+        raise _off_by(hidden, "the running kernel reads none of the firmware's tables", "", facts)
+    off = kernel_line.leaves_iommu_off(facts.command_line, facts.iommu_table)
+    if off:
+        raise _off_by(off, _INACTIVE, drop_in, facts)
+    if facts.boots_by_grub:
+        settled = grub.settled_options(facts.grub, drop_in)
+        off = kernel_line.leaves_iommu_off(settled, facts.iommu_table)
+        if off:
+            raise _off_by(off, "the next boot would leave the IOMMU off", drop_in, facts)
+
+
+def _off_by(token: str, fact: str, drop_in: str, facts: machine.Platform) -> UnsupportedHostError:
+    """Name an option that turns off what the charm needs, and where it comes from."""
+    held = [f"/{path}" for path in grub.holders(facts.grub, token, drop_in)]
+    running = token in facts.command_line
+    entry = facts.grub.entry
+    if held and facts.boots_by_grub:
+        way_out = f"take {token} out of {' and '.join(held)}, then run update-grub"
+        if running:
+            way_out = f"take {token} out of {' and '.join(held)}, then run update-grub and reboot"
+    elif facts.boots_by_grub and entry and token not in entry.arguments:
+        way_out = f"reboot, as GRUB does not start it with {token} any more"
+    else:
+        way_out = f"take {token} out of its boot loader's configuration, and reboot"
+    cause = f"it was started with {token}" if running else f"GRUB's settings hold {token}"
+    return UnsupportedHostError(fact, way_out, cause=cause, check="iommu")
+
+
 def _check_iommu_can_start(
     wanted: options.Options, tokens: tuple[str, ...], facts: machine.Platform
 ) -> None:
@@ -139,21 +193,19 @@ def _check_iommu_can_start(
         raise UnsupportedHostError(
             "the firmware offers no IOMMU (no DMAR, IVRS or IORT table)",
             "enable VT-d, AMD-Vi or the SMMU in its settings",
+            check="iommu",
         )
-    running = [each for each in facts.command_line if starts_iommu(each)][-1:]
-    wants_on = any(token.startswith("intel_iommu=on") for token in tokens)
-    if facts.iommu_table == "DMAR" and wants_on and running[:1] != ["intel_iommu=on"]:
+    running = kernel_line.starts_iommu(facts.command_line)
+    wants_on = bool(kernel_line.starts_iommu(tokens))
+    if facts.iommu_table == "DMAR" and wants_on and not running:
         return
-    joint = "; "
+    cause = ""
     if facts.iommu_table == "DMAR" and not wants_on and not wanted.iommu:
         cause = "the option iommu=manual keeps this charm from turning it on"
         way_out = "set iommu=auto"
-    elif running == ["intel_iommu=on"]:
+    elif facts.iommu_table == "DMAR" and running:
         cause = "it was started with intel_iommu=on"
         way_out = "check VT-d in the firmware's settings"
     else:
-        cause, joint = "", ": "
-        way_out = "remove iommu=off or amd_iommu=off from its command line, or check the firmware"
-    raise UnsupportedHostError(
-        "the running kernel has no active IOMMU", way_out, cause=cause, joint=joint
-    )
+        way_out = f"check {_NAMES[facts.iommu_table]} in the firmware's settings, and dmesg"
+    raise UnsupportedHostError(_INACTIVE, way_out, cause=cause, check="iommu")

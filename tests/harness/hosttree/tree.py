@@ -144,12 +144,18 @@ class HostTree(pcitree.PciTree):
 
     def iommu_starts(self) -> bool:
         """Whether a kernel with this command line turns the IOMMU on."""
-        if self.iommu_table != "DMAR":
-            return self.iommu_table is not None
-        on = self.release.iommu_default
+        on = self.iommu_table is not None
+        if self.iommu_table == "DMAR":
+            on = self.release.iommu_default
+        never = {"DMAR": ("iommu",), "IVRS": ("iommu", "amd_iommu")}.get(self.iommu_table or "", ())
         for token in self.read("proc/cmdline").split():
-            if token.startswith("intel_iommu="):
-                on = "on" in token.partition("=")[2].split(",")
+            name, _, value = token.partition("=")
+            parts = value.split(",")
+            if name in never and "off" in parts:
+                return False
+            if self.iommu_table == "DMAR" and name == "intel_iommu":
+                for part in parts:
+                    on = {"on": True, "off": False}.get(part, on)
         return on
 
     def load_natives(self) -> None:

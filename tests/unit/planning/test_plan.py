@@ -435,14 +435,14 @@ HOSTS_THAT_CANNOT = {
     "amd-with-intels-option": (
         dataclasses.replace(made.IOMMU_OFF, iommu_table="IVRS"),
         {"kernel_options": "intel_iommu=on"},
-        "the running kernel has no active IOMMU: remove iommu=off or amd_iommu=off from its"
-        " command line, or check the firmware. Nothing was changed",
+        "the running kernel has no active IOMMU; check AMD-Vi (IOMMU) in the firmware's settings,"
+        " and dmesg. Nothing was changed",
     ),
     "amd-with-iommu-off-option": (
         dataclasses.replace(made.IOMMU_OFF, iommu_table="IVRS"),
         {"iommu": "off"},
-        "the running kernel has no active IOMMU: remove iommu=off or amd_iommu=off from its"
-        " command line, or check the firmware. Nothing was changed",
+        "the running kernel has no active IOMMU; check AMD-Vi (IOMMU) in the firmware's settings,"
+        " and dmesg. Nothing was changed",
     ),
     "intel-on-in-vain": (
         made.IOMMU_ON,
@@ -453,8 +453,8 @@ HOSTS_THAT_CANNOT = {
     "amd-off": (
         dataclasses.replace(made.IOMMU_OFF, iommu_table="IVRS"),
         {},
-        "the running kernel has no active IOMMU: remove iommu=off or amd_iommu=off from its"
-        " command line, or check the firmware. Nothing was changed",
+        "the running kernel has no active IOMMU; check AMD-Vi (IOMMU) in the firmware's settings,"
+        " and dmesg. Nothing was changed",
     ),
 }
 

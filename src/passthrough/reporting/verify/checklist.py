@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from passthrough import enums
-from passthrough.host import pci
-from passthrough.planning import viability
+from passthrough.host import kernel_line, pci
+from passthrough.planning import prerequisites, viability
 from passthrough.reporting import words
 from passthrough.reporting.verify import evidence
 from passthrough.reporting.verify import host as host_checks
@@ -33,6 +33,16 @@ def verify(decision: Decision) -> tuple[Check, ...]:
     )
 
 
+def refused(error: prerequisites.UnsupportedHostError) -> tuple[Check, ...]:
+    """Give the one check that a host fails on which nothing can be decided.
+
+    Args:
+        error: why not.
+    """
+    seen = f"{error.fact}: {error.cause}" if error.cause else error.fact
+    return (Check(error.check, FAIL, seen, error.way_out),)
+
+
 def _decided(decision: Decision) -> Iterator[Check]:
     blocking = decision.outcome.blocking
     for refusal in blocking:
@@ -47,7 +57,11 @@ def _iommu(decision: Decision) -> Iterator[Check]:
     if count:
         yield Check("iommu", OK, f"{count} IOMMU groups")
     elif decision.claims:
-        yield Check("iommu", FAIL, "no IOMMU groups", "reboot; then check the firmware's settings")
+        line = decision.facts.machine.command_line
+        by = "" if kernel_line.starts_iommu(line) else kernel_line.setter(line, "intel_iommu")
+        told = f", as this kernel was started with {by}" if by else ""
+        fix = f"reboot{told}; then check the firmware's settings"
+        yield Check("iommu", FAIL, "no IOMMU groups", fix)
 
 
 def _boot_files(decision: Decision) -> Iterator[Check]:

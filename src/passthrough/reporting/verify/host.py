@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from passthrough import enums, reboot
+from passthrough.host import kernel_line
 from passthrough.reporting import words
 from passthrough.reporting.verify.evidence import Seen
 from passthrough.reporting.verify.result import FAIL, OK, UNKNOWN, Check
@@ -19,6 +20,8 @@ def _interrupts(decision: Decision, seen: Seen) -> Iterator[Check]:
     name = "interrupt-remapping"
     if not decision.host.has_groups:
         return
+    machine = decision.facts.machine
+    off = kernel_line.leaves_remapping_off(machine.command_line, machine.iommu_table)
     if seen.remaps_interrupts is None:
         yield Check(name, OK, "the kernel shows none to remap (not an x86 machine)")
     elif seen.remaps_interrupts:
@@ -26,6 +29,13 @@ def _interrupts(decision: Decision, seen: Seen) -> Iterator[Check]:
     elif seen.unsafe_interrupts:
         yield Check(
             name, OK, "off, and allow_unsafe_interrupts is set: a guest can attack the host with it"
+        )
+    elif off:
+        yield Check(
+            name,
+            FAIL,
+            f"off, so vfio refuses every guest: the kernel was started with {off}",
+            f"take {off} off the kernel's command line, and reboot",
         )
     else:
         yield Check(
@@ -46,25 +56,39 @@ def _modules(decision: Decision, seen: Seen) -> Iterator[Check]:
         yield Check("vfio-modules", OK, f"vfio-pci is {how}")
     else:
         hint = f"; lockdown is {seen.lockdown}: modules must be signed" if _is_locked(seen) else ""
+        line = decision.facts.machine.command_line
+        off = kernel_line.keeps_off_module(line, "vfio_pci")
         yield Check(
             "vfio-modules",
             FAIL,
-            "vfio-pci is not loaded",
-            f"run modprobe vfio-pci and see dmesg{hint}",
+            f"vfio-pci is not loaded{_started_with(off)}",
+            f"{_take_off(off)}run modprobe vfio-pci and see dmesg{hint}",
         )
 
 
 def _noiommu(decision: Decision, seen: Seen) -> Iterator[Check]:
-    del decision
     if seen.noiommu:
+        line = decision.facts.machine.command_line
+        by = kernel_line.setter(line, "vfio.enable_unsafe_noiommu_mode")
         yield Check(
             "noiommu",
             FAIL,
-            "vfio's enable_unsafe_noiommu_mode is on: guests could write to all of the memory",
-            "take it out of modprobe.d and the kernel command line, and reboot",
+            "vfio's enable_unsafe_noiommu_mode is on: guests could write to all of the memory"
+            + _started_with(by),
+            f"take {by} off the kernel's command line, and reboot"
+            if by
+            else "take it out of modprobe.d and the kernel command line, and reboot",
         )
     else:
         yield Check("noiommu", OK, "off")
+
+
+def _started_with(token: str) -> str:
+    return f"; the kernel was started with {token}" if token else ""
+
+
+def _take_off(token: str) -> str:
+    return f"take {token} off the kernel's command line, or " if token else ""
 
 
 def _lockdown(decision: Decision, seen: Seen) -> Iterator[Check]:
@@ -109,8 +133,16 @@ def _initramfs(decision: Decision, seen: Seen) -> Iterator[Check]:
 
 def _grub(decision: Decision, seen: Seen) -> Iterator[Check]:
     del seen
+    machine = decision.facts.machine
+    if machine.has_grub and machine.other_loader and decision.claims:
+        yield Check(
+            "grub.cfg",
+            OK,
+            f"this kernel was not booted by GRUB ({machine.other_loader} started it), so the charm"
+            " writes no options for it",
+        )
     # Without GRUB there is only the running kernel's command line to see.
-    if not (decision.plan.kernel_options and decision.facts.machine.has_grub):
+    if not (decision.plan.kernel_options and machine.boots_by_grub):
         return
     entry = decision.facts.machine.grub.entry
     problem = decision.plan.grub_problem
