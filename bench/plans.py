@@ -65,6 +65,14 @@ class MadeUpTools:
     def stop_timer(self, name: str) -> None:
         """The made-up host has no systemd."""
 
+    def stop(self, service: str) -> None:
+        """There is none to stop."""
+        raise pairs.BenchError(f"{service}: a benchmark stops nothing")
+
+    def start(self, service: str) -> None:
+        """There is none to start."""
+        raise pairs.BenchError(f"{service}: a benchmark starts nothing")
+
 
 def measure(
     claims: Sequence[int], rounds: int, progress: Callable[[str], object]

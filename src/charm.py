@@ -306,7 +306,8 @@ class PciPassthroughCharm(ops.CharmBase):
         self.check_owner(record.read(self.site))
         seen = self._done
         decision = seen.decision if isinstance(seen, dispatched.Seen) else self.decide()
-        return status.summarize(decision, verdict=reboot.foresee(decision))
+        verdict = reboot.foresee(decision, roles.principal())
+        return status.summarize(decision, verdict=verdict)
 
     def _reconcile(
         self, wanted: options.Options, facts: survey.Facts | None, *, patient: bool
@@ -314,15 +315,18 @@ class PciPassthroughCharm(ops.CharmBase):
         from passthrough import reconcile
         from passthrough.effects import reboot_request, tools
 
+        host_tools = tools.HostTools()
         with lock.hold(self.site.root, f"a hook of {self.app.name}"):
             owner = self._claim_host()
             start = reconcile.Start(facts, owner, patient)
-            result = reconcile.reconcile(self.site, wanted, tools.HostTools(), logger.info, start)
+            result = reconcile.reconcile(self.site, wanted, host_tools, logger.info, start)
         self.publisher.devices(result.decision.nova)
         self._log_once(result.decision.nova.notes)
         for each in result.outcome.repaired:
             logger.warning("repaired: %s", each)
-        verdict = reboot_request.arrange(result.decision, result.outcome.failed)
+        verdict = reboot_request.arrange(
+            result.decision, result.outcome.failed, host_tools, roles.principal()
+        )
         self._done = dispatched.Reconciled(result, verdict)
         if verdict.action is reboot.Action.NOW:
             logger.warning("%s", words.verdict(verdict))

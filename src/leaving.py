@@ -217,9 +217,11 @@ def _find_stay(site: Site, place: ownership.Place, keep: bool | None) -> str:
 def _give_back(site: Site, say: Callable[[str], object]) -> tuple[str, ...]:
     """Give everything back; gives the addresses that stay on vfio-pci until the next boot."""
     from passthrough import reconcile
-    from passthrough.effects import nrpe, tools
+    from passthrough.effects import nrpe, reboot_request, tools
 
-    result = reconcile.reconcile(site, options.Options(leaving=True), tools.HostTools(), say)
+    host_tools = tools.HostTools()
+    reboot_request.resume(site, host_tools)
+    result = reconcile.reconcile(site, options.Options(leaving=True), host_tools, say)
     nrpe.remove(site)  # no hook of that relation is sure to come
     for error in result.outcome.failed.values():
         logger.warning("left on vfio-pci until the next boot: %s", error)

@@ -22,8 +22,12 @@ from passthrough.state import digest
 from passthrough.survey import Decision
 
 if TYPE_CHECKING:
-    from passthrough.host import guests
+    from passthrough.host import guests, hindrances
     from passthrough.state import record
+
+# A hook may be killed between the request and the reboot, and ask again. Juju 4.0 before 4.0.13
+# carries out none.
+MOST_ASKED = 3
 
 NONE: Mapping[str, errors.BindError] = {}
 
@@ -33,7 +37,8 @@ class Action(enum.Enum):
 
     NONE = "none"  # it is not needed, or not ours to do
     NOW = "now"
-    WAIT = "wait"  # guests run
+    WAIT = "wait"  # guests run, or others need the host
+    BY_HAND = "by hand"  # Juju cannot carry it out, or nobody would remember it
     SPENT = "spent"  # it was done, and did not bring what was expected
 
 
@@ -43,13 +48,16 @@ class Verdict(NamedTuple):
     Attributes:
         action: what to do.
         reasons: what the host lacks until it starts anew; what counts most comes first.
-        guests: the guests that the reboot waits for; with WAIT and none, the next hook reboots.
+        guests: the guests that the reboot waits for.
+        hindrances: what else it waits for, or what makes it an operator's. With WAIT and neither of
+            them, the next hook reboots.
         unmet: what the reboot that is SPENT was to bring and has not brought.
     """
 
     action: Action = Action.NONE
     reasons: tuple[Problem, ...] = ()
     guests: tuple[guests.Guest, ...] = ()
+    hindrances: tuple[hindrances.Hindrance, ...] = ()
     unmet: tuple[Problem, ...] = ()
 
 
@@ -100,12 +108,14 @@ def _was_for(last: record.Reboot, decision: Decision) -> bool:
 def judge(
     decision: Decision,
     failed: Mapping[str, errors.BindError] = NONE,
+    principal: str = "",
 ) -> Verdict:
-    """Decide about a reboot; looks for guests only where they matter.
+    """Decide about a reboot; looks for guests and others only where they matter.
 
     Args:
         decision: the host after a run.
         failed: what the run could not do, by address.
+        principal: the unit beside which the charm's unit stands; empty where that is not told.
     """
     planned, boot_id = decision.plan, decision.facts.machine.boot_id
     why = reasons(planned, failed)
@@ -121,13 +131,43 @@ def judge(
     # the boot's id: it alone tells whether a reboot has happened.
     if decision.outcome.blocking or planned.grub_problem or planned.rebuild or not boot_id:
         return Verdict()
-    running = decision.facts.guests()
-    return Verdict(Action.WAIT if running else Action.NOW, why, guests=running)
+    running, others = decision.facts.guests(), decision.facts.hindrances(principal)
+    return weigh(why, running, (*others, *_unanswered(decision)))
 
 
-def foresee(decision: Decision) -> Verdict:
+def weigh(
+    why: tuple[Problem, ...],
+    running: tuple[guests.Guest, ...],
+    others: tuple[hindrances.Hindrance, ...],
+) -> Verdict:
+    """Decide about a reboot that is due, by what it would take down.
+
+    Args:
+        why: what the host lacks until it starts anew.
+        running: the guests.
+        others: what else bars it.
+    """
+    from passthrough.host import hindrances  # only a pending reboot asks
+
+    if any(each.kind in hindrances.BY_HAND for each in others):
+        return Verdict(Action.BY_HAND, why, guests=running, hindrances=others)
+    action = Action.WAIT if running or others else Action.NOW
+    return Verdict(action, why, guests=running, hindrances=others)
+
+
+def _unanswered(decision: Decision) -> tuple[hindrances.Hindrance, ...]:
+    """Tell that Juju was asked often enough in this boot: it does not reboot this host."""
+    from passthrough.host import hindrances
+
+    last = decision.facts.record.reboot
+    if last and last.asked >= MOST_ASKED and last.boot_id == decision.facts.machine.boot_id:
+        return (hindrances.Hindrance(hindrances.Kind.UNANSWERED, str(last.asked)),)
+    return ()
+
+
+def foresee(decision: Decision, principal: str = "") -> Verdict:
     """Decide as `judge` does, for whoever cannot ask for a reboot, such as an action."""
-    verdict = judge(decision)
+    verdict = judge(decision, principal=principal)
     return Verdict(Action.WAIT, verdict.reasons) if verdict.action is Action.NOW else verdict
 
 

@@ -26,7 +26,7 @@ from passthrough.state.record import Record
 from passthrough.system import files, procfs
 
 if TYPE_CHECKING:
-    from passthrough.host import guests
+    from passthrough.host import guests, hindrances
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +82,17 @@ class Facts:
         from passthrough.host import domains  # only a unit that leaves asks
 
         return domains.named(self.site.root)
+
+    def hindrances(self, principal: str = "") -> tuple[hindrances.Hindrance, ...]:
+        """What else bars a reboot; `hindrances.find` has the rest."""
+        from passthrough.host import hindrances  # only a pending reboot asks
+
+        return hindrances.find(
+            self.site.root,
+            self.site.application,
+            self.processes,
+            principal or (self.record.owner.principal if self.record.owner else ""),
+        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -138,6 +138,9 @@ class FakeTools:
         self.failing: dict[str, str] = {}
         self.services: dict[str, str] = {}
         self.timers: set[str] = set()
+
+        self.stopped: dict[str, str] = {}
+        self.after_stop: Callable[[str], object] = lambda service: None
         self.restarts_denied = False
         self.before_rebuild: Callable[[str], object] = lambda what: None
 
@@ -190,6 +193,19 @@ class FakeTools:
         """Stop a timer."""
         self._fail_where_told("systemctl")
         self.timers.discard(name)
+
+    def stop(self, service: str) -> None:
+        """Stop a service."""
+        self.calls.append(f"stop {service}")
+        self._fail_where_told("stop")
+        self.stopped[service] = self.services.pop(service)
+        self.after_stop(service)
+
+    def start(self, service: str) -> None:
+        """Start a service that was stopped."""
+        self.calls.append(f"start {service}")
+        self._fail_where_told("start")
+        self.services[service] = f"{self.stopped.pop(service, '')}+"
 
     def _has(self, program: str) -> bool:
         return any((self.tree.root / place / program).exists() for place in ("usr/sbin", "usr/bin"))

@@ -123,7 +123,8 @@ class World:
         else:
             assert not config, "options come with devices"
         result = self.run(self.wanted)
-        self.verdict = reboot_request.arrange(result.decision, result.outcome.failed)
+        failed = result.outcome.failed
+        self.verdict = reboot_request.arrange(result.decision, failed, self.tools)
         return self._summarize()
 
     def leave(self) -> reconcile.Result:
@@ -212,7 +213,9 @@ class World:
         self.forget()
 
     def reboot(self) -> None:
-        """Start the host again with what was built last."""
+        """Start the host again with what was built last; services that were stopped run again."""
+        for service in tuple(self.tools.stopped):
+            self.tools.services[service] = f"{self.tools.stopped.pop(service)}+"
         self.kernel.reboot()
 
     def turn_iommu_on(self) -> None:

@@ -13,11 +13,12 @@ from harness.constants import GPUS, ONE
 from harness.world import World
 
 from passthrough import reboot
+from passthrough.effects import reboot_request
 from passthrough.host import guests
 from passthrough.reboot import Action
 from passthrough.reporting import words
 from passthrough.state import record
-from passthrough.system import procfs
+from passthrough.system import commands, procfs
 
 
 @pytest.fixture
@@ -179,6 +180,201 @@ def test_many_guests_are_counted(world: World):
         start_guest(world.tree, 100 + number, f"vm{number}")
     hook(world)
     assert "vm0 (process 100), vm1 (process 101), vm2 (process 102) and 2 more does" in world.status
+
+
+WHY = "the IOMMU is off until the kernel starts with intel_iommu=on"
+OSD = "var/lib/ceph/osd/ceph-3"
+CONTAINER = "sys/fs/cgroup/lxc.payload.web"
+OF_JUJU = "var/snap/lxd/common/lxd/containers/juju-3f2a1c-0-lxd-2"
+
+
+class TestOthersOnTheHost:
+    """A host that others count on is never rebooted by the charm."""
+
+    def test_are_waited_for_and_named(self, world: World):
+        (world.root / OSD).mkdir(parents=True)
+        (world.root / CONTAINER).mkdir(parents=True)
+        (world.root / "var/lib/juju/agents/unit-keystone-0").mkdir(parents=True)
+        assert life(world, 3) == 0
+        assert asked(world) is None
+        assert world.status == (
+            "waiting: reboot when nobody needs the host, and now unit keystone/0, container web,"
+            f" /{OSD} do: {WHY}"
+        )
+        for path in (OSD, CONTAINER, "var/lib/juju/agents/unit-keystone-0"):
+            (world.root / path).rmdir()
+        assert life(world, 3) == 1
+        assert world.status == "active: gpu: 2 ready"
+
+    def test_are_named_beside_guests(self, world: World):
+        start_guest(world.tree, 4711)
+        (world.root / OSD).mkdir(parents=True)
+        (world.root / "var/lib/juju/agents/controller-0").mkdir(parents=True)
+        world.tree.write("etc/openvswitch/conf.db", "enable-chassis-as-gw")
+        hook(world)
+        assert world.status == (
+            "waiting: reboot when nobody needs the host, and now instance-0000002a (process 4711),"
+            " Juju's controller 0, OVN's gateway (/etc/openvswitch/conf.db, which cannot be read)"
+            f" and 1 more do: {WHY}"
+        )
+
+    def test_in_jujus_containers_leave_the_reboot_to_an_operator(self, world: World):
+        """Juju waits ten minutes until they have stopped, and gives up."""
+        (world.root / OF_JUJU).mkdir(parents=True)
+        assert life(world, 3) == 0
+        assert asked(world) is None
+        assert world.status == (
+            "blocked: reboot by hand: Juju waits for the LXD containers juju-3f2a1c-0-lxd-2, and"
+            f" gives up: {WHY}"
+        )
+        (world.root / OSD).mkdir(parents=True)
+        start_guest(world.tree, 4711)
+        hook(world)
+        assert world.status.endswith(
+            f"; it takes down instance-0000002a (process 4711), /{OSD}: {WHY}"
+        )
+        assert reboot.foresee(world.decide()).action is Action.BY_HAND
+        for path in (OF_JUJU, OSD):
+            (world.root / path).rmdir()
+        stop_guest(world.tree, 4711)
+        assert life(world, 3) == 1
+
+    def test_are_not_the_principal_and_not_the_other_subordinates(self, world: World):
+        for name in ("nova-compute-0", "pci-passthrough-2"):
+            (world.root / f"var/lib/juju/agents/unit-{name}").mkdir(parents=True)
+        assert hook(world).action is Action.NOW
+
+    def test_are_told_apart_from_the_principal_that_the_record_names(self, world: World):
+        (world.root / "var/lib/juju/agents/unit-gpus-4").mkdir(parents=True)
+        assert hook(world).action is Action.WAIT
+        decision = world.decide()
+        assert reboot.judge(decision).action is Action.WAIT
+        owner = record.Owner("model", "pci-passthrough/0", "gpus/4")
+        known = dataclasses.replace(decision.facts.record, owner=owner)
+        facts = dataclasses.replace(decision.facts, record=known)
+        owned = dataclasses.replace(decision, facts=facts)
+        assert reboot.judge(owned).action is Action.NOW
+        assert reboot.judge(owned, principal="other/0").action is Action.WAIT
+
+    def test_that_cannot_be_seen_keep_the_host_up(self, world: World):
+        world.tree.write("var/lib/juju/agents", "no directory")
+        with pytest.raises(NotADirectoryError):
+            world.hook()
+        assert asked(world) is None
+
+
+class TestNovaCompute:
+    """Nova schedules no guest into a reboot, and has its service back where none happens."""
+
+    @pytest.fixture
+    def world(self, world: World) -> World:
+        world.nova.install()
+        hook(world)
+        world.reboot()
+        world.hook()
+        world.config["kernel_options"] = "hugepages=64"
+        world.forget()
+        return world
+
+    def calls(self, world: World) -> list[str]:
+        found = [each for each in world.tools.calls if each.split()[0] in ("stop", "start")]
+        world.forget()
+        return found
+
+    def test_stops_for_the_reboot_and_starts_with_the_host(self, world: World):
+        assert hook(world).action is Action.NOW
+        assert self.calls(world) == ["stop nova-compute"]
+        assert getattr(asked(world), "stopped", None) is True
+        world.reboot()
+        assert hook(world).action is Action.NONE
+        assert self.calls(world) == []
+        assert getattr(asked(world), "stopped", None) is False
+        assert world.status == "active: gpu: 2 ready"
+
+    def test_starts_in_the_next_hook_where_the_reboot_is_not_due_any_more(self, world: World):
+        hook(world)
+        self.calls(world)
+        world.config["reboot"] = "manual"
+        hook(world)
+        assert self.calls(world) == ["start nova-compute"]
+        hook(world)
+        assert self.calls(world) == []
+
+    def test_starts_again_where_a_guest_came_until_it_had_stopped(self, world: World):
+        before = asked(world)
+        world.tools.after_stop = lambda service: start_guest(world.tree, 4711)
+        assert hook(world).action is Action.WAIT
+        assert self.calls(world) == ["stop nova-compute", "start nova-compute"]
+        assert asked(world) == before
+        assert "instance-0000002a (process 4711)" in world.status
+
+    def test_starts_again_where_a_container_came_meanwhile(self, world: World):
+        world.tools.after_stop = lambda service: (world.root / CONTAINER).mkdir(parents=True)
+        assert hook(world).action is Action.WAIT
+        assert self.calls(world) == ["stop nova-compute", "start nova-compute"]
+
+    def test_that_does_not_stop_keeps_the_host_up(self, world: World):
+        world.tools.failing["stop"] = "job timed out"
+        with pytest.raises(commands.CommandError, match="job timed out"):
+            world.hook()
+        world.tools.failing.clear()
+        world.config["reboot"] = "manual"
+        hook(world)
+        assert self.calls(world) == ["stop nova-compute"]
+        assert getattr(asked(world), "stopped", None) is False
+
+    def test_that_does_not_run_is_neither_stopped_nor_started(self, world: World):
+        world.tools.services.clear()
+        hook(world)
+        world.config["reboot"] = "manual"
+        hook(world)
+        assert self.calls(world) == []
+
+    def test_that_somebody_has_started_meanwhile_is_left_alone(self, world: World):
+        hook(world)
+        world.tools.services["nova-compute"] = "other"
+        world.config["reboot"] = "manual"
+        hook(world)
+        assert self.calls(world) == ["stop nova-compute"]
+        assert getattr(asked(world), "stopped", None) is False
+
+    def test_starts_before_the_unit_leaves(self, world: World):
+        hook(world)
+        self.calls(world)
+        reboot_request.resume(world.site, world.tools)
+        assert self.calls(world) == ["start nova-compute"]
+
+
+class TestNoLoop:
+    def test_where_juju_never_reboots(self, world: World):
+        """Juju 4.0 before 4.0.13 forgets the request."""
+        world.nova.install()
+        asked_for = [hook(world).action for _ in range(6)]
+        assert asked_for == [Action.NOW] * 3 + [Action.BY_HAND] * 3
+        assert world.status == (
+            "blocked: reboot by hand: Juju was asked 3 times and has not rebooted the host: " + WHY
+        )
+        assert world.tools.services, "nova-compute runs again"
+        world.reboot()
+        assert hook(world).action is Action.NONE
+        assert world.status == "active: gpu: 2 ready"
+
+    def test_where_each_boot_forgets_the_record(self, world: World):
+        world.tree.write("proc/self/mountinfo", "20 1 0:20 / / rw - overlay overlayroot rw\n")
+        assert life(world, 3) == 0
+        assert world.status == (
+            "blocked: reboot by hand: the host forgets at each boot what is below / (overlay): "
+            + WHY
+        )
+
+    def test_where_the_clock_jumps(self, world: World):
+        """What counts is the boot's id: no time is compared."""
+        hook(world)
+        world.reboot()
+        path = world.root / record.DIRECTORY / "pci-passthrough.json"
+        for moment in (1, 2**33):
+            os.utime(path, (moment, moment))
+            assert life(world, 3) == 0
 
 
 @pytest.mark.parametrize(

@@ -101,6 +101,20 @@ class Tools(Protocol):
             CommandError: when systemd does not.
         """
 
+    def stop(self, service: str) -> None:
+        """Stop a service until it is started, or until the next boot.
+
+        Raises:
+            CommandError: when it does not stop.
+        """
+
+    def start(self, service: str) -> None:
+        """Start a service that was stopped.
+
+        Raises:
+            CommandError: when it does not start.
+        """
+
 
 class HostTools:
     """`Tools` for the machine this runs on."""
@@ -172,6 +186,14 @@ class HostTools:
         """Stop a timer whose file is gone, and have systemd read its units again."""
         commands.run(("systemctl", "stop", f"{name}.timer"), SERVICE_TIMEOUT)
         commands.run(("systemctl", "daemon-reload"), SERVICE_TIMEOUT)
+
+    def stop(self, service: str) -> None:
+        """Stop a service, which stays enabled for the next boot."""
+        commands.run(("systemctl", "stop", f"{service}.service"), SERVICE_TIMEOUT)
+
+    def start(self, service: str) -> None:
+        """Start a service."""
+        commands.run(("systemctl", "start", f"{service}.service"), SERVICE_TIMEOUT)
 
 
 def _update_grub(command: tuple[str, ...]) -> None:

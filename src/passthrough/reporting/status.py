@@ -32,6 +32,7 @@ class Kind(enums.StrEnum):
 _REBOOT_KINDS = {
     reboot.Action.NOW: Kind.MAINTENANCE,
     reboot.Action.WAIT: Kind.WAITING,
+    reboot.Action.BY_HAND: Kind.BLOCKED,
     reboot.Action.SPENT: Kind.BLOCKED,
 }
 

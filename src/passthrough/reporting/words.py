@@ -11,13 +11,14 @@ from passthrough.problem import Kind
 
 if TYPE_CHECKING:
     from passthrough import reboot, survey
+    from passthrough.host import hindrances
     from passthrough.planning import claims, guards, plan
     from passthrough.problem import Problem
 
 
 # Where a problem is about a driver, its cause is an aside in parentheses.
 _ASIDES = (Kind.ON_ANOTHER_DRIVER, Kind.EXPECTATION_UNMET)
-# How many guests a sentence names.
+# How many guests and others a sentence names.
 _MAX_GUESTS = 3
 
 
@@ -83,13 +84,60 @@ def verdict(judged: reboot.Verdict) -> str:
     why = sentence(judged.reasons[0])
     if judged.action is Action.NOW:
         return f"rebooting: {why}"
-    if not judged.guests:
+    if judged.action is Action.BY_HAND:
+        return f"reboot by hand: {_by_hand(judged)}: {why}"
+    guests = [f"{guest.name} (process {guest.process})" for guest in judged.guests]
+    if judged.hindrances:
+        names = _list([*guests, *map(_hindrance, judged.hindrances)])
+        return f"reboot when nobody needs the host, and now {names} do: {why}"
+    if not guests:
         return f"the next hook reboots the host: {why}"
-    named = judged.guests[:_MAX_GUESTS]
-    names = ", ".join(f"{guest.name} (process {guest.process})" for guest in named)
-    more = len(judged.guests) - len(named)
-    others = f" and {more} more" if more else ""
-    return f"reboot when no guest runs, and now {names}{others} does: {why}"
+    return f"reboot when no guest runs, and now {_list(guests)} does: {why}"
+
+
+def _list(names: list[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - _MAX_GUESTS
+    shown = ", ".join(names[:_MAX_GUESTS])
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def _hindrance(each: hindrances.Hindrance) -> str:
+    """What bars a reboot, with what it is."""
+    from passthrough.host.hindrances import Kind as Bar
+
+    match each.kind:
+        case Bar.CONTROLLER:
+            return f"Juju's controller {each.name}"
+        case Bar.GATEWAY:
+            return f"OVN's gateway ({each.name})"
+        case Bar.CEPH:
+            return each.name
+        case _:
+            return f"{each.kind.value} {each.name}"
+
+
+def _by_hand(judged: reboot.Verdict) -> str:
+    """Why a reboot is not the charm's to ask for, and what else it would take down."""
+    from passthrough.host import hindrances
+
+    bar = hindrances.Kind
+    found = {kind: [each.name for each in judged.hindrances if each.kind is kind] for kind in bar}
+    said: list[str] = []
+    if found[bar.UNANSWERED]:
+        times = found[bar.UNANSWERED][0]
+        said.append(f"Juju was asked {times} times and has not rebooted the host")
+    if found[bar.JUJU_CONTAINER]:
+        names = _list(found[bar.JUJU_CONTAINER])
+        said.append(f"Juju waits for the LXD containers {names}, and gives up")
+    if found[bar.FORGETFUL_ROOT]:
+        place = found[bar.FORGETFUL_ROOT][0]
+        said.append(f"the host forgets at each boot what is below {place}")
+    others = [each for each in judged.hindrances if each.kind not in hindrances.BY_HAND]
+    guests = [f"{guest.name} (process {guest.process})" for guest in judged.guests]
+    if guests or others:
+        said.append(f"it takes down {_list([*guests, *map(_hindrance, others)])}")
+    return "; ".join(said)
 
 
 def switched_off(decision: survey.Decision) -> str:

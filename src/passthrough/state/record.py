@@ -56,10 +56,15 @@ class Reboot(NamedTuple):
     Attributes:
         plan: the digest of the plan that the reboot shall complete, as `reboot.key` gives it.
         boot_id: the boot that it shall end.
+        asked: how often Juju was asked for it in that boot.
+        stopped: whether nova-compute was stopped for it, and has to be started where it does not
+            happen.
     """
 
     plan: str
     boot_id: str
+    asked: int = 1
+    stopped: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -349,7 +354,7 @@ def _spell_out(record: Record) -> dict[str, object]:
     spelled: dict[str, object] = {
         "taken": dict(record.taken),
         "activated": dict(record.activated),
-        "reboot": {"plan": reboot.plan, "boot_id": reboot.boot_id} if reboot else None,
+        "reboot": _spell_reboot(reboot) if reboot else None,
         "nova": {
             "read": nova.read,
             "deferred": nova.deferred,
@@ -377,6 +382,16 @@ def _spell_out(record: Record) -> dict[str, object]:
     return spelled
 
 
+def _spell_reboot(reboot: Reboot) -> dict[str, object]:
+    """Spell out a reboot; what is as it usually is has no key."""
+    spelled: dict[str, object] = {"plan": reboot.plan, "boot_id": reboot.boot_id}
+    if reboot.asked != 1:
+        spelled["asked"] = reboot.asked
+    if reboot.stopped:
+        spelled["stopped"] = True
+    return spelled
+
+
 def _parse(data: Any, *, inherits: bool = True) -> Record:
     """Parse a record; ``inherits`` tells that all it took was taken by an earlier rule."""
     taken, activated = dict(data["taken"]), dict(data["activated"])
@@ -388,7 +403,12 @@ def _parse(data: Any, *, inherits: bool = True) -> Record:
             raise TypeError(f"{quoting.show(what)} has no fingerprint")
     reboot = data.get("reboot")
     if reboot is not None:
-        reboot = Reboot(str(reboot["plan"]), str(reboot["boot_id"]))
+        reboot = Reboot(
+            str(reboot["plan"]),
+            str(reboot["boot_id"]),
+            int(reboot.get("asked", 1)),
+            stopped=reboot.get("stopped", False) is True,
+        )
     nova: dict[str, Any] = data.get("nova") or {}
     known = Nova(
         *(str(nova.get(name, "")) for name in ("read", "deferred", "run")),
