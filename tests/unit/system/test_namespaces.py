@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -10,6 +11,7 @@ import socket
 import struct
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -136,6 +138,146 @@ def test_an_xdp_program(attached: int | None, index: int | None):
     assert namespaces.read_programmed(link(NAME, *xdp)) == index
 
 
+# A kernel that is made up: what it says of each namespace, to whoever has entered it.
+HOME, FIRST, SECOND = "home", "net:[1]", "net:[2]"
+
+
+class Kernel:
+    """Answers questions about the namespace that a socket was opened in.
+
+    ``numbers`` are what the reader's namespace calls others, ``gone`` those that are no more.
+    """
+
+    def __init__(self, links: dict[str, list[bytes]], numbers: dict[int, str]):
+        self.links, self.numbers = links, numbers
+        self.gone: dict[int, int] = {}
+        self.here = HOME
+        self.entered: list[str] = []
+
+    def enter(self, name: str, paths: Iterable[str]) -> int | None:
+        if name not in self.links:
+            return None
+        self.here = name
+        self.entered.append(name)
+        assert list(paths) == [f"/{name}"]
+        return os.open("/dev/null", os.O_RDONLY)
+
+    def open(self, protocol: int) -> Asking:
+        assert protocol == socket.NETLINK_ROUTE
+        return Asking(self, self.here)
+
+
+class Asking:
+    """A socket of a namespace."""
+
+    def __init__(self, kernel: Kernel, where: str):
+        self.kernel, self.where = kernel, where
+        self.answers: list[bytes] = []
+
+    def __enter__(self) -> Asking:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self.answers == []  # nobody leaves half of an answer
+
+    def send(self, question: bytes) -> None:
+        length, kind, flags = struct.unpack_from("=IHH", question)
+        assert length == len(question)
+        found = dict(netlink.attributes(question, 16 + (16 if kind == 18 else 4)))
+        if kind == 18:
+            assert found[29] == number(8)  # no statistics
+            self.answers = [message(16, each) for each in self._links(found.get(46))]
+        elif flags & 0x300:
+            assert self.where == HOME
+            self.answers = [message(88, nsid(each)) for each in self.kernel.numbers]
+        else:
+            # What is open is the reader's own namespace, or the one that was entered just now.
+            known = {name: number for number, name in self.kernel.numbers.items()}
+            asked = self.kernel.entered[-1] if self.where == HOME else HOME
+            self.answers = [message(88, nsid(known.get(asked, -1) if self.where == HOME else 0))]
+            return
+        self.answers.append(message(3, number(0)))
+
+    def _links(self, target: bytes | None) -> list[bytes]:
+        if target is None:
+            return self.kernel.links[self.where]
+        (asked,) = struct.unpack("=i", target)
+        if asked in self.kernel.gone:
+            code = self.kernel.gone[asked]
+            raise OSError(code, os.strerror(code))
+        return self.kernel.links[self.kernel.numbers[asked]]
+
+    def recv(self, size: int) -> bytes:
+        assert size >= 1 << 15
+        return self.answers.pop(0)
+
+
+def message(kind: int, body: bytes) -> bytes:
+    padded = body.ljust(-(-len(body) // 4) * 4, b"\0")
+    return struct.pack("=IHHII", 16 + len(body), kind, 0x2, 0, 0) + padded
+
+
+def nsid(value: int) -> bytes:
+    return bytes(4) + attribute(1, number(value))
+
+
+@pytest.fixture
+def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    """Two namespaces with a macvlan of ours each; ours has a number for the second one alone."""
+    other = attribute(3, b"mv1\0") + LOWER + NAMESPACE
+    made = Kernel(
+        {FIRST: [link(NAME, LOWER, NAMESPACE), link(NAME)], SECOND: [link(other)]}, {5: SECOND}
+    )
+    monkeypatch.setattr(namespaces, "_enter", made.enter)
+    monkeypatch.setattr(namespaces, "_open", made.open)
+    return made
+
+
+def visit(*names: str) -> list[str]:
+    return [each.name for each in namespaces._visit({name: [f"/{name}"] for name in names})]
+
+
+def test_each_namespace_is_asked_once(kernel: Kernel):
+    assert visit(FIRST, "net:[3]", SECOND) == ["mv0", "mv1"]
+    assert kernel.entered == [FIRST, SECOND]  # the third is gone
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EACCES])
+def test_a_namespace_that_is_known_by_number_alone_may_be_gone(kernel: Kernel, code: int):
+    kernel.gone[5] = code
+    if code == errno.EINVAL:
+        assert visit(FIRST) == ["mv0"]
+    else:
+        with pytest.raises(OSError, match="Permission denied"):
+            visit(FIRST)
+
+
+def test_a_namespace_is_entered_by_the_first_file_that_is_still_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    entered: list[int] = []
+
+    class Library:
+        def __init__(self, name: None, use_errno: bool):
+            assert (name, use_errno) == (None, True)
+
+        def setns(self, handle: int, kind: int) -> int:
+            assert kind == 0x40000000
+            entered.append(handle)
+            return 0
+
+    monkeypatch.setattr(ctypes, "CDLL", Library)
+    paths = [tmp_path / name for name in ("gone", "anothers", "own", "further")]
+    for path in paths[1:]:
+        path.write_text("")
+    name = f"net:[{os.stat(paths[2]).st_ino}]"
+    handle = namespaces._enter(name, map(str, paths))
+    assert handle is not None
+    assert entered == [handle]
+    assert os.fstat(handle).st_ino == os.stat(paths[2]).st_ino
+    os.close(handle)
+
+
 PROTOCOLS = "protocol  size sockets  memory press maxhdr  slab module     cl co\n"
 
 
@@ -201,10 +343,14 @@ def test_a_process_that_cannot_be_looked_at_is_not_none(monkeypatch: pytest.Monk
     def readlink(path: str) -> str:
         if path == "/proc/812/ns/net":
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-        return read(path)
+        return "net:[9]" if path in ("/proc/7/ns/net", "/proc/8/ns/net") else read(path)
 
     monkeypatch.setattr(os, "readlink", readlink)
     assert namespaces.find([os.getpid(), 2**22 + 1], {}, []) == {}
+    opened = {"net:[9]": ["/proc/6/fd/3"], read("/proc/self/ns/net"): ["/proc/6/fd/4"]}
+    assert namespaces.find([7, 8], opened, []) == {
+        "net:[9]": ["/proc/6/fd/3", "/proc/7/ns/net", "/proc/8/ns/net"]
+    }
     with pytest.raises(PermissionError):
         namespaces.find([812], {}, [])
 
