@@ -19,6 +19,7 @@ class Kind(enum.Enum):
     OPTION_LOSES = "option-loses"
     DEVICE_TYPE_NEVER_MATCHES = "device-type-never-matches"
     PCI_DOMAIN_TOO_HIGH = "pci-domain-too-high"
+    PART_OF_A_CARD = "part-of-a-card"
     PF_BESIDE_VF = "pf-beside-vf"
     VFS_DIFFER = "vfs-differ"
     OFFERED_DIFFERENTLY = "offered-differently"

@@ -87,9 +87,9 @@ def rebind(
     if not decision.host.has_groups:
         raise RebindError("the IOMMU is off, so vfio-pci can take no device", "reboot first")
     tools.load_vfio()
-    done: dict[str, errors.BindError | None] = {}
+    done: dict[str, errors.BindError | None] = _leave_variants(decision, asked, progress)
     stuck: errors.StuckError | None = None
-    for each in asked:
+    for each in [each for each in asked if each not in done]:
         try:
             if stuck:
                 raise errors.PostponedError.after(stuck, each)
@@ -107,3 +107,14 @@ def rebind(
             done[each] = error
             progress(str(error))
     return done
+
+
+def _leave_variants(
+    decision: Decision, asked: list[str], progress: Callable[[str], object]
+) -> dict[str, errors.BindError | None]:
+    """Leave alone what is on a variant of vfio-pci, or is meant for one."""
+    left = [each for each in asked if decision.host.functions[each].is_for_variant]
+    for each in left:
+        driver = decision.host.functions[each].driver or "no driver"
+        progress(f"{each}: left on {driver}, not moved to vfio-pci")
+    return dict.fromkeys(left)

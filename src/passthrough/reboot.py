@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from passthrough import errors
 from passthrough.config import spelling
-from passthrough.host import pci
 from passthrough.planning import plan, prerequisites
 from passthrough.problem import Kind, Problem
 from passthrough.state import digest
@@ -198,7 +197,7 @@ def _find_unmet(decision: Decision, failed: Mapping[str, errors.BindError]) -> t
         tell("expected an active IOMMU, found no IOMMU group")
     for claim in decision.claims:
         driver = claim.function.driver
-        if decision.host.has_groups and driver != pci.VFIO_PCI:
+        if decision.host.has_groups and not claim.function.is_on_vfio:
             found = driver or "no driver"
             cause = _cause(failed, claim.address)
             tell(f"expected {claim.address} on vfio-pci, found {found}", cause)

@@ -19,7 +19,7 @@ from passthrough.host import machine, modules, pci, usage, vfio_users, watch
 from passthrough.host.uses import kinds
 from passthrough.nova import facts as nova_facts
 from passthrough.nova import offer as nova_offer
-from passthrough.planning import boot_files, claims, plan, templates
+from passthrough.planning import boot_files, claims, plan, templates, viability
 from passthrough.site import Site
 from passthrough.state import record, stuck
 from passthrough.state.record import Record
@@ -195,9 +195,8 @@ def ask_again(facts: Facts, addresses: Iterable[str]) -> Facts:
         **{address: each for address, each in facts.host.functions.items() if address not in asked},
         **found.functions,
     }
-    host = pci.Host(
-        {address: there[address] for address in sorted(there, key=pci_address.sort_key)}
-    )
+    ordered = {address: there[address] for address in sorted(there, key=pci_address.sort_key)}
+    host = dataclasses.replace(found, functions=ordered)
     others = record.read_others(facts.site, partial(_has_files, root))
     processes = procfs.Processes(root)
     used = usage.read(root, found, _ours(facts.record, others), processes)
@@ -249,7 +248,9 @@ def decide(
     """
     renderer = templates.Renderer(trusted or {})
     taken = record.taken_by(facts.others)
-    outcome = claims.decide(options.devices, facts.host, taken, facts.usage, facts.record)
+    outcome = claims.decide(
+        options.devices, _with_denylist(options, facts), taken, facts.usage, facts.record
+    )
     held = _find_held(facts, plan.unclaimed(outcome, facts.record, taken), options.leaving)
     planned = plan.make(
         options,
@@ -272,6 +273,13 @@ def decide(
 def _has_files(root: Path, application: str) -> bool:
     """Whether an application has a boot file on the host."""
     return any((root / file.path).exists() for file in boot_files.owned_files(application))
+
+
+def _with_denylist(options: Options, facts: Facts) -> pci.Host:
+    """The host as vfio-pci will be: the option that lifts its denylist may come with a reboot."""
+    tokens = (*options.kernel_options, *facts.machine.command_line)
+    lifted = any(viability.lifts_denylist(each) for each in tokens)
+    return dataclasses.replace(facts.host, denylist_is_off=True) if lifted else facts.host
 
 
 def _ours(mine: Record, others: Mapping[str, Record]) -> frozenset[str]:

@@ -240,10 +240,10 @@ def test_keys_of_devices_are_documented():
 
 
 def test_refusals_are_documented():
-    tree = parse(SOURCE / "planning/claims.py")
     rules = {
         guards.Rule[argument.attr]
-        for call in calls(tree, r"^guards\.Objection$")
+        for module in ("claims", "viability")
+        for call in calls(parse(SOURCE / f"planning/{module}.py"), r"^guards\.Objection$")
         for argument in call.args[:1]
         if isinstance(argument, ast.Attribute)
     }

@@ -5,18 +5,22 @@ Each names the report. A report is one of a kind: its neighbours stand beside it
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import pathlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
-from harness import hosttree
+from harness import hosttree, made
 from harness.world import World
 
-from passthrough import errors
-from passthrough.reporting import words
+from passthrough import errors, rebind, survey
+from passthrough.host import pci
+from passthrough.reporting import inventory, words
+from passthrough.state import record
 
+DENIED = "vfio-pci.disable_denylist=1"
 MODPROBE = "etc/modprobe.d/pci-passthrough.conf"
 
 Hosts = Callable[..., World]
@@ -132,9 +136,9 @@ def test_a_module_is_not_a_driver(hosts: Hosts, driver, module, identity, class_
     world.tree.iommu_on()
     item = f"x={identity}@0000:82:00.0"
     with pytest.raises(errors.OptionError, match=f'item "{module}": 0000:84:00.0'):
-        world.decide(item, blacklist_drivers=module)
-    both = f"x={identity}"
-    assert kept_off(world, both, blacklist_drivers=module) == [module]
+        world.decide(item, blacklist_drivers=module, kernel_options=DENIED)
+    both = kept_off(world, f"x={identity}", blacklist_drivers=module, kernel_options=DENIED)
+    assert both == [module]
 
 
 class TestSharedId:
@@ -192,3 +196,261 @@ class TestSharedId:
         )
         assert host.tools.calls == []
         assert host.tree.driver_of("0001:c8:00.0") == "nvidia"
+
+
+class TestDenylist:
+    """intel-device-plugins-for-kubernetes #517: vfio-pci refuses QAT of the first generation."""
+
+    CARDS = ("0000:b1:00.0", "0000:b3:00.0")
+
+    @pytest.fixture
+    def host(self, hosts: Hosts) -> World:
+        world = hosts()
+        for address in self.CARDS:
+            card(world, address, "8086:37c8", 0x0B4000, driver="c6xx", total_vfs=16)
+        world.tree.iommu_on()
+        world.tree.set_command_line("quiet splash intel_iommu=on")
+        return world
+
+    def test_the_way_out_is_said_before_anything_is_done(self, host: World):
+        said = host.hook("qat=8086:37c8/PF")
+        assert said.kind == "blocked"
+        assert said.message.startswith(
+            "devices: item 1 qat=8086:37c8/PF: 0000:b1:00.0 is on vfio-pci's denylist"
+        )
+        assert f"kernel-options={DENIED}" in said.message
+        assert host.tools.calls == []
+
+    def test_with_the_way_out_one_reboot_brings_the_devices(self, host: World):
+        said = host.hook("qat=8086:37c8/PF", kernel_options=DENIED)
+        assert said.message.startswith(f"reboot required: the running kernel lacks {DENIED}")
+        # No driver is asked to let go for a probe that would fail.
+        assert {host.tree.driver_of(each) for each in self.CARDS} == {"c6xx"}
+        host.reboot()
+        assert host.hook().message == "qat: 2 ready"
+
+    def test_a_host_that_has_lifted_it_needs_no_option(self, host: World):
+        host.tree.write("sys/module/vfio_pci/parameters/disable_denylist", "Y\n")
+        assert claimed(host, "qat=8086:37c8/PF") == list(self.CARDS)
+
+    @pytest.mark.parametrize("identity", ["8086:4940", "8086:37c7"])
+    def test_its_neighbours_are_not_on_it(self, hosts: Hosts, identity: str):
+        world = hosts()
+        card(world, "0000:b1:00.0", identity, 0x0B4000, driver="4xxx", total_vfs=16)
+        world.tree.iommu_on()
+        assert claimed(world, f"qat={identity}/PF") == ["0000:b1:00.0"]
+
+
+class TestReservedRegions:
+    """harvester #7340: ineligible for IOMMU domain attach due to platform RMRR requirement."""
+
+    MSI = "0x00000000fee00000 0x00000000feefffff msi\n"
+
+    def host(self, hosts: Hosts, kind: str) -> World:
+        world = hosts()
+        card(world, "0000:04:00.0", "14e4:1657", 0x020000, driver="tg3")
+        world.tree.iommu_on({"0000:04:00.0": 40})
+        region = f"0x00000000bdffd000 0x00000000bdffffff {kind}\n"
+        world.tree.write("sys/kernel/iommu_groups/40/reserved_regions", region + self.MSI)
+        return world
+
+    def test_a_direct_region_keeps_a_device_from_every_guest(self, hosts: Hosts):
+        world = self.host(hosts, "direct")
+        (refusal,) = world.decide("nic=14e4:1657").refusals
+        assert (refusal.rule, refusal.blocking) == ("reserved-region", True)
+        assert "RMRR" in words.refusal(refusal)
+        assert claimed(world, "nic=14e4:1657") == []
+        rows = {row["address"]: row for row in inventory.describe(world.root, pci.read(world.root))}
+        assert not rows["0000:04:00.0"]["claimable"]
+
+    @pytest.mark.parametrize("kind", ["direct-relaxable", "reserved"])
+    def test_another_one_does_not(self, hosts: Hosts, kind: str):
+        assert claimed(self.host(hosts, kind), "nic=14e4:1657") == ["0000:04:00.0"]
+
+    def test_what_an_older_charm_has_claimed_stays_and_is_not_offered(self, hosts: Hosts):
+        world = self.host(hosts, "direct")
+        taken = {"0000:04:00.0": "tg3"}
+        known = record.Record(taken=taken, inherited=frozenset(taken))
+        world.tree.bind("0000:04:00.0", "vfio-pci")
+        facts = dataclasses.replace(survey.look(world.site), record=known)
+        found = survey.decide(made.wanted("nic=14e4:1657"), facts)
+        assert found.outcome.addresses == ("0000:04:00.0",)
+        assert found.plan.record.inherited == taken.keys()
+        assert found.nova.device_specs == ()
+
+
+class TestOneGroup:
+    """Several devices on offer in one group, of which one guest at a time can have any."""
+
+    def test_pairs_of_gpus_behind_a_switch_count_once(self, hosts: Hosts):
+        """Quansight/open-gpu-server #7: six V100, two to a group each."""
+        world = hosts(iommu_table="IVRS")
+        groups = {}
+        for number, pair in enumerate((("27", "28"), ("43", "44"), ("c3", "c4"))):
+            for bus in pair:
+                card(world, f"0000:{bus}:00.0", "10de:1db4", 0x030200, driver="vfio-pci")
+                groups[f"0000:{bus}:00.0"] = 30 + number
+        world.tree.iommu_on(groups)
+        found = world.decide("v100=10de:1db4")
+        assert found.nova.notes[0] == (
+            "0000:27:00.0 0000:28:00.0 share IOMMU group 30: one guest at a time can have any"
+        )
+        assert len(found.nova.notes) == 3
+        assert world.hook("v100=10de:1db4").message.startswith(
+            "v100: 3 ready (6 devices, one guest a group); 0000:27:00.0 0000:28:00.0 share"
+        )
+
+    @pytest.fixture
+    def gpu(self, hosts: Hosts) -> World:
+        world = hosts()
+        world.tree.install_nova()
+        card(world, "0000:01:00.0", "10de:1c82", 0x030000, driver="vfio-pci")
+        world.tree.function("0000:01:00.1", "10de:0fb9", 0x040300, driver="vfio-pci")
+        world.tree.iommu_on({"0000:01:00.0": 1, "0000:01:00.1": 1})
+        return world
+
+    @pytest.mark.parametrize("items", ["gpu=10de:1c82, gpu=10de:0fb9", "gpu=10de:1c82, 10de:0fb9"])
+    def test_the_sound_of_a_card_under_its_alias_is_a_mistake(self, gpu: World, items: str):
+        """kata-containers #10622: Nova may give a guest the sound for its GPU."""
+        (problem,) = gpu.decide(items).nova.problems
+        assert words.sentence(problem).endswith(
+            ": 0000:01:00.1 is a part of a card that item 1 asks for, and a guest that gets it"
+            " alone keeps the card from every other; take the item out: what belongs to a card goes"
+            " along by itself"
+        )
+
+    def test_under_an_alias_of_its_own_it_is_noted(self, gpu: World):
+        found = gpu.decide("gpu=10de:1c82, sound=10de:0fb9").nova
+        assert (found.problems, len(found.notes)) == ((), 1)
+
+    def test_alone_the_card_is_all_there_is(self, gpu: World):
+        found = gpu.decide("gpu=10de:1c82").nova
+        assert (found.problems, found.notes) == ((), ())
+
+
+class TestCompanions:
+    """Functions of another kind, of the same slot and group."""
+
+    def x710(self, hosts: Hosts, *groups: int) -> World:
+        """ndn-dpdk #63: the ports of one card have two ids."""
+        world = hosts(iommu_table="IVRS")
+        world.tree.bridge("0000:40:01.1")
+        for number, identity in enumerate(("15ff", "15ff", "104e", "104e")):
+            world.tree.function(
+                f"0000:44:00.{number}",
+                f"8086:{identity}",
+                0x020000,
+                parent="0000:40:01.1",
+                driver="i40e",
+                total_vfs=32,
+            )
+        world.tree.iommu_on({f"0000:44:00.{n}": group for n, group in enumerate(groups)})
+        return world
+
+    def test_another_port_of_a_nic_is_none_whatever_its_id(self, hosts: Hosts):
+        world = self.x710(hosts, 50, 51, 52, 53)
+        assert claimed(world, "sfp=8086:104e/PF") == ["0000:44:00.2", "0000:44:00.3"]
+
+    @pytest.mark.parametrize("allow", ["true", "false"])
+    def test_a_refusal_for_the_group_does_not_ask_for_what_was_asked(self, hosts: Hosts, allow):
+        world = self.x710(hosts, 44, 44, 44, 44)
+        item = f"[{{alias: sfp, id: '8086:104e', device-type: type-PF, allow-in-use: {allow}}}]"
+        reasons = refused(world, item)
+        assert claimed(world, item) == []
+        assert "0000:44:00.0 (8086:15ff, i40e), 0000:44:00.1 (8086:15ff, i40e)" in reasons[0]
+        assert not any("companions: false" in each for each in reasons)
+        assert not any(
+            "with 0000:44:00.2" in each or "with 0000:44:00.3" in each for each in reasons
+        )
+
+    def test_an_fpgas_management_function_stays(self, hosts: Hosts):
+        """Xilinx/XRT #2828: the user function in the guest, its own group."""
+        world = hosts()
+        card(world, "0000:af:00.0", "10ee:5004", 0x120000, driver="xclmgmt")
+        world.tree.function("0000:af:00.1", "10ee:5005", 0x120000, driver="xocl")
+        world.tree.iommu_on({"0000:af:00.0": 51, "0000:af:00.1": 52})
+        assert claimed(world, "u250=10ee:5005") == ["0000:af:00.1"]
+
+    @pytest.mark.parametrize(("group", "along"), [(2, 4), (3, 1)], ids=["one-group", "apart"])
+    def test_a_gpus_other_functions_go_along_within_their_group(self, hosts: Hosts, group, along):
+        """ultimate-macOS-KVM #213: GPU, audio, USB and UCSI."""
+        world = hosts()
+        card(world, "0000:01:00.0", "10de:2184", 0x030000, driver="nouveau")
+        for number, (identity, code) in enumerate(
+            (("10de:1aeb", 0x040300), ("10de:1aec", 0x0C0330), ("10de:1aed", 0x0C8000)), 1
+        ):
+            world.tree.function(f"0000:01:00.{number}", identity, code)
+        groups = {f"0000:01:00.{number}": group for number in range(1, 4)}
+        world.tree.iommu_on({"0000:01:00.0": 2, **groups})
+        assert len(claimed(world, "gpu=10de:2184")) == along
+
+    def test_what_an_older_charm_took_along_stays(self, hosts: Hosts):
+        world = self.x710(hosts, 50, 51, 52, 53)
+        taken = dict.fromkeys((f"0000:44:00.{number}" for number in range(4)), "i40e")
+        known = record.Record(taken=taken, inherited=frozenset(taken))
+        facts = dataclasses.replace(survey.look(world.site), record=known)
+        found = survey.decide(made.wanted("sfp=8086:104e/PF"), facts)
+        assert (found.outcome.addresses, found.plan.release) == (tuple(taken), ())
+        assert found.plan.record.inherited == {"0000:44:00.0", "0000:44:00.1"}
+
+
+class TestVariants:
+    """dra-driver-nvidia-gpu #1199: Grace Hopper needs nvgrace_gpu_vfio_pci."""
+
+    GPU = "0009:01:00.0"
+
+    @pytest.fixture
+    def host(self, hosts: Hosts) -> World:
+        world = hosts(ubuntu="24.04", iommu_table="IORT")
+        world.tree.install_nova()
+        world.tree.bridge("0009:00:00.0", identity="10de:22b2")
+        world.tree.function(self.GPU, "10de:2348", 0x030200, parent="0009:00:00.0")
+        world.tree.iommu_on({"0009:00:00.0": 10, self.GPU: 11})
+        world.tree.bind(self.GPU, "nvgrace_gpu_vfio_pci")
+        (world.tree.directory(self.GPU) / "driver_override").write_text("nvgrace_gpu_vfio_pci\n")
+        (world.tree.directory(self.GPU) / "vfio-dev/vfio0").mkdir(parents=True)
+        return world
+
+    def test_a_function_on_a_variant_is_ready_and_stays_there(self, host: World):
+        assert host.decide("gh200=10de:2348").plan.bind == ()
+        assert host.hook("gh200=10de:2348").message == "gh200: 1 ready"
+        assert host.tree.driver_of(self.GPU) == "nvgrace_gpu_vfio_pci"
+        assert [each["address"] for each in host.decide().nova.device_specs] == [self.GPU]
+
+    def test_neither_does_a_boot_move_it(self, host: World):
+        host.hook("gh200=10de:2348")
+        files = host.tree.snapshot("etc/udev", "etc/initramfs-tools")
+        assert files
+        texts = [each for _, each in files.values() if isinstance(each, bytes)]
+        assert not any(self.GPU.encode() in each for each in texts)
+
+    def test_nor_does_a_rebind(self, host: World):
+        host.hook("gh200=10de:2348")
+        done = rebind.rebind(
+            host.decide(), rebind.Chosen(), host.tools, progress=lambda sentence: None
+        )
+        assert done == {self.GPU: None}
+        assert host.tree.driver_of(self.GPU) == "nvgrace_gpu_vfio_pci"
+
+    def test_nor_does_what_its_override_says(self, host: World):
+        host.tree.bind(self.GPU, None)
+        (host.tree.directory(self.GPU) / "driver_override").write_text("nvgrace_gpu_vfio_pci\n")
+        assert host.decide("gh200=10de:2348").plan.bind == ()
+
+    def test_it_keeps_its_driver_when_it_is_claimed_no_more(self, host: World):
+        host.hook("gh200=10de:2348")
+        host.hook("")
+        assert host.tree.driver_of(self.GPU) == "nvgrace_gpu_vfio_pci"
+
+
+def test_what_is_behind_intel_vmd_is_told_so(hosts: Hosts):
+    """open-mpi/hwloc #354: NVMe at 10000:01:00.0; Nova takes no domain above ffff."""
+    world = hosts()
+    card(world, "0000:d8:00.0", "8086:0a54", 0x010802, driver="nvme")
+    world.tree.function("10000:01:00.0", "8086:0a54", 0x010802, driver="nvme")
+    world.tree.iommu_on({"0000:d8:00.0": 1, "10000:01:00.0": 2})
+    found = world.decide("nvme=8086:0a54")
+    assert found.outcome.addresses == ("0000:d8:00.0",)
+    (refusal,) = found.refusals
+    assert (refusal.rule, refusal.address) == ("pci-domain", "10000:01:00.0")
+    assert "is behind Intel VMD, and Nova takes no PCI domain above ffff" in words.refusal(refusal)

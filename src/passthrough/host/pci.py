@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 DEVICES = "sys/bus/pci/devices"
 DRIVERS = "sys/bus/pci/drivers"
+GROUPS = "sys/kernel/iommu_groups"
+_DENYLIST_IS_OFF = "sys/module/vfio_pci/parameters/disable_denylist"
 VFIO_PCI = "vfio-pci"
+MAX_DOMAIN = 0xFFFF  # of those that the firmware numbers, and that Nova takes
 _VFIO_NAMES = ("vfio-pci", "vfio_pci")
 
 # PCI base classes, the highest byte of a class.
@@ -116,6 +119,14 @@ class Function:
         return self.class_code >> 16 == 0x12 or self.class_code >> 8 in (0x0B40, 0x0680)
 
     @property
+    def is_beyond_nova(self) -> bool:
+        """Whether Nova can have no function in its PCI domain: above ffff begin Intel VMD's.
+
+        Source: MAX_DOMAIN in nova/pci/devspec.py; drivers/pci/controller/vmd.c.
+        """
+        return pci_address.sort_key(self.address)[0] > MAX_DOMAIN
+
+    @property
     def is_on_vfio(self) -> bool:
         """Whether a guest can have it: it is on vfio-pci or on a variant of that.
 
@@ -125,6 +136,18 @@ class Function:
         return self.driver is not None and (self.has_vfio_dev or self.driver.endswith(_VFIO_NAMES))
 
     @property
+    def is_for_variant(self) -> bool:
+        """Whether it is on a variant of vfio-pci, or its driver_override names one.
+
+        Such a driver knows the device better than vfio-pci does: it can migrate it, or gives more
+        of it to the guest. The function is left to whoever chose that driver.
+        """
+        named = self.override or ""
+        if self.is_on_vfio:
+            return self.driver != VFIO_PCI
+        return named != VFIO_PCI and named.endswith(_VFIO_NAMES)
+
+    @property
     def device_type(self) -> str:
         """What Nova calls the function: ``type-PF``, ``type-VF`` or ``type-PCI``."""
         if self.physfn:
@@ -132,11 +155,47 @@ class Function:
         return "type-PF" if self.total_vfs else "type-PCI"
 
 
+class Regions:
+    """The reserved regions of IOMMU groups, each read at the first question.
+
+    Args:
+        root: the host's root; None for a host that is made up.
+        direct: for that, the groups that have a direct region.
+    """
+
+    def __init__(self, root: Path | None = None, direct: Iterable[int] = ()):
+        self._root = root
+        self._direct = dict.fromkeys(direct, True)
+
+    def has_direct(self, group: int) -> bool:
+        """Tell whether a group has a region that has to stay mapped one to one.
+
+        The type ``direct-relaxable`` may go, and the kernel says so. Source:
+        Documentation/ABI/testing/sysfs-kernel-iommu_groups, iommu_get_resv_regions().
+        """
+        if group not in self._direct:
+            path = f"{self._root}/{GROUPS}/{group}/reserved_regions"
+            text = sysfs.attribute_if_there(path) if self._root else None
+            kinds = [line.split()[-1] for line in (text or "").splitlines() if line.strip()]
+            self._direct[group] = "direct" in kinds
+        return self._direct[group]
+
+
 @dataclasses.dataclass(frozen=True)
 class Host:
-    """Every PCI function of a host, by address, in address order."""
+    """Every PCI function of a host, by address, in address order.
+
+    ``regions`` are the reserved regions of its IOMMU groups; ``denylist_is_off`` tells that
+    vfio-pci, as it is loaded, takes what is on its denylist.
+    """
 
     functions: Mapping[str, Function]
+    regions: Regions = dataclasses.field(default_factory=Regions, compare=False)
+    denylist_is_off: bool = False
+
+    def has_direct_region(self, group: int) -> bool:
+        """Whether a group has a reserved region with which VFIO refuses it: type ``direct``."""
+        return self.regions.has_direct(group)
 
     @functools.cached_property
     def groups(self) -> Mapping[int, tuple[Function, ...]]:
@@ -211,7 +270,8 @@ def read_some(root: Path, addresses: Iterable[str], *, overrides: bool = True) -
         function = _read_function(directory, address, overrides, modules)
         if function:
             functions[address] = function
-    return Host(functions)
+    is_off = sysfs.value_if_there(os.path.join(root, _DENYLIST_IS_OFF))
+    return Host(functions, Regions(root), is_off in ("Y", "1"))
 
 
 def driver_of(root: Path, address: str) -> str | None:

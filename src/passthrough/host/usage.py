@@ -135,8 +135,8 @@ def read(
         programs.find(root),
     ):
         function = host.functions.get(address)
-        # What is on vfio-pci the host has given up already, unless that is DPDK's.
-        if function and (function.driver != pci.VFIO_PCI or each.kind == kinds.Kind.DPDK):
+        # What is on vfio-pci or a variant the host has given up already, unless that is DPDK's.
+        if function and (not function.is_on_vfio or each.kind == kinds.Kind.DPDK):
             found.setdefault(address, set()).add(each)
     openers = Openers(root, host, nodes.Nodes(root, known), processes, ours)
     uses = {address: _in_order(found[address]) for address in sorted(found)}

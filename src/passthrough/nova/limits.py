@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from passthrough.host import pci
 from passthrough.nova import conf as nova_conf
 from passthrough.nova import lines as nova_lines
-from passthrough.planning import claims
+from passthrough.planning import claims, viability
 from passthrough.problem import Kind, Problem
 
 
@@ -40,6 +40,62 @@ def device_types(outcome: claims.Outcome) -> Iterator[Problem]:
         )
 
 
+def shared_groups(
+    offered: Iterable[claims.Claim], host: pci.Host
+) -> tuple[list[str], list[Problem]]:
+    """Find functions of one IOMMU group that are each on offer: one guest has the whole group.
+
+    Nova knows no groups (nova/pci/stats.py): it gives one function of a group to one guest and the
+    next to another, which then does not start.
+
+    Args:
+        offered: the claims that are on offer, or will be.
+        host: the host's functions.
+
+    Returns:
+        Notes, where whole cards share a group, and problems, where a part of a card is on offer
+        beside the card, under the same alias or none.
+    """
+    by_group: dict[int, list[claims.Claim]] = {}
+    for claim in offered:
+        if claim.function.group is not None:
+            by_group.setdefault(claim.function.group, []).append(claim)
+    notes: list[str] = []
+    problems: list[Problem] = []
+    for group, members in sorted(by_group.items()):
+        parts = [each for each in members if _is_part(each, members, host)]
+        problems += [
+            Problem(
+                Kind.PART_OF_A_CARD,
+                f"is a part of a card that item {_card_of(each, members, host).item.position} asks"
+                " for, and a guest that gets it alone keeps the card from every other",
+                "take the item out: what belongs to a card goes along by itself",
+                subject=each.address,
+                where=("devices", each.item.label),
+            )
+            for each in parts
+        ]
+        whole = [each.address for each in members if each not in parts]
+        if len(whole) > 1:
+            names = " ".join(whole)
+            notes.append(f"{names} share IOMMU group {group}: one guest at a time can have any")
+    return notes, problems
+
+
+def _is_part(claim: claims.Claim, members: list[claims.Claim], host: pci.Host) -> bool:
+    card = _card_of(claim, members, host)
+    return card != claim and claim.item.alias in (None, card.item.alias)
+
+
+def _card_of(claim: claims.Claim, members: list[claims.Claim], host: pci.Host) -> claims.Claim:
+    """The first claimed function of the same card, of another kind: the lowest address leads."""
+    others = {each.address for each in viability.companions(claim.function, host)}
+    return next(
+        (each for each in members if each.address in others and each.address < claim.address),
+        claim,
+    )
+
+
 def unofferable(
     verified: Iterable[claims.Claim], host: pci.Host, in_placement: bool
 ) -> dict[str, Problem]:
@@ -57,7 +113,7 @@ def unofferable(
     by_address = {claim.address: claim for claim in verified}
     for address, claim in by_address.items():
         problem = None
-        if not nova_lines.can_address(address):
+        if claim.function.is_beyond_nova:
             problem = Problem(
                 Kind.PCI_DOMAIN_TOO_HIGH,
                 "Nova takes no PCI domain above ffff",

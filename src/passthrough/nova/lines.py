@@ -27,8 +27,6 @@ GROUP = "nova"
 SUBORDINATE_KEY = "subordinate_configuration"
 FILTER = "PciPassthroughFilter"
 _DEVICES = re.compile(r"(?:device_spec|passthrough_whitelist|alias)\s*=")
-# Larger domains exist (Intel VMD's begin at 10000), and Nova does not start with one.
-MAX_DOMAIN = 0xFFFF
 
 
 def path_of(application: str) -> str:
@@ -91,7 +89,7 @@ def kept_device_spec(function: pci.Function, written: Mapping[str, object]) -> F
 
 def can_address(address: str) -> bool:
     """Tell whether Nova can take a function at ``address``."""
-    return pci_address.sort_key(address)[0] <= MAX_DOMAIN
+    return pci_address.sort_key(address)[0] <= pci.MAX_DOMAIN
 
 
 def device_spec_option(release: nova_release.Release) -> str:

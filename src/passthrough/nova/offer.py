@@ -83,10 +83,11 @@ def decide(
     )
     offered = [claim for claim in verified if claim.address not in withheld]
     specs = tuple(nova_lines.device_spec(claim.function, claim.item) for claim in offered)
-    problems = [*nova_limits.device_types(outcome), *withheld.values()]
+    crowded, parts = nova_limits.shared_groups(find_primary(outcome), host)
+    problems = [*nova_limits.device_types(outcome), *parts, *withheld.values()]
     if not facts.release:
         # A Nova that was not installed as a package learns the device_specs through nova-pci.
-        offer = Offer(facts, specs, problems=tuple(problems))
+        offer = Offer(facts, specs, problems=tuple(problems), notes=tuple(crowded))
         return _with_content(offer, None)
     sharing = nova_aliases.share(
         _aliases(wanted, outcome, facts.config.only(path)),
@@ -116,7 +117,7 @@ def decide(
         held=() if wanted.leaving else _held(facts, host, specs),
         aliases=sharing.published,
         problems=(*problems, *sharing.problems, *clashes),
-        notes=(*sharing.notes, *notes),
+        notes=(*sharing.notes, *notes, *crowded),
     )
     if wanted.leaving:
         # The caretaker decides this too, and no template has come with it.
@@ -140,13 +141,15 @@ def find_primary(outcome: claims.Outcome) -> tuple[claims.Claim, ...]:
 def find_verified(outcome: claims.Outcome) -> tuple[claims.Claim, ...]:
     """The primary claims that a guest can have now.
 
-    Their functions are on vfio-pci, in a viable group of an active IOMMU.
+    Their functions are on vfio-pci or a variant of it, in a viable group of an active IOMMU that
+    VFIO can give to a guest.
     """
     return tuple(
         claim
         for claim in find_primary(outcome)
-        if claim.function.driver == pci.VFIO_PCI
+        if claim.function.is_on_vfio
         and claim.function.group is not None
+        and not outcome.host.has_direct_region(claim.function.group)
         and not viability.strangers(claim.function, outcome.host)
     )
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from passthrough import enums, naming, pci_address
+from passthrough import enums, naming
 from passthrough.config import options
 from passthrough.host import generators, machine, modules, pci
 from passthrough.planning import claims, templates
@@ -72,9 +72,6 @@ _FILES = (
         "etc/udev/rules.d/60-{name}.rules", "udev.rules.j2", feeds=enums.Rebuild.INITRAMFS
     ),
 )
-
-# Of those that the firmware numbers.
-_LAST_DOMAIN = 0xFFFF
 
 # What the template of the GRUB drop-in, of this revision and of the first, puts around its options.
 _ADDED = re.compile(
@@ -164,6 +161,7 @@ def desired_files(
                 "product": claim.function.product,
             }
             for claim in wanted.claims
+            if not claim.function.is_for_variant
         ],
         "twins": wanted.twins,
         "blacklist": wanted.blacklist,
@@ -224,7 +222,7 @@ def find_twins(claimed: tuple[claims.Claim, ...], host: pci.Host) -> dict[str, l
             for each in host.with_id(claim.function.id)
             if each.address in kept
             and not (each.physfn or claim.function.physfn)
-            and pci_address.sort_key(each.address)[0] <= _LAST_DOMAIN
+            and not each.is_beyond_nova
         ]
         for claim in claimed
     }

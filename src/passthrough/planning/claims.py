@@ -15,7 +15,11 @@ from passthrough.planning import guards, viability
 from passthrough.state import record
 
 # The rules that look at IOMMU groups, which exist only while an IOMMU is on.
-GROUP_RULES = (guards.Rule.GROUP_NOT_VIABLE, guards.Rule.GROUP_IN_USE)
+GROUP_RULES = (
+    guards.Rule.GROUP_NOT_VIABLE,
+    guards.Rule.GROUP_IN_USE,
+    guards.Rule.RESERVED_REGION,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,12 +126,13 @@ def decide(
                 )
             stays = item.device_type not in (None, function.device_type)
             by_address[function.address] = Claim(function, item, inherited=stays)
-    _add_companions(list(by_address.values()), by_address, host)
+    _add_companions(list(by_address.values()), by_address, host, known)
     usage = usage or Usage()
-    refusals += _drop_refused(by_address, host, taken or {}, usage)
+    there = _Circumstances(host, taken or {}, usage, known, frozenset(by_address))
+    refusals += _drop_refused(by_address, there)
     return Outcome(
         claims=tuple(
-            _with_overridden(by_address[each], by_address, host, usage)
+            _with_overridden(by_address[each], by_address, there)
             for each in sorted(by_address, key=pci_address.sort_key)
         ),
         refusals=tuple(
@@ -257,10 +262,29 @@ def _refuse_mismatches(item: devices.Item, host: pci.Host) -> Iterable[Refusal]:
             yield Refusal(item, mismatch, address)
 
 
+class _Circumstances(NamedTuple):
+    """What a claim is judged by.
+
+    Attributes:
+        host: the host's functions.
+        taken: address → name of another application that has claimed it.
+        usage: what the host itself uses.
+        known: what the application has taken before.
+        asked: the functions that the items ask for, whether or not they can be claimed.
+    """
+
+    host: pci.Host
+    taken: Mapping[str, str]
+    usage: Usage
+    known: record.Record
+    asked: frozenset[str]
+
+
 def _add_companions(
     primaries: Iterable[Claim],
     by_address: dict[str, Claim],
     host: pci.Host,
+    known: record.Record,
     barred: Container[str] = (),
 ) -> None:
     """Add the companions of ``primaries`` to ``by_address``; a shared one goes to the first.
@@ -268,18 +292,20 @@ def _add_companions(
     Skips the ``barred`` addresses: no other item brings back a function that was refused.
     """
     for claim in primaries:
-        for companion in (
-            viability.companions(claim.function, host) if claim.item.companions else ()
-        ):
-            if companion.address not in barred:
-                by_address.setdefault(
-                    companion.address, Claim(companion, claim.item, companion_of=claim.address)
-                )
+        if not claim.item.companions:
+            continue
+        narrow = viability.companions(claim.function, host)
+        for companion in viability.wide_companions(claim.function, host):
+            stays = companion not in narrow
+            if companion.address in barred or (stays and companion.address not in known.inherited):
+                continue
+            by_address.setdefault(
+                companion.address,
+                Claim(companion, claim.item, companion_of=claim.address, inherited=stays),
+            )
 
 
-def _drop_refused(
-    by_address: dict[str, Claim], host: pci.Host, taken: Mapping[str, str], usage: Usage
-) -> list[Refusal]:
+def _drop_refused(by_address: dict[str, Claim], there: _Circumstances) -> list[Refusal]:
     """Remove claims from ``by_address`` until all that are left can stand together."""
     refusals: list[Refusal] = []
     barred: set[str] = set()
@@ -289,56 +315,75 @@ def _drop_refused(
         for claim in list(by_address.values()):
             if by_address.get(claim.address) is not claim:
                 continue
-            refusal = _refuse(claim, by_address, host, taken, usage)
+            refusal = _refuse(claim, by_address, there)
             if refusal:
                 refusals.append(refusal)
                 barred.add(claim.companion_of or claim.address)
-                _drop(claim, by_address, host, barred)
+                _drop(claim, by_address, there, barred)
                 dropped = True
     return refusals
 
 
 def _drop(
-    claim: Claim, by_address: dict[str, Claim], host: pci.Host, barred: Container[str]
+    claim: Claim, by_address: dict[str, Claim], there: _Circumstances, barred: Container[str]
 ) -> None:
     """Remove a claim and its companions; one that another item of the card shares stays."""
     gone = claim.companion_of or claim.address
+    host = there.host
     card = [each.address for each in host.slot_members(claim.function)]
-    there = [by_address[address] for address in card if address in by_address]
-    for each in there:
+    left = [by_address[address] for address in card if address in by_address]
+    for each in left:
         if gone in (each.address, each.companion_of):
             del by_address[each.address]
-    rest = [each for each in there if each.companion_of is None and each.address in by_address]
+    rest = [each for each in left if each.companion_of is None and each.address in by_address]
     in_order = sorted(rest, key=lambda each: each.item.position)
-    _add_companions(in_order, by_address, host, barred)
+    _add_companions(in_order, by_address, host, there.known, barred)
 
 
-def _with_overridden(
-    claim: Claim, by_address: Mapping[str, Claim], host: pci.Host, usage: Usage
-) -> Claim:
+def _with_overridden(claim: Claim, by_address: Mapping[str, Claim], there: _Circumstances) -> Claim:
+    host, usage = there.host, there.usage
     group = guards.object_to_group(claim.function, host, usage, by_address)
     objections = guards.all_objections(claim.function, usage)
-    return dataclasses.replace(claim, overridden=(*objections, *([group] if group else [])))
+    return dataclasses.replace(
+        claim,
+        overridden=(*objections, *([group] if group else [])),
+        inherited=claim.inherited or _never_to_be_had(claim, there) is not None,
+    )
 
 
-def _refuse(
-    claim: Claim,
-    by_address: Mapping[str, Claim],
-    host: pci.Host,
-    taken: Mapping[str, str],
-    usage: Usage,
-) -> Refusal | None:
-    objection = (
-        guards.Objection(
+def _refuse(claim: Claim, by_address: Mapping[str, Claim], there: _Circumstances) -> Refusal | None:
+    host, function = there.host, claim.function
+    objection: guards.Objection | None = None
+    if claim.address in there.taken:
+        objection = guards.Objection(
             guards.Rule.TAKEN,
-            f"is claimed by the application {taken[claim.address]} already",
+            f"is claimed by the application {there.taken[claim.address]} already",
             address=claim.address,
         )
-        if claim.address in taken
-        else viability.object_to(
-            claim.function, host, usage, by_address, allow_in_use=claim.item.allow_in_use
+    elif claim.address not in there.known.inherited:
+        objection = _never_to_be_had(claim, there)
+    objection = (
+        objection
+        or viability.object_to_use(
+            function, host, there.usage, by_address, allow_in_use=claim.item.allow_in_use
         )
+        or viability.object_to_group(function, host, by_address, there.asked)
     )
     if objection is None:
         return None
+    if claim.companion_of:
+        objection = viability.of_companion(objection)
     return Refusal(claim.item, objection, claim.companion_of or claim.address)
+
+
+def _never_to_be_had(claim: Claim, there: _Circumstances) -> guards.Objection | None:
+    """Object to what no guest could have, or Nova could not give to one."""
+    function, item = claim.function, claim.item
+    if item.alias and function.is_beyond_nova and not (claim.companion_of or function.is_on_vfio):
+        return guards.Objection(
+            guards.Rule.PCI_DOMAIN,
+            "is behind Intel VMD, and Nova takes no PCI domain above ffff",
+            "leave it out by its address, or turn VMD off in the firmware's settings",
+            address=function.address,
+        )
+    return viability.object_forever(function, there.host)

@@ -25,6 +25,9 @@ class Rule(enums.StrEnum):
     ABSENT = "absent"
     ID_MISMATCH = "id-mismatch"
     DEVICE_TYPE = "device-type"
+    DENYLIST = "denylist"
+    RESERVED_REGION = "reserved-region"
+    PCI_DOMAIN = "pci-domain"
     TAKEN = "taken"
     GROUP_IN_USE = "group-in-use"
     GROUP_NOT_VIABLE = "group-not-viable"
@@ -57,6 +60,8 @@ class Objection(NamedTuple):
         overridable: whether allow-in-use sets it aside.
         address: the function; None where the host has no such function.
         sibling: what is against another function of the IOMMU group, where that is the matter.
+        can_part: of an objection to a companion, whether the function that it accompanies could be
+            had without it.
     """
 
     guard: str
@@ -65,6 +70,7 @@ class Objection(NamedTuple):
     overridable: bool = False
     address: str | None = None
     sibling: Objection | None = None
+    can_part: bool = True
 
 
 def _pci_bridge(function: pci.Function, usage: Usage) -> str | None:
@@ -83,14 +89,14 @@ def _host_controller(function: pci.Function, usage: Usage) -> str | None:
 def _host_memory(function: pci.Function, usage: Usage) -> str | None:
     del usage
     # What of it is online shows below devices of several layers; its driver has it for the host.
-    if function.is_cxl_memory and function.driver not in (None, pci.VFIO_PCI):
+    if function.is_cxl_memory and function.driver and not function.is_on_vfio:
         return f"is CXL memory on {function.driver}, which may be a part of the host's own"
     return None
 
 
 def _vfs_in_use(function: pci.Function, usage: Usage) -> str | None:
     del usage
-    if function.num_vfs and function.driver != pci.VFIO_PCI:
+    if function.num_vfs and not function.is_on_vfio:
         return f"has {function.num_vfs} VFs, which would go with its driver"
     return None
 

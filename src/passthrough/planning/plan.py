@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from passthrough import enums, pci_address
 from passthrough.config import kernel_options, options
 from passthrough.host import generators, grub, machine, modules, pci
-from passthrough.planning import boot_files, claims, prerequisites, templates
+from passthrough.planning import boot_files, claims, prerequisites, templates, viability
 from passthrough.problem import Kind, Problem
 from passthrough.state import digest
 from passthrough.state.record import Record
@@ -198,14 +198,15 @@ def make(
     )
     returns = _releases(outcome, now, blacklist)
     pending = tuple(binding for binding in returns if binding.address in held)
+    waiting = _wait_for_boot(outcome, tokens, facts)
     taken = _target_taken(claimed, record)
     taken.update({each.address: record.taken[each.address] for each in pending})
     return Plan(
         release=tuple(binding for binding in returns if binding.address not in held),
         files=changes,
         rebuild=rebuild,
-        bind=() if facts.switch else _bindings(claimed) if host.has_groups else (),
-        at_boot=_wait_for_boot(outcome, facts),
+        bind=tuple(each for each in _bindings(claimed) if each.address not in waiting),
+        at_boot=waiting,
         reboot=_reboot_reasons(tokens, host, facts) if claimed and not facts.switch else (),
         record=dataclasses.replace(
             record,
@@ -333,21 +334,32 @@ def _bindings(claimed: tuple[claims.Claim, ...]) -> tuple[Binding, ...]:
         Binding(claim.address, claim.function.driver, pci.VFIO_PCI)
         for claim in claimed
         if {claim.function.driver, claim.function.override} != {pci.VFIO_PCI}
+        and not claim.function.is_for_variant
     )
 
 
-def _wait_for_boot(outcome: claims.Outcome, facts: machine.Platform) -> tuple[str, ...]:
+def _wait_for_boot(
+    outcome: claims.Outcome, tokens: tuple[str, ...], facts: machine.Platform
+) -> tuple[str, ...]:
     """The claimed functions that only another boot can bind."""
     if facts.switch:
         return tuple(binding.address for binding in _bindings(outcome.claims))
-    return () if outcome.host.has_groups else outcome.addresses
+    if not outcome.host.has_groups:
+        return outcome.addresses
+    if not any(map(viability.lifts_denylist, prerequisites.missing(tokens, facts))):
+        return ()
+    return tuple(
+        claim.address
+        for claim in outcome.claims
+        if viability.is_denied(claim.function) and not claim.function.is_on_vfio
+    )
 
 
 def _target_taken(claimed: tuple[claims.Claim, ...], record: Record) -> dict[str, str | None]:
     taken: dict[str, str | None] = {}
     for claim in claimed:
         driver = claim.function.driver
-        native = None if driver == pci.VFIO_PCI else driver
+        native = None if claim.function.is_on_vfio else driver
         taken[claim.address] = native or record.taken.get(claim.address)
     return taken
 

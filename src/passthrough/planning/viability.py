@@ -11,22 +11,81 @@ from passthrough.host import pci
 from passthrough.host.usage import Usage
 from passthrough.planning import guards
 
+_NETWORK = 0x02  # a PCI base class
+
 # Drivers that leave a group's DMA to whoever owns the group: the kernel lets them share it with
-# vfio (pci-stub: vfio_driver_allowed[]; the others are VFIO drivers themselves).
-_HARMLESS_DRIVERS = ("pci-stub", "vfio-pci", "vfio_pci")
+# vfio, beside the VFIO drivers themselves (vfio_driver_allowed[] in drivers/vfio).
+_HARMLESS_DRIVERS = ("pci-stub",)
+
+
+# What vfio-pci refuses since a guest could break out: vfio_pci_dev_in_denylist() in the kernel's
+# drivers/vfio/pci/vfio_pci.c (QAT of the first generation, DSA and IAA).
+_DENYLIST = frozenset(
+    f"8086:{product}"
+    for product in ("0435", "0443", "19e2", "19e3", "37c8", "37c9", "0b25", "0cfe")
+)
+LIFTS_DENYLIST = "vfio-pci.disable_denylist=1"
 
 
 def companions(function: pci.Function, host: pci.Host) -> tuple[pci.Function, ...]:
-    """The other functions of the card, but for bridges and those of the same id.
+    """The functions of other kinds that the card has in the same IOMMU group, but for bridges.
 
-    An item either claims a function of the same id itself or leaves it out by its address: the
-    second port of a NIC stays with the host.
+    Such as a GPU's audio. No port of a network card is one of another port, whatever their ids;
+    nor is a function in a group of its own, as an FPGA's for its management, which stays with the
+    host. While no IOMMU is active, all of a card counts as one group.
     """
+    return tuple(
+        each
+        for each in wide_companions(function, host)
+        if each.group == function.group and _kind(each) != _kind(function)
+    )
+
+
+def wide_companions(function: pci.Function, host: pci.Host) -> tuple[pci.Function, ...]:
+    """What 52ee0af took along: all other functions of the card, but for bridges and the same id."""
     return tuple(
         each
         for each in host.slot_members(function)
         if each.id != function.id and not each.is_pci_bridge
     )
+
+
+def _kind(function: pci.Function) -> int:
+    """Class and subclass; of network controllers the class alone: ports may differ in the rest."""
+    base = function.class_code >> 16
+    return base if base == _NETWORK else function.class_code >> 8
+
+
+def lifts_denylist(token: str) -> bool:
+    """Tell whether a kernel option has vfio-pci take what is on its denylist."""
+    name, _, value = token.partition("=")
+    known, _, _ = LIFTS_DENYLIST.partition("=")
+    return name.replace("-", "_") == known.replace("-", "_") and value in ("1", "y", "Y")
+
+
+def is_denied(function: pci.Function) -> bool:
+    """Tell whether a function's model is on vfio-pci's denylist."""
+    return function.id in _DENYLIST
+
+
+def object_forever(function: pci.Function, host: pci.Host) -> guards.Objection | None:
+    """Object to what no guest could have, whatever the host does with it."""
+    if is_denied(function) and not (function.is_on_vfio or host.denylist_is_off):
+        return guards.Objection(
+            guards.Rule.DENYLIST,
+            "is on vfio-pci's denylist, as a guest could break out with it, so vfio-pci refuses it",
+            f"for trusted guests alone, set kernel-options={LIFTS_DENYLIST}",
+            address=function.address,
+        )
+    if function.group is not None and host.has_direct_region(function.group):
+        return guards.Objection(
+            guards.Rule.RESERVED_REGION,
+            f"is in IOMMU group {function.group}, in which the firmware reserves memory (a direct"
+            " region, RMRR), so VFIO refuses it to every guest",
+            "turn off in the firmware's settings what shares memory with the device",
+            address=function.address,
+        )
+    return None
 
 
 def strangers(
@@ -45,11 +104,12 @@ def strangers(
         if each.address not in friends
         and each.driver
         and not each.is_pci_bridge
-        and not each.driver.endswith(_HARMLESS_DRIVERS)
+        and not each.is_on_vfio
+        and each.driver not in _HARMLESS_DRIVERS
     )
 
 
-def object_to(
+def object_to_use(
     function: pci.Function,
     host: pci.Host,
     usage: Usage,
@@ -57,7 +117,7 @@ def object_to(
     *,
     allow_in_use: bool = False,
 ) -> guards.Objection | None:
-    """Give the first objection to claiming ``function``, or None.
+    """Give the first objection of a guard to claiming ``function``, or None.
 
     Args:
         function: the function to claim.
@@ -72,14 +132,32 @@ def object_to(
     ):
         if objection and not (objection.overridable and allow_in_use):
             return objection
+    return None
+
+
+def object_to_group(
+    function: pci.Function, host: pci.Host, claimed: Container[str], asked: Container[str] = ()
+) -> guards.Objection | None:
+    """Object where the IOMMU group of ``function`` would not be viable.
+
+    Args:
+        function: the function to claim.
+        host: the host's functions.
+        claimed: addresses of the functions that are claimed together, ``function`` among them.
+        asked: those that an item asks for, whether or not they can be claimed.
+    """
     others = strangers(function, host, claimed)
     if not others:
         return None
-    names = ", ".join(f"{each.address} ({each.id}, {each.driver})" for each in others)
+    unasked = tuple(each for each in others if each.address not in asked)
+    named = unasked or others
+    names = ", ".join(f"{each.address} ({each.id}, {each.driver})" for each in named)
     return guards.Objection(
         guards.Rule.GROUP_NOT_VIABLE,
         f"shares IOMMU group {function.group} with {names}",
-        "claim them too, or move the card to a slot with a group of its own",
+        "claim them too, or move the card to a slot with a group of its own"
+        if unasked
+        else "what stands against claiming that, stands against this",
         address=function.address,
     )
 
@@ -93,7 +171,20 @@ def object_to_card(
     """
     card = {each.address: each for each in (function, *companions(function, host))}
     for each in card.values():
-        objection = object_to(each, host, usage or Usage(), card)
+        objection = (
+            object_forever(each, host)
+            or object_to_use(each, host, usage or Usage(), card)
+            or object_to_group(each, host, card)
+        )
         if objection:
-            return objection
+            return of_companion(objection)
     return None
+
+
+def of_companion(objection: guards.Objection) -> guards.Objection:
+    """Tell of an objection to a companion whether the function could be had without that.
+
+    What is said of the whole IOMMU group stands against the function, too.
+    """
+    can_part = objection.guard not in (guards.Rule.GROUP_NOT_VIABLE, guards.Rule.RESERVED_REGION)
+    return objection._replace(can_part=can_part)

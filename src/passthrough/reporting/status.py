@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -200,12 +199,19 @@ def _describe_nova(offer: nova_offer.Offer) -> list[str]:
 
 
 def _count_ready(decision: Decision) -> str:
-    counts = collections.Counter(
-        claim.item.alias or claim.item.id
-        for claim in decision.claims
-        if claim.companion_of is None and claim.function.driver == pci.VFIO_PCI
-    )
-    return ", ".join(f"{name}: {counts[name]} ready" for name in sorted(counts))
+    """Count what guests can have at once: one of each IOMMU group, whatever is in it."""
+    ready: dict[str, list[pci.Function]] = {}
+    for claim in decision.claims:
+        if claim.companion_of is None and claim.function.is_on_vfio:
+            ready.setdefault(claim.item.alias or claim.item.id, []).append(claim.function)
+    said: list[str] = []
+    for name, functions in sorted(ready.items()):
+        count = len(
+            {(each.group, "" if each.group is not None else each.address) for each in functions}
+        )
+        more = f" ({len(functions)} devices, one guest a group)" if count < len(functions) else ""
+        said.append(f"{name}: {count} ready{more}")
+    return ", ".join(said)
 
 
 def _with_more(message: str, more: int, action: str = "plan") -> str:

@@ -60,9 +60,10 @@ def reason(objection: guards.Objection, address: str | None) -> str:
     said = _join("; ", objection_fact(objection), objection.way_out)
     if objection.address == address:
         return said
-    return (
-        f"with its companion {objection.address}: it {said}; set companions: false to leave it out"
-    )
+    with_companion = f"with its companion {objection.address}: it {said}"
+    if not objection.can_part:
+        return with_companion
+    return f"{with_companion}; set companions: false to leave it out"
 
 
 def refusal(refused: claims.Refusal) -> str:

@@ -45,7 +45,7 @@ def find_open(
             which is no use by the host.
     """
     on_vfio = function.driver == pci.VFIO_PCI
-    if on_vfio and function.address in ours:
+    if function.is_on_vfio and function.address in ours:
         return
     mine = _vfio_nodes(root, function) if on_vfio else nodes.of(function)
     if not mine:
@@ -63,7 +63,7 @@ def find_open(
                 from passthrough.host import guests as module  # not for `list` on most hosts
 
                 guests = module.certain(processes)
-            if on_vfio and process in guests:
+            if function.is_on_vfio and process in guests:
                 continue  # a guest may keep what it has: nothing is taken from it
             is_guests = node.of_guests or process in guests
             kind = kinds.Kind.GUEST if is_guests else kinds.Kind.PROGRAM

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from passthrough import enums
-from passthrough.host import kernel_line, pci
+from passthrough.host import kernel_line
 from passthrough.planning import prerequisites, viability
 from passthrough.reporting import words
 from passthrough.reporting.verify import evidence
@@ -99,7 +99,7 @@ def _command_line(decision: Decision) -> Iterator[Check]:
 def _drivers(decision: Decision) -> Iterator[Check]:
     for claim in decision.claims:
         function = claim.function
-        good = function.driver == pci.VFIO_PCI
+        good = function.is_on_vfio
         yield Check(
             f"driver {function.address}",
             OK if good else FAIL,
