@@ -119,8 +119,7 @@ def _reconcile(
         return confirm.keep_free(dataclasses.replace(before, facts=by_now), address)
 
     try:
-        if start.is_patient:
-            apply.hold_back(site, before.plan)
+        apply.hold_back(site, before.plan, is_patient=start.is_patient)
         outcome = apply.apply(ledger, before.plan, tools, progress, confirm=keep_free)
     except Exception:
         # Whatever became of the host, Nova shall not be offered what is not ready.

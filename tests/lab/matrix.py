@@ -93,6 +93,13 @@ ROWS = (
         proves="every file is old or new, it boots as they say, and the next hook ends alike",
     ),
     Row(
+        "rebuilds",
+        machines.INTEL,
+        host="packages, settings and full disks in the way of a rebuild",
+        proves="never beside dpkg, in either order; blocked with the reason where the settings say"
+        " no; with a disk full at the second kernel it boots with what was there before",
+    ),
+    Row(
         "vanished",
         machines.INTEL,
         host="a unit that Juju took away before its last hook",

@@ -114,15 +114,25 @@ class TestHooks:
             assert unit.run("update_status") == said
             tried.append(tools.calls == ["rebuild initramfs"])
         assert [number for number, each in enumerate(tried, 1) if each] == [1, 3, 7, 15]
-        # Any other hook tries at once, and so does an update-status behind a change.
-        assert unit.run("start") == said
-        assert tools.calls == ["rebuild initramfs"]
+        # So does an update-status behind a change, any other hook, and the one behind that.
         tools.failing.clear()
         tools.calls.clear()
         assert unit.run("update_status") == said
+        assert tools.calls == []
         unit.configure(devices=ONE)
         assert unit.run("update_status") == REBOOT
         assert tools.calls == ["rebuild initramfs", "rebuild grub"]
+
+    def test_other_hooks_try_at_once_and_so_does_the_update_status_behind_them(
+        self, unit: Unit, tools
+    ):
+        tools.failing["grub"] = "No space left on device"
+        said = unit.run(devices=GPUS)
+        for event in ("update_status", "update_status", "start", "leader_elected"):
+            assert unit.run(event) == said
+        assert tools.calls.count("rebuild grub") == 4, "the second update-status waits"
+        tools.failing.clear()
+        assert unit.run("update_status") == REBOOT
 
     def test_what_keeps_a_rebuild_from_its_work_is_seen_to_be_gone(self, unit: Unit, tree, tools):
         settings = "etc/initramfs-tools/update-initramfs.conf"

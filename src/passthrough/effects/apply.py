@@ -170,18 +170,21 @@ def _rebuild_all(
     retries.forget(site)
 
 
-def hold_back(site: Site, plan: Plan) -> None:
+def hold_back(site: Site, plan: Plan, *, is_patient: bool) -> None:
     """Hold a plan back whose rebuild has failed before, until the pause after that is over.
 
     Args:
         site: where.
         plan: what to do.
+        is_patient: whether the run waits for that; one that does not begins to count anew.
 
     Raises:
         HeldBackError: while the pause lasts, with the words of the former error.
         OSError: when it cannot be read what became of the last rebuild.
     """
-    if plan.rebuild:
+    if not is_patient:
+        retries.forget(site)
+    elif plan.rebuild:
         retries.check(site, _retry_key(site, plan))
 
 
