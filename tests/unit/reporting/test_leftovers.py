@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import pathlib
 import re
 
@@ -373,6 +374,245 @@ def test_variations(
     else:
         assert [(part.line, part.text) for part in found[0].parts] == parts
         assert found[0].can_go is can_go
+
+
+EARLY = """\
+#!/bin/sh
+PREREQ=""
+prereqs() { echo "$PREREQ"; }
+case $1 in prereqs) prereqs; exit 0;; esac
+# never 0000:82:00.0
+for dev in 0000:83:00.0 0000:83:00.1
+do
+ echo "vfio-pci" > /sys/bus/pci/devices/$dev/driver_override
+ echo "$dev" > /sys/bus/pci/drivers/vfio-pci/bind
+done
+"""
+ADDRESSES = ("0000:83:00.0", "0000:83:00.1")
+
+
+class TestOtherGuides:
+    """What other guides than the Charm Guide have an operator write."""
+
+    @pytest.fixture
+    def host(self, host: hosttree.HostTree) -> hosttree.HostTree:
+        host.function("0000:82:00.0", "126f:2263", 0x010802, driver="nvme")
+        return host
+
+    @pytest.mark.parametrize(
+        ("path", "text", "addresses", "ids"),
+        [
+            ("etc/initramfs-tools/scripts/init-top/vfio.sh", EARLY, ADDRESSES, ()),
+            ("etc/initramfs-tools/scripts/local-top/x", EARLY, ADDRESSES, ()),
+            ("usr/lib/dracut/modules.d/20vfio/vfio-pci-override.sh", EARLY, ADDRESSES, ()),
+            ("usr/local/sbin/gpus", EARLY, ADDRESSES, ()),
+            ("etc/libvirt/hooks/qemu", EARLY, ADDRESSES, ()),
+            (
+                "etc/systemd/system/gpus.service",
+                "[Service]\nExecStart=driverctl --nosave set-override 0000:83:00.0 vfio-pci\n",
+                ADDRESSES[:1],
+                (),
+            ),
+            (
+                "etc/rc.local",
+                "#!/bin/sh\nDEVS='0000:83:00.0 83:00.1'\nfor d in $DEVS; do\n"
+                "echo vfio-pci > /sys/bus/pci/devices/$d/driver_override\ndone\n",
+                ADDRESSES,
+                (),
+            ),
+            (
+                "etc/rc.local",
+                '#!/bin/sh\necho "10DE 1bb0" > "/sys/bus/pci/drivers/vfio-pci/new_id"\n',
+                (),
+                ("10de:1bb0",),
+            ),
+            ("etc/driverctl.d/0000:83:00.0", "vfio-pci\n", ADDRESSES[:1], ()),
+            ("etc/driverctl.d/pci-0000:83:00.0", "vfio-pci\n", ADDRESSES[:1], ()),
+            (
+                "etc/udev/rules.d/10-vfio.rules",
+                'ACTION=="add", SUBSYSTEM=="pci", KERNEL=="0000:83:00.0", \\\n'
+                '  ATTR{driver_override}="vfio-pci"\n',
+                ADDRESSES[:1],
+                (),
+            ),
+            (
+                "etc/udev/rules.d/10-vfio.rules",
+                'SUBSYSTEM=="pci", ATTR{vendor}=="0x10de", ATTR{device}=="0x1BB0",'
+                ' ATTR{driver_override}="vfio-pci"\n',
+                (),
+                ("10de:1bb0",),
+            ),
+            (
+                "etc/modprobe.d/vfio.conf",
+                'options vfio-pci ids="10de:1bb0,10DE:10f0"\noptions vfio-pci disable_vga=1\n',
+                (),
+                ("10de:10f0", "10de:1bb0"),
+            ),
+            (
+                "etc/modprobe.d/vfio.conf",
+                "options vfio-pci \\\n  ids='10de:1bb0'\n",
+                (),
+                ("10de:1bb0",),
+            ),
+            (
+                "etc/modprobe.d/vfio.conf",
+                "alias pci:v000010DEd00001BB0sv*sd*bc*sc*i* vfio-pci\n",
+                (),
+                ("10de:1bb0",),
+            ),
+            (
+                "etc/dracut.conf.d/vfio.conf",
+                'add_drivers+=" vfio vfio_iommu_type1 vfio_pci "\n'
+                'kernel_cmdline+=" rd.driver.pre=vfio-pci vfio-pci.ids=10de:1bb0 "\n',
+                (),
+                ("10de:1bb0",),
+            ),
+            ("etc/dracut.conf", 'force_drivers+=" vfio_pci "\n', (), ()),
+            (
+                "etc/kernel/cmdline",
+                "root=ZFS=rpool quiet intel_iommu=on vfio-pci.ids=10de:1bb0\n",
+                (),
+                ("10de:1bb0",),
+            ),
+            (
+                "etc/default/grub",
+                'GRUB_CMDLINE_LINUX_DEFAULT="quiet splash \\\nintel_iommu=on \\\n'
+                'vfio-pci.ids=10de:1bb0,10de:10f0"\n',
+                (),
+                ("10de:10f0", "10de:1bb0"),
+            ),
+            (
+                "etc/default/grub.d/x.cfg",
+                'GRUB_CMDLINE_LINUX_DEFAULT+=" vfio-pci.ids=10de:1bb0"\n',
+                (),
+                ("10de:1bb0",),
+            ),
+            (
+                "etc/default/grub.d/x.cfg",
+                'export GRUB_CMDLINE_LINUX=vfio-pci.ids=10de:1bb0 # "\n',
+                (),
+                ("10de:1bb0",),
+            ),
+            (
+                "etc/default/grub.d/x.cfg",
+                'GPUS=pci-stub.ids=10de:1bb0\nGRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX ${GPUS}"\n',
+                (),
+                ("10de:1bb0",),
+            ),
+        ],
+    )
+    def test_are_named_with_what_they_mean(
+        self,
+        host: hosttree.HostTree,
+        path: str,
+        text: str,
+        addresses: tuple[str, ...],
+        ids: tuple[str, ...],
+    ):
+        host.write(path, text)
+        (found,) = leftovers.find(host.root)
+        assert found.path == f"/{path}"
+        assert (found.addresses, found.ids) == (addresses, ids)
+        assert all(text.splitlines()[part.line - 1] for part in found.parts)
+
+    @pytest.mark.parametrize(
+        ("path", "text"),
+        [
+            ("etc/initramfs-tools/scripts/init-top/x", "#!/bin/sh\n# vfio-pci driver_override\n"),
+            ("etc/initramfs-tools/scripts/init-top/x", "#!/bin/sh\nmodprobe vfio-pci\n"),
+            ("usr/local/bin/tool", "#!/bin/sh\nlspci -nnk | grep vfio-pci\n"),
+            ("usr/local/bin/tool", b"\x7fELF" + b"\0" * 4096),
+            ("etc/systemd/system/x.service", "[Service]\nExecStart=/bin/true\n"),
+            ("etc/driverctl.d/0000:83:00.0", "nvme\n"),
+            ("etc/udev/rules.d/x.rules", 'SUBSYSTEM=="vfio", GROUP="kvm"\n'),
+            ("etc/udev/rules.d/x.rules", '# ATTR{driver_override}="vfio-pci"\n'),
+            ("etc/modprobe.d/x.conf", "install bnx2x /bin/true\n"),
+            ("etc/dracut.conf.d/x.conf", 'add_drivers+=" nvme "\n'),
+            ("etc/kernel/cmdline", "root=/dev/sda quiet\n"),
+            ("etc/netplan/50-cloud-init.yaml", "network:\n  version: 2\n"),
+            ("etc/default/grub.d/x.cfg", 'GRUB_CMDLINE_XEN="iommu=pt"\n'),
+        ],
+    )
+    def test_are_told_from_what_is_somebody_elses(
+        self, host: hosttree.HostTree, path: str, text: str | bytes
+    ):
+        host.write(path, text)
+        assert leftovers.find(host.root) == ()
+
+    def test_have_modprobe_run_a_script_which_is_named_too(self, host: hosttree.HostTree):
+        host.write("etc/modprobe.d/local.conf", "install vfio-pci /sbin/vfio-pci-override-vga.sh\n")
+        host.write("sbin/vfio-pci-override-vga.sh", EARLY, 0o755)
+        line, script = leftovers.find(host.root)
+        assert (line.path, line.parts) == (
+            "/etc/modprobe.d/local.conf",
+            (leftovers.Part(1, "install vfio-pci /sbin/vfio-pci-override-vga.sh"),),
+        )
+        assert (script.path, script.addresses) == ("/sbin/vfio-pci-override-vga.sh", ADDRESSES)
+        assert script.reason == "it binds devices for /etc/modprobe.d/local.conf"
+        (host.root / "sbin/vfio-pci-override-vga.sh").unlink()
+        assert [each.path for each in leftovers.find(host.root)] == ["/etc/modprobe.d/local.conf"]
+
+    def test_load_the_driver_early_by_the_command_line(self, host: hosttree.HostTree):
+        host.write(
+            "etc/default/grub.d/x.cfg",
+            'GRUB_CMDLINE_LINUX_DEFAULT="quiet rd.driver.pre=vfio-pci kvm.ignore_msrs=1"\n',
+        )
+        (found,) = leftovers.find(host.root)
+        assert found.parts == (leftovers.Part(1, "rd.driver.pre=vfio-pci"),)
+
+    def test_make_vfs_that_the_charm_does_not(self, host: hosttree.HostTree):
+        host.write(
+            "etc/netplan/60-vfs.yaml",
+            "network:\n  ethernets:\n    eno1:\n      virtual-function-count: 8\n",
+        )
+        host.write(
+            "etc/udev/rules.d/70-vfs.rules",
+            'ACTION=="add", KERNEL=="eno1", ATTR{device/sriov_numvfs}="8"\n',
+        )
+        rule, plan = leftovers.find(host.root)
+        assert [each.can_go for each in (rule, plan)] == [False, False]
+        assert plan.parts == (leftovers.Part(4, "virtual-function-count: 8"),)
+        assert (
+            plan.advice == rule.advice == "keep it while the charm claims these VFs: it makes none"
+        )
+
+    def test_are_not_hidden_by_the_addresses_of_one_file(self, host: hosttree.HostTree):
+        host.write("etc/rc.local", GUIDE_RC_LOCAL.replace("vfiobind 0000:84:00.0\n", ""))
+        host.write("etc/modprobe.d/vfio.conf", "options vfio-pci ids=126f:2263,10de:1bb0\n")
+        found = leftovers.find(host.root)
+        suggested = hand_made.suggest_devices(found, pci.read(host.root))
+        assert suggested == "10de:1bb0@0000:83:00.0,126f:2263"
+        decision = decide(host.root, "gpu=10de:1bb0@0000:83:00.0")
+        assert hand_made.find_unclaimed(found, decision.host, decision.outcome) == ("0000:82:00.0",)
+        text = re.sub(r"\n  ", " ", plan_text.plan_text(decision, found))
+        assert "or the next boot leaves 0000:82:00.0 to the host's drivers" in text
+
+    def test_say_by_which_option_what_they_set_stays(self, host: hosttree.HostTree):
+        host.write(
+            "etc/default/grub.d/x.cfg",
+            'GRUB_CMDLINE_LINUX="intel_iommu=on,relax_rmrr iommu=pt intremap=no_x2apic_optout"\n',
+        )
+        (found,) = leftovers.find(host.root)
+        assert found.advice.endswith(
+            "; iommu-passthrough=true keeps iommu=pt,"
+            " kernel-options keeps intel_iommu=on,relax_rmrr"
+        )
+
+    def test_of_another_charm_are_that_charms_to_change(self, host: hosttree.HostTree):
+        host.write(
+            "etc/default/grub.d/90-sysconfig.cfg",
+            "# Juju generated file - do not edit manually\n"
+            'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT intel_iommu=on"\n',
+        )
+        (found,) = leftovers.find(host.root)
+        assert found.advice.startswith(
+            "set them otherwise in the charm that writes this file (sysc"
+        )
+
+    def test_that_are_no_files_are_passed_over(self, host: hosttree.HostTree):
+        os.mkfifo(host.root / "etc/modprobe.d/x.conf")
+        (host.root / "etc/driverctl.d/0000:83:00.0").mkdir(parents=True)
+        assert leftovers.find(host.root) == ()
 
 
 def test_a_link_to_another_place_is_reported_once(host: hosttree.HostTree):
