@@ -270,7 +270,7 @@ def test_a_namespace_is_entered_by_the_first_file_that_is_still_its_own(
             return 0
 
     monkeypatch.setattr(ctypes, "CDLL", Library)
-    paths = [tmp_path / name for name in ("gone", "anothers", "own", "further")]
+    paths = [tmp_path / name for name in ("gone", "reused", "own", "further")]
     for path in paths[1:]:
         path.write_text("")
     name = f"net:[{os.stat(paths[2]).st_ino}]"
