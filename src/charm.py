@@ -330,7 +330,11 @@ class PciPassthroughCharm(ops.CharmBase):
         self._done = dispatched.Reconciled(result, verdict)
         if verdict.action is reboot.Action.NOW:
             logger.warning("%s", words.verdict(verdict))
-            self.unit.reboot()
+            try:
+                self.unit.reboot()
+            except Exception:
+                reboot_request.resume(self.site, host_tools)
+                raise
 
     def _claim_host(self) -> record.Owner:
         """Look after the host from now on, or wait for it; the host's lock is held."""

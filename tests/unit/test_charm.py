@@ -491,3 +491,47 @@ def test_two_applications_have_files_of_their_own(unit: Unit, tree, kernel):
         assert each.run("start") == ops.ActiveStatus("gpu: 1 ready")
     assert (tree.root / "etc/modules-load.d/pci-passthrough-qat.conf").exists()
     assert kernel.drivers() == READY
+
+
+class TestRebootWhenIdle:
+    @pytest.fixture
+    def idle(self, unit: Unit, monkeypatch: pytest.MonkeyPatch) -> Unit:
+        monkeypatch.setattr(ops.Unit, "reboot", lambda self: None)
+        unit.world.nova.install()
+        unit.configure(devices=GPUS, reboot="when-idle")
+        return unit
+
+    def test_stops_nova_compute_beside_its_own_principal(self, idle: Unit, tools):
+        for name in ("nova-compute-0", "pci-passthrough-0"):
+            idle.world.tree.write(f"var/lib/juju/agents/unit-{name}/agent.conf", "# format 2.0\n")
+        idle.run()
+        assert idle.status.startswith("maintenance: rebooting: the IOMMU is off")
+        assert "stop nova-compute" in tools.calls
+
+    def test_waits_for_the_unit_of_another_principal(self, idle: Unit, tools):
+        idle.world.tree.write("var/lib/juju/agents/unit-nova-compute-7/agent.conf", "# x\n")
+        idle.run()
+        waiting = "waiting: reboot when nobody needs the host, and now unit nova-compute/7 do: "
+        assert idle.status.startswith(waiting)
+        idle.act("plan")
+        assert idle.status.startswith(waiting)
+        assert "stop nova-compute" not in tools.calls
+
+    def test_that_juju_refuses_starts_nova_compute_at_once(
+        self, idle: Unit, tools, monkeypatch: pytest.MonkeyPatch
+    ):
+        def refuse(_: ops.Unit) -> None:
+            raise ops.ModelError("ERROR connection is shut down")
+
+        monkeypatch.setattr(ops.Unit, "reboot", refuse)
+        idle.run()
+        assert idle.status.startswith("blocked: unexpected ModelError: ERROR connection is shut")
+        assert tools.calls[-2:] == ["stop nova-compute", "start nova-compute"]
+
+    def test_that_did_not_happen_gives_nova_compute_back_as_the_unit_leaves(
+        self, idle: Unit, tools
+    ):
+        idle.run()
+        tools.calls.clear()
+        idle.run("stop")
+        assert tools.calls[0] == "start nova-compute"

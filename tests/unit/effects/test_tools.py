@@ -225,3 +225,20 @@ class TestModules:
         tools.HostTools().load_native("pci:v000010DEd00001BB0")
         assert calls.read_text() == "modprobe pci:v000010DEd00001BB0\n"
         assert "no native driver was loaded: modprobe pci:v000010DEd00001BB0 failed" in caplog.text
+
+
+class TestServices:
+    def test_a_service_is_stopped_and_started_by_systemd(self, install: Install, calls):
+        install("systemctl", "")
+        host = tools.HostTools()
+        host.stop("nova-compute")
+        host.start("nova-compute")
+        assert calls.read_text().splitlines() == [
+            "systemctl stop nova-compute.service",
+            "systemctl start nova-compute.service",
+        ]
+
+    def test_one_that_does_not_stop_is_an_error(self, install: Install):
+        install("systemctl", "echo 'Job for nova-compute.service canceled.' >&2; exit 1")
+        with pytest.raises(commands.CommandError, match="canceled"):
+            tools.HostTools().stop("nova-compute")

@@ -47,6 +47,13 @@ def test_nobody_looks_after_nothing(tmp_path: pathlib.Path):
     assert record.read(Site(tmp_path, "pci-passthrough")) == Record()
 
 
+@pytest.mark.parametrize(("asked", "stopped"), [(1, False), (3, False), (1, True), (2, True)])
+def test_what_was_done_for_a_reboot_is_kept(tmp_path: pathlib.Path, asked: int, stopped: bool):
+    for_reboot = Record(reboot=record.Reboot("plan", "boot", asked, stopped))
+    put(tmp_path, "pci-passthrough", for_reboot)
+    assert record.read(Site(tmp_path, "pci-passthrough")) == for_reboot
+
+
 @pytest.mark.parametrize("principal", ["nova-compute/0", ""])
 def test_the_owner_is_kept(tmp_path: pathlib.Path, principal: str):
     owned = dataclasses.replace(ONE, owner=dataclasses.replace(OWNER, principal=principal))
