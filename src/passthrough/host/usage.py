@@ -13,7 +13,7 @@ from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 from passthrough.host import disks, nodes, pci
-from passthrough.host.uses import at_rest, console, kinds, network, programs, storage
+from passthrough.host.uses import at_rest, console, dpdk, kinds, network, programs, storage
 from passthrough.host.uses.kinds import Use
 from passthrough.system import procfs
 
@@ -130,7 +130,7 @@ def read(
         storage.find(root, known, mounted, swaps),
         at_rest.find(root, known, ours, mounted.keys() | swaps),
         network.find(root, host),
-        network.find_dpdk(root, host, ours),
+        dpdk.find(root, host, ours),
         console.find(root, host),
         programs.find(root),
     ):

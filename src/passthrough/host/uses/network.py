@@ -36,10 +36,6 @@ _SOCKET_DIRECT = "mlx5_core"
 # Contrail's router puts this one in front of a NIC whose address it takes over, and links neither.
 _VROUTER = "vhost0"
 _AUXILIARY, _USB, _VDPA = "sys/bus/auxiliary/devices", "sys/bus/usb/devices", "sys/bus/vdpa/devices"
-_DPDK_FILES = ("etc/dpdk/interfaces", "etc/vpp/startup.conf")
-_DPDK_PROGRAMS = ("etc/dpdk", "etc/vpp", "usr/lib/openvswitch-switch-dpdk")
-_DPDK_DRIVERS = ("vfio-pci", "uio_pci_generic", "igb_uio")
-_DRIVERCTL = "etc/driverctl.d"
 _SUBFUNCTION = ".sf."  # as in mlx5_core.sf.4
 _ELSEWHERE = kinds.Use(kinds.Kind.NAMESPACE, "its interface is in another network namespace")
 
@@ -61,39 +57,6 @@ def find(root: Path, host: pci.Host) -> Iterator[tuple[str, kinds.Use]]:
             for use in found.get(other.address, ()):
                 what = f"{use.what}, which may stand on this function too (Socket Direct)"
                 yield function.address, kinds.Use(use.kind, what)
-
-
-def find_dpdk(root: Path, host: pci.Host, ours: Container[str]) -> Iterator[tuple[str, kinds.Use]]:
-    """Find the functions that the host's configuration gives to DPDK, whose program may be down.
-
-    A driver that driverctl keeps a NIC on is DPDK's where a program for it is installed.
-
-    Args:
-        root: the host's root.
-        host: its functions.
-        ours: addresses of functions that applications of this charm have taken.
-
-    Raises:
-        OSError: when a file is there and cannot be read.
-    """
-    for name in _DPDK_FILES:
-        for line in sysfs.lines_or_raise(root / name):
-            for word in line.partition("#")[0].split():
-                for address in (word, f"0000:{word}"):
-                    if address in host.functions and address not in ours:
-                        yield address, kinds.Use(kinds.Kind.DPDK, f"/{name} names it")
-    if any(sysfs.is_there_or_raise(root / each) for each in _DPDK_PROGRAMS):
-        for address in sysfs.names_or_raise(root / _DRIVERCTL):
-            function = host.functions.get(address)
-            driver = sysfs.attribute_if_there(root / _DRIVERCTL / address)
-            if (
-                function
-                and address not in ours
-                and function.class_code >> 16 == _NETWORK
-                and driver in _DPDK_DRIVERS
-            ):
-                what = f"driverctl keeps it on {driver}"
-                yield address, kinds.Use(kinds.Kind.DPDK, what)
 
 
 class Unseen:
