@@ -146,7 +146,7 @@ class TestNothingChanges:
     def test_an_action_looks_once(self, settled: Unit, counter, action: str):
         """The guests are asked by verify; list-devices asks what else uses a device."""
         asks = action != "plan"
-        assert counter.of(lambda: settled.act(action)) == Looks(1, passes=asks)
+        assert counter.of(lambda: settled.act(action, format="table")) == Looks(1, passes=asks)
         assert counter.of(lambda: settled.run("update_status")) == Looks(1), "and so it stays"
 
     def test_a_rebind_that_is_refused_looks_once(self, settled: Unit, counter):
