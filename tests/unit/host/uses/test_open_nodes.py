@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -341,3 +343,42 @@ def test_this_very_machines_nodes_are_told_by_number():
         opened = procfs.Processes(Path("/")).opened
     assert os.getpid() in (*opened.numbers.get("c1:3", ()), *opened.unasked.get("/dev/null", ()))
     assert __file__ not in opened.paths
+
+
+# Mounts a FUSE file system whose server never answers, has it open, and looks at itself.
+STOPPED_SERVER = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+place = sys.argv[1].encode()
+NEWNS, PRIVATE = 0x20000, 1 << 18 | 1 << 14
+def check(result):
+    if result:
+        sys.exit(f"{os.strerror(ctypes.get_errno())}")
+check(libc.unshare(NEWNS))
+check(libc.mount(None, b"/", None, ctypes.c_ulong(PRIVATE), None))
+server = os.open("/dev/fuse", os.O_RDWR)
+options = b"fd=%d,rootmode=40000,user_id=0,group_id=0" % server
+check(libc.mount(b"stopped", place, b"fuse", ctypes.c_ulong(0), options))
+os.open(place, os.O_PATH)
+from passthrough.system import open_files, procfs
+root = procfs.Path("/")
+mounts = procfs.Processes(root).mounts
+print(open_files.look(root, [os.getpid()], mounts).unasked.get(sys.argv[1]) == (os.getpid(),))
+"""
+
+
+def test_a_file_system_whose_server_has_stopped_is_not_asked(tmp_path: Path):
+    """It would never answer, and the hook, and with it every unit of the machine, would hang."""
+    if os.geteuid() or not os.path.exists("/dev/fuse"):
+        pytest.skip("mounting needs root and /dev/fuse")
+    place = tmp_path / "dev/vfio"
+    place.mkdir(parents=True)
+    done = subprocess.run(
+        [sys.executable, "-c", STOPPED_SERVER, os.fspath(place)],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")
