@@ -109,9 +109,8 @@ class Disks:
 def follow(root: Path, path: str) -> str:
     """Follow a path's last part, where it is a link, to what is no link; within the host's root."""
     for _ in range(_MAX_LINKS):
-        try:
-            target = os.readlink(f"{root}{path}")
-        except OSError:
+        target = sysfs.link_target_if_there(f"{root}{path}")
+        if target is None:
             break
         path = os.path.normpath(os.path.join(os.path.dirname(path), target))
     return path

@@ -13,7 +13,16 @@ from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 from passthrough.host import disks, nodes, pci
-from passthrough.host.uses import at_rest, console, dpdk, kinds, network, programs, storage
+from passthrough.host.uses import (
+    at_rest,
+    coming_up,
+    console,
+    dpdk,
+    kinds,
+    network,
+    programs,
+    storage,
+)
 from passthrough.host.uses.kinds import Use
 from passthrough.system import procfs
 
@@ -131,6 +140,7 @@ def read(
         at_rest.find(root, known, ours, mounted.keys() | swaps),
         network.find(root, host),
         dpdk.find(root, host, ours),
+        coming_up.find(root),
         console.find(root, host),
         programs.find(root),
     ):

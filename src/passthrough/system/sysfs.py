@@ -30,12 +30,18 @@ def value_if_there(path: str) -> str | None:
     return _read(path, once=True)
 
 
-def link_name_if_there(path: str) -> str | None:
-    """Give the last part of a link's target; None when the link cannot be read."""
+def link_target_if_there(path: str) -> str | None:
+    """Give a link's target; None when the link cannot be read, or is none."""
     try:
-        return os.readlink(path).rpartition("/")[2]
+        return os.readlink(path)
     except OSError:
         return None
+
+
+def link_name_if_there(path: str) -> str | None:
+    """Give the last part of a link's target; None when the link cannot be read."""
+    target = link_target_if_there(path)
+    return None if target is None else target.rpartition("/")[2]
 
 
 def link_name_or_raise(path: str) -> str | None:
