@@ -307,15 +307,16 @@ class PciPassthroughCharm(ops.CharmBase):
         seen = self._done
         decision = seen.decision if isinstance(seen, dispatched.Seen) else self.decide()
         verdict = reboot.foresee(decision, roles.principal())
-        return status.summarize(decision, verdict=verdict)
+        return status.summarize(decision, verdict=verdict, acted=False)
 
     def _reconcile(
         self, wanted: options.Options, facts: survey.Facts | None, *, patient: bool
     ) -> None:
+        import telling
         from passthrough import reconcile
         from passthrough.effects import reboot_request, tools
 
-        host_tools = tools.HostTools()
+        host_tools = telling.Telling(self.unit, tools.HostTools(), self.site.root)
         with lock.hold(self.site.root, f"a hook of {self.app.name}"):
             owner = self._claim_host()
             start = reconcile.Start(facts, owner, patient)

@@ -143,7 +143,9 @@ def give_back_first(site: Site, environ: Mapping[str, str]) -> bool:
         return present.is_empty or present.keep
     me = record.Owner(environ.get("JUJU_MODEL_UUID", ""), hook.unit, hook.principal)
     place = ownership.Place(me, Path(environ.get("JUJU_CHARM_DIR") or os.getcwd()))
-    leave(site, place, asks_to_keep())
+    keep = asks_to_keep()
+    _ask("status-set", status.Kind.MAINTENANCE, status.LEAVES)
+    leave(site, place, keep)
     return True
 
 

@@ -16,6 +16,7 @@ from passthrough.survey import Decision
 
 if TYPE_CHECKING:
     from passthrough.nova import publication
+    from passthrough.planning import plan
     from passthrough.state import record
 
 
@@ -49,6 +50,8 @@ def summarize(
     decision: Decision,
     failed: Mapping[str, BindError] | None = None,
     verdict: reboot.Verdict | None = None,
+    *,
+    acted: bool = True,
 ) -> Status:
     """Say how a compute unit is: the most urgent thing, and how many more there are.
 
@@ -56,11 +59,38 @@ def summarize(
         decision: the host after the last run.
         failed: the functions whose driver the last run could not change, and why.
         verdict: what becomes of a reboot; None leaves it to the operator.
+        acted: whether that run was to change the host. Where it only looked, nobody is asked for
+            what the next hook does by itself.
     """
     failed = failed or {}
     planned = decision.plan
     if not (decision.options.devices.items or planned.release or planned.pending):
         return Status(Kind.BLOCKED, NO_DEVICES)
+    obstacle = _find_obstacle(decision, failed)
+    if obstacle:
+        return obstacle
+    if planned.changes_host and not acted:
+        return Status(Kind.WAITING, f"the next hook {_describe_work(planned)}")
+    if verdict and verdict.action is not reboot.Action.NONE:
+        return Status(_REBOOT_KINDS[verdict.action], words.verdict(verdict))
+    reasons = reboot.reasons(planned, failed)
+    if reasons:
+        return Status(
+            Kind.BLOCKED,
+            _with_more(f"reboot required: {words.sentence(reasons[0])}", len(reasons) - 1),
+        )
+    ready = _count_ready(decision) if decision.claims else "no matching device"
+    said = [
+        *_describe_overrides(decision),
+        *words.kept_options(planned),
+        *_describe_nova(decision.nova),
+    ]
+    return Status(Kind.ACTIVE, "; ".join([ready, *said]))
+
+
+def _find_obstacle(decision: Decision, failed: Mapping[str, BindError]) -> Status | None:
+    """What keeps the unit from going on, whatever becomes of a reboot."""
+    planned = decision.plan
     switched_off = words.switched_off(decision)
     if switched_off:
         return Status(Kind.BLOCKED, switched_off)
@@ -79,21 +109,7 @@ def summarize(
     if postponed:
         said = f"the next hook goes on with {postponed[0]}"
         return Status(Kind.WAITING, _with_more(said, len(postponed) - 1))
-    if verdict and verdict.action is not reboot.Action.NONE:
-        return Status(_REBOOT_KINDS[verdict.action], words.verdict(verdict))
-    reasons = reboot.reasons(planned, failed)
-    if reasons:
-        return Status(
-            Kind.BLOCKED,
-            _with_more(f"reboot required: {words.sentence(reasons[0])}", len(reasons) - 1),
-        )
-    ready = _count_ready(decision) if decision.claims else "no matching device"
-    said = [
-        *_describe_overrides(decision),
-        *words.kept_options(planned),
-        *_describe_nova(decision.nova),
-    ]
-    return Status(Kind.ACTIVE, "; ".join([ready, *said]))
+    return None
 
 
 def summarize_failure(problem: Exception) -> Status:
@@ -101,6 +117,47 @@ def summarize_failure(problem: Exception) -> Status:
     kind = Kind.WAITING if isinstance(problem, BusyError) else Kind.BLOCKED
     return Status(kind, str(problem))
 
+
+# What a unit rebuilds, as an operator calls it.
+_REBUILT = {
+    enums.Rebuild.INITRAMFS: "the initramfs",
+    enums.Rebuild.GRUB: "GRUB's configuration",
+}
+
+
+def describe_rebuild(what: enums.Rebuild, kernels: Sequence[str], began: str) -> str:
+    """Say what a unit does that rebuilds something.
+
+    Args:
+        what: what it rebuilds.
+        kernels: the versions of the kernels whose images that makes; empty where it makes none.
+        began: the time of day.
+    """
+    of = ""
+    if kernels:
+        others = f" and {len(kernels) - 1} more" if kernels[1:] else ""
+        of = f" for {kernels[0]}{others}"
+    return f"rebuilding {_REBUILT[what]}{of}, began {began}"
+
+
+def _describe_work(planned: plan.Plan) -> str:
+    """Say what a plan does to a host, after "the next hook"."""
+    rebuilds = [_REBUILT[what] for what in planned.rebuild]
+    said = [
+        f"rebuilds {' and '.join(rebuilds)}" if rebuilds else "",
+        f"writes {_count(planned.files, 'file')}" if planned.files and not rebuilds else "",
+        f"binds {_count(planned.bind, 'function')}" if planned.bind else "",
+        f"gives {_count(planned.release, 'function')} back" if planned.release else "",
+    ]
+    return ", ".join(each for each in said if each)
+
+
+def _count(things: Sequence[object], name: str) -> str:
+    return f"{len(things)} {name}" if len(things) == 1 else f"{len(things)} {name}s"
+
+
+# While a unit leaves, before it has.
+LEAVES = "the unit leaves the host"
 
 # Why everything stays in place where a unit leaves.
 KEPT = "on-removal is keep"

@@ -1,0 +1,70 @@
+"""A status that is true while a hook works: what the unit does now, said at once.
+
+ops sets the status when a hook ends. A rebuild takes a minute for each kernel, and the status of
+before would stand meanwhile, with what it asked an operator for.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import ops
+
+from passthrough import enums
+from passthrough.effects import tools
+from passthrough.host import generators
+from passthrough.reporting import status
+
+logger = logging.getLogger(__name__)
+
+_KERNEL = "vmlinuz-"
+
+
+def find_kernels(root: Path) -> tuple[str, ...]:
+    """The versions of the kernels on /boot, the newest first.
+
+    Args:
+        root: ``/`` on a real host.
+    """
+    found = {path.name.removeprefix(_KERNEL) for path in (root / "boot").glob(f"{_KERNEL}*")}
+    return tuple(sorted(found, key=_numbers, reverse=True))
+
+
+def _numbers(version: str) -> tuple[list[int], str]:
+    return [int(number) for number in re.findall(r"[0-9]+", version)], version
+
+
+class Telling:
+    """The host's tools, with a status before each rebuild; see `passthrough.effects.tools.Tools`.
+
+    Args:
+        unit: the unit whose status is set.
+        host_tools: do the work.
+        root: ``/`` on a real host.
+    """
+
+    def __init__(self, unit: ops.Unit, host_tools: tools.Tools, root: Path):
+        self._unit, self._tools, self._root = unit, host_tools, root
+        self.load_vfio, self.load_native = host_tools.load_vfio, host_tools.load_native
+        self.running, self.restart = host_tools.running, host_tools.restart
+        self.stop = host_tools.stop
+        self.start_timer, self.stop_timer = host_tools.start_timer, host_tools.stop_timer
+
+    def rebuild(
+        self,
+        what: enums.Rebuild,
+        progress: Callable[[str], object],
+        generator: generators.Generator | None = None,
+    ) -> None:
+        """Say what is rebuilt, and since when, then rebuild it."""
+        kernels = find_kernels(self._root) if what is enums.Rebuild.INITRAMFS else ()
+        said = status.describe_rebuild(what, kernels, time.strftime("%H:%M"))
+        try:
+            self._unit.status = ops.MaintenanceStatus(said)
+        except ops.ModelError as error:
+            logger.warning("Juju was not told that the unit is %s: %s", said, error)
+        self._tools.rebuild(what, progress, generator)
