@@ -51,7 +51,7 @@ class Telling:
         self._unit, self._tools, self._root = unit, host_tools, root
         self.load_vfio, self.load_native = host_tools.load_vfio, host_tools.load_native
         self.running, self.restart = host_tools.running, host_tools.restart
-        self.stop = host_tools.stop
+        self.start, self.stop = host_tools.start, host_tools.stop
         self.start_timer, self.stop_timer = host_tools.start_timer, host_tools.stop_timer
 
     def rebuild(
