@@ -165,9 +165,8 @@ def read(image: Path, wanted: Collection[bytes], mark: bytes = b"") -> Contents:
         OSError: when there is no such image.
     """
     digests = {digest(each) for each in wanted}
-    sizes: Collection[int] = {len(each) for each in wanted}
-    if mark:
-        sizes = range(max(_MAX_TEXT, *sizes, 0) + 1)
+    lengths = {len(each) for each in wanted}
+    sizes = range(max(_MAX_TEXT, *lengths, 0) + 1) if mark else lengths
     found: set[str] = set()
     marked: dict[str, str] = {}
     has_vfio_pci = False
@@ -177,10 +176,10 @@ def read(image: Path, wanted: Collection[bytes], mark: bytes = b"") -> Contents:
             has_vfio_pci = has_vfio_pci or VFIO_PCI in os.path.basename(name)
             if os.path.basename(name) in _PACKED:
                 raise ImageError(f"/boot/{image.name} has its files in {name}")
-            if content is not None:
+            if content is not None and len(content) in lengths:
                 found.add(digest(content))
-                if mark and mark in content[:_HEAD]:
-                    marked[f"/{name.lstrip('./')}"] = digest(content)
+            if mark and content is not None and mark in content[:_HEAD]:
+                marked[f"/{name.removeprefix('./').lstrip('/')}"] = digest(content)
     except (EOFError, OSError, ValueError, lzma.LZMAError, zlib.error) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the file system's, not a library's that cannot unpack

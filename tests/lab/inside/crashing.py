@@ -34,7 +34,7 @@ ROOT = pathlib.Path("/")
 MEMORY = pathlib.Path("/var/lib/lab-memory")
 START, END = MEMORY / "start.json", MEMORY / "end.json"
 GRUB = ROOT / "boot/grub/grub.cfg"
-LEFTOVERS = (".new", ".pci-passthrough", ".former")
+LEFTOVERS = (".new", ".pci-passthrough", ".former", ".kept")
 # Where a run writes down its steps, to be read when it is dead.
 STEPS = pathlib.Path("/run/lab-steps")
 # Where a step leaves something: what else the process writes is Python's own.
