@@ -224,8 +224,7 @@ NVMET = Use(
     make=f"modprobe nvmet && {{ {CONFIGFS}; }} && mkdir {SUBSYSTEM} {SUBSYSTEM}/namespaces/1"
     f" && printf {DISK} >{SUBSYSTEM}/namespaces/1/device_path"
     f" && echo 1 >{SUBSYSTEM}/namespaces/1/enable",
-    undo=f"echo 0 >{SUBSYSTEM}/namespaces/1/enable && rmdir {SUBSYSTEM}/namespaces/1 {SUBSYSTEM}"
-    " && rmmod nvmet",
+    undo=f"echo 0 >{SUBSYSTEM}/namespaces/1/enable && rmdir {SUBSYSTEM}/namespaces/1 {SUBSYSTEM}",
 )
 # Without the name that targetcli writes: the kernel's own text says which device it is.
 SCSI_TARGET = Use(
@@ -235,7 +234,7 @@ SCSI_TARGET = Use(
     make=f"modprobe target_core_mod && modprobe target_core_iblock && {{ {CONFIGFS}; }}"
     f" && mkdir {TARGET} {TARGET}/lab && printf udev_path={DISK} >{TARGET}/lab/control"
     f" && echo 1 >{TARGET}/lab/enable",
-    undo=f"rmdir {TARGET}/lab {TARGET} && rmmod target_core_iblock",
+    undo=f"rmdir {TARGET}/lab {TARGET}",
 )
 GUEST_DISK = Use(
     NVME,
@@ -303,7 +302,7 @@ HIDDEN = Use(
 ROUNDS = (
     (RAID,),
     (LUKS, CLOCK),
-    (JOURNAL, SERIAL_LINE),
+    (JOURNAL,),
     (XFS_LOG,),
     (NVMET,),
     (SCSI_TARGET,),
@@ -312,7 +311,7 @@ ROUNDS = (
     (MAPPED, VLAN),
     (SWAP, MACVLAN, BOND_PORT),
     (MOUNTED_ELSEWHERE, MACVLAN_ELSEWHERE, IPV6),
-    (MOUNTED, BRIDGE_PORT, NAMESPACE, IPV4, UIO),
+    (MOUNTED, BRIDGE_PORT, NAMESPACE, IPV4, UIO, SERIAL_LINE),
 )
 # The host itself uses these, whatever is done.
 ALWAYS = (
