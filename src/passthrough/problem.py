@@ -21,6 +21,8 @@ class Kind(enum.Enum):
     PCI_DOMAIN_TOO_HIGH = "pci-domain-too-high"
     PART_OF_A_CARD = "part-of-a-card"
     PF_BESIDE_VF = "pf-beside-vf"
+    ONE_TIME_USE_OF_A_VF = "one-time-use-of-a-vf"
+    ONE_TIME_USE_NEEDS_PLACEMENT = "one-time-use-needs-placement"
     VFS_DIFFER = "vfs-differ"
     OFFERED_DIFFERENTLY = "offered-differently"
     ALIAS_OF_SEVERAL_MODELS = "alias-of-several-models"

@@ -219,6 +219,8 @@ class TestReleases:
             ("24.04", "traits: [blue, red], resource-class: gpu", ""),
             ("24.04", "live-migratable: true", "live-migratable needs Nova 31 (2025.1) or later"),
             ("26.04", "live-migratable: true, managed: false", ""),
+            ("22.04", "physical-network: physnet1, trusted: true", ""),
+            ("24.04", "one-time-use: true", "one-time-use needs Nova 32 (2025.2) or later"),
         ],
         indirect=["host"],
     )

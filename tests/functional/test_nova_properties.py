@@ -108,6 +108,9 @@ def items(draw: st.DrawFn, function: pci.Function | None) -> dict[str, Any]:
         "traits": st.lists(st.sampled_from(["blue", "HW_CPU_X86_AVX", "x_1"]), min_size=1),
         "live-migratable": st.sampled_from(["true", "false"]),
         "managed": st.sampled_from(["true", "false"]),
+        "physical-network": st.sampled_from(["physnet1", "dc-1_a.b:c"]),
+        "trusted": st.sampled_from(["true", "false"]),
+        "one-time-use": st.sampled_from(["true", "false"]),
     }
     for key, values in optional.items():
         often = key in ("alias", "address") or (key == "device-type" and kind != "type-PCI")

@@ -174,8 +174,9 @@ HOSTILE = {
     "key": (
         {"devices": "- {id: 10de:1bb0, slot: 1}"},
         "devices: item 1 {'id': '10de:1bb0', 'slot': '1'}: unknown key \"slot\"; the keys are"
-        " alias, id, address, device-type, numa-policy, resource-class, traits, live-migratable,"
-        " managed, companions, allow-in-use",
+        " alias, id, address, exclude, device-type, numa-policy, resource-class, traits,"
+        " live-migratable, managed, physical-network, trusted, one-time-use, companions,"
+        " allow-in-use",
     ),
     "other-id": (
         {"devices": "gpu=10de:1bb0@0000:3b:00.0"},

@@ -454,3 +454,43 @@ def test_what_is_behind_intel_vmd_is_told_so(hosts: Hosts):
     (refusal,) = found.refusals
     assert (refusal.rule, refusal.address) == ("pci-domain", "10000:01:00.0")
     assert "is behind Intel VMD, and Nova takes no PCI domain above ffff" in words.refusal(refusal)
+
+
+class TestDevname:
+    """risuorg/risu #109: devname in a device_spec of somebody else's is the PF and its VFs."""
+
+    WAYS = (
+        '[DEFAULT]\npci_passthrough_whitelist=[{"devname": "ens1f0", "physical_network": "p1"},'
+        '{"devname": "ens1f1", "physical_network": "p2"}]\n',
+        '[pci]\npassthrough_whitelist={"devname":"ens1f0","physical_network":"p1","trusted":"1"}\n',
+        '[pci]\ndevice_spec = {"address": "0000:3b:00.0", "physical_network": "p1"}\n',
+        '[pci]\ndevice_spec = {"address": "*:3b:02.*", "physical_network": "p1"}\n',
+        '[pci]\ndevice_spec = {"product_id": "154C", "physical_network": null}\n',
+    )
+
+    def host(self, hosts: Hosts, conf: str) -> World:
+        world = hosts()
+        world.tree.install_nova()
+        card(world, "0000:3b:00.0", "8086:1572", 0x020000, driver="i40e", total_vfs=64)
+        world.tree.nic("0000:3b:00.0", "ens1f0", mac="52:54:00:00:00:01", up=True)
+        vfs = ["0000:3b:02.0", "0000:3b:02.1"]
+        world.tree.virtual_functions("0000:3b:00.0", vfs, "8086:154c", driver="vfio-pci")
+        world.tree.iommu_on({"0000:3b:00.0": 2, vfs[0]: 3, vfs[1]: 4})
+        world.tree.write("etc/nova/nova.conf", conf, 0o640)
+        return world
+
+    @pytest.mark.parametrize("conf", WAYS)
+    def test_is_told_where_it_says_something_else(self, hosts: Hosts, conf: str):
+        problems = self.host(hosts, conf).decide("vf=8086:154c/VF").nova.problems
+        assert any("is offered to Nova by" in words.sentence(each) for each in problems)
+
+    @pytest.mark.parametrize("name", ["ens1f1", "../../x", "lo"])
+    def test_of_another_interface_is_nobodys_business(self, hosts: Hosts, name: str):
+        conf = f'[pci]\ndevice_spec = {{"devname": "{name}", "physical_network": "p1"}}\n'
+        assert self.host(hosts, conf).decide("vf=8086:154c/VF").nova.problems == ()
+
+    def test_with_the_same_network_it_is_a_note(self, hosts: Hosts):
+        conf = '[pci]\ndevice_spec = {"devname": "ens1f0", "physical_network": "p1"}\n'
+        item = '[{alias: vf, id: "8086:154c", device-type: type-VF, physical-network: p1}]'
+        found = self.host(hosts, conf).decide(item).nova
+        assert (found.problems, len(found.notes)) == ((), 1)

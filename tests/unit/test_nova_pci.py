@@ -248,7 +248,7 @@ class TestObjects:
 
 def test_documented_as_charm_libraries_are():
     assert nova_pci.__doc__
-    assert (nova_pci.LIBAPI, nova_pci.LIBPATCH) == (0, 1)
+    assert (nova_pci.LIBAPI, nova_pci.LIBPATCH) == (0, 2)
     assert not hasattr(nova_pci, "LIBID")
     for name in ("NovaPciProvider", "NovaPciRequirer", "Alias", "DeviceSpec", "DataError"):
         assert getattr(nova_pci, name).__doc__

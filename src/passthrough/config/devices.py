@@ -8,7 +8,7 @@ import fnmatch
 import functools
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 from passthrough import pci_address
@@ -34,6 +34,7 @@ class Item:
         product: four lower-case hex digits.
         addresses: lower-case globs, as a shell has them, each with a domain; none of them means any
             address.
+        exclude: lower-case globs of addresses that the item leaves out, companions too.
         alias: the name of Nova's alias.
         device_type: ``type-PCI``, ``type-PF`` or ``type-VF``: what the item claims, and what its
             alias asks for.
@@ -42,6 +43,9 @@ class Item:
         traits: Placement's traits, in upper case, sorted.
         live_migratable: whether Nova may migrate a guest that has the device.
         managed: whether libvirt binds the device and gives it back.
+        physical_network: Neutron's physical network that the device is on.
+        trusted: whether a guest may be trusted with the VF's own settings.
+        one_time_use: whether Nova reserves the device once a guest has had it.
         companions: whether the card's functions of other models are claimed, too.
         allow_in_use: whether the item overrides the guards that can be overridden.
     """
@@ -57,8 +61,12 @@ class Item:
     traits: tuple[str, ...] = ()
     live_migratable: bool | None = None
     managed: bool | None = None
+    physical_network: str | None = None
+    trusted: bool | None = None
+    one_time_use: bool | None = None
     companions: bool = True
     allow_in_use: bool = False
+    exclude: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -69,6 +77,11 @@ class Item:
     def alias_type(self) -> str:
         """The device type that the item's alias has; Nova takes none for ``type-PCI``."""
         return self.device_type or values.DEFAULT_DEVICE_TYPE
+
+    @property
+    def takes_vfs_alone(self) -> bool:
+        """Whether the item asks for VFs and nothing else."""
+        return self.device_type == "type-VF"
 
     @property
     def label(self) -> str:
@@ -82,9 +95,13 @@ class Item:
 
     def covers(self, address: str) -> bool:
         """Tell whether the item's addresses admit ``address``, whatever the function's id."""
-        if not self.addresses:
-            return True
-        return any(_matcher(pattern).fullmatch(address) for pattern in self.addresses)
+        if self.excludes(address):
+            return False
+        return not self.addresses or _fits(self.addresses, address)
+
+    def excludes(self, address: str) -> bool:
+        """Tell whether the item leaves out ``address``, whatever it asks for."""
+        return _fits(self.exclude, address)
 
     def __str__(self) -> str:
         name = f"{self.alias}={self.id}" if self.alias else self.id
@@ -174,6 +191,10 @@ def text_of(item: Item, **changes: Any) -> str:
     return json.dumps(given)
 
 
+def _fits(patterns: Iterable[str], address: str) -> bool:
+    return any(_matcher(pattern).fullmatch(address) for pattern in patterns)
+
+
 @functools.lru_cache(maxsize=1024)
 def _matcher(pattern: str) -> re.Pattern[str]:
     return re.compile(fnmatch.translate(pattern))
@@ -248,12 +269,16 @@ KEYS: dict[str, tuple[str, Callable[[object], object]]] = {
     "alias": ("alias", values.read_alias),
     "id": ("id", values.read_id),
     "address": ("addresses", values.read_addresses),
+    "exclude": ("exclude", values.read_addresses),
     "device-type": ("device_type", values.read_device_type),
     "numa-policy": ("numa_policy", values.read_numa_policy),
     "resource-class": ("resource_class", values.read_custom_name),
     "traits": ("traits", values.read_traits),
     "live-migratable": ("live_migratable", values.read_bool),
     "managed": ("managed", values.read_bool),
+    "physical-network": ("physical_network", values.read_physical_network),
+    "trusted": ("trusted", values.read_bool),
+    "one-time-use": ("one_time_use", values.read_bool),
     "companions": ("companions", values.read_bool),
     "allow-in-use": ("allow_in_use", values.read_bool),
 }

@@ -22,6 +22,7 @@ NUMA_POLICIES = ("legacy", "preferred", "required", "socket")
 
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _ID = re.compile(r"[0-9a-f]{4}")
+_NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}")
 _CUSTOM_NAME = re.compile(r"[A-Z0-9_]{1,248}")
 
 _GLOB_PART = r"(?:[0-9a-f?*]|\[[0-9a-f](?:-?[0-9a-f])*\])+"
@@ -98,6 +99,16 @@ def read_custom_name(value: object) -> str:
     text = _word(value).upper()
     if not _CUSTOM_NAME.fullmatch(text):
         raise NotAcceptedError(f"{quoting.show(value)} is not a name of letters, digits and '_'")
+    return text
+
+
+def read_physical_network(value: object) -> str:
+    """Read the name of a physical network, as Neutron's bridge_mappings have it."""
+    text = _word(value)
+    if not _NETWORK.fullmatch(text):
+        raise NotAcceptedError(
+            f"{quoting.show(text)} is not a name of up to 64 letters, digits, '.', '_', ':' and '-'"
+        )
     return text
 
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from passthrough import pci_address
 from passthrough.host import pci
-from passthrough.system import files
+from passthrough.system import files, sysfs
 
 DIRECTORY = "etc/nova"
+_INTERFACES = "sys/class/net"
 
 _ALIAS = (("pci", "alias"), ("default", "pci_alias"))
 _DEVICE_SPEC = (
@@ -59,10 +60,15 @@ class Value(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One JSON object out of a `Value`: an alias or a device_spec."""
+    """One JSON object out of a `Value`: an alias or a device_spec.
+
+    ``interface`` is the address of the function whose network interface a device_spec names as
+    ``devname``; None without that, or where the host has no such interface.
+    """
 
     value: Value
     content: Mapping[str, Any]
+    interface: str | None = None
 
     @property
     def name(self) -> str | None:
@@ -73,15 +79,18 @@ class Entry(NamedTuple):
     def offers(self, function: pci.Function) -> bool:
         """Tell whether this device_spec matches a function, as nova/pci/devspec.py does.
 
-        A device_spec by ``devname`` matches no claimed function: on vfio-pci a function has no
-        network interface.
+        A device_spec by ``devname`` stands for a function and its VFs. The function itself is none
+        that is claimed: on vfio-pci it has no network interface.
         """
-        if "devname" in self.content:
-            return False
         ids = ((self.content.get("vendor_id"), function.vendor),)
         ids += ((self.content.get("product_id"), function.product),)
         if any(wanted not in (None, "*") and _hex(wanted) != _hex(own) for wanted, own in ids):
             return False
+        if "devname" in self.content:
+            return self.interface is not None and self.interface in (
+                function.address,
+                function.physfn,
+            )
         address = self.content.get("address")
         if not address:
             return True
@@ -99,9 +108,13 @@ class Entry(NamedTuple):
 
 
 class Config(NamedTuple):
-    """The assignments in Nova's files, in the order in which Nova reads them."""
+    """The assignments in Nova's files, in the order in which Nova reads them.
+
+    ``interfaces`` maps the network interfaces that device_specs name to their functions' addresses.
+    """
 
     values: tuple[Value, ...] = ()
+    interfaces: Mapping[str, str] = {}
 
     def aliases(self) -> tuple[Entry, ...]:
         """Every alias. Skips a line that holds no JSON object: Nova does not start with one."""
@@ -109,7 +122,12 @@ class Config(NamedTuple):
 
     def device_specs(self) -> tuple[Entry, ...]:
         """Every device_spec, by any of the option's names."""
-        return tuple(_entries(self._of(_DEVICE_SPEC)))
+        return tuple(
+            each._replace(interface=self.interfaces.get(str(each.content["devname"])))
+            if "devname" in each.content
+            else each
+            for each in _entries(self._of(_DEVICE_SPEC))
+        )
 
     def last(self, option: tuple[tuple[str, str], ...]) -> Value | None:
         """The assignment of a single-valued option that counts: the last; None without any."""
@@ -123,11 +141,11 @@ class Config(NamedTuple):
 
     def only(self, path: str) -> Config:
         """The assignments in the file at ``path``, an absolute one."""
-        return Config(tuple(value for value in self.values if value.path == path))
+        return self._replace(values=tuple(each for each in self.values if each.path == path))
 
     def without(self, path: str) -> Config:
         """The assignments in all files but the one at ``path``, an absolute one."""
-        return Config(tuple(value for value in self.values if value.path != path))
+        return self._replace(values=tuple(each for each in self.values if each.path != path))
 
     def _of(self, option: tuple[tuple[str, str], ...]) -> list[Value]:
         return [value for value in self.values if (value.section, value.key) in option]
@@ -162,7 +180,19 @@ def read(root: Path, programs: Iterable[str]) -> Config:
                 for section, key, text in parse(present.content)
                 if (section, key) in _OPTIONS
             ]
-    return Config(tuple(found))
+    config = Config(tuple(found))
+    names = {str(each.content.get("devname", "")) for each in config.device_specs()}
+    return config._replace(interfaces=_find_functions(root, names - {""}))
+
+
+def _find_functions(root: Path, interfaces: Collection[str]) -> dict[str, str]:
+    """Map network interfaces of the host to the addresses of the functions that they are on."""
+    if not interfaces:
+        return {}
+    links = sysfs.links_or_raise(root / _INTERFACES)
+    paths = {name: links[name].split("/") for name in interfaces if name in links}
+    below = {name: [each for each in paths[name] if pci_address.is_exact(each)] for name in paths}
+    return {name: functions[-1] for name, functions in below.items() if functions}
 
 
 def parse(text: str) -> Iterator[tuple[str, str, str]]:

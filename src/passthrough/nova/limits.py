@@ -5,13 +5,19 @@ Each check names the module of Nova that it follows.
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Iterable, Iterator
 
+from passthrough.config import devices
 from passthrough.host import pci
 from passthrough.nova import conf as nova_conf
 from passthrough.nova import lines as nova_lines
+from passthrough.nova import release as nova_release
 from passthrough.planning import claims, viability
 from passthrough.problem import Kind, Problem
+
+# As many devices of one resource class are no trouble for Placement's defaults.
+_MANY = 8
 
 
 def device_types(outcome: claims.Outcome) -> Iterator[Problem]:
@@ -97,7 +103,10 @@ def _card_of(claim: claims.Claim, members: list[claims.Claim], host: pci.Host) -
 
 
 def unofferable(
-    verified: Iterable[claims.Claim], host: pci.Host, in_placement: bool
+    verified: Iterable[claims.Claim],
+    host: pci.Host,
+    in_placement: bool,
+    release: nova_release.Release | None = None,
 ) -> dict[str, Problem]:
     """Find functions whose device_spec would keep nova-compute from starting.
 
@@ -105,6 +114,7 @@ def unofferable(
         verified: the claims that could be offered.
         host: the host's functions.
         in_placement: whether nova-compute reports PCI devices to Placement.
+        release: the installed Nova; None where none is known.
 
     Returns:
         Address → problem, in the order of ``verified``.
@@ -120,11 +130,64 @@ def unofferable(
                 "leave it out",
                 where=_place(claim),
             )
-        elif in_placement:
-            problem = _refused_by_placement(claim, by_address, host)
+        else:
+            problem = _refused_for_one_time_use(claim, in_placement)
+            if in_placement and not problem:
+                problem = _refused_by_placement(claim, by_address, host, _tags_of(release))
         if problem:
             withheld[address] = problem
     return withheld
+
+
+def _refused_for_one_time_use(claim: claims.Claim, in_placement: bool) -> Problem | None:
+    """Find why Nova would not start with an item's one-time-use.
+
+    Source: _handle_one_time_use in nova/pci/devspec.py, and the check in
+    nova/compute/pci_placement_translator.py.
+    """
+    if claim.item.one_time_use is None:
+        return None
+    if claim.function.physfn:
+        return Problem(
+            Kind.ONE_TIME_USE_OF_A_VF,
+            "one-time-use is for whole devices: Nova takes it on no VF, not even as false",
+            "leave the key out",
+            where=_place(claim),
+        )
+    if claim.item.one_time_use and not in_placement:
+        return Problem(
+            Kind.ONE_TIME_USE_NEEDS_PLACEMENT,
+            "Nova takes one-time-use only where it reports devices to Placement",
+            "set report-in-placement=true",
+            where=_place(claim),
+        )
+    return None
+
+
+def _tags_of(release: nova_release.Release | None) -> tuple[str, ...]:
+    """The fields of an item in which VFs of one PF must agree in Placement."""
+    both = ("resource_class", "traits")
+    is_trait = release and release.major >= nova_release.LIVE_MIGRATABLE_IS_TRAIT_SINCE
+    return (*both, "live_migratable") if is_trait else both
+
+
+def crowded_classes(offered: Iterable[claims.Claim], in_placement: bool) -> list[str]:
+    """Note resource classes of which Placement would not try all devices.
+
+    Source: Nova's page on PCI passthrough, "PCI tracking in Placement": Placement pairs every
+    device with every other, and ends at a limit which eight devices of one class reach.
+    """
+    counts = collections.Counter(
+        claim.item.resource_class or f"CUSTOM_PCI_{claim.function.id.upper().replace(':', '_')}"
+        for claim in offered
+        if in_placement
+    )
+    return [
+        f"{count} devices are of the resource class {name}: raise max_allocation_candidates in"
+        " Placement, or let it go breadth-first"
+        for name, count in sorted(counts.items())
+        if count > _MANY
+    ]
 
 
 def _place(claim: claims.Claim) -> tuple[str, ...]:
@@ -132,7 +195,10 @@ def _place(claim: claims.Claim) -> tuple[str, ...]:
 
 
 def _refused_by_placement(
-    claim: claims.Claim, verified: dict[str, claims.Claim], host: pci.Host
+    claim: claims.Claim,
+    verified: dict[str, claims.Claim],
+    host: pci.Host,
+    fields: tuple[str, ...],
 ) -> Problem | None:
     """Find why Placement cannot hold a function beside the others.
 
@@ -149,17 +215,24 @@ def _refused_by_placement(
         return None
     if function.physfn in verified:
         return _either_kind(claim, function.physfn)
-    tags = (claim.item.resource_class, claim.item.traits)
+    tags = _values_of(claim.item, fields)
     for other in verified.values():
-        others = (other.item.resource_class, other.item.traits)
+        others = _values_of(other.item, fields)
         if other.function.physfn == function.physfn and others != tags:
+            named = [each.replace("_", "-") for each in fields]
             return Problem(
                 Kind.VFS_DIFFER,
                 f"with report-in-placement all VFs of {function.physfn} need the same"
-                f" resource-class and traits, and item {other.item.position} has others",
+                f" {', '.join(named[:-1])} and {named[-1]}, and item {other.item.position} has"
+                " others",
                 where=_place(claim),
             )
     return None
+
+
+def _values_of(item: devices.Item, fields: tuple[str, ...]) -> list[object]:
+    # False and nothing are alike to Nova where they are a trait.
+    return [getattr(item, each) or None for each in fields]
 
 
 def _either_kind(claim: claims.Claim, other: str) -> Problem:

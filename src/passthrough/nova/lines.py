@@ -26,6 +26,8 @@ GROUP = "nova"
 
 SUBORDINATE_KEY = "subordinate_configuration"
 FILTER = "PciPassthroughFilter"
+# Without it Nova heeds no alias's numa_policy (nova/scheduler/filters/numa_topology_filter.py).
+NUMA_FILTER = "NUMATopologyFilter"
 _DEVICES = re.compile(r"(?:device_spec|passthrough_whitelist|alias)\s*=")
 
 
@@ -150,15 +152,26 @@ def without_devices(text: str) -> str:
     return "".join(kept)
 
 
-def subordinate_configuration(published: Iterable[Fields]) -> str:
+def filters_for(wanted: Iterable[Fields]) -> tuple[str, ...]:
+    """The scheduler's filters that aliases need."""
+    return (FILTER, NUMA_FILTER) if any("numa_policy" in each for each in wanted) else (FILTER,)
+
+
+def subordinate_configuration(
+    published: Iterable[Fields], filters: Iterable[str] = (FILTER,)
+) -> str:
     """The text that nova-cloud-controller's charm merges into its nova.conf.
 
     The charm's template prints the section DEFAULT alone; Nova reads ``pci_alias`` there as
     ``[pci] alias``. The charm appends the key beside the sections to ``enabled_filters``: flavors
-    need the filter also where all aliases come from elsewhere.
+    need the filters also where all aliases come from elsewhere.
+
+    Args:
+        published: the aliases.
+        filters: what `filters_for` gave for all aliases, published or not.
     """
     pairs = [["pci_alias", to_line(each)] for each in published]
-    file = {"sections": {"DEFAULT": pairs}, "additional_neutron_filters": FILTER}
+    file = {"sections": {"DEFAULT": pairs}, "additional_neutron_filters": ",".join(filters)}
     return json.dumps({"nova": {"/etc/nova/nova.conf": file}}, sort_keys=True)
 
 

@@ -78,9 +78,8 @@ def decide(
     stays = facts.config.only(path).is_true(nova_conf.REPORT_IN_PLACEMENT)
     reported = wanted.report_in_placement or stays
     verified = tuple(verified)
-    withheld = nova_limits.unofferable(
-        verified, host, reported or elsewhere.is_true(nova_conf.REPORT_IN_PLACEMENT)
-    )
+    in_placement = reported or elsewhere.is_true(nova_conf.REPORT_IN_PLACEMENT)
+    withheld = nova_limits.unofferable(verified, host, in_placement, facts.release)
     offered = [claim for claim in verified if claim.address not in withheld]
     specs = tuple(nova_lines.device_spec(claim.function, claim.item) for claim in offered)
     crowded, parts = nova_limits.shared_groups(find_primary(outcome), host)
@@ -117,7 +116,12 @@ def decide(
         held=() if wanted.leaving else _held(facts, host, specs),
         aliases=sharing.published,
         problems=(*problems, *sharing.problems, *clashes),
-        notes=(*sharing.notes, *notes, *crowded),
+        notes=(
+            *sharing.notes,
+            *notes,
+            *crowded,
+            *nova_limits.crowded_classes(offered, in_placement),
+        ),
     )
     if wanted.leaving:
         # The caretaker decides this too, and no template has come with it.

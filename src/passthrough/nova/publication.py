@@ -45,6 +45,7 @@ class Publication:
         problems: what an operator has to resolve; their aliases are not published.
         notes: what an operator may want to know.
         memory: what to remember until the next hook.
+        filters: the scheduler's filters that the aliases of ``devices`` need.
     """
 
     release: nova_release.Release | None = None
@@ -54,6 +55,7 @@ class Publication:
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
     memory: Memory = dataclasses.field(default_factory=Memory)
+    filters: tuple[str, ...] = (nova_lines.FILTER,)
 
 
 def survey(
@@ -96,23 +98,27 @@ def decide(
         nova_aliases.foreign(found, [json.loads(line) for line in ours]),
         config.is_true(nova_conf.PCI_IN_PLACEMENT),
     )
+    filters = nova_lines.filters_for(aliases)
     current = {nova_lines.to_line(each) for each in sharing.published}
     return Publication(
         release=release,
         config=config,
         aliases=sharing.published,
-        payload=nova_lines.subordinate_configuration(sharing.published) if aliases else None,
+        payload=nova_lines.subordinate_configuration(sharing.published, filters)
+        if aliases
+        else None,
+        filters=filters,
         problems=sharing.problems,
         notes=sharing.notes,
         memory=Memory(tuple(line for line in ours if line not in current), seen),
     )
 
 
-def has_filter(config: nova_conf.Config) -> bool:
-    """Tell whether the scheduler's configuration enables the PciPassthroughFilter."""
+def has_filter(config: nova_conf.Config, name: str = nova_lines.FILTER) -> bool:
+    """Tell whether the scheduler's configuration enables a filter."""
     value = config.last(nova_conf.ENABLED_FILTERS)
     names = value.text.replace("\n", ",").split(",") if value else []
-    return nova_lines.FILTER in [name.strip().rpartition(".")[2] for name in names]
+    return name in [each.strip().rpartition(".")[2] for each in names]
 
 
 def _digest(lines: Sequence[str]) -> str:

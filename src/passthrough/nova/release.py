@@ -1,7 +1,8 @@
 """Which Nova is installed, and which keys each release of it knows.
 
-A key that Nova does not know stops nova-api and nova-compute where it stands in an alias; in a
-device_spec Nova ignores it silently. So `check` refuses such a key, and names the release that it
+A key that Nova does not know stops nova-api and nova-compute at their start where it stands in an
+alias, from 31.3.1 and 32 on; before, it fails every request for that alias. In a device_spec Nova
+ignores it silently. So `check` refuses such a key, and names the release that it
 needs.
 """
 
@@ -22,6 +23,8 @@ PACKAGE = "nova-common"
 # From this release on Nova reads [pci] device_spec; before it, passthrough_whitelist.
 DEVICE_SPEC_SINCE = 26
 REPORT_IN_PLACEMENT_SINCE = 26
+# From this release on live_migratable is a trait in Placement, where VFs of one PF must agree.
+LIVE_MIGRATABLE_IS_TRAIT_SINCE = 34
 
 # The two objects that a key can stand in.
 ALIAS = "alias"
@@ -29,7 +32,13 @@ DEVICE_SPEC = "device_spec"
 
 _NAMES = {
     17: "Queens",
+    18: "Rocky",
+    19: "Stein",
+    20: "Train",
+    21: "Ussuri",
+    22: "Victoria",
     23: "Wallaby",
+    24: "Xena",
     25: "Yoga",
     26: "Zed",
     27: "2023.1",
@@ -39,9 +48,12 @@ _NAMES = {
     31: "2025.1",
     32: "2025.2",
     33: "2026.1",
+    34: "2026.2",
 }
 _VERSION = re.compile(r"(?:\d+:)?(\d+)[.~+-]")
 _NAMES_LIST = re.compile(r"[A-Za-z0-9_,]+")
+_NETWORK = re.compile(r"[A-Za-z0-9_.:-]+")
+_TRUE_OR_FALSE = re.compile(r"true|false")
 _YES_OR_NO = re.compile(r"yes|no")
 # The states in which dpkg has no files of a package: dpkg(1), "Package states".
 _ABSENT = ("", "not-installed", "config-files")
@@ -129,6 +141,15 @@ def _managed(item: devices.Item) -> str | None:
     return _yes_or_no(item.managed)
 
 
+def _trusted(item: devices.Item) -> str | None:
+    # Neutron's ports ask for the word as it is spelled: nova/network/neutron.py.
+    return None if item.trusted is None else str(item.trusted).lower()
+
+
+def _one_time_use(item: devices.Item) -> str | None:
+    return _yes_or_no(item.one_time_use)
+
+
 def _yes_or_no(value: bool | None) -> str | None:
     return None if value is None else "yes" if value else "no"
 
@@ -144,6 +165,16 @@ KEYS = (
     Key("live-migratable", ALIAS, "live_migratable", 31, _live_migratable, form=_YES_OR_NO),
     Key("live-migratable", DEVICE_SPEC, "live_migratable", 31, _live_migratable, form=_YES_OR_NO),
     Key("managed", DEVICE_SPEC, "managed", 31, _managed, form=_YES_OR_NO),
+    Key(
+        "physical-network",
+        DEVICE_SPEC,
+        "physical_network",
+        17,
+        lambda item: item.physical_network,
+        form=_NETWORK,
+    ),
+    Key("trusted", DEVICE_SPEC, "trusted", 18, _trusted, form=_TRUE_OR_FALSE),
+    Key("one-time-use", DEVICE_SPEC, "one_time_use", 32, _one_time_use, form=_YES_OR_NO),
 )
 
 
@@ -173,6 +204,13 @@ def check(
     """
     present = f"this unit has Nova {release}" if release else f"this unit has no {PACKAGE}"
     for item in wanted.items:
+        if DEVICE_SPEC in places and item.one_time_use is not None and item.takes_vfs_alone:
+            raise errors.OptionError(
+                "devices",
+                "one-time-use is for whole devices: Nova takes it on no VF, not even as false",
+                item.label,
+                "leave it out",
+            )
         for key in KEYS:
             needed = key.needs(item)
             if needed is None or key.where not in places:

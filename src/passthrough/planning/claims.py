@@ -146,8 +146,8 @@ def _match(item: devices.Item, host: pci.Host) -> list[pci.Function]:
     exact = item.exact_addresses
     if exact and len(exact) == len(item.addresses):
         named = sorted(set(exact), key=pci_address.sort_key)
-        there = [host.functions[address] for address in named if address in host.functions]
-        return [each for each in there if each.id == item.id]
+        there = [host.functions[each] for each in named if each in host.functions]
+        return [each for each in there if each.id == item.id and item.covers(each.address)]
     return [each for each in host.with_id(item.id) if item.covers(each.address)]
 
 
@@ -249,6 +249,8 @@ def _refuse_type(item: devices.Item, function: pci.Function, *, alone: bool) -> 
 def _refuse_mismatches(item: devices.Item, host: pci.Host) -> Iterable[Refusal]:
     for address in item.exact_addresses:
         function = host.functions.get(address)
+        if item.excludes(address):
+            continue
         if function is None:
             absent = guards.Objection(guards.Rule.ABSENT, "is not in this host", address=address)
             yield Refusal(item, absent, address, blocking=False)
@@ -297,7 +299,10 @@ def _add_companions(
         narrow = viability.companions(claim.function, host)
         for companion in viability.wide_companions(claim.function, host):
             stays = companion not in narrow
-            if companion.address in barred or (stays and companion.address not in known.inherited):
+            address = companion.address
+            if address in barred or claim.item.excludes(address):
+                continue
+            if stays and address not in known.inherited:
                 continue
             by_address.setdefault(
                 companion.address,

@@ -52,7 +52,7 @@ def publication_text(published: publication.Publication, style: tables.Style = t
     if published.payload:
         lines.append("nova-cloud-controller is sent, for its nova.conf:")
         lines += [f"pci_alias = {nova_lines.to_line(each)}" for each in published.aliases]
-        lines.append(f"enabled_filters gets {nova_lines.FILTER}")
+        lines.append(f"enabled_filters gets {', '.join(published.filters)}")
     lines += [f"not published: {words.sentence(each)}" for each in published.problems]
     lines += [f"note: {note}" for note in published.notes]
     return "\n".join(tables.wrap(line, style) for line in lines) or "nothing to publish"

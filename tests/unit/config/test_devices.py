@@ -52,6 +52,10 @@ FULL_MAPPING = """\
   traits: [hw_nic_sriov, CUSTOM_FAST]
   live-migratable: "true"
   managed: false
+  physical-network: physnet1
+  trusted: true
+  one-time-use: false
+  exclude: "3b:00.[2-7]"
   companions: False
   allow-in-use: TRUE
 - {id: 8086:0a54, address: 0000:03:00.0}
@@ -79,6 +83,10 @@ FULL_MAPPING = """\
                     traits=("CUSTOM_FAST", "HW_NIC_SRIOV"),
                     live_migratable=True,
                     managed=False,
+                    physical_network="physnet1",
+                    trusted=True,
+                    one_time_use=False,
+                    exclude=("0000:3b:00.[2-7]",),
                     companions=False,
                     allow_in_use=True,
                 ),
@@ -144,14 +152,15 @@ REFUSALS = {
     "unknown-key": (
         "- {id: 10de:1bb0, adress: 83:00.0}",
         "item 1 {'adress': '83:00.0', 'id': '10de:1bb0'}: unknown key \"adress\"; the keys are"
-        " alias, id, address, device-type, numa-policy, resource-class, traits, live-migratable,"
-        " managed, companions, allow-in-use",
+        " alias, id, address, exclude, device-type, numa-policy, resource-class, traits,"
+        " live-migratable, managed, physical-network, trusted, one-time-use, companions,"
+        " allow-in-use",
     ),
     "merge-key": (
         "- &a {id: 10de:1bb0}\n- {<<: *a}",
         "item 2 {'<<': {'id': '10de:1bb0'}}: unknown key \"<<\"; the keys are alias, id,"
-        " address, device-type, numa-policy, resource-class, traits, live-migratable, managed,"
-        " companions, allow-in-use",
+        " address, exclude, device-type, numa-policy, resource-class, traits, live-migratable,"
+        " managed, physical-network, trusted, one-time-use, companions, allow-in-use",
     ),
     "mapping-without-id": (
         "- {address: 83:00.0}",

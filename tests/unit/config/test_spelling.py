@@ -20,6 +20,10 @@ EVERYTHING = {
   traits: [fast, large]
   live-migratable: true
   managed: false
+  physical-network: physnet1
+  trusted: true
+  one-time-use: false
+  exclude: 84:00.0
   companions: false
   allow-in-use: true
 - 144d:a808
@@ -52,6 +56,10 @@ def test_every_option_stands_under_the_name_that_an_operator_gives_it():
                 "traits": ["FAST", "LARGE"],
                 "live-migratable": True,
                 "managed": False,
+                "physical-network": "physnet1",
+                "trusted": True,
+                "one-time-use": False,
+                "exclude": ["0000:84:00.0"],
                 "companions": False,
                 "allow-in-use": True,
             },

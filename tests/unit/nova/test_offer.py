@@ -185,7 +185,7 @@ class TestHeld:
         current = facts(release=Release(33))
         there = written(decide(f"[{item}]", *cards(), nova_facts=current))
         text = (there.present.content if there.present else "").replace(
-            '"managed": "no"', '"managed": "maybe", "physical_network": "net", "x": 1'
+            '"managed": "no"', '"managed": "maybe", "physical_network": "n/t", "x": 1'
         )
         edited = dataclasses.replace(
             there, config=config(text, DROP_IN), held=frozenset(["0000:84:00.0"])
@@ -351,6 +351,61 @@ class TestPlacement:
         assert offer.device_specs == ()
         assert "(0000:03:10.0)" in said(offer)[0]
 
+    @pytest.mark.parametrize(("major", "withheld"), [(33, 0), (34, 2)])
+    def test_live_migratable_vfs_of_one_pf_have_to_agree(self, major: int, withheld: int):
+        """From Nova 34 on that is a trait."""
+        items = [
+            f"{{id: '{VF_ID}', address: '03:10.{number}', live-migratable: {value}}}"
+            for number, value in enumerate(("true", "false"))
+        ]
+        offer = decide(
+            f"[{', '.join(items)}]",
+            *(vf(0), vf(1)),
+            nova_facts=facts(release=Release(major)),
+            report_in_placement=True,
+        )
+        assert len(offer.problems) == withheld
+        assert all(
+            "need the same resource-class, traits and live-migratable" in each
+            for each in said(offer)
+        )
+
+    @pytest.mark.parametrize(
+        ("function", "value", "reported", "offers"),
+        [
+            (pf(), "true", True, True),
+            (pf(), "true", False, False),
+            (pf(), "false", False, True),
+            (vf(0), "true", True, False),
+            (vf(0), "false", True, False),
+        ],
+    )
+    def test_one_time_use(self, function: pci.Function, value: str, reported: bool, offers: bool):
+        offer = decide(
+            f"[{{id: '{function.id}', one-time-use: {value}}}]",
+            function,
+            nova_facts=facts(release=Release(34)),
+            report_in_placement=reported,
+        )
+        assert bool(offered(offer)) is offers
+        assert bool(offer.problems) is not offers
+        if offers:
+            assert offer.device_specs[0]["one_time_use"] == {"true": "yes", "false": "no"}[value]
+
+    @pytest.mark.parametrize(("count", "notes"), [(8, 0), (9, 1)])
+    def test_more_than_eight_devices_of_a_class_are_noted(self, count: int, notes: int):
+        many = [
+            made.function(f"0000:{0x40 + number:02x}:00.0", group=number, **VFIO)
+            for number in range(count)
+        ]
+        offer = decide("10de:1bb0", *many, report_in_placement=True)
+        assert len(offer.notes) == notes
+        assert all(
+            "9 devices are of the resource class CUSTOM_PCI_10DE_1BB0" in each
+            for each in offer.notes
+        )
+        assert decide("10de:1bb0", *many).notes == ()
+
     def test_vfs_of_one_pf_need_the_same_tags(self):
         items = [
             f"{{id: '{VF_ID}', address: '03:10.{number}', resource-class: {name}}}"
@@ -386,6 +441,23 @@ class TestRelease:
         devices = "[{alias: gpu, id: '10de:1bb0', traits: blue}]"
         offer = decide(devices, *cards(), nova_facts=nova_facts.Facts())
         assert offer.device_specs[0]["traits"] == "BLUE"
+
+
+class TestKeys:
+    def test_of_a_network(self):
+        offer = decide(
+            f"[{{id: '{VF_ID}', physical-network: physnet1, trusted: true}}]",
+            *(vf(0),),
+            nova_facts=facts(release=Release(34)),
+        )
+        assert dict(offer.device_specs[0]) == {
+            "vendor_id": "8086",
+            "product_id": "10ed",
+            "address": "0000:03:10.0",
+            "physical_network": "physnet1",
+            "trusted": "true",
+        }
+        nova_pci.DeviceSpec(**offer.device_specs[0])
 
 
 class TestElsewhere:

@@ -259,3 +259,22 @@ class TestFilter:
 
     def test_not_set_at_all(self):
         assert not publication.has_filter(nova_conf.Config())
+
+    @pytest.mark.parametrize(
+        ("item", "filters"),
+        [
+            ("{alias: gpu, id: '10de:1bb0', numa-policy: required}", "%s,NUMATopologyFilter"),
+            ("{alias: gpu, id: '10de:1bb0'}", "%s"),
+            ("{id: '10de:1bb0', numa-policy: required}, gpu=10de:1bb1", "%s"),
+        ],
+    )
+    def test_a_numa_policy_needs_another_filter(self, item: str, filters: str):
+        wanted = made.wanted(f"[{item}]")
+        published = publication.decide(
+            wanted, Release(34), nova_conf.Config(), None, publication.Memory()
+        )
+        assert published.payload is not None
+        sent = json.loads(published.payload)["nova"]["/etc/nova/nova.conf"]
+        expected = filters % "PciPassthroughFilter"
+        assert sent["additional_neutron_filters"] == expected
+        assert published.filters == tuple(expected.split(","))

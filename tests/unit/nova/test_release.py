@@ -89,6 +89,9 @@ class TestCheck:
         ({"traits": "BLUE", "alias": ""}, 26, "traits needs Nova 26 (Zed)"),
         ({"managed": "false"}, 31, "managed needs Nova 31 (2025.1)"),
         ({"live_migratable": "true"}, 31, "live-migratable needs Nova 31 (2025.1)"),
+        ({"trusted": "true"}, 18, "trusted needs Nova 18 (Rocky)"),
+        ({"physical_network": "net"}, 17, "physical-network needs Nova 17 (Queens)"),
+        ({"one_time_use": "true"}, 32, "one-time-use needs Nova 32 (2025.2)"),
     )
 
     @pytest.mark.parametrize(("keys", "since", "message"), TABLE, ids=str)
@@ -108,6 +111,22 @@ class TestCheck:
     def test_what_every_release_takes(self, devices: str):
         nova_release.check(devices_option.parse(devices), Release(17))
         nova_release.check(devices_option.parse(devices), None)
+
+    @pytest.mark.parametrize("value", ["true", "false"])
+    def test_one_time_use_is_for_no_vf(self, value: str):
+        wanted = devices.parse(item(one_time_use=value, device_type="type-VF"))
+        with pytest.raises(errors.OptionError, match="one-time-use is for whole devices"):
+            nova_release.check(wanted, Release(34))
+        # A controller is told nothing of it.
+        nova_release.check(wanted, Release(34), (nova_release.ALIAS,))
+
+    @pytest.mark.parametrize(
+        ("major", "name"),
+        [(18, "Rocky"), (19, "Stein"), (20, "Train"), (21, "Ussuri"), (22, "Victoria"),
+         (24, "Xena"), (34, "2026.2"), (35, None)],
+    )  # fmt: skip
+    def test_releases_have_names(self, major: int, name: str | None):
+        assert nova_release.name_of(major) == (f"{major} ({name})" if name else str(major))
 
     def test_names_the_item(self):
         devices = f"['gpu=10de:1eb8', {item(managed='true')[1:]}"

@@ -126,6 +126,29 @@ class TestCompanions:
         ]
 
 
+class TestExclude:
+    @pytest.mark.parametrize(
+        ("exclude", "claimed"),
+        [
+            ("84:00.0", ("83:00.0", "83:00.1", "85:00.0", "85:00.1")),
+            ("[84:00.0, 85:*.*]", ("83:00.0", "83:00.1")),
+            ("'*:8[345]:00.1'", ("83:00.0", "84:00.0", "85:00.0")),
+            ("99:00.0", tuple(f"{bus}:00.{n}" for bus in ("83", "84", "85") for n in (0, 1))),
+        ],
+        ids=["card", "globs", "companions", "nothing"],
+    )
+    def test_leaves_out_what_it_names(self, exclude: str, claimed: tuple[str, ...]):
+        item = f"- {{id: 10de:1bb0, exclude: {exclude}}}"
+        decision = made.decide(item, *made.gpus("83", "84", "85"))
+        assert decision.addresses == tuple(f"0000:{each}" for each in claimed)
+        assert decision.refusals == ()
+
+    def test_is_stronger_than_an_address(self):
+        item = "- {id: 10de:1bb0, address: [83:00.0, 84:00.0], exclude: 84:00.0}"
+        decision = made.decide(item, *made.gpus("83"))
+        assert (decision.addresses[:1], decision.refusals) == (("0000:83:00.0",), ())
+
+
 class TestNothingThere:
     @pytest.mark.parametrize(
         ("devices", "expected"),

@@ -86,7 +86,7 @@ import ops
 
 # There is no LIBID: Charmhub gives one out when a library is registered, and this one is not yet.
 LIBAPI = 0
-LIBPATCH = 1
+LIBPATCH = 2
 
 SCHEMA_VERSION = 1
 DEFAULT_RELATION_NAME = "nova-pci"
@@ -100,6 +100,8 @@ _WORDS = re.compile(r"[A-Za-z0-9_,.-]{1,65536}")
 _DEVICE_TYPES = ("type-PCI", "type-PF", "type-VF")
 _NUMA_POLICIES = ("legacy", "preferred", "required", "socket")
 _BOOLEANS = ("yes", "no")
+_TRUE_OR_FALSE = ("true", "false")
+_NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}")
 
 
 class DataError(Exception):
@@ -157,8 +159,9 @@ class Alias(_Object):
 class DeviceSpec(_Object):
     """One PCI function that a compute host offers.
 
-    ``address`` is exact, such as ``0000:83:00.0``; ``managed`` is yes or no; the other fields are
-    as in `Alias`.
+    ``address`` is exact, such as ``0000:83:00.0``; ``managed`` and ``one_time_use`` are yes or no;
+    ``trusted`` is true or false; ``physical_network`` is a name; the other fields are as in
+    `Alias`.
 
     Raises:
         ValueError: for any other value.
@@ -171,6 +174,9 @@ class DeviceSpec(_Object):
     traits: str | None = None
     live_migratable: str | None = None
     managed: str | None = None
+    physical_network: str | None = None
+    trusted: str | None = None
+    one_time_use: str | None = None
 
     def __post_init__(self):
         _check_ids(self.vendor_id, self.product_id)
@@ -178,6 +184,12 @@ class DeviceSpec(_Object):
         _check_tags(self.resource_class, self.traits, self.live_migratable)
         if self.managed is not None:
             _check_choice("managed", self.managed, _BOOLEANS)
+        if self.physical_network is not None:
+            _check_pattern("physical_network", self.physical_network, _NETWORK)
+        if self.trusted is not None:
+            _check_choice("trusted", self.trusted, _TRUE_OR_FALSE)
+        if self.one_time_use is not None:
+            _check_choice("one_time_use", self.one_time_use, _BOOLEANS)
 
 
 class NovaPciProvider(ops.Object):

@@ -57,15 +57,15 @@ def check_controller(
         elif files:
             checks.append(Check(f"alias {name}", OK, f"in {files}"))
     if names:
-        checks.append(_filter(published.config))
+        checks += [_filter(published.config, each) for each in published.filters]
     return tuple(checks)
 
 
-def _filter(config: nova_conf.Config) -> Check:
+def _filter(config: nova_conf.Config, name: str) -> Check:
     value = config.last(nova_conf.ENABLED_FILTERS)
-    if publication.has_filter(config):
-        return Check("scheduler-filter", OK, f"{nova_lines.FILTER} in {value}")
-    seen = f"{nova_lines.FILTER} is not in {value or 'enabled_filters, which is not set'}"
+    if publication.has_filter(config, name):
+        return Check("scheduler-filter", OK, f"{name} in {value}")
+    seen = f"{name} is not in {value or 'enabled_filters, which is not set'}"
     return Check(
         "scheduler-filter",
         FAIL,
