@@ -159,22 +159,25 @@ def _plain(path: str) -> str:
 
 
 def _look_elsewhere(namespaces: Mapping[str, Iterable[str]]) -> tuple[Upper, ...]:
-    found: list[Upper] = []
-    failed: list[OSError] = []
+    answers: list[tuple[Upper, ...] | OSError] = []
 
     def visit() -> None:
         try:
-            found.extend(_visit(namespaces))
+            answers.append(tuple(_visit(namespaces)))
         except OSError as error:
-            failed.append(error)
+            answers.append(error)
+        except (ValueError, struct.error) as error:
+            answers.append(OSError(errno.EBADMSG, f"the kernel's answer is damaged: {error}"))
 
     # Only the thread that asks enters a namespace, and it ends there.
     thread = threading.Thread(target=visit)
     thread.start()
     thread.join()
-    if failed:
-        raise failed[0]
-    return tuple(found)
+    # A thread that has died has not said that there is nothing.
+    answer = answers[0] if answers else OSError(errno.EIO, "no namespace could be asked")
+    if isinstance(answer, OSError):
+        raise answer
+    return answer
 
 
 def _visit(namespaces: Mapping[str, Iterable[str]]) -> Iterator[Upper]:

@@ -163,7 +163,7 @@ class Kernel:
         self.here = name
         self.entered.append(name)
         assert list(paths) == [f"/{name}"]
-        return os.open("/dev/null", os.O_RDONLY)
+        return os.open(os.devnull, os.O_RDONLY)
 
     def open(self, protocol: int) -> Asking:
         assert protocol == socket.NETLINK_ROUTE
@@ -194,10 +194,11 @@ class Asking:
             assert self.where == HOME
             self.answers = [message(88, nsid(each)) for each in self.kernel.numbers]
         else:
-            # What is open is the reader's own namespace, or the one that was entered just now.
+            (handle,) = struct.unpack("=I", found[3])
+            is_own = os.readlink(f"/proc/self/fd/{handle}") != os.devnull
             known = {name: number for number, name in self.kernel.numbers.items()}
-            asked = self.kernel.entered[-1] if self.where == HOME else HOME
-            self.answers = [message(88, nsid(known.get(asked, -1) if self.where == HOME else 0))]
+            named = 0 if is_own else known.get(self.kernel.entered[-1], -1)
+            self.answers = [message(88, nsid(named))]
             return
         self.answers.append(message(3, number(0)))
 
@@ -253,6 +254,35 @@ def test_a_namespace_that_is_known_by_number_alone_may_be_gone(kernel: Kernel, c
     else:
         with pytest.raises(OSError, match="Permission denied"):
             visit(FIRST)
+
+
+def test_a_namespace_that_nobody_is_seen_to_keep_is_asked_by_its_number(kernel: Kernel):
+    assert visit(FIRST) == ["mv0", "mv1"]
+    assert kernel.entered == [FIRST]
+
+
+def test_what_is_too_short_for_an_attribute_is_passed_over(kernel: Kernel):
+    kernel.links[FIRST] = [link(attribute(5, b"") + b"\3")]
+    assert visit(FIRST, SECOND) == ["mv1"]
+
+
+@pytest.mark.parametrize(
+    ("failure", "said"),
+    [
+        (struct.error("unpack requires 16 bytes"), "damaged: unpack requires 16 bytes"),
+        (ValueError("too many values"), "damaged: too many values"),
+        (PermissionError(errno.EPERM, "Operation not permitted"), "not permitted"),
+    ],
+)
+def test_what_fails_beside_the_reader_fails(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception, said: str
+):
+    def fail(asked: object) -> list[namespaces.Upper]:
+        raise failure
+
+    monkeypatch.setattr(namespaces, "_visit", fail)
+    with pytest.raises(OSError, match=said):
+        namespaces._look_elsewhere({})
 
 
 def test_a_namespace_is_entered_by_the_first_file_that_is_still_its_own(
