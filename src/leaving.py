@@ -20,6 +20,7 @@ import roles
 from passthrough import pci_address
 from passthrough.config import options
 from passthrough.errors import OptionError
+from passthrough.host import watch
 from passthrough.reporting import status
 from passthrough.site import Site
 from passthrough.state import record, settled
@@ -139,7 +140,9 @@ def give_back_first(site: Site, environ: Mapping[str, str]) -> bool:
     if not proves(hook, lambda: remaining_by_tools(hook.principal)):
         return False
     present = record.read(site)
-    if present.owner is None:
+    # The caretaker's files go behind the record: a kill may have left some of them.
+    watched = any((site.root / path).exists() for path in watch.owned_files(site.application))
+    if present.owner is None and not (present.is_empty and watched):
         return present.is_empty or present.keep
     me = record.Owner(environ.get("JUJU_MODEL_UUID", ""), hook.unit, hook.principal)
     place = ownership.Place(me, Path(environ.get("JUJU_CHARM_DIR") or os.getcwd()))

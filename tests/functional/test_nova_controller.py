@@ -212,7 +212,7 @@ class TestVerify:
         assert result.failed
         assert result.message.endswith("checks failed: scheduler-filter")
         principal.render()
-        result = agent.action("verify")
+        result = agent.action("verify", {"format": "json"})
         assert not result.failed
         checks = {each["name"]: each["seen"] for each in json.loads(result.results["checks"])}
         assert checks["nova"] == "Nova 29 (2024.1)"
