@@ -47,12 +47,13 @@ cp -al "/lib/modules/$now" /lib/modules/{OLD}
 cp "/boot/vmlinuz-$now" /boot/vmlinuz-{OLD}
 cp "/boot/initrd.img-$now" /boot/initrd.img-{OLD}
 """
-# Runs when an image is made: the older kernel's finds three MiB left on the disk.
+# Runs when an image is made: the older kernel's finds three MiB left on the disk, those for root
+# alone among them.
 FULL = f"""\
 #!/bin/sh
 [ "$1" = prereqs ] && exit 0
 [ "$version" = {OLD} ] || exit 0
-free=$(df --output=avail --block-size=1M /boot | tail -n 1)
+free=$(($(stat -f -c %f /boot) * $(stat -f -c %S /boot) / 1048576))
 fallocate --length "$((free - 3))M" {FILLER}
 """
 
