@@ -15,6 +15,7 @@ import pytest
 from passthrough.system import exclusive
 
 PATIENT = 10.0
+_real_open = os.open
 
 
 def opened(*devices: exclusive.Device, seconds: float = PATIENT) -> dict[str, int]:
@@ -138,6 +139,19 @@ class TestNode:
         monkeypatch.setattr(os, "open", fail)
         other = exclusive.Device("/dev/null", "1:3", keep=True)
         assert opened(node, other) == {node.path: number, "/dev/null": errno.ENOTBLK}
+        assert list(exclusive._open([node, other])) == [number, errno.ENOTBLK]
+
+    @pytest.mark.parametrize("keep", [True, False])
+    def test_what_is_only_asked_for_is_closed_at_once(
+        self, node: exclusive.Device, monkeypatch: pytest.MonkeyPatch, keep: bool
+    ):
+        self._do(monkeypatch, node, lambda: _real_open("/dev/null", os.O_RDONLY))
+        before = descriptors()
+        assert list(exclusive._open([node._replace(keep=keep)])) == [0]
+        left = [each for each in descriptors() if each not in before]
+        assert len(left) == keep
+        for each in left:
+            os.close(int(each))
 
     def test_one_that_never_answers_costs_its_time_and_no_more(
         self, node: exclusive.Device, monkeypatch: pytest.MonkeyPatch
@@ -189,7 +203,9 @@ def test_a_regular_file_is_not_the_device(tmp_path: Path):
 
 
 def test_a_device_that_has_gone_is_nobodys(tmp_path: Path):
-    assert opened(exclusive.Device(os.fspath(tmp_path / "sdb"), "8:16", keep=True)) == {}
+    device = exclusive.Device(os.fspath(tmp_path / "sdb"), "8:16", keep=True)
+    assert opened(device) == {}
+    assert list(exclusive._open([device])) == [0]
 
 
 def test_without_a_device_nobody_is_asked(monkeypatch: pytest.MonkeyPatch):
