@@ -87,6 +87,29 @@ def test_what_proves_that_a_unit_leaves(hook: leaving.Hook, listed: list[str], e
     assert charm._LEAVING.search(f"hooks/{hook.name}") or not expected
 
 
+# Each row of the page's table, by the rows above that stand for it; None: TestHooks has it.
+PAGE = (
+    ["departed-itself", "departed-itself-from-a-foreign-principal"],
+    ["departed-another", "departed-a-unit-of-its-own-application"],
+    ["broken-last", "broken-last-and-still-listed"],
+    ["broken-one-of-two", "broken-one-of-two-and-still-listed"],
+    ["broken-of-somebody-elses", "broken-of-the-other-kind"],
+    ["broken-of-nova-pci", "broken-of-nrpe"],
+    ["stop", "remove"],
+    None,
+)
+
+
+def test_the_page_says_of_every_hook_what_the_unit_does():
+    page = Path(charm.__file__).parents[1] / "docs/explanation/leaving.md"
+    table = page.read_text().split("<!-- checked: leaving -->\n")[1].split("\n\n")[0]
+    said = [row.strip("| ").rpartition(" | ")[2] for row in table.splitlines()[2:]]
+    assert len(said) == len(PAGE)
+    for what, names in zip(said, PAGE, strict=True):
+        for name in names or ():
+            assert what.startswith("gives back" if ROWS[name][2] else "does nothing"), name
+
+
 def test_a_hook_is_read_off_its_environment():
     environ = {
         "JUJU_DISPATCH_PATH": "hooks/juju-info-relation-departed",

@@ -515,6 +515,103 @@ class TestRemoval:
         assert names(agent.remove_unit("nova-compute/0"))[-2:] == ["stop", "remove"]
 
 
+class TestManners:
+    """What differs between Juju 3.6 and 4.0, as it was read and seen."""
+
+    TELL = """\
+echo "$hook departing=$JUJU_DEPARTING_UNIT"
+for end in host controller; do relation-ids --format=json $end; done
+"""
+
+    @pytest.fixture
+    def beside(self, tmp_path, shell_charm):
+        """Make the agents of a manner, with a unit beside nova-compute/0 and a foreign relation."""
+
+        def make(manner, **opened):
+            agent = standin.Agent(tmp_path / "agent", env=ENV, manner=manner)
+            agent.deploy(shell_charm(self.TELL, metadata=SUBORDINATE), principal="nova-compute/0")
+            agent.integrate("shell:controller", "ncc", units=["ncc/0"])
+            agent.adopt(**opened)
+            return agent
+
+        return make
+
+    @staticmethod
+    def of_first(runs):
+        return [run for run in runs if run.unit == "shell/0"]
+
+    def test_juju_3_tells_of_its_own_principal_and_stops(self, beside):
+        agent = beside(standin.JUJU_3)
+        runs = self.of_first(agent.remove_relation("shell:host", "nova-compute"))
+        assert names(runs)[-2:] == ["stop", "remove"]
+        assert "controller-relation-departed" not in names(runs)
+        assert "departing=shell/0" in runs[0].stdout
+
+    def test_juju_3_may_still_call_it_alive(self, beside):
+        agent = beside(standin.JUJU_3, late_death=True)
+        runs = self.of_first(agent.remove_relation("shell:host", "nova-compute"))
+        assert "departing=nova-compute/0" in runs[0].stdout
+        assert names(runs)[-2:] == ["stop", "remove"]
+
+    @pytest.mark.parametrize("own_first", [False, True])
+    def test_juju_4_tells_of_all_and_takes_it_out_of_the_model(self, beside, own_first):
+        agent = beside(standin.JUJU_4, own_first=own_first)
+        folder = agent.unit_directory("shell/0")
+        runs = self.of_first(agent.remove_relation("shell:host", "nova-compute"))
+        foreign = ["controller-relation-departed", "controller-relation-broken"]
+        own = ["host-relation-departed", "host-relation-broken"]
+        assert names(runs) == (own if own_first else foreign + own)
+        assert all(
+            "departing=shell/0" in run.stdout for run in runs if run.name.endswith("departed")
+        )
+        assert runs[-1].stdout.split()[-2:] == ["[]", "[]"], "none is listed any more"
+        assert not folder.exists()
+        assert agent.log("shell/0"), "what it said is still to be read"
+
+    def test_juju_4_tells_the_other_unit_whose_end_it_was(self, beside):
+        agent = beside(standin.JUJU_4)
+        runs = agent.remove_relation("shell:host", "nova-compute")
+        told = [run for run in runs if run.unit == "shell/1" and "relation" in run.name]
+        assert names(told) == ["host-relation-departed", "host-relation-broken"]
+        assert "departing=nova-compute/0" in told[0].stdout
+        assert agent.units() == ["shell/1"]
+
+    def test_juju_4_may_run_stop_without_tools(self, beside):
+        agent = beside(standin.JUJU_4, late_stop=True)
+        runs = self.of_first(agent.remove())
+        assert names(runs)[-1] == "stop"
+        assert {call.exit_code for call in runs[-1].calls} == {1}
+        assert agent.units() == []
+
+    @pytest.mark.parametrize("manner", [standin.JUJU_3, standin.JUJU_4])
+    def test_by_force_there_is_no_stop(self, beside, manner):
+        runs = beside(manner).remove(force=True)
+        assert not {"stop", "remove"} & {*names(runs)}
+
+    def test_tools_fail_in_the_middle(self, agent, shell_charm):
+        script = "relation-ids --format=json web; juju-log x; config-get --format=json; exit 0"
+        agent.deploy(shell_charm(script))
+        agent.surroundings.tools_fail_after = 1
+        (run,) = agent.hook("update-status")
+        assert [call.exit_code for call in run.calls] == [0, 1]
+        assert "ERROR connection is shutdown before send" in run.stderr
+
+    def test_a_unit_vanishes_without_a_hook(self, agent, shell_charm):
+        agent.deploy(shell_charm())
+        folder = agent.unit_directory()
+        assert "model: model-" in (folder / "agent.conf").read_text()
+        agent.vanish("shell/0")
+        assert not folder.exists()
+        assert agent.units() == []
+
+    def test_a_principal_has_a_folder_where_it_is_placed(self, agent, shell_charm):
+        agent.deploy(shell_charm(metadata=SUBORDINATE), principal="nova-compute/0")
+        agent.place("nova-compute/0", {"name": "nova-compute"})
+        folder = agent.directory / "unit-nova-compute-0"
+        assert json.loads((folder / "charm/metadata.yaml").read_text())["name"] == "nova-compute"
+        assert (folder / "agent.conf").exists()
+
+
 class TestUpgrade:
     def test_replaces_the_files_and_keeps_what_the_charm_made(self, agent, shell_charm):
         script = case(install="touch made")
