@@ -15,7 +15,6 @@ if __name__ == "__main__":
 import functools
 import logging
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +27,7 @@ import roles
 import settling
 from passthrough import reboot, survey
 from passthrough.config import options
-from passthrough.errors import NotOursError, PassthroughError, unexpected
+from passthrough.errors import NotOursError
 from passthrough.reporting import status, words
 from passthrough.site import Site
 from passthrough.state import settled
@@ -44,23 +43,6 @@ logger = logging.getLogger(__name__)
 
 ROOT = Path("/")
 
-# The hooks that can prove that a unit leaves.
-_LEAVING = re.compile(r"^hooks/(?:stop|remove|.*-relation-(?:departed|broken))$")
-
-
-def _tell(error: Exception) -> Exception:
-    """Log an error that ends a hook's work, and give the one that the status tells of.
-
-    None leaves the hook: Juju's error state shows an operator no sentence, stops the unit's other
-    hooks, and what was done up to there is safe to be gone on from. But for `stop` and `remove`,
-    after which nobody would.
-    """
-    if isinstance(error, (PassthroughError, OSError)):
-        logger.error("%s", error)
-        return error
-    logger.error("unexpected, and a mistake in this charm: %s", error, exc_info=error)
-    return unexpected(error)
-
 
 class PciPassthroughCharm(ops.CharmBase):
     """Brings each unit to what the options ask for; every hook does the same one thing."""
@@ -75,38 +57,21 @@ class PciPassthroughCharm(ops.CharmBase):
         self._monitoring = monitoring.Monitoring(self, self.site)
         # said are the notes that are in the log already.
         self._stored.set_default(controller=False, said=[])
-        for event in (
-            self.on.install,
-            self.on.upgrade_charm,
-            self.on.config_changed,
-            self.on.start,
-            self.on.leader_elected,
-            self.on.juju_info_relation_joined,
-            self.on.juju_info_relation_changed,
-            self.on.nova_cloud_controller_relation_joined,
-            self.on.nova_cloud_controller_relation_changed,
-            self.on.nova_pci_relation_created,
-            self.on.nrpe_external_master_relation_joined,
-            self.on.nrpe_external_master_relation_changed,
-        ):
+        on = self.on
+        for event in (on.install, on.upgrade_charm, on.config_changed, on.start, on.leader_elected):
             framework.observe(event, self._on_change)
-        for event in (
-            self.on.stop,
-            self.on.remove,
-            self.on.juju_info_relation_departed,
-            self.on.juju_info_relation_broken,
-            self.on.nova_cloud_controller_relation_departed,
-            self.on.nova_cloud_controller_relation_broken,
-            self.on.nova_pci_relation_departed,
-            self.on.nrpe_external_master_relation_departed,
-        ):
+        framework.observe(on[roles.NOVA_PCI].relation_created, self._on_change)
+        for endpoint in (*roles.TIES, roles.CHAIN):
+            framework.observe(on[endpoint].relation_joined, self._on_change)
+            framework.observe(on[endpoint].relation_changed, self._on_change)
+        for endpoint in (*roles.TIES, roles.CHAIN, roles.NOVA_PCI):
+            framework.observe(on[endpoint].relation_departed, self._on_leaving)
+        for event in (on.stop, on.remove, *(on[each].relation_broken for each in roles.TIES)):
             framework.observe(event, self._on_leaving)
-        framework.observe(self.on.update_status, self._on_update_status)
-        framework.observe(self.on.list_devices_action, self._on_action)
-        framework.observe(self.on.plan_action, self._on_action)
-        framework.observe(self.on.rebind_action, self._on_action)
-        framework.observe(self.on.verify_action, self._on_action)
-        framework.observe(self.on.collect_unit_status, self._on_collect_status)
+        framework.observe(on.update_status, self._on_update_status)
+        for event in (on.list_devices_action, on.plan_action, on.rebind_action, on.verify_action):
+            framework.observe(event, self._on_action)
+        framework.observe(on.collect_unit_status, self._on_collect_status)
 
     @property
     def is_controller(self) -> bool:
@@ -123,9 +88,7 @@ class PciPassthroughCharm(ops.CharmBase):
 
     def survey_controller(self) -> publication.Publication:
         """Look at what the controller is sent; raises as `publication.survey` does."""
-        return self._controller.survey(
-            roles.relations(self.model, roles.Role.CONTROLLER)[0], self.options()
-        )
+        return self._controller.survey(self.options())
 
     @property
     def place(self) -> ownership.Place:
@@ -137,37 +100,18 @@ class PciPassthroughCharm(ops.CharmBase):
         return ownership.Place(me, self.charm_dir)
 
     def check_owner(self, present: record.Record) -> None:
-        """See that this unit may change the host.
-
-        Raises:
-            PassthroughError: when it leaves; its principal is none that it is made for; or another
-                unit of the application looks after the host.
-        """
+        """See that this unit may change the host; raises as `ownership.check_unit` does."""
         import ownership
 
-        place = self.place
-        if ownership.leaves(place.charm):
-            raise PassthroughError("this unit leaves the host")
-        roles.check_place(self.model, place.agents)
-        ownership.check(present.owner, place)
+        ownership.check_unit(self.model, self.place, present)
 
     def _on_change(self, event: ops.EventBase) -> None:
-        if self._leaves(event):
+        import ownership
+
+        if ownership.still_leaves(self.charm_dir, event):
             self._leave()
         else:
             self._change(patient=isinstance(event, ops.UpdateStatusEvent))
-
-    def _leaves(self, event: ops.EventBase) -> bool:
-        """Whether this unit leaves, by the mark of an earlier hook; a new principal ends that."""
-        import ownership
-
-        if not ownership.leaves(self.charm_dir):
-            return False
-        arrives = (ops.RelationCreatedEvent, ops.RelationJoinedEvent, ops.RelationChangedEvent)
-        if isinstance(event, arrives) and roles.is_tie(event.relation):
-            ownership.stay(self.charm_dir)
-            return False
-        return True
 
     def _change(self, facts: survey.Facts | None = None, *, patient: bool = False) -> None:
         """Do what every hook does.
@@ -193,12 +137,12 @@ class PciPassthroughCharm(ops.CharmBase):
             self._done = dispatched.Barred(error)
             return
         except Exception as error:
-            self._done = dispatched.Failed(_tell(error))
+            self._done = dispatched.fail(error)
         if role is roles.Role.COMPUTE:
             try:
                 self._monitoring.report(self._done)
             except Exception as error:
-                self._done = dispatched.Failed(_tell(error))
+                self._done = dispatched.fail(error)
         if role:
             self._stored.controller = role is roles.Role.CONTROLLER
 
@@ -212,8 +156,7 @@ class PciPassthroughCharm(ops.CharmBase):
         """
         known = settling.recall(self.site, self.unit.name)
         if not known:
-            self._on_change(event)
-            return
+            return self._on_change(event)
         try:
             # What is seen here is what a run goes by that follows, so none may come in between.
             with lock.hold(self.site.root, f"a hook of {self.app.name}"):
@@ -223,33 +166,24 @@ class PciPassthroughCharm(ops.CharmBase):
                 else:
                     self._change(facts, patient=True)
         except Exception as error:
-            self._done = dispatched.Failed(_tell(error))
+            self._done = dispatched.fail(error)
 
     def _on_leaving(self, _: ops.EventBase) -> None:
         import leaving
 
-        if leaving.proves(leaving.Hook.of(os.environ), self._remaining):
+        if leaving.proves(leaving.Hook.of(os.environ), lambda: roles.ties(self.model)):
             self._leave()
-
-    def _remaining(self) -> list[str]:
-        """The ids of the relations that still lead to this unit's own principal."""
-        ties = [each for role in roles.Role for each in roles.relations(self.model, role)]
-        return [f"{each.name}:{each.id}" for each in ties]
 
     def _leave(self) -> None:
         from passthrough.state import record
 
         legacy = record.read(self.site).owner is None
         if self._stored.controller or (legacy and roles.is_misfit(self.place.agents)):
-            self._done = dispatched.Removed()
-            return  # a unit beside a compute service may have the same host
-        import leaving
+            self._done = dispatched.Removed()  # a compute unit may have the same host
+        else:
+            import leaving
 
-        try:
-            keep = options.parse_keep(self.config.get(options.ON_REMOVAL))
-        except (PassthroughError, ops.ModelError):
-            keep = None
-        self._done = leaving.leave(self.site, self.place, keep)
+            self._done = leaving.leave(self.site, self.place, leaving.keeps(self.config))
 
     def _on_action(self, event: ops.ActionEvent) -> None:
         import actions
@@ -257,99 +191,32 @@ class PciPassthroughCharm(ops.CharmBase):
         try:
             self._done = actions.answer(self, event)
         except Exception as error:
-            told = _tell(error)
-            event.fail(str(told))
-            self._done = dispatched.Failed(told)
+            self._done = dispatched.fail(error)
+            event.fail(str(self._done.problem))
 
     def _on_collect_status(self, event: ops.CollectStatusEvent) -> None:
         if isinstance(self._done, dispatched.Settled):
             return
+        import summary
+
         try:
             if not isinstance(self._done, dispatched.Removed):
                 settling.remember(self.site, self.unit.name, self.config, self._done)
-            found = self._summarize()
+            found = summary.summarize(self, self._done)
         except Exception as error:
-            found = status.Status(status.Kind.BLOCKED, str(_tell(error)))
+            found = status.summarize_failure(dispatched.fail(error).problem)
         event.add_status(ops.StatusBase.from_name(found.kind, found.message))
-
-    def _summarize(self) -> status.Status:
-        """Sum up what this dispatch did, or what is to be seen where it did nothing."""
-        role = roles.of(self.model)
-        match self._done:
-            case dispatched.Removed(left, stays):
-                return status.Status(status.Kind.MAINTENANCE, status.describe_removal(left, stays))
-            case _ if role is None:
-                return self._summarize_unchanged(role)
-            case dispatched.Failed(problem) | dispatched.Barred(problem):
-                return status.summarize_failure(problem)
-            case dispatched.Published(published):
-                return status.summarize_controller(self.options(), published)
-            case dispatched.Reconciled(result, verdict):
-                return status.summarize(result.decision, result.outcome.failed, verdict)
-            case _:
-                return self._summarize_unchanged(role)
-
-    def _summarize_unchanged(self, role: roles.Role | None) -> status.Status:
-        """Sum up what is to be seen, where this dispatch changed nothing."""
-        import ownership
-        from passthrough.state import record
-
-        if ownership.leaves(self.charm_dir):
-            return status.Status(status.Kind.MAINTENANCE, status.describe_removal(()))
-        roles.check_place(self.model, self.place.agents)
-        if role is None:
-            return status.Status(
-                status.Kind.WAITING, "waiting for a principal: integrate nova-compute"
-            )
-        if role is roles.Role.CONTROLLER:
-            return status.summarize_controller(self.options(), self.survey_controller())
-        self.check_owner(record.read(self.site))
-        seen = self._done
-        decision = seen.decision if isinstance(seen, dispatched.Seen) else self.decide()
-        verdict = reboot.foresee(decision, roles.principal())
-        return status.summarize(decision, verdict=verdict, acted=False)
 
     def _reconcile(
         self, wanted: options.Options, facts: survey.Facts | None, *, patient: bool
     ) -> None:
-        import telling
-        from passthrough import reconcile
-        from passthrough.effects import reboot_request, tools
+        import hosting
 
-        host_tools = telling.Telling(self.unit, tools.HostTools(), self.site.root)
-        with lock.hold(self.site.root, f"a hook of {self.app.name}"):
-            owner = self._claim_host()
-            start = reconcile.Start(facts, owner, patient)
-            result = reconcile.reconcile(self.site, wanted, host_tools, logger.info, start)
-        self.publisher.devices(result.decision.nova)
-        self._log_once(result.decision.nova.notes)
-        for each in result.outcome.repaired:
-            logger.warning("repaired: %s", each)
-        verdict = reboot_request.arrange(
-            result.decision, result.outcome.failed, host_tools, roles.principal()
-        )
-        self._done = dispatched.Reconciled(result, verdict)
-        if verdict.action is reboot.Action.NOW:
-            logger.warning("%s", words.verdict(verdict))
-            try:
-                self.unit.reboot()
-            except Exception:
-                reboot_request.resume(self.site, host_tools)
-                raise
-
-    def _claim_host(self) -> record.Owner:
-        """Look after the host from now on, or wait for it; the host's lock is held."""
-        import ownership
-        from passthrough.state import record
-
-        place = self.place
-        try:
-            self.check_owner(record.read(self.site))
-        except ownership.OwnedError:
-            ownership.wait(place)
-            raise
-        ownership.stop_waiting(place)
-        return place.me
+        self._done = done = hosting.reconcile(self, wanted, facts, patient=patient)
+        self._log_once(done.result.decision.nova.notes)
+        if done.verdict.action is reboot.Action.NOW:
+            logger.warning("%s", words.verdict(done.verdict))
+            hosting.reboot(self)
 
     @functools.cached_property
     def _controller(self) -> controller.Controller:
@@ -358,9 +225,7 @@ class PciPassthroughCharm(ops.CharmBase):
         return controller.Controller(self, self.site.root)
 
     def _publish(self, wanted: options.Options) -> None:
-        published = self._controller.publish(
-            roles.relations(self.model, roles.Role.CONTROLLER)[0], wanted
-        )
+        published = self._controller.publish(wanted)
         self._done = dispatched.Published(published)
         self._log_once(published.notes)
 
@@ -373,27 +238,8 @@ class PciPassthroughCharm(ops.CharmBase):
             self._stored.said = list(notes)
 
 
-def main() -> None:
-    """Run the hook or action that Juju asks for.
-
-    In a unit that leaves, the host comes before anything that Juju answers: its tools may fail in
-    the middle, and the hook may be the last. A failure of what comes behind stops nothing.
-    """
-    if not _LEAVING.search(os.environ.get("JUJU_DISPATCH_PATH", "")):
-        ops.main(PciPassthroughCharm)
-        return
-    import leaving
-
-    site = Site(ROOT, os.environ.get("JUJU_UNIT_NAME", "").partition("/")[0])
-    if not leaving.give_back_first(site, os.environ):
-        ops.main(PciPassthroughCharm)
-        return
-    try:
-        ops.main(PciPassthroughCharm)
-    except Exception as error:
-        leaving.tell(site, f"all is done, and Juju was not told: {error}")
-
-
 if __name__ == "__main__":
+    import entry
+
     garbage.resume()
-    main()
+    entry.run(PciPassthroughCharm, ROOT)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import ops
 
+import roles
 from passthrough.config import options
 from passthrough.nova import lines as nova_lines
 from passthrough.nova import publication
@@ -31,20 +32,25 @@ class Controller(ops.Object):
         # A publication.Memory.
         self._stored.set_default(lines=[], seen="")
 
-    def survey(self, relation: ops.Relation, wanted: options.Options) -> publication.Publication:
+    @property
+    def _relation(self) -> ops.Relation:
+        return roles.relations(self.model, roles.Role.CONTROLLER)[0]
+
+    def survey(self, wanted: options.Options) -> publication.Publication:
         """Look at Nova's files and decide what to send; changes nothing.
 
         Raises:
             OptionError: when the installed Nova does not know what an option asks for.
             OSError: when a file cannot be read.
         """
-        sent = relation.data[self._unit].get(nova_lines.SUBORDINATE_KEY)
+        sent = self._relation.data[self._unit].get(nova_lines.SUBORDINATE_KEY)
         memory = publication.Memory(tuple(self._stored.lines), str(self._stored.seen))
         return publication.survey(self._root, wanted, sent, memory)
 
-    def publish(self, relation: ops.Relation, wanted: options.Options) -> publication.Publication:
+    def publish(self, wanted: options.Options) -> publication.Publication:
         """Send what `survey` decides, if that is not what was sent before."""
-        published = self.survey(relation, wanted)
+        published = self.survey(wanted)
+        relation = self._relation
         databag = relation.data[self._unit]
         if databag.get(nova_lines.SUBORDINATE_KEY) != published.payload:
             databag[nova_lines.SUBORDINATE_KEY] = published.payload or ""

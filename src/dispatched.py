@@ -5,12 +5,17 @@ Named tuples: every hook imports them, and a dataclass takes five times as long 
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, NamedTuple
+
+from passthrough.errors import PassthroughError, unexpected
 
 if TYPE_CHECKING:
     from passthrough import reboot, reconcile
     from passthrough.nova import publication
     from passthrough.survey import Decision
+
+logger = logging.getLogger(__name__)
 
 
 class Nothing(NamedTuple):
@@ -63,3 +68,17 @@ class Removed(NamedTuple):
 
 
 Done = Nothing | Settled | Reconciled | Published | Seen | Failed | Barred | Removed
+
+
+def fail(error: Exception) -> Failed:
+    """Log an error that ends a hook's work; gives what the status tells of.
+
+    None leaves the hook: Juju's error state shows an operator no sentence, stops the unit's other
+    hooks, and what was done up to there is safe to be gone on from. But for `stop` and `remove`,
+    after which nobody would.
+    """
+    if isinstance(error, (PassthroughError, OSError)):
+        logger.error("%s", error)
+        return Failed(error)
+    logger.error("unexpected, and a mistake in this charm: %s", error, exc_info=error)
+    return Failed(unexpected(error))

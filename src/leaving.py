@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple, cast
 
+import ops
+
 import dispatched
 import ownership
 import roles
@@ -80,8 +82,8 @@ def proves(hook: Hook, remaining: Callable[[], Iterable[str]]) -> bool:
     if hook.name.endswith("-relation-departed"):
         return bool(hook.unit) and hook.departing == hook.unit
     endpoint = hook.relation.partition(":")[0]
-    ties = endpoint in [role.value for role in roles.Role]
-    if not (hook.name.endswith("-relation-broken") and ties and hook.principal):
+    is_tie = endpoint in roles.TIES
+    if not (hook.name.endswith("-relation-broken") and is_tie and hook.principal):
         return False
     if hook.remote != roles.application_of(hook.principal):
         return False  # it leads to somebody else's principal
@@ -96,8 +98,8 @@ def remaining_by_tools(principal: str) -> list[str]:
     """
     application = roles.application_of(principal)
     found: list[str] = []
-    for role in roles.Role:
-        answer = _ask("relation-ids", "--format=json", role.value)
+    for endpoint in roles.TIES:
+        answer = _ask("relation-ids", "--format=json", endpoint)
         ids = cast("list[object]", answer) if isinstance(answer, list) else []
         for number in map(str, ids):
             if _ask("relation-list", "--format=json", "--app", "-r", number) == application:
@@ -111,6 +113,14 @@ def asks_to_keep() -> bool | None:
     try:
         return options.parse_keep(value) if value else None
     except OptionError:
+        return None
+
+
+def keeps(config: ops.ConfigData) -> bool | None:
+    """Read the option on-removal; None where Juju gives it no more, or it is none of the two."""
+    try:
+        return options.parse_keep(config.get(options.ON_REMOVAL))
+    except (OptionError, ops.ModelError):
         return None
 
 

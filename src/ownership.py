@@ -11,6 +11,9 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+import ops
+
+import roles
 from passthrough import naming
 from passthrough.errors import NotOursError, PassthroughError
 from passthrough.host import agents
@@ -94,6 +97,48 @@ def check(owner: Owner | None, place: Place) -> None:
     raise OwnedError(owner, me)
 
 
+def check_unit(model: ops.Model, place: Place, present: record.Record) -> None:
+    """See that a unit may change the host.
+
+    Args:
+        model: the model as the unit sees it.
+        place: the unit.
+        present: the application's record on the host.
+
+    Raises:
+        PassthroughError: when it leaves; its principal is none that it is made for; or another
+            unit of the application looks after the host.
+    """
+    if leaves(place.charm):
+        raise PassthroughError("this unit leaves the host")
+    roles.check_place(model, place.agents)
+    check(present.owner, place)
+
+
+def claim(model: ops.Model, site: Site, place: Place) -> Owner:
+    """Look after the host from now on, or wait for it; the host's lock is held.
+
+    Args:
+        model: the model as the unit sees it.
+        site: the application on this host.
+        place: the unit.
+
+    Returns:
+        The unit, as the record names it from now on.
+
+    Raises:
+        PassthroughError: as `check_unit`; a unit that another one keeps from it waits.
+        OSError: when a mark cannot be written.
+    """
+    try:
+        check_unit(model, place, record.read(site))
+    except OwnedError:
+        wait(place)
+        raise
+    stop_waiting(place)
+    return place.me
+
+
 def _has_left(owner: Owner, place: Place) -> bool:
     """Whether an owner's agent is gone; only where one's own is seen, absence says something."""
     if not place.is_there:
@@ -173,3 +218,18 @@ def stay(charm: Path) -> None:
 def leaves(charm: Path) -> bool:
     """Whether the unit leaves, by its mark."""
     return (charm / _LEAVES).exists()
+
+
+def still_leaves(charm: Path, event: ops.EventBase) -> bool:
+    """Tell whether the unit leaves, by the mark of an earlier hook; a new principal ends that.
+
+    Raises:
+        OSError: when the mark cannot be removed.
+    """
+    if not leaves(charm):
+        return False
+    arrives = (ops.RelationCreatedEvent, ops.RelationJoinedEvent, ops.RelationChangedEvent)
+    if isinstance(event, arrives) and roles.is_tie(event.relation):
+        stay(charm)
+        return False
+    return True

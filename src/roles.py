@@ -11,6 +11,7 @@ import ops
 from passthrough.errors import NotOursError
 
 CHAIN = "nrpe-external-master"
+NOVA_PCI = "nova-pci"
 
 
 class Role(enum.Enum):
@@ -18,6 +19,10 @@ class Role(enum.Enum):
 
     COMPUTE = "juju-info"
     CONTROLLER = "nova-cloud-controller"
+
+
+# The endpoints that lead to principals.
+TIES = tuple(role.value for role in Role)
 
 
 class MisplacedError(NotOursError):
@@ -51,8 +56,12 @@ def relations(model: ops.Model, role: Role) -> list[ops.Relation]:
 
 def is_tie(relation: ops.Relation) -> bool:
     """Tell whether a relation leads to this unit's own principal."""
-    ties = relation.name in [role.value for role in Role]
-    return ties and relation.app.name == application_of(principal())
+    return relation.name in TIES and relation.app.name == application_of(principal())
+
+
+def ties(model: ops.Model) -> list[str]:
+    """The ids, such as ``juju-info:3``, of the relations that lead to this unit's principal."""
+    return [f"{each.name}:{each.id}" for endpoint in TIES for each in _tied(model, endpoint)]
 
 
 def _tied(model: ops.Model, endpoint: str) -> list[ops.Relation]:

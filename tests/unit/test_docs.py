@@ -176,9 +176,9 @@ def spoken() -> Iterator[tuple[str, str]]:
             for template in templates(source):
                 yield name, template
     for name, pattern in (
-        ("charm", r"(Status|Error)$"),
+        ("summary", r"(Status|Error)$"),
         ("roles", r"Error$"),
-        ("ownership", r"__init__$"),
+        ("ownership", r"(__init__|Error)$"),
     ):
         for call in calls(parse(ROOT / f"src/{name}.py"), pattern):
             for template in templates(call):

@@ -17,6 +17,7 @@ from harness.unit import AGENTS, NRPE, PRINCIPAL, Unit
 from ops import testing
 
 import charm
+import entry
 import leaving
 import roles
 from passthrough.effects import nrpe
@@ -84,7 +85,7 @@ ROWS = {
 def test_what_proves_that_a_unit_leaves(hook: leaving.Hook, listed: list[str], expected: bool):
     assert leaving.proves(hook, lambda: listed) is expected
     # The cheap look at the name, before anything is imported, lets no proof pass by.
-    assert charm._LEAVING.search(f"hooks/{hook.name}") or not expected
+    assert entry.LEAVING.search(f"hooks/{hook.name}") or not expected
 
 
 # Each row of the page's table, by the rows above that stand for it; None: TestHooks has it.
@@ -247,7 +248,7 @@ class TestBeforeOps:
         monkeypatch.setattr(journal, "say", lambda root, who, text: said.append(text))
         for key, value in environment(ready_unit, "stop").items():
             monkeypatch.setenv(key, value)
-        charm.main()
+        entry.run(charm.PciPassthroughCharm, charm.ROOT)
         assert "vfio-pci" not in kernel.drivers().values()
         assert said[-1] == "all is done, and Juju was not told: ERROR connection is shutdown"
         assert "0000:83:00.0: given back" in said
@@ -262,7 +263,7 @@ class TestBeforeOps:
             monkeypatch.setenv("JUJU_DISPATCH_PATH", f"hooks/{hook}")
             monkeypatch.setenv("JUJU_UNIT_NAME", UNIT)
             with pytest.raises(ops.ModelError):
-                charm.main()
+                entry.run(charm.PciPassthroughCharm, charm.ROOT)
 
     def test_a_host_that_fails_fails_the_hook_and_stands_in_the_journal(
         self, ready_unit: Unit, juju, monkeypatch
@@ -571,6 +572,6 @@ def test_a_tie_leads_to_the_units_own_principal(monkeypatch: pytest.MonkeyPatch)
 
 @pytest.fixture(autouse=True)
 def no_real_tools(monkeypatch: pytest.MonkeyPatch, world) -> None:
-    """`charm.main` and `leaving` run on the test's host."""
+    """`entry.run` and `leaving` run on the test's host."""
     monkeypatch.setattr(charm, "ROOT", world.root)
     monkeypatch.setattr(host_tools, "HostTools", lambda: world.tools)
