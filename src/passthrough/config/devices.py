@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
 from passthrough import pci_address
-from passthrough.config import values, words
+from passthrough.config import pasted, values, words
 from passthrough.errors import OptionError
 from passthrough.system.quoting import show
 
@@ -141,13 +141,7 @@ def parse(text: str) -> Spec:
     """
     if len(text) > MAX_LENGTH:
         raise OptionError("devices", f"{len(text)} characters; at most {MAX_LENGTH} are accepted")
-    stripped = text.strip()
-    if stripped.startswith("{"):
-        entries = _load_yaml(f"[{text}]")
-    elif stripped.startswith(("-", "[")):
-        entries = _load_yaml(text)
-    else:
-        entries = [entry for entry in re.split(r"[,\s]+", stripped) if entry]
+    entries = _split(text.removeprefix("\ufeff").replace("\t", " ").replace("\r\n", "\n"))
     if len(entries) > MAX_ITEMS:
         raise OptionError(
             "devices",
@@ -160,6 +154,21 @@ def parse(text: str) -> Spec:
     spec = Spec(items)
     _check_aliases(spec)
     return spec
+
+
+def _split(text: str) -> list[object]:
+    """Split the option into items, in either form; comments are blanks in both."""
+    plain = re.sub(r"(?m)(^|[ ,])#.*$", r"\1", text).strip()
+    if plain.startswith("{"):
+        return _load_yaml(f"[{text}\n]")
+    if plain.startswith(("-", "[")):
+        return _load_yaml(text)
+    mistake = pasted.of_text(plain, KEYS)
+    if mistake:
+        raise OptionError(
+            "devices", mistake.fact, words.label(1, plain.split()[0]), mistake.way_out
+        )
+    return [entry for entry in re.split(r"[,\s]+", plain) if entry]
 
 
 def text_of(item: Item, **changes: Any) -> str:
@@ -246,6 +255,9 @@ def _parse_entry(entry: object, number: int) -> Item:
 
 
 def _parse_short(text: str, number: int) -> Item:
+    mistake = pasted.of_entry(text)
+    if mistake:
+        raise values.NotAcceptedError(*mistake)
     name, equals, rest = text.rpartition("=")
     identity, at, address = rest.partition("@")
     if at and not address:
@@ -287,9 +299,9 @@ KEYS: dict[str, tuple[str, Callable[[object], object]]] = {
 def _parse_mapping(entry: Mapping[object, object], number: int) -> Item:
     unknown = sorted(show(key) for key in entry if key not in KEYS)
     if unknown:
-        raise values.NotAcceptedError(
-            f"unknown key {unknown[0]}", f"the keys are {', '.join(KEYS)}"
-        )
+        meant = pasted.of_keys(entry, KEYS)
+        ways = [f"the keys are {', '.join(KEYS)}", *([meant] if meant else [])]
+        raise values.NotAcceptedError(f"unknown key {unknown[0]}", "; ".join(ways))
     if "id" not in entry:
         raise values.NotAcceptedError(
             "no id; every item needs VENDOR:PRODUCT, so that a card that moved to another slot"

@@ -128,7 +128,9 @@ REFUSALS = {
     ),
     "address-alone": (
         "0000:83:00.0",
-        'item 1 "0000:83:00.0": product id "83:00.0" is not four hex digits, e.g. 10de:1bb0',
+        'item 1 "0000:83:00.0": "0000:83:00.0" is an address, and an item begins with the id of'
+        " what is there; write VENDOR:PRODUCT@0000:83:00.0; list-devices and lspci -nns"
+        " 0000:83:00.0 show the id",
     ),
     "bad-address": (
         "10de:1bb0@83",
@@ -147,7 +149,8 @@ REFUSALS = {
     ),
     "mapping-outside-a-list": (
         "id: 10de:1bb0",
-        'item 1 "id:": vendor id "id" is not four hex digits, e.g. 10de:1bb0',
+        'item 1 "id:": "id" is a key of the YAML form, which is a list; begin each item with a'
+        " dash: - {alias: gpu, id: 10de:1bb0}",
     ),
     "unknown-key": (
         "- {id: 10de:1bb0, adress: 83:00.0}",

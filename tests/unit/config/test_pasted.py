@@ -1,0 +1,101 @@
+"""What people paste into ``devices``: what is taken, and what each refusal has to say.
+
+Out of reports in the open: lines of lspci and lshw, options of vfio-pci, Nova's JSON, file names.
+"""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+from harness import made
+
+from passthrough.config import devices
+
+PAGE = pathlib.Path(__file__).parents[3] / "docs/how-to/choose-devices.md"
+
+TAKEN = {
+    "the page's own": (PAGE.read_text().split("```yaml\n")[1].split("```")[0], None),
+    "a comment first": ("# my cards\n- gpu=10de:1bb0\n", "gpu=10de:1bb0"),
+    "a comment first, short": ("# my cards\ngpu=10de:1bb0 # the left one\n", "gpu=10de:1bb0"),
+    "comments between": ("10de:1bb0,\n# not this: 10de:1bb1\n8086:1572", "10de:1bb0 8086:1572"),
+    "Windows line ends": ("- gpu=10de:1bb0\r\n- 8086:1572\r\n", "gpu=10de:1bb0 8086:1572"),
+    "Windows line ends, short": ("gpu=10de:1bb0,\r\n8086:1572\r\n", "gpu=10de:1bb0 8086:1572"),
+    "a byte-order mark": ("\ufeffgpu=10de:1bb0", "gpu=10de:1bb0"),
+    "a byte-order mark, YAML": ("\ufeff- gpu=10de:1bb0", "gpu=10de:1bb0"),
+    "tabs": ("gpu=10de:1bb0\t8086:1572", "gpu=10de:1bb0 8086:1572"),
+    "tabs, YAML": ("-\tgpu=10de:1bb0\n", "gpu=10de:1bb0"),
+    "upper case": ("gpu=10DE:1BB0", "gpu=10de:1bb0"),
+    "lspci's brackets": ("[10de:1bb0]", "10de:1bb0"),
+    "a short address": ("gpu=10de:1bb0@83:00.0", "gpu=10de:1bb0@0000:83:00.0"),
+    "a mapping": ("{alias: gpu, id: '10de:1bb0'}", "gpu=10de:1bb0"),
+    "mappings": ("{id: '10de:1bb0'}, {id: '8086:1572'}", "10de:1bb0 8086:1572"),
+    "an alias that is a number": ("8086:5917,1=8086:9d71", "8086:5917 1=8086:9d71"),
+}
+LSPCI = "83:00.0 3D controller [0302]: NVIDIA Corporation GV100GL [Tesla V100] [10de:1db4] (rev a1)"
+REFUSED = {
+    "vfio-pci.ids=10de:1b80,10de:10f0": ("no alias", "write the ids alone: 10de:1b80"),
+    "vfio_pci.ids=10de:1b80": ("no alias", "10de:1b80"),
+    "ids=10de:1b80,10de:10f0": ("no alias", "10de:1b80"),
+    "10de:1bb0 (rev a1)": ('item 2 "(rev"',),
+    "[10de:1bb0] (rev a1)": ("devices: not readable as YAML",),
+    "83:00.0": ("is an address", "write VENDOR:PRODUCT@0000:83:00.0"),
+    "0000:83:00.0": ("is an address", "write VENDOR:PRODUCT@0000:83:00.0"),
+    "gpu=0000:83:00.0": ("is an address", "write gpu=VENDOR:PRODUCT@0000:83:00.0"),
+    "gpu=83:00.1": ("is an address", "write gpu=VENDOR:PRODUCT@0000:83:00.1"),
+    "- 0000:83:00.0": ("is an address", "write VENDOR:PRODUCT@0000:83:00.0"),
+    "pci@0000:83:00.0": ("is not VENDOR:PRODUCT",),
+    "pci_0000_83_00_0": ("is not VENDOR:PRODUCT",),
+    LSPCI: ("is a line of lspci", "10de:1db4@0000:83:00.0"),
+    f"{LSPCI}\n{LSPCI}": ("is a line of lspci", "10de:1db4@0000:83:00.0"),
+    f"0000:{LSPCI}": ("is a line of lspci", "10de:1db4@0000:83:00.0"),
+    "gpu = 10de:1bb0": ("blanks around the =", "write gpu=10de:1bb0"),
+    "gpu =10de:1bb0": ("blanks around the =", "write gpu=10de:1bb0"),
+    "10de:1bb1, gpu= 10de:1bb0": ("blanks around the =", "write gpu=10de:1bb0"),
+    "gpu:10de:1bb0": ("is an alias", "write gpu=10de:1bb0"),
+    "gpu: 10de:1bb0": ("behind the ALIAS", "write gpu=10de:1bb0"),
+    "alias: gpu\nid: 10de:1bb0": ("list", "with a dash"),
+    '{"vendor_id": "10de", "product_id": "1bb0"}': ("Nova's own form", 'id: "10de:1bb0"'),
+    '[{"vendor_id": "10de", "product_id": "1BB0"}]': ("the keys are", 'id: "10de:1bb0"'),
+    '[{"address": "0000:84:00.0"}]': ("no id", "VENDOR:PRODUCT"),
+    '[{"devname": "ens1f0", "physical_network": "physnet1"}]': ("the keys are", "VENDOR:PRODUCT"),
+    "- {id: 10de:1bb0, device_type: type-PF}": ("did you mean device-type?",),
+    "- {id: 10de:1bb0, numa_policy: required}": ("did you mean numa-policy?",),
+    "- {id: 10de:1bb0, resource_class: x}": ("did you mean resource-class?",),
+    "gpu=10de:1bb0;gpu=10de:1bb1": ("commas, blanks or newlines", "no semicolon"),
+    '"gpu=10de:1bb0"': ("quotes", 'leave " out'),
+    "'gpu=10de:1bb0'": ("quotes", "leave ' out"),
+    "@devices.yaml": ("name of a file", "devices=@devices.yaml"),
+    "0x10de:0x1bb0": ("is not four hex digits",),
+    "gpu=10de:1bb0@0000:83:00": ("BUS:SLOT.FUNCTION",),
+    "gpu=10de:*": ("is not four hex digits",),
+    "gpu=10de:1bb0/P": ("is not PF, VF or PCI", "10de:2330/PF"),
+}
+
+
+@pytest.mark.parametrize(("text", "expected"), TAKEN.values(), ids=TAKEN)
+def test_is_taken(text: str, expected: str | None):
+    items = devices.parse(text).items
+    assert items
+    if expected is not None:
+        assert " ".join(map(str, items)) == expected
+
+
+@pytest.mark.parametrize("text", REFUSED, ids=list(REFUSED))
+def test_is_refused_with_what_to_write(text: str):
+    """The option, the item, the way out: on one line."""
+    _, error = made.attempt(devices.parse, text)
+    assert error is not None
+    said = str(error)
+    assert said.startswith("devices: ")
+    assert "\n" not in said
+    for part in REFUSED[text]:
+        assert part in said
+
+
+@pytest.mark.parametrize(
+    "text", ["gpu=10de:1bb0", "g-p.u=10de:1bb0/PF@83:00.0", "", "10de:1bb0@*:83:00.?", "gpu=#"]
+)
+def test_what_is_right_or_wrong_otherwise_is_no_such_mistake(text: str):
+    _, error = made.attempt(devices.parse, text)
+    assert error is None or "is not VENDOR:PRODUCT" in str(error)
