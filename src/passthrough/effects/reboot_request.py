@@ -50,7 +50,8 @@ def arrange(
     """
     verdict = reboot.judge(decision, failed, principal)
     if verdict.action is not reboot.Action.NOW:
-        if tools:
+        last = decision.facts.record.reboot
+        if tools and last and last.stopped:
             resume(decision.site, tools)
         return verdict
     site = decision.site
@@ -79,10 +80,10 @@ def resume(site: Site, tools: Tools) -> None:
         LockError: when another run holds the host's lock for too long.
         OSError: when the record cannot be read or written.
     """
-    last = record.read(site).reboot
-    if not (last and last.stopped):
-        return
     with lock.hold(site.root, f"a hook of {site.application}"), record.open(site) as ledger:
+        last = ledger.present.reboot
+        if not (last and last.stopped):
+            return
         if last.boot_id == procfs.boot_id_if_there(site.root):
             _start(ledger, tools)
         else:

@@ -13,11 +13,14 @@ import re
 import shlex
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from passthrough.host import kernel_line, shell_settings
+from passthrough.host import kernel_line
 from passthrough.problem import Kind, Problem
 from passthrough.system import files
+
+if TYPE_CHECKING:
+    from passthrough.host import shell_settings
 
 CONFIG = "boot/grub/grub.cfg"
 ENVIRONMENT = "boot/grub/grubenv"
@@ -175,11 +178,11 @@ def settled_options(grub: Grub, drop_in: str) -> tuple[str, ...]:
         grub: what `read` gave.
         drop_in: our file among the settings, below the root.
     """
-    sourced = shell_settings.Sourced()
+    sourced = _source("")
     words: list[str] = []
     for path, text in grub.settings.items():
         if path != drop_in:
-            sourced = shell_settings.source(text, sourced)
+            sourced = _source(text, sourced)
             words += _words(sourced)
     values = [sourced.value(name) for name in (_ALL, _USUAL)]
     if None in values:
@@ -201,7 +204,7 @@ def holders(grub: Grub, token: str, drop_in: str) -> tuple[str, ...]:
     found = [
         path
         for path, text in grub.settings.items()
-        if path != drop_in and token in _words(shell_settings.source(text))
+        if path != drop_in and token in _words(_source(text))
     ]
     return _behind(found, drop_in) or tuple(found)
 
@@ -222,6 +225,12 @@ def _others(grub: Grub, token: str, drop_in: str) -> str:
     """Name the files that hold a token, for people."""
     found = [f"/{path}" for path in holders(grub, token, drop_in)]
     return " and ".join(found) or "the other settings"
+
+
+def _source(text: str, before: shell_settings.Sourced | None = None) -> shell_settings.Sourced:
+    from passthrough.host import shell_settings  # only where something is to be mended
+
+    return shell_settings.source(text, before)
 
 
 def _words(sourced: shell_settings.Sourced) -> list[str]:
@@ -293,7 +302,7 @@ def _choose(menu: _Menu, name: str) -> _Menu:
 
 def _erases(settings: str) -> bool:
     """Tell whether a file drops what GRUB_CMDLINE_LINUX_DEFAULT held before, or may do so."""
-    sourced = shell_settings.source(settings, shell_settings.Sourced({_USUAL: _MARK}))
+    sourced = _source(settings, _source(f"{_USUAL}={_MARK}"))
     value = sourced.value(_USUAL)
     if value is not None:
         return _MARK not in value
