@@ -345,6 +345,14 @@ class TestNovaCompute:
         assert self.calls(world) == ["start nova-compute"]
 
 
+def test_whoever_has_no_tools_records_a_reboot_and_stops_nothing(world: World):
+    world.nova.install()
+    result = world.run(world.wanted)
+    assert reboot_request.arrange(result.decision).action is Action.NOW
+    assert getattr(asked(world), "stopped", None) is False
+    assert "stop nova-compute" not in world.tools.calls
+
+
 class TestNoLoop:
     def test_where_juju_never_reboots(self, world: World):
         """Juju 4.0 before 4.0.13 forgets the request."""

@@ -250,6 +250,24 @@ def test_a_file_that_erases(tree: hosttree.HostTree, text: str, erases: bool):
     assert found == (grub.SETTINGS, *(["etc/default/grub.d/99-x.cfg"] if erases else []))
 
 
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ('GRUB_CMDLINE_LINUX="a"\nGRUB_CMDLINE_LINUX_DEFAULT="b c"\n', ("a", "b", "c")),
+        # Only a run of it would tell: everything that it may put there.
+        (
+            'if x; then GRUB_CMDLINE_LINUX="a b"; fi\nGRUB_CMDLINE_LINUX_DEFAULT=c\n',
+            ("a", "b", "c"),
+        ),
+        ('GRUB_CMDLINE_XEN="a"\n', ()),
+    ],
+)
+def test_the_options_that_the_settings_make_without_ours(text: str, options: tuple[str, ...]):
+    ours = 'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT intel_iommu=on"\n'
+    found = grub.Grub(settings={grub.SETTINGS: text, GRUB: ours})
+    assert grub.settled_options(found, GRUB) == options
+
+
 class TestOtherWriters:
     """On a host whose update-grub really sources the files, as grub-mkconfig does."""
 

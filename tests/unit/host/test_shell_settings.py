@@ -210,6 +210,18 @@ def test_any_text_is_read_without_a_crash(text: str):
         ("A=$'a'", None),
         ("A=$0", None),
         ("A=${B%x}", None),
+        ("A=${B:-$C}x", "x"),
+        ('A=$"a b"', "a b"),
+        ("A=$(echo \\) 'b)'", None),
+        ("A=a\nif x; then unset A; fi\n", None),
+        ("if x; then unset A; fi\n", ""),
+        ("eval x\nunset A\n", ""),
+        ("eval x\nA=${B:-b}\n", None),
+        ("eval x\nA=a\n", "a"),
+        ("A=a\nunset -v\nunset 1x\n", "a"),
+        ("A=a\ncat <<-x\nA=b\n\tx\nA+=c", "ac"),
+        ("A=a\ncat <<x\nA=b\n", "a"),
+        ("A=a 2>/dev/null\n", "a"),
     ],
 )
 def test_the_shapes_of_an_assignment(text: str, value: str | None):
