@@ -18,6 +18,8 @@ from harness.world import World
 from passthrough import errors, rebind, survey
 from passthrough.host import pci
 from passthrough.reporting import inventory, words
+from passthrough.reporting.status import Kind, Status
+from passthrough.reporting.verify import checklist
 from passthrough.state import record
 
 DENIED = "vfio-pci.disable_denylist=1"
@@ -494,3 +496,26 @@ class TestDevname:
         item = '[{alias: vf, id: "8086:154c", device-type: type-VF, physical-network: p1}]'
         found = self.host(hosts, conf).decide(item).nova
         assert (found.problems, len(found.notes)) == ((), 1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "hint"),
+    [
+        ("10de:1bb1", "; did you mean 10de:1bb0 (0000:83:00.0)?"),
+        ("10de:2bb0", "; did you mean 10de:1bb0 (0000:83:00.0)?"),
+        ("10de:2bb1", ""),
+        ("10df:1bb0", ""),
+        ("8086:1573", ""),
+    ],
+    ids=["last-digit", "first-digit", "two-digits", "vendor", "a-family"],
+)
+def test_a_near_miss_is_asked_about(hosts: Hosts, asked: str, hint: str):
+    world = hosts()
+    card(world, "0000:83:00.0", "10de:1bb0", 0x030000, driver="nouveau")
+    for bus, identity in (("3b", "8086:1572"), ("3d", "8086:1574")):
+        card(world, f"0000:{bus}:00.0", identity, 0x020000, driver="i40e")
+    world.tree.iommu_on()
+    said = world.hook(f"gpu={asked}")
+    assert said == Status(Kind.ACTIVE, f"no matching device{hint}")
+    (check,) = checklist.CHECKS[0](world.decide())
+    assert check.seen == f"none to claim{hint}"

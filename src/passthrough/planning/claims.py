@@ -110,7 +110,9 @@ def decide(
         matches = _match(item, host)
         refusals += _refuse_mismatches(item, host)
         if not matches and not item.exact_addresses:
-            absent = guards.Objection(guards.Rule.ABSENT, "no such device on this host")
+            absent = guards.Objection(
+                guards.Rule.ABSENT, "no such device on this host", _find_near_miss(item, host)
+            )
             refusals.append(Refusal(item, absent, blocking=False))
         chosen, mistyped = _choose_by_type(item, matches, known)
         refusals += mistyped
@@ -140,6 +142,21 @@ def decide(
         ),
         host=host,
     )
+
+
+def _find_near_miss(item: devices.Item, host: pci.Host) -> str:
+    """Ask for the model that differs from the item's id in one digit; empty where none does.
+
+    Where several do, the operator means a family of models, and is left alone.
+    """
+    near = {
+        function.id: function.address
+        for function in host.functions.values()
+        if function.vendor == item.vendor
+        and sum(a != b for a, b in zip(function.product, item.product, strict=True)) == 1
+    }
+    asked = [f"did you mean {identity} ({address})?" for identity, address in near.items()]
+    return asked[0] if len(asked) == 1 else ""
 
 
 def _match(item: devices.Item, host: pci.Host) -> list[pci.Function]:

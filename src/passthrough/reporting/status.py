@@ -79,7 +79,7 @@ def summarize(
             Kind.BLOCKED,
             _with_more(f"reboot required: {words.sentence(reasons[0])}", len(reasons) - 1),
         )
-    ready = _count_ready(decision) if decision.claims else "no matching device"
+    ready = _count_ready(decision) if decision.claims else _describe_no_match(decision)
     said = [
         *_describe_overrides(decision),
         *words.kept_options(planned),
@@ -269,6 +269,11 @@ def _count_ready(decision: Decision) -> str:
         more = f" ({len(functions)} devices, one guest a group)" if count < len(functions) else ""
         said.append(f"{name}: {count} ready{more}")
     return ", ".join(said)
+
+
+def _describe_no_match(decision: Decision) -> str:
+    hints = [each.objection.way_out for each in decision.refusals if each.objection.way_out]
+    return "; ".join(["no matching device", *hints[:1]])
 
 
 def _with_more(message: str, more: int, action: str = "plan") -> str:

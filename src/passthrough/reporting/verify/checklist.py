@@ -49,7 +49,9 @@ def _decided(decision: Decision) -> Iterator[Check]:
         yield Check("devices", FAIL, words.refusal(refusal), "correct the option devices")
     if not blocking:
         names = [claim.address for claim in decision.claims]
-        yield Check("devices", OK, f"{len(names)} functions claimed" if names else "none to claim")
+        hints = [each.objection.way_out for each in decision.refusals if each.objection.way_out]
+        seen = f"{len(names)} functions claimed" if names else "none to claim"
+        yield Check("devices", OK, "; ".join([seen, *hints]))
 
 
 def _iommu(decision: Decision) -> Iterator[Check]:
