@@ -299,7 +299,7 @@ class TestOneGroup:
         )
         assert len(found.nova.notes) == 3
         assert world.hook("v100=10de:1db4").message.startswith(
-            "v100: 3 ready (6 devices, one guest a group); 0000:27:00.0 0000:28:00.0 share"
+            "v100: 6 ready (3 at once, one guest a group); 0000:27:00.0 0000:28:00.0 share"
         )
 
     @pytest.fixture

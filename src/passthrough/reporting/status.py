@@ -256,7 +256,7 @@ def _describe_nova(offer: nova_offer.Offer) -> list[str]:
 
 
 def _count_ready(decision: Decision) -> str:
-    """Count what guests can have at once: one of each IOMMU group, whatever is in it."""
+    """Count the devices, and what guests can have at once: one of each IOMMU group."""
     ready: dict[str, list[pci.Function]] = {}
     for claim in decision.claims:
         if claim.companion_of is None and claim.function.is_on_vfio:
@@ -266,8 +266,8 @@ def _count_ready(decision: Decision) -> str:
         count = len(
             {(each.group, "" if each.group is not None else each.address) for each in functions}
         )
-        more = f" ({len(functions)} devices, one guest a group)" if count < len(functions) else ""
-        said.append(f"{name}: {count} ready{more}")
+        at_once = f" ({count} at once, one guest a group)" if count < len(functions) else ""
+        said.append(f"{name}: {len(functions)} ready{at_once}")
     return ", ".join(said)
 
 
