@@ -73,6 +73,8 @@ def deployed(boot: booting.Boot) -> Iterator[Story]:
 def refused(deployed: Story) -> Story:
     """Every round of uses was made, and a plan asked for meanwhile; the last round stays made."""
     deployed.seen["nic"] = kernel.read_interfaces(deployed.host)
+    ports = deployed.host.run(f"ls /sys/bus/pci/devices/{uses.SERIAL}/tty")
+    deployed.seen["line"] = ports.stdout.strip()
     deployed.seen["refused"] = []
     deployed.seen["free"] = deployed.plan(FREE_ITEMS)
     for number, made in enumerate(uses.ROUNDS):
@@ -90,7 +92,8 @@ def refused(deployed: Story) -> Story:
 def fill(told: Story, use: uses.Use, text: str) -> str:
     """Put the name of the function's interface, and of its program's process, into a use's text."""
     interface, process = told.seen["nic"].get(use.address, ""), told.seen.get(use.unit, "")
-    return text.replace("{nic}", interface).replace("{process}", str(process))
+    text = text.replace("{nic}", interface).replace("{process}", str(process))
+    return text.replace("{line}", told.seen["line"])
 
 
 @pytest.fixture(scope="module")

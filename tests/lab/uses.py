@@ -78,9 +78,9 @@ def run_elsewhere(name: str) -> str:
 class Use:
     """One use of one function.
 
-    `make` and `undo` are for the guest's shell; {nic} stands for the function's interface, and
-    {process} for the process that systemd runs as `unit`. `rule` and `fact` are what the charm has
-    to refuse the function with.
+    `make` and `undo` are for the guest's shell; {nic} stands for the function's interface, {line}
+    for the serial card's port, and {process} for the process that systemd runs as `unit`. `rule`
+    and `fact` are what the charm has to refuse the function with.
     """
 
     address: str
@@ -265,8 +265,8 @@ CLOCK = Use(
 SERIAL_LINE = Use(
     SERIAL,
     "program",
-    "is in use by a program of the host: /dev/ttyS4 is open in process {process} (sleep)",
-    make=run("lab-line", "exec 3<>/dev/ttyS4"),
+    "is in use by a program of the host: /dev/{line} is open in process {process} (sleep)",
+    make=run("lab-line", "exec 3<>/dev/{line}"),
     undo="systemctl stop lab-line",
     unit="lab-line",
 )
