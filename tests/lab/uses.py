@@ -204,7 +204,7 @@ LUKS = Use(
 JOURNAL = Use(
     NVME,
     "mounted",
-    "holds a mounted file system: the journal of a live file system on nvme0n1",
+    'holds a mounted file system: "the journal of a live file system" on nvme0n1',
     make=f"mke2fs -q -F -b 4096 -O journal_dev {DISK} && truncate -s 64M {IMAGE}"
     f" && mkfs.ext4 -q -F -b 4096 -J device={DISK} {IMAGE} && mount -o loop {IMAGE} /srv",
     undo=f"umount /srv && rm {IMAGE} && {WIPE}",
