@@ -117,7 +117,7 @@ CASES: dict[str, tuple[dict[str, str], str]] = {
         'blacklist-drivers: item "nvme": 0000:05:00.0 (144d:a808) is on nvme and not claimed, and'
         " would lose it at the next boot; leave the name out, or claim that function too",
     ),
-    "iommu": ({"iommu": "off\n"}, 'iommu: "off\\n" is not one of auto, off'),
+    "iommu": ({"iommu": "off\n"}, 'iommu: "off\\n" is not one of auto, manual, off'),
 }
 
 

@@ -52,8 +52,8 @@ def test_a_check_from_the_first_hook_to_the_last(
     agent.deploy(packed_charm, principal=PRINCIPAL, config={"devices": GPUS})
     assert list((host.root / CONFIGURATION).iterdir()) == []
 
-    # nrpe is a subordinate of the same principal; the stand-in has principals alone.
-    agent.integrate(RELATION, "nova-compute", units=[PRINCIPAL])
+    # nrpe is another subordinate of the same principal.
+    agent.integrate(RELATION, "nrpe", units=["nrpe/0"], sharing=PRINCIPAL)
     data = agent.relation_data("nrpe-external-master", "pci-passthrough/0")
     (check,) = json.loads(data["monitors"])["monitors"]["remote"]["nrpe"].values()
     assert [path.stem for path in (host.root / CONFIGURATION).iterdir()] == [check["command"]]

@@ -112,6 +112,7 @@ class Agent(Engine):
         remote: str,
         *,
         units: Sequence[str] = (),
+        sharing: str = "",
         data: Mapping[str, Mapping[str, str]] | None = None,
     ) -> list[EventRun]:
         """Relate ``APP:ENDPOINT`` to another application, local or simulated.
@@ -123,6 +124,7 @@ class Agent(Engine):
             local: ``APP:ENDPOINT`` of an application with a charm.
             remote: ``APP`` or ``APP:ENDPOINT``.
             units: simulated units of ``remote`` that are in the relation; ``REMOTE/0`` by default.
+            sharing: the principal whose subordinates these are, as nrpe is; they get none.
             data: databags of simulated units and of the simulated application to start with.
         """
         with self._session() as state:
@@ -130,10 +132,10 @@ class Agent(Engine):
             name, far = app_of(local.partition(":")[0]), remote.partition(":")[0]
             if not state.applications[far].charm:
                 names = list(units) or [f"{far}/0"]
-                changes.simulate_units(state, names)
+                changes.simulate_units(state, names, sharing)
                 changes.join_simulated(state, relation, names)
                 _write(state, relation, data or {})
-                if relation.scope == "container":
+                if relation.scope == "container" and not sharing:
                     beside = {
                         unit.principal for unit in state.local_units(name) if unit.life == ALIVE
                     }

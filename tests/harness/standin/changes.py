@@ -56,11 +56,17 @@ def add_unit(model: Model, app: Application, principal: str, number: int | None 
     return model.units[name]
 
 
-def simulate_units(model: Model, names: Iterable[str]) -> None:
-    """Add simulated units, and their applications, where they do not exist."""
+def simulate_units(model: Model, names: Iterable[str], principal: str = "") -> None:
+    """Add simulated units, and their applications, where they do not exist.
+
+    Args:
+        model: the model.
+        names: the units.
+        principal: of each, where they are subordinates.
+    """
     for name in names:
         model.applications.setdefault(app_of(name), Application(app_of(name)))
-        model.units.setdefault(name, Unit(name))
+        model.units.setdefault(name, Unit(name, principal))
 
 
 def set_config(app: Application, values: Mapping[str, Any], reset: Iterable[str] = ()) -> None:

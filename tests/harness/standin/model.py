@@ -225,16 +225,13 @@ class Model:
     def remote_units(self, relation: Relation, unit: Unit) -> list[str]:
         """Units of the far side that a unit is told of.
 
-        In a container those are its principal and subordinates; JUJU_4 tells of all the others too.
+        In a container those are its principal, subordinates, and the other subordinates of its
+        principal; JUJU_4 tells of all the others too.
         """
         other = relation.other(unit.app)
         found = [name for name in relation.members if app_of(name) == other and name != unit.name]
         if relation.scope == "container" and self.manner == JUJU_3:
-            found = [
-                name
-                for name in found
-                if unit.principal == name or self.units[name].principal == unit.name
-            ]
+            found = [name for name in found if share_container(unit, self.units[name])]
         return sorted(found, key=unit_order)
 
     def hook_name(self, unit: Unit, event: Event) -> str:
@@ -242,6 +239,11 @@ class Model:
         if event.relation is None:
             return event.kind
         return f"{self.relations[event.relation].sides[unit.app]}-{event.kind}"
+
+
+def share_container(unit: Unit, other: Unit) -> bool:
+    """Whether two units of different applications have the same principal, or one the other."""
+    return (unit.principal or unit.name) == (other.principal or other.name)
 
 
 def is_own(relation: Relation, unit: Unit) -> bool:

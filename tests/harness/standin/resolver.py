@@ -22,7 +22,9 @@ from harness.standin.model import (
     Seen,
     Status,
     Unit,
+    app_of,
     is_own,
+    share_container,
 )
 
 # What EnterScope puts into a unit's databag before any hook runs (apiserver/facades/agent/uniter).
@@ -48,9 +50,14 @@ def enter_scopes(model: Model, unit: Unit) -> None:
         if relation.life != ALIVE or relation.id in unit.seen:
             continue
         unit.seen[relation.id] = Seen()
-        foreign = relation.scope == "container" and unit.principal.partition("/")[
-            0
-        ] != relation.other(unit.app)
+        other = relation.other(unit.app)
+        foreign = relation.scope == "container" and not (
+            unit.principal.partition("/")[0] == other
+            or any(
+                app_of(each.name) == other and share_container(unit, each)
+                for each in model.units.values()
+            )
+        )
         if not (foreign and unit.principal):
             join_scope(relation, unit.name)
 
