@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from passthrough.system.quoting import show
+from passthrough.system.quoting import bare, show
 
 _ID = r"[0-9A-Fa-f]{4}:[0-9A-Fa-f]{4}"
 _ADDRESS = r"(?:[0-9A-Fa-f]{4,8}:)?[0-9A-Fa-f]{2}:[01][0-9A-Fa-f]\.[0-7]"
@@ -51,11 +51,12 @@ def of_text(text: str, keys: Iterable[str]) -> Mistake | None:
             "begin each item with a dash: - {alias: gpu, id: 10de:1bb0}",
         )
     if key:
-        return Mistake(f"{show(key[0])} has a colon behind the ALIAS", f"write {key[1]}={key[2]}")
+        return Mistake(f"{show(key[0])} has a colon behind the ALIAS", _write(key[1], key[2]))
     blanks = _BLANKS.search(line)
     if blanks:
         return Mistake(
-            f"{show(blanks[0])} has blanks around the =", f"write {blanks[1]}={blanks[2]}"
+            f"{show(blanks[0])} has blanks around the =",
+            _write(blanks[1], blanks[2]),
         )
     return None
 
@@ -70,17 +71,17 @@ def of_entry(entry: str) -> Mistake | None:
     if entry.startswith("@"):
         return Mistake(
             "is the name of a file",
-            f"Juju reads one as a whole value: juju config pci-passthrough devices={entry}",
+            f"Juju reads one as a whole value: juju config pci-passthrough devices={bare(entry)}",
         )
     if ";" in entry:
         return Mistake("a semicolon stands in it", f"{_LISTS}, and by no semicolon")
     if ids:
         return Mistake(
             "is the option of vfio-pci for the kernel, and no alias",
-            f"write the ids alone: {ids[1]}",
+            f"write the ids alone: {bare(ids[1])}",
         )
     if address:
-        name = f"{address[1]}=" if address[1] else ""
+        name = f"{bare(address[1])}=" if address[1] else ""
         where = _full(address[2].lower())
         return Mistake(
             f"{show(address[2])} is an address, and an item begins with the id of what is there",
@@ -88,7 +89,8 @@ def of_entry(entry: str) -> Mistake | None:
         )
     if colon:
         return Mistake(
-            f"{show(colon[1])} is an alias, which = follows", f"write {colon[1]}={colon[2]}"
+            f"{show(colon[1])} is an alias, which = follows",
+            _write(colon[1], colon[2]),
         )
     return None
 
@@ -107,6 +109,10 @@ def of_keys(entry: Mapping[object, object], keys: Iterable[str]) -> str:
     ):
         return "this is Nova's own form; an item begins with an id: {id: VENDOR:PRODUCT}"
     return f"did you mean {better[0]}?" if better else ""
+
+
+def _write(alias: str, rest: str) -> str:
+    return f"write {bare(alias)}={bare(rest)}"
 
 
 def _full(address: str) -> str:

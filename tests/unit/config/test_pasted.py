@@ -11,6 +11,7 @@ import pytest
 from harness import made
 
 from passthrough.config import devices
+from passthrough.errors import OptionError
 
 PAGE = pathlib.Path(__file__).parents[3] / "docs/how-to/choose-devices.md"
 
@@ -99,3 +100,23 @@ def test_is_refused_with_what_to_write(text: str):
 def test_what_is_right_or_wrong_otherwise_is_no_such_mistake(text: str):
     _, error = made.attempt(devices.parse, text)
     assert error is None or "is not VENDOR:PRODUCT" in str(error)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "@@\x160",
+        "ids=10de:1bb0\x1b[2J",
+        "\x1b=0000:83:00.0",
+        "gpu:10de:1bb0\x07",
+        "gpu: \x07",
+        "gpu= 10de:1bb0\x07",
+        "@" + "x" * 5000,
+        "gpu= " + "x" * 5000,
+    ],
+)
+def test_an_advice_holds_no_text_as_it_came(text: str):
+    with pytest.raises(OptionError) as caught:
+        devices.parse(text)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 500
