@@ -144,6 +144,7 @@ def make_host(root: pathlib.Path) -> hosttree.HostTree:
             tree.nic(address, f"ens{number}", mac=f"52:54:00:00:00:{bus}", up=number == CLAIMS)
     tree.write("var/lib/dpkg/status", "".join(map(_stanza, range(PACKAGES))))
     tree.install_nova()
+    (root / "sys/dev/char").mkdir(parents=True)  # as on every kernel
     _add_kernels(tree)
     return tree
 

@@ -111,7 +111,7 @@ def write(root: pathlib.Path, made: Sequence[Function], *, with_groups: bool = T
     groups = {each.group for each in made} if with_groups else ()
     drivers = {each.driver for each in made}
     for name in (
-        *(DEVICES, GROUPS, "sys/bus/pci/slots", "proc", "etc", "run"),
+        *(DEVICES, GROUPS, "sys/bus/pci/slots", "sys/dev/char", "proc", "etc", "run"),
         *(f"sys/bus/pci/drivers/{driver}" for driver in drivers),
         *(f"{GROUPS}/{group}/devices" for group in groups),
     ):

@@ -22,6 +22,7 @@ _VDPA = "vhost-vdpa"
 _VFIO = "vfio-dev"
 # NVIDIA's driver has this major number for itself (the kernel's admin-guide/devices.txt).
 _NVIDIA, _NVIDIA_MAJOR, _MINOR = "driver/nvidia/gpus", 195, "Device Minor"
+_NVIDIA_VENDOR = "10de"
 # AMD's compute node stands for all of its GPUs.
 _COMPUTE, _COMPUTE_DRIVER = "sys/class/kfd/kfd/dev", "amdgpu"
 # The switches between NVIDIA's GPUs: whoever manages them has all of their nodes.
@@ -67,7 +68,8 @@ class Nodes:
         for path, number in self._characters(address):
             found[_node(path, number)] = None
         found.update(dict.fromkeys(self._uio.get(address, ())))
-        found.update(dict.fromkeys(_nvidia(self._root, address)))
+        if function.vendor == _NVIDIA_VENDOR:
+            found.update(dict.fromkeys(_nvidia(self._root, address)))
         if function.driver == _COMPUTE_DRIVER:
             number = sysfs.attribute_if_there(self._root / _COMPUTE)
             if number:
@@ -101,7 +103,7 @@ class Nodes:
 
     def _characters(self, address: str) -> list[tuple[str, str]]:
         """The places in sysfs, and the numbers, of the character devices below a function."""
-        if sysfs.is_there_or_raise(self._root / _CHARACTERS):
+        if self._is_listed:
             return self._listed.get(address, [])
         # A tree without the kernel's list of them.
         directory = f"{self._root}/{pci.DEVICES}/{address}"
@@ -110,6 +112,10 @@ class Nodes:
             for path in sysfs.files_below_or_raise(directory, "dev")
             if os.path.basename(os.path.dirname(path)) not in self._disks.own
         ]
+
+    @functools.cached_property
+    def _is_listed(self) -> bool:
+        return sysfs.is_there_or_raise(self._root / _CHARACTERS)
 
     @functools.cached_property
     def _listed(self) -> Mapping[str, list[tuple[str, str]]]:
