@@ -114,7 +114,7 @@ _SERVICES = (
 )
 _NODE = re.compile(r"""/dev/[^\s"';,]+""")
 # What udev keeps of a name's characters in a link; the others become \xNN (encode_devnode_name()).
-_ENCODED = re.compile(r"[^0-9A-Za-z#+.:=@_\x80-\U0010ffff-]")
+_ENCODED = re.compile(r"(?![0-9A-Za-z#+.:=@_-])[\x00-\x7f]")
 
 
 @dataclasses.dataclass(frozen=True)
