@@ -15,7 +15,6 @@ NO_DRIVER = machine.GUARDED["nodriver"].address
 SERIAL = machine.GUARDED["serial"].address
 SPARE = machine.GUARDED["spare"].address
 SPARE_DISK = "/dev/vdb"
-ENTROPY = machine.GUARDED["entropy"].address
 
 # What mdadm puts on a member of an array with metadata 1.2, as far as blkid looks: the magic
 # number, the major version, and at which sector it stands (linux/raid/md_p.h).
@@ -269,22 +268,6 @@ SERIAL_LINE = Use(
     make=run("lab-line", "exec 3<>/dev/{line}"),
     undo="systemctl stop lab-line",
     unit="lab-line",
-)
-# A guest's part of a virtio function; the kernel opens it only while an IOMMU is on.
-VDPA = Use(
-    ENTROPY,
-    "guest",
-    "is a guest's: /dev/vhost-vdpa-0 is open in process {process} (sleep)",
-    make=f"modprobe vp_vdpa && modprobe vhost_vdpa && cd /sys/bus/pci/devices/{ENTROPY}"
-    f" && echo vp-vdpa >driver_override && echo {ENTROPY} >driver/unbind"
-    f" && echo {ENTROPY} >/sys/bus/pci/drivers_probe"
-    f" && vdpa dev add name lab mgmtdev pci/{ENTROPY} && udevadm settle && "
-    + run("lab-vdpa", "exec 3<>/dev/vhost-vdpa-0"),
-    undo=f"systemctl stop lab-vdpa && vdpa dev del lab && cd /sys/bus/pci/devices/{ENTROPY}"
-    f" && echo >driver_override && echo {ENTROPY} >driver/unbind"
-    f" && echo {ENTROPY} >/sys/bus/pci/drivers_probe",
-    unit="lab-vdpa",
-    way_out=GUEST_WAY_OUT,
 )
 # A file system that no list shows: unmounted while a file of it is open.
 HIDDEN = Use(
