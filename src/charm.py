@@ -124,7 +124,7 @@ class PciPassthroughCharm(ops.CharmBase):
         try:
             settled.forget(self.site.root, self.unit.name)  # this hook may fail at any point
             role = roles.of(self.model)
-            roles.check_place(self.model, self.charm_dir.parent.parent)
+            roles.check_place(self.model, self.place.agents)
             wanted = self.options()
             if self.unit.is_leader():
                 self.publisher.aliases(wanted)

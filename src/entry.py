@@ -8,6 +8,7 @@ from pathlib import Path
 
 import ops
 
+import roles
 from passthrough.site import Site
 
 # The hooks that can prove that a unit leaves.
@@ -29,7 +30,7 @@ def run(charm: type[ops.CharmBase], root: Path) -> None:
         return
     import leaving
 
-    site = Site(root, os.environ.get("JUJU_UNIT_NAME", "").partition("/")[0])
+    site = Site(root, roles.application_of(os.environ.get("JUJU_UNIT_NAME", "")))
     if not leaving.give_back_first(site, os.environ):
         ops.main(charm)
         return

@@ -77,16 +77,15 @@ class Nodes:
         if function.driver == _SWITCH_DRIVER:
             paths = (f"/dev/{_SWITCH_DRIVER}{number}" for number in range(_SWITCHES))
             found.update(dict.fromkeys(map(Node, paths)))
-        for each in (address, *vfio_users.vfs_of(self._root, address)):
-            found.update(dict.fromkeys(self._guests_of(each)))
+        found.update(dict.fromkeys(self._lent(address)))
+        for vf in vfio_users.vfs_of(self._root, address):
+            below = (_node(path, number) for path, number in self._characters(vf))
+            found.update(dict.fromkeys(node for node in below if node.of_guests))
+            found.update(dict.fromkeys(self._lent(vf)))
         return tuple(found)
 
-    def _guests_of(self, address: str) -> Iterator[Node]:
-        """What guests have a function through while it is on another driver than vfio-pci."""
-        for path, number in self._characters(address):
-            node = _node(path, number)
-            if node.of_guests:
-                yield node
+    def _lent(self, address: str) -> Iterator[Node]:
+        """VFIO's nodes of a function that guests can have on another driver than vfio-pci."""
         driver = pci.driver_of(self._root, address)
         if driver != pci.VFIO_PCI and vfio_users.is_lent(self._root, address, driver or ""):
             for path in sorted(vfio_users.nodes_of(self._root, address)):
