@@ -130,6 +130,19 @@ def interface(tree: hosttree.HostTree, address: str, name: str, *, up: bool = Tr
     return tree.nic(address, name, mac="b4:2e:99:00:00:01", up=up)
 
 
+def two_ports(root: Path, first: str, second: str, usb: str) -> hosttree.HostTree:
+    """Two idle ports of a NIC, each with its interface up, as MAAS and netplan leave them.
+
+    Beside them stands a USB controller.
+    """
+    tree = hosttree.HostTree(root)
+    for number, address in enumerate((first, second)):
+        tree.function(address, "8086:1572", 0x020000, driver="i40e")
+        interface(tree, address, f"ens1f{number}")
+    tree.function(usb, "8086:a36d", 0x0C0330, driver="xhci_hcd")
+    return tree
+
+
 def upper(tree: hosttree.HostTree, lower: str, name: str, kind: str = "", *, master: bool) -> None:
     """A bond, bridge, VLAN or the like on an interface; ``kind`` is its own directory's name."""
     directory = tree.root / "sys/devices/virtual/net" / name

@@ -35,19 +35,6 @@ def host(tmp_path: Path) -> hosttree.HostTree:
     return tree
 
 
-@pytest.fixture
-def find(host: hosttree.HostTree) -> Callable[[], dict[str, list[str]]]:
-    """The uses of every function: ``kind: what``."""
-
-    def find() -> dict[str, list[str]]:
-        found = usage.read(host.root, pci.read(host.root)).uses
-        return {
-            address: [f"{each.kind}: {each.what}" for each in found[address]] for address in found
-        }
-
-    return find
-
-
 def mounted_partition(tree: hosttree.HostTree) -> Iterator[tuple[str, str]]:
     uses.disk(tree, NVME, "nvme0n1", "259:0", "nvme/nvme0")
     uses.partition(tree, "nvme0n1", "nvme0n1p2", "259:2")

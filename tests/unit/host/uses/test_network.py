@@ -27,26 +27,7 @@ ELSEWHERE = "namespace: its interface is in another network namespace"
 
 @pytest.fixture
 def host(tmp_path: Path) -> hosttree.HostTree:
-    """Two idle ports of a NIC, each with its interface up, as MAAS and netplan leave them."""
-    tree = hosttree.HostTree(tmp_path / "host")
-    for number, address in enumerate((NIC, TWIN)):
-        tree.function(address, "8086:1572", 0x020000, driver="i40e")
-        uses.interface(tree, address, f"ens1f{number}")
-    tree.function(USB, "8086:a36d", 0x0C0330, driver="xhci_hcd")
-    return tree
-
-
-@pytest.fixture
-def find(host: hosttree.HostTree) -> Callable[[], dict[str, list[str]]]:
-    """The uses of every function: ``kind: what``."""
-
-    def find() -> dict[str, list[str]]:
-        found = usage.read(host.root, pci.read(host.root)).uses
-        return {
-            address: [f"{each.kind}: {each.what}" for each in found[address]] for address in found
-        }
-
-    return find
+    return uses.two_ports(tmp_path / "host", NIC, TWIN, USB)
 
 
 @pytest.fixture
