@@ -99,6 +99,35 @@ class TestComputeHost:
         assert seen["tags"][NIC] == {"physical_network": "net"}
         assert len(seen["options"]["device_spec"]) == 3
 
+    @pytest.mark.parametrize(
+        ("host", "text"),
+        [
+            ("22.04", "gpu|p5000=10de:1bb0@8[34]:00.0"),
+            ("26.04", "- {alias: [gpu, p5000], id: 10de:1bb0, address: '8[34]:00.0'}"),
+        ],
+        indirect=["host"],
+        ids=["yoga-short", "2026.1-yaml"],
+    )
+    def test_an_alias_is_renamed_without_a_gap(
+        self, agent, box, deploy, host, nova: nova_client.NovaClient, text: str
+    ):
+        """Guests of both names share the cards; nothing of the boot changes, no card moves."""
+        flavors = ("gpu:2", "p5000:2", "gpu:1,p5000:1", "gpu:2,p5000:1")
+        deploy("gpu=10de:1bb0@8[34]:00.0")
+        before, rebuilt = host.snapshot("etc/initramfs-tools", "etc/udev", "boot"), box.calls()
+        agent.config(devices=text)
+        assert str(agent.status()) == "active: gpu|p5000: 2 ready"
+        assert host.snapshot("etc/initramfs-tools", "etc/udev", "boot") == before
+        assert [call for call in box.calls()[len(rebuilt) :] if "update-" in str(call.args)] == []
+        assert host.read(NOVA).count('"address": ') == 2
+        seen = nova.look_at(host, flavors)
+        assert seen["aliases"] == {name: ["legacy", [GPU_SPEC]] for name in ("gpu", "p5000")}
+        assert seen["assignable"] == BOTH
+        assert list(seen["passes"].values()) == [True, True, True, False]
+        agent.config(devices="p5000=10de:1bb0@8[34]:00.0")
+        assert str(agent.status()) == "active: p5000: 2 ready"
+        assert sorted(nova.look_at(host)["aliases"]) == ["p5000"]
+
     def test_an_operators_duplicate_is_found(
         self, agent, deploy, host, nova: nova_client.NovaClient
     ):

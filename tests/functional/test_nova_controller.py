@@ -115,6 +115,23 @@ class TestPayload:
         ]
         assert seen["passes"] == {"": True, "gpu:2": True, "gpu:3": False, "nic:1": False}
 
+    def test_both_names_of_an_alias_that_is_renamed(
+        self, agent, deploy, principal: Principal, host, nova: nova_client.NovaClient
+    ):
+        """The flavors of both find the cards, until the old name goes."""
+        deploy("gpu=10de:1bb0")
+        principal.render()
+        agent.config(devices="gpu|p5000=10de:1bb0")
+        assert str(agent.status()) == "active: gpu, p5000: published to nova-cloud-controller"
+        principal.render()
+        agent.hook("update-status")
+        seen = look_at(nova, host, "gpu:2", "p5000:2", "gpu:1,p5000:1", "gpu:2,p5000:1")
+        assert list(seen["passes"].values()) == [True, True, True, False]
+        agent.config(devices="p5000=10de:1bb0")
+        principal.render()
+        assert str(agent.status()) == "active: p5000: published to nova-cloud-controller"
+        assert sorted(look_at(nova, host)["aliases"]) == ["p5000"]
+
     def test_same_bytes_in_any_order_of_hooks_and_no_write_for_nothing(
         self, agent, deploy, principal: Principal
     ):

@@ -100,7 +100,7 @@ def items(draw: st.DrawFn, function: pci.Function | None) -> dict[str, Any]:
     kind = function.device_type if function else "type-PCI"
     item: dict[str, Any] = {"id": draw(mostly(st.sampled_from(ids)))}
     optional = {
-        "alias": st.sampled_from(["a", "b", "gpu.1", "A_-9"]),
+        "alias": st.sampled_from(["a", "b", "gpu.1", "A_-9", "a|c", ["b", "d"]]),
         "address": st.sampled_from([function.address] if function else ["*:0[35]:*.*", "83:00.?"]),
         "device-type": st.sampled_from([kind, kind, kind, "type-PCI", "type-PF", "type-VF"]),
         "numa-policy": st.sampled_from(["legacy", "preferred", "required", "socket"]),

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import reference
 import yaml
-from harness import hosttree
+from harness import hosttree, made, madenova
 from lab import matrix
 
 from passthrough import caretaker, enums, survey
@@ -26,9 +26,12 @@ from passthrough.config import devices, options
 from passthrough.effects import nrpe
 from passthrough.host import initramfs, pci, watch
 from passthrough.nova import lines as nova_lines
+from passthrough.nova import publication
+from passthrough.nova.release import Release
 from passthrough.planning import boot_files, guards
-from passthrough.reporting import inventory, inventory_tree, plan_text
+from passthrough.reporting import inventory, inventory_tree, plan_text, status
 from passthrough.reporting import leftovers as hand_made
+from passthrough.reporting.verify import nova as nova_checks
 from passthrough.site import Site
 from passthrough.state import record, retries, settled, stuck
 from passthrough.system import lock
@@ -356,6 +359,24 @@ def test_tutorial_shows_the_real_lists(seed_host: hosttree.HostTree):
     reboot_with_groups(seed_host)
     # The two lines below the table were shown before.
     assert find_marked("tutorial/first-gpu.md", "after") == list_cards(seed_host)[:5]
+
+
+def test_renaming_shows_the_real_answers():
+    devices_option = "gpu|p5000=10de:1bb0"
+    on_vfio = {"driver": pci.VFIO_PCI, "override": pci.VFIO_PCI}
+    cards = made.gpus("83", "84", group=41, **on_vfio)
+    host = status.summarize(madenova.decision(devices_option, *cards)).message
+    wanted, memory = made.wanted(devices_option), publication.Memory()
+    sent = publication.decide(wanted, Release(29), madenova.config(""), None, memory)
+    controller = status.summarize_controller(wanted, sent).message
+    assert find_marked("how-to/rename-an-alias.md", "both") == [host, controller]
+    lines = [f"pci_alias = {nova_lines.to_line(each)}" for each in sent.aliases]
+    lines += ["[filter_scheduler]", f"enabled_filters = ComputeFilter,{nova_lines.FILTER}"]
+    rendered = madenova.config("\n".join(["[DEFAULT]", *lines]))
+    found = publication.decide(wanted, Release(29), rendered, sent.payload, memory)
+    checks = nova_checks.check_controller(found, nova_lines.aliases(wanted.devices))
+    shown = [line.rstrip() for line in plan_text.checks_table(checks).splitlines()]
+    assert find_marked("how-to/rename-an-alias.md", "verify") == shown
 
 
 def reboot_with_groups(tree: hosttree.HostTree) -> None:

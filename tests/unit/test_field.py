@@ -311,7 +311,14 @@ class TestOneGroup:
         world.tree.iommu_on({"0000:01:00.0": 1, "0000:01:00.1": 1})
         return world
 
-    @pytest.mark.parametrize("items", ["gpu=10de:1c82, gpu=10de:0fb9", "gpu=10de:1c82, 10de:0fb9"])
+    @pytest.mark.parametrize(
+        "items",
+        [
+            "gpu=10de:1c82, gpu=10de:0fb9",
+            "gpu=10de:1c82, 10de:0fb9",
+            "gpu|card=10de:1c82, card|x=10de:0fb9",
+        ],
+    )
     def test_the_sound_of_a_card_under_its_alias_is_a_mistake(self, gpu: World, items: str):
         """kata-containers #10622: Nova may give a guest the sound for its GPU."""
         (problem,) = gpu.decide(items).nova.problems

@@ -35,7 +35,7 @@ class Item:
         addresses: lower-case globs, as a shell has them, each with a domain; none of them means any
             address.
         exclude: lower-case globs of addresses that the item leaves out, companions too.
-        alias: the name of Nova's alias.
+        alias: the name of Nova's alias; while one is renamed, both names with ``|`` between them.
         device_type: ``type-PCI``, ``type-PF`` or ``type-VF``: what the item claims, and what its
             alias asks for.
         numa_policy: Nova's numa_policy.
@@ -72,6 +72,11 @@ class Item:
     def id(self) -> str:
         """``vendor:product``, the way lspci prints it."""
         return f"{self.vendor}:{self.product}"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of Nova's aliases for the item; more than one while an alias is renamed."""
+        return tuple(self.alias.split(values.ALIAS_BAR)) if self.alias else ()
 
     @property
     def alias_type(self) -> str:
@@ -117,11 +122,11 @@ class Spec:
     items: tuple[Item, ...] = ()
 
     def aliases(self) -> dict[str, tuple[Item, ...]]:
-        """Group the items that have an alias by it, sorted by alias."""
+        """Group the items that have an alias by each of its names, sorted by name."""
         found: dict[str, list[Item]] = {}
         for item in self.items:
-            if item.alias:
-                found.setdefault(item.alias, []).append(item)
+            for name in item.names:
+                found.setdefault(name, []).append(item)
         return {alias: tuple(found[alias]) for alias in sorted(found)}
 
 
@@ -271,14 +276,14 @@ def _parse_short(text: str, number: int) -> Item:
         vendor=vendor,
         product=product,
         addresses=(values.read_address(address),) if at else (),
-        alias=values.read_alias(name) if equals else None,
+        alias=values.read_aliases(name) if equals else None,
         device_type=values.read_short_type(kind) if slash else None,
     )
 
 
 # A row for each key of the YAML form: the field of Item that it fills, and its reader.
 KEYS: dict[str, tuple[str, Callable[[object], object]]] = {
-    "alias": ("alias", values.read_alias),
+    "alias": ("alias", values.read_aliases),
     "id": ("id", values.read_id),
     "address": ("addresses", values.read_addresses),
     "exclude": ("exclude", values.read_addresses),

@@ -14,9 +14,10 @@ from passthrough.system.quoting import bare, show
 _ID = r"[0-9A-Fa-f]{4}:[0-9A-Fa-f]{4}"
 _ADDRESS = r"(?:[0-9A-Fa-f]{4,8}:)?[0-9A-Fa-f]{2}:[01][0-9A-Fa-f]\.[0-7]"
 _LSPCI = re.compile(rf"({_ADDRESS}) .*\[({_ID})\]")
-_BLANKS = re.compile(r"([\w.-]+)(?:[ \t]+=[ \t]*|=[ \t]+)([\w:.@/*?\[\]-]+)")
-_KEY = re.compile(r"([A-Za-z][\w.-]*):[ \t]+(\S+)")
-_WITH_COLON = re.compile(rf"([A-Za-z][\w.-]*):({_ID}.*)")
+_BLANKS = re.compile(r"([\w.|-]+)(?:[ \t]+=[ \t]*|=[ \t]+)([\w:.@/*?\[\]-]+)")
+_BAR = re.compile(r"([\w.|-]+)(?:[ \t]+\|[ \t]*|\|[ \t]+)([\w.|-]+(?:=\S+)?)")
+_KEY = re.compile(r"([A-Za-z][\w.|-]*):[ \t]+(\S+)")
+_WITH_COLON = re.compile(rf"([A-Za-z][\w.|-]*):({_ID}.*)")
 _ADDRESS_ALONE = re.compile(rf"(?:(.+)=)?({_ADDRESS})")
 _IDS = re.compile(r"(?:vfio[-_]pci\.)?ids=(.+)")
 _LONGEST = 1000  # characters of a line that are looked at: the patterns go back and forth
@@ -52,6 +53,11 @@ def of_text(text: str, keys: Iterable[str]) -> Mistake | None:
         )
     if key:
         return Mistake(f"{show(key[0])} has a colon behind the ALIAS", _write(key[1], key[2]))
+    bar = _BAR.search(line)
+    if bar:
+        return Mistake(
+            f"{show(bar[0])} has blanks around the |", f"write {bare(bar[1])}|{bare(bar[2])}"
+        )
     blanks = _BLANKS.search(line)
     if blanks:
         return Mistake(

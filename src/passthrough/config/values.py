@@ -14,7 +14,9 @@ from passthrough import pci_address
 from passthrough.system import quoting
 
 MAX_LIST = 256
+MAX_ALIASES = 8
 
+ALIAS_BAR = "|"  # between the names of an alias that is renamed: no name holds it
 TYPE_PREFIX = "type-"
 DEVICE_TYPES = ("type-PCI", "type-PF", "type-VF")
 DEFAULT_DEVICE_TYPE = "type-PCI"
@@ -66,6 +68,24 @@ def read_alias(value: object) -> str:
             " '-' that begins with a letter or digit"
         )
     return text
+
+
+def read_aliases(value: object) -> str:
+    """Read one alias, or several names for the same devices, of which each counts once.
+
+    Args:
+        value: a name, names with ``|`` between them, or a list of names.
+
+    Returns:
+        The names, in the order given, with ``|`` between them.
+    """
+    is_list = isinstance(value, list)
+    named = cast("list[object]", value) if is_list else list(_word(value).split(ALIAS_BAR))
+    if not 0 < len(named) <= MAX_ALIASES:
+        raise NotAcceptedError(
+            f"{len(named)} names for one alias", f"give 1 to {MAX_ALIASES}, or leave the key out"
+        )
+    return ALIAS_BAR.join(dict.fromkeys(read_alias(each) for each in named))
 
 
 def read_address(value: object) -> str:

@@ -90,7 +90,8 @@ def shared_groups(
 
 def _is_part(claim: claims.Claim, members: list[claims.Claim], host: pci.Host) -> bool:
     card = _card_of(claim, members, host)
-    return card != claim and claim.item.alias in (None, card.item.alias)
+    ours, theirs = claim.item.names, card.item.names
+    return card != claim and (not ours or not set(ours).isdisjoint(theirs))
 
 
 def _card_of(claim: claims.Claim, members: list[claims.Claim], host: pci.Host) -> claims.Claim:

@@ -42,19 +42,27 @@ def aliases(wanted: devices.Spec) -> tuple[Fields, ...]:
     Each names its device type: without one Nova cannot compare two lines of the same alias, and
     refuses both.
     """
-    found = {to_line(alias(item)): alias(item) for item in wanted.items if item.alias}
-    return tuple(sorted(found.values(), key=_alias_order))
+    return in_order(each for item in wanted.items for each in aliases_of(item))
 
 
-def alias(item: devices.Item) -> Fields:
-    """The alias of an item that names one."""
-    return {
-        "name": item.alias or "",
-        "vendor_id": item.vendor,
-        "product_id": item.product,
-        "device_type": item.alias_type,
-        **nova_release.keys_of(item, nova_release.ALIAS),
-    }
+def in_order(found: Iterable[Fields]) -> tuple[Fields, ...]:
+    """Aliases, each once, sorted by name and content."""
+    by_line = {to_line(each): each for each in found}
+    return tuple(sorted(by_line.values(), key=_alias_order))
+
+
+def aliases_of(item: devices.Item) -> tuple[Fields, ...]:
+    """The aliases of one item: one for each of its names, which differ in nothing else."""
+    return tuple(
+        {
+            "name": name,
+            "vendor_id": item.vendor,
+            "product_id": item.product,
+            "device_type": item.alias_type,
+            **nova_release.keys_of(item, nova_release.ALIAS),
+        }
+        for name in item.names
+    )
 
 
 def device_spec(function: pci.Function, item: devices.Item) -> Fields:

@@ -199,13 +199,12 @@ def _aliases(
     known = {nova_aliases.meaning(entry.content) for entry in present.aliases()}
     mistaken = {refusal.item.position for refusal in outcome.blocking}
     mistaken -= {claim.item.position for claim in outcome.claims}
-    items = tuple(
-        item
+    return nova_lines.in_order(
+        each
         for item in wanted.devices.items
-        if item.position not in mistaken
-        or (item.alias and nova_aliases.meaning(nova_lines.alias(item)) in known)
+        for each in nova_lines.aliases_of(item)
+        if item.position not in mistaken or nova_aliases.meaning(each) in known
     )
-    return nova_lines.aliases(dataclasses.replace(wanted.devices, items=items))
 
 
 def _held(

@@ -102,6 +102,29 @@ def test_yaml_form(text: str, items: tuple[Item, ...]):
     assert devices.parse(text).items == items
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "gpu|p5000=10de:1bb0",
+        "- {alias: [gpu, p5000], id: 10de:1bb0}",
+        "- {alias: gpu|p5000, id: 10de:1bb0}",
+        "[gpu|p5000=10de:1bb0]",
+        "gpu|p5000|gpu=10de:1bb0",
+    ],
+)
+def test_two_names_for_the_same_devices(text: str):
+    (item,) = devices.parse(text).items
+    assert (item.names, item.alias) == (("gpu", "p5000"), "gpu|p5000")
+    assert str(item) == "gpu|p5000=10de:1bb0"
+    assert list(devices.parse(text).aliases()) == ["gpu", "p5000"]
+
+
+def test_an_item_with_two_names_is_pasted_as_it_was_written():
+    (item,) = devices.parse("[{alias: [gpu, p5000], id: '10de:1bb0', managed: false}]").items
+    (again,) = devices.parse(f"[{devices.text_of(item)}]").items
+    assert again == item
+
+
 def test_companions_come_along_and_in_use_devices_stay_by_default():
     item = devices.parse("10de:1bb0").items[0]
     assert (item.companions, item.allow_in_use) == (True, False)
@@ -136,6 +159,25 @@ REFUSALS = {
         "10de:1bb0@83",
         'item 1 "10de:1bb0@83": address "83" is not [DOMAIN:]BUS:SLOT.FUNCTION in hex, such as'
         " 0000:83:00.0 or the glob 0000:8[34]:00.0",
+    ),
+    "no-second-alias": (
+        "gpu|=10de:1bb0",
+        'item 1 "gpu|=10de:1bb0": alias "" is not a name of up to 64 letters,'
+        " digits, '.', '_' and '-' that begins with a letter or digit",
+    ),
+    "no-alias-in-the-list": (
+        "- {alias: [], id: 10de:1bb0}",
+        "item 1 {'alias': [], 'id': '10de:1bb0'}: alias: 0 names for one alias; give 1 to 8, or"
+        " leave the key out",
+    ),
+    "a-list-in-the-list": (
+        "- {alias: [[gpu]], id: 10de:1bb0}",
+        "item 1 {'alias': [[...]], 'id': '10de:1bb0'}: alias: ['gpu'] is not a plain word",
+    ),
+    "two-names-and-one-that-differs": (
+        "- gpu|p5000=10de:1bb0\n- {id: 10de:1db6, alias: p5000, numa-policy: socket}",
+        "item 2 alias p5000: numa-policy is socket, but item 1 of the same alias says not set; Nova"
+        " wants one numa-policy per alias",
     ),
     "shell-in-alias": (
         "$(reboot)=10de:1bb0",
@@ -335,12 +377,15 @@ def test_aliases_gather_their_items_and_skip_those_without():
 STRICT = {
     "vendor": r"[0-9a-f]{4}",
     "product": r"[0-9a-f]{4}",
-    "alias": r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}",
     "device_type": r"type-(PCI|PF|VF)",
     "numa_policy": r"legacy|preferred|required|socket",
     "resource_class": r"[A-Z0-9_]+",
 }
-STRICT_LISTS = {"addresses": r"[][0-9a-f?*:.-]+", "traits": r"[A-Z0-9_]+"}
+STRICT_LISTS = {
+    "names": r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}",
+    "addresses": r"[][0-9a-f?*:.-]+",
+    "traits": r"[A-Z0-9_]+",
+}
 
 
 def check_strict(item: Item) -> None:
@@ -350,6 +395,7 @@ def check_strict(item: Item) -> None:
         assert value is None or re.fullmatch(pattern, value), (name, value)
     for name, pattern in STRICT_LISTS.items():
         assert all(re.fullmatch(pattern, value) for value in getattr(item, name)), (name, item)
+    assert item.alias is None or item.alias == "|".join(item.names)
 
 
 hex_word = strategies.text("0123456789abcdefABCDEF", min_size=4, max_size=4)
@@ -361,7 +407,9 @@ globs = strategies.from_regex(r"\A(0000:)?[0-9a-f?*]{1,2}:[01*][0-9a-f]?\.([?*]|
 @strategies.composite
 def short_items(draw: strategies.DrawFn) -> str:
     """Text of the short form's grammar."""
-    alias = draw(strategies.none() | aliases)
+    alias = draw(
+        strategies.none() | strategies.lists(aliases, min_size=1, max_size=8).map("|".join)
+    )
     address = draw(strategies.none() | exact_addresses | globs)
     name = f"{draw(hex_word)}:{draw(hex_word)}"
     name = f"{alias}={name}" if alias else name

@@ -31,6 +31,7 @@ TAKEN = {
     "a short address": ("gpu=10de:1bb0@83:00.0", "gpu=10de:1bb0@0000:83:00.0"),
     "a mapping": ("{alias: gpu, id: '10de:1bb0'}", "gpu=10de:1bb0"),
     "mappings": ("{id: '10de:1bb0'}, {id: '8086:1572'}", "10de:1bb0 8086:1572"),
+    "two names": ("gpu|p5000=10de:1bb0", "gpu|p5000=10de:1bb0"),
     "an alias that is a number": ("8086:5917,1=8086:9d71", "8086:5917 1=8086:9d71"),
 }
 LSPCI = "83:00.0 3D controller [0302]: NVIDIA Corporation GV100GL [Tesla V100] [10de:1db4] (rev a1)"
@@ -53,6 +54,12 @@ REFUSED = {
     "gpu = 10de:1bb0": ("blanks around the =", "write gpu=10de:1bb0"),
     "gpu =10de:1bb0": ("blanks around the =", "write gpu=10de:1bb0"),
     "10de:1bb1, gpu= 10de:1bb0": ("blanks around the =", "write gpu=10de:1bb0"),
+    "gpu | p5000=10de:1bb0": ("blanks around the |", "write gpu|p5000=10de:1bb0"),
+    "gpu| p5000=10de:1bb0": ("blanks around the |", "write gpu|p5000=10de:1bb0"),
+    "gpu |p5000": ("blanks around the |", "write gpu|p5000"),
+    "gpu|p5000 = 10de:1bb0": ("blanks around the =", "write gpu|p5000=10de:1bb0"),
+    "gpu|p5000:10de:1bb0": ("is an alias", "write gpu|p5000=10de:1bb0"),
+    "gpu|p5000: 10de:1bb0": ("behind the ALIAS", "write gpu|p5000=10de:1bb0"),
     "gpu:10de:1bb0": ("is an alias", "write gpu=10de:1bb0"),
     "gpu: 10de:1bb0": ("behind the ALIAS", "write gpu=10de:1bb0"),
     "alias: gpu\nid: 10de:1bb0": ("list", "with a dash"),

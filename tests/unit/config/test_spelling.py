@@ -83,6 +83,13 @@ def test_what_has_its_default_is_left_out():
     assert spelling.spell(options.parse({"blacklist-drivers": ""})) == {"blacklist-drivers": []}
 
 
+def test_two_names_of_an_alias_are_another_spelling_than_one():
+    """And one name is spelled as ever: a refresh of the charm changes no digest."""
+    both, one = (options.parse({"devices": f"{name}=10de:1bb0"}) for name in ("a|b", "a"))
+    assert spelling.spell(both) == {"devices": [{"alias": "a|b", "id": "10de:1bb0"}]}
+    assert spelling.spell(one) == {"devices": [{"alias": "a", "id": "10de:1bb0"}]}
+
+
 def test_the_order_of_the_fields_does_not_count():
     def turned(value):
         fields = [field.name for field in reversed(dataclasses.fields(value))]

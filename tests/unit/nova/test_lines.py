@@ -39,6 +39,12 @@ class TestAliases:
             ("nic", "10fb"),
         ]
 
+    def test_one_for_each_name_of_an_alias_that_is_renamed(self):
+        first, second = aliases("gpu|p5000=10de:1bb0")
+        assert (first.pop("name"), second.pop("name")) == ("gpu", "p5000")
+        assert first == second
+        assert aliases("gpu|p5000=10de:1bb0") == aliases("p5000|gpu=10de:1bb0")
+
     def test_an_item_without_alias_has_none(self):
         assert aliases("10de:1bb0") == []
 

@@ -100,6 +100,19 @@ class TestVerified:
         alone = decide("gpu=10de:1bb0@0000:83:00.0", *cards(), intruder, nova_facts=written(first))
         assert [each["name"] for each in alone.aliases] == ["gpu"]
 
+    def test_two_names_have_two_aliases_and_one_device_spec(self):
+        offer = decide("gpu|p5000=10de:1bb0", *cards())
+        assert offered(offer) == ["0000:83:00.0", "0000:84:00.0", "0000:85:00.0"]
+        assert [each["name"] for each in offer.aliases] == ["gpu", "p5000"]
+        assert (offer.problems, offer.notes) == ((), ())
+
+    def test_of_two_names_a_mistaken_item_keeps_the_one_that_is_there(self):
+        first = decide(GPUS, *cards())
+        intruder = made.function("0000:83:02.0", "8086:1", 0x020000, group=20, driver="e1000e")
+        item = "gpu|p5000=10de:1bb0@0000:83:00.0"
+        offer = decide(item, *cards(), intruder, nova_facts=written(first))
+        assert [each["name"] for each in offer.aliases] == ["gpu"]
+
     def test_an_item_without_alias_is_offered_without(self):
         offer = decide("10de:1bb0@0000:83:00.0", *cards())
         assert offered(offer) == ["0000:83:00.0"]

@@ -126,11 +126,9 @@ def _device_specs(decision: Decision) -> Iterator[Check]:
 
 def _aliases_on_host(decision: Decision) -> Iterator[Check]:
     config = decision.nova.facts.config
-    backed = {
-        (claim.item.alias, claim.address) for claim in nova_offer.find_verified(decision.outcome)
-    }
+    verified = nova_offer.find_verified(decision.outcome)
     for name in decision.options.devices.aliases():
-        addresses = [address for alias, address in sorted(backed, key=str) if alias == name]
+        addresses = [claim.address for claim in verified if name in claim.item.names]
         files = _files_with(name, config)
         behind = " ".join(addresses) or "no device on this host, as is normal in a mixed fleet"
         if files:

@@ -104,6 +104,12 @@ class TestCompute:
         assert found.status == OK
         assert found.seen.startswith("no device on this host, as is normal in a mixed fleet; in ")
 
+    def test_each_name_of_an_alias_that_is_renamed(self):
+        found = checks(settled("gpu|p5000=10de:1bb0", *cards(), text=SPICE))
+        behind = f"0000:83:00.0 0000:84:00.0 0000:85:00.0; in {DROP_IN} [pci] alias"
+        assert found["alias gpu"] == Check("alias gpu", OK, behind)
+        assert found["alias p5000"] == Check("alias p5000", OK, behind)
+
     def test_an_alias_of_the_operators_shows_its_file(self):
         alias = json.dumps({"name": "gpu", "vendor_id": "10de", "product_id": "1bb0"})
         found = checks(settled(GPUS, *cards(), text=f"[pci]\nalias = {alias}\n"))["alias gpu"]
