@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 EXIT_FAILED_CHECK = 1
 EXIT_REFUSED = 2
+EXIT_ITEM_REFUSED = 3
+EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits(3)
+# What the tables are drawn with, and what stands for it on a terminal that cannot show it.
+_LINES = "─┬├└…"
+_ASCII_LINES = "-+|`~"
 _NOT_ROOT = (
     "not run as root: what other users' processes have open is not seen, so a function that is"
     " free here may be in use; the charm itself sees it"
@@ -32,21 +37,48 @@ _NOT_ROOT = (
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code (1: a check failed, 2: refused)."""
+    """Run the command line.
+
+    Returns:
+        The exit code. 1: a check failed; 2: the request was refused; 3: the plan refuses an item;
+        70: an error that nobody thought of.
+    """
     given = _parser().parse_args(arguments)
     try:
         text, data, code, processes = given.command(given)
         shown = _to_json(data) if given.json else text()
     except (PassthroughError, OSError) as error:
-        print(f"pci-passthrough: {error}", file=sys.stderr)
-        return EXIT_REFUSED
-    reconfigure = getattr(sys.stdout, "reconfigure", None)
-    if reconfigure:
-        reconfigure(errors="replace")  # a terminal that cannot show the tree's lines
-    print(shown)
+        return _fail(str(error), EXIT_REFUSED)
+    except Exception as error:
+        if given.debug:
+            raise
+        said = f"unexpected {type(error).__name__}: {' '.join(str(error).split())}"
+        return _fail(f"{said}; --debug shows where", EXIT_UNEXPECTED)
+    _print(shown)
     if os.geteuid() and processes.opened.hidden:
         print(f"pci-passthrough: {_NOT_ROOT}", file=sys.stderr)
     return code
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"pci-passthrough: {message}", file=sys.stderr)
+    return code
+
+
+def _print(text: str) -> None:
+    """Print what a reader such as head may stop to read, on terminals that lack characters."""
+    try:
+        _LINES.encode(sys.stdout.encoding)
+    except UnicodeEncodeError:
+        text = text.translate(str.maketrans(_LINES, _ASCII_LINES))
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure:
+        reconfigure(errors="replace")
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        # The reader has seen enough. Python would say at its exit that it could not flush.
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (until the exit)
 
 
 def _to_json(data: Any) -> str:
@@ -60,19 +92,21 @@ def _to_json(data: Any) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="pci-passthrough", description=__doc__)
-    parser.add_argument(
-        "--root", type=Path, default=Path("/"), help="look at this tree's /sys, /proc and /etc"
+    parser = argparse.ArgumentParser(
+        prog="pci-passthrough",
+        description="Show this host's PCI functions as the charm sees them. Changes nothing.",
+        parents=[_common(before=True)],
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    listing = commands.add_parser("list", help="every PCI function and whether it can be claimed")
+    common = [_common(before=False)]
+    text = "every PCI function and whether it can be claimed"
+    listing = commands.add_parser("list", help=text, parents=common)
     listing.set_defaults(command=_list)
     for name, command, text in (
         ("plan", _plan, "what the charm would change, as a diff"),
         ("verify", _verify, "check the host against what was asked"),
     ):
-        sub = commands.add_parser(name, help=text)
+        sub = commands.add_parser(name, help=text, parents=common)
         sub.add_argument("--devices", required=True, metavar="SPEC", help="the option devices")
         sub.add_argument(
             "--application",
@@ -82,6 +116,33 @@ def _parser() -> argparse.ArgumentParser:
         )
         sub.set_defaults(command=command)
     return parser
+
+
+def _common(*, before: bool) -> argparse.ArgumentParser:
+    """Make the parser of what stands before the command or after it.
+
+    After it, what is not given must not undo what was given before it.
+    """
+    parser = argparse.ArgumentParser(add_help=False)
+
+    def default(value: object) -> object:
+        return value if before else argparse.SUPPRESS
+
+    text = "look at this tree's /sys, /proc and /etc"
+    parser.add_argument("--root", type=_root, metavar="DIR", default=default(Path("/")), help=text)
+    text = "print JSON instead of tables"
+    parser.add_argument("--json", action="store_true", default=default(False), help=text)
+    text = "show where an unexpected error comes from"
+    parser.add_argument("--debug", action="store_true", default=default(False), help=text)
+    return parser
+
+
+def _root(text: str) -> Path:
+    """Give the folder whole, since what is read in it can be links that climb."""
+    root = Path(text).absolute()
+    if not (root / "sys").is_dir():
+        raise argparse.ArgumentTypeError(f"{text} has no folder sys, so it is no host's root")
+    return root
 
 
 def _application(name: str) -> str:
@@ -140,7 +201,7 @@ def _plan(given: argparse.Namespace) -> _Answer:
     return (
         lambda: plan_text.plan_text(decision, by_hand, _style()),
         plan_text.describe_plan(decision, by_hand),
-        0,
+        EXIT_ITEM_REFUSED if decision.outcome.blocking else 0,
         decision.facts.processes,
     )
 
@@ -157,7 +218,7 @@ def _verify(given: argparse.Namespace) -> _Answer:
     try:
         decision = _decide(given)
         processes = decision.facts.processes
-        checks = checklist.verify(decision)
+        checks = checklist.verify(decision, keep=False)
     except prerequisites.UnsupportedHostError as error:
         checks = checklist.refused(error)
     code = EXIT_FAILED_CHECK if result.has_failed(checks) else 0

@@ -15,7 +15,6 @@ from harness.constants import CLAIMED, GPUS, INIT_TOP, OWNED
 from harness.world import World
 
 from passthrough import cli
-from passthrough.host import initramfs
 
 Run = Callable[..., tuple[int, str, str]]
 EVERYWHERE = ("etc", "var", "boot", "run", "usr", "sys", "proc", "dev")
@@ -100,6 +99,11 @@ class TestPlan:
         assert "\nnothing to change\n" in shown
         assert "reboot required" not in shown
 
+    def test_of_an_item_that_is_refused_has_its_exit_code(self, run: Run):
+        code, shown, errors = run("plan", "--devices", "x=8086:2020@0000:00:00.0")
+        assert (code, errors) == (cli.EXIT_ITEM_REFUSED, "")
+        assert "not claimed: devices: item 1 x=8086:2020@0000:00:00.0: 0000:00:00.0 is a" in shown
+
 
 class TestVerify:
     def test_is_green_on_a_host_that_is_ready(self, run: Run, ready: World):
@@ -127,10 +131,9 @@ class TestVerify:
 
     def test_writes_nothing(self, run: Run, ready: World):
         before = ready.tree.snapshot(*EVERYWHERE)
-        run("verify", "--devices", "gpu=10de:1bb0")
-        after = ready.tree.snapshot(*EVERYWHERE)
-        del after[initramfs.CACHE]  # what was read out of an image is kept, and nothing else
-        assert after == before
+        assert run("verify", "--devices", GPUS)[0] == 0
+        assert run("verify", "--devices", "gpu=10de:1bb0")[0] == cli.EXIT_FAILED_CHECK
+        assert ready.tree.snapshot(*EVERYWHERE) == before
 
 
 @pytest.mark.parametrize("command", ["plan", "verify"])
@@ -178,9 +181,10 @@ def test_wrong_usage_is_explained(run: Run, capsys, arguments: list[str]):
 
 
 def test_an_empty_tree_is_a_host_without_pci(tmp_path: pathlib.Path, capsys):
+    (tmp_path / "sys").mkdir()
     assert cli.main(["--root", os.fspath(tmp_path), "--json", "list"]) == 0
     assert json.loads(capsys.readouterr().out) == []
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / "sys"]
 
 
 @pytest.mark.parametrize("command", [["list"], ["plan", "--devices", "gpu=10de:1bb0"]])
@@ -219,3 +223,69 @@ def test_a_tree_without_rights_to_write_is_enough(run: Run, tree):
         if (tree.root / directory).exists():
             (tree.root / directory).chmod(0o555)
     assert run("plan", "--devices", GPUS)[0] == 0
+
+
+class TestGlobalOptions:
+    @pytest.mark.parametrize("command", [["list"], ["plan", "--devices", GPUS]])
+    def test_stand_before_the_command_or_after_it(self, tree, capsys, command: list[str]):
+        where = ["--root", os.fspath(tree.root), "--json"]
+        shown: list[str] = []
+        for arguments in ([*where, *command], [*command, *where], [*where[:2], *command, "--json"]):
+            assert cli.main(arguments) == 0
+            shown.append(capsys.readouterr().out)
+        assert shown == shown[:1] * 3
+        json.loads(shown[0])
+
+    @pytest.mark.parametrize("command", [["list"], ["plan"], ["verify"]])
+    def test_a_root_may_be_relative(
+        self, run: Run, ready: World, capsys, monkeypatch: pytest.MonkeyPatch, command: list[str]
+    ):
+        arguments = [*command, *(["--devices", GPUS] if command != ["list"] else [])]
+        expected = run(*arguments)
+        monkeypatch.chdir(ready.tree.root.parent)
+        code = cli.main(["--root", ready.tree.root.name, *arguments])
+        captured = capsys.readouterr()
+        assert (code, captured.out, captured.err) == expected
+
+    def test_a_root_without_sys_is_no_host(self, tmp_path: pathlib.Path, capsys):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(["list", "--root", os.fspath(tmp_path)])
+        assert caught.value.code == cli.EXIT_REFUSED
+        message = f"argument --root: {tmp_path} has no folder sys, so it is no host's root\n"
+        assert capsys.readouterr().err.endswith(message)
+
+
+class TestAnUnexpectedError:
+    @pytest.fixture(autouse=True)
+    def broken(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(*_: object, **__: object) -> None:
+            raise KeyError("a\nb")
+
+        monkeypatch.setattr("passthrough.host.pci.read", fail)
+
+    def test_is_one_line_with_its_exit_code(self, run: Run):
+        message = "pci-passthrough: unexpected KeyError: 'a\\nb'; --debug shows where\n"
+        assert run("list") == (cli.EXIT_UNEXPECTED, "", message)
+
+    def test_shows_where_to_who_debugs(self, run: Run):
+        with pytest.raises(KeyError):
+            run("list", "--debug")
+
+
+def call(tree: hosttree.HostTree, tail: str) -> subprocess.CompletedProcess:
+    """Run `list` as a process of its own, through a shell."""
+    program = "from passthrough import cli; raise SystemExit(cli.main())"
+    source = os.fspath(pathlib.Path(cli.__file__).parent.parent)
+    script = f'"$0" -c "$1" --root "$2" list {tail}'
+    command = ["bash", "-o", "pipefail", "-c", script, sys.executable, program, tree.root]
+    given = {**os.environ, "PYTHONPATH": source}
+    return subprocess.run(command, capture_output=True, check=False, env=given)
+
+
+def test_a_reader_that_stops_is_no_error(tree):
+    for number in range(1000):  # more than a pipe holds
+        bus, slot = divmod(number, 32)
+        tree.function(f"0000:{0xA0 + bus:02x}:{slot:02x}.0", "8086:1520", 0x020000)
+    done = call(tree, "| head -n 1")
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.startswith(b"GROUP")

@@ -126,10 +126,15 @@ def find_all(root: Path) -> dict[str, Path]:
     return found
 
 
-def look_up(root: Path, image: Path, wanted: Collection[bytes]) -> Contents:
+def look_up(root: Path, image: Path, wanted: Collection[bytes], keep: bool = True) -> Contents:
     """Look for files in an image as `read` does, once for every image and question.
 
-    Keeps the answer below /run, which a boot empties, with the image's size and times.
+    Args:
+        root: the host's root.
+        image: the image.
+        wanted: contents to look for.
+        keep: whether a new answer is kept below /run, which a boot empties, with the image's size
+            and times.
 
     Raises:
         ImageError: when the image cannot be read.
@@ -143,6 +148,8 @@ def look_up(root: Path, image: Path, wanted: Collection[bytes]) -> Contents:
     if known is not None:
         return Contents(frozenset(known["digests"]), bool(known["has_vfio_pci"]))
     found = read(image, wanted)
+    if not keep:
+        return found
     answer = {"digests": sorted(found.digests), "has_vfio_pci": found.has_vfio_pci}
     latest = [*cache.items(), (f"{key} {question}", answer)][-_MAX_ANSWERS:]
     with contextlib.suppress(PermissionError):  # whoever is not root reads the image every time

@@ -19,13 +19,17 @@ from passthrough.reporting.verify.result import FAIL, OK, Check
 from passthrough.survey import Decision
 
 
-def verify(decision: Decision) -> tuple[Check, ...]:
+def verify(decision: Decision, keep: bool = True) -> tuple[Check, ...]:
     """Run every check on a decision, in a stable order.
+
+    Args:
+        decision: what was asked for, and the host.
+        keep: whether what the images hold is kept below /run for the next time.
 
     Raises:
         OSError: when something cannot be read.
     """
-    seen = evidence.read(decision)
+    seen = evidence.read(decision, keep)
     return (
         *(check for each in CHECKS for check in each(decision)),
         *(check for each in host_checks.CHECKS for check in each(decision, seen)),

@@ -46,8 +46,12 @@ class Seen:
     rebuild: str = ""
 
 
-def read(decision: Decision) -> Seen:
+def read(decision: Decision, keep: bool = True) -> Seen:
     """Look at the host that a decision is about.
+
+    Args:
+        decision: what was asked for, and the host.
+        keep: whether what the images hold is kept below /run for the next time.
 
     Raises:
         OSError: when it cannot be read.
@@ -64,7 +68,7 @@ def read(decision: Decision) -> Seen:
         has_vfio_pci=sysfs.is_there_or_raise(root / "sys/bus/pci/drivers/vfio-pci"),
         vfio_is_built_in=built_in,
         lockdown=_lockdown(root),
-        images=_images(decision) if claimed else (),
+        images=_images(decision, keep) if claimed else (),
         holders=held,
         guests={each.process: each.name for each in decision.facts.guests()} if held else {},
         rebuild=" ".join(
@@ -99,7 +103,7 @@ def _is_built_in(root: Path) -> bool:
     )
 
 
-def _images(decision: Decision) -> tuple[Image, ...]:
+def _images(decision: Decision, keep: bool) -> tuple[Image, ...]:
     """Look into the initramfs that boots next, and into the running kernel's."""
     root, machine = decision.site.root, decision.facts.machine
     if machine.generator is None:
@@ -112,12 +116,14 @@ def _images(decision: Decision) -> tuple[Image, ...]:
         for file in boot_files.owned_files(decision.site.application)
         if file.in_initramfs and (present := decision.facts.present.get(file.path))
     }
-    return tuple(_read_image(root, path, shown, wanted) for path, shown in found.items())
+    return tuple(_read_image(root, path, shown, wanted, keep) for path, shown in found.items())
 
 
-def _read_image(root: Path, path: Path, shown: str, wanted: Mapping[str, bytes]) -> Image:
+def _read_image(
+    root: Path, path: Path, shown: str, wanted: Mapping[str, bytes], keep: bool
+) -> Image:
     try:
-        contents = initramfs.look_up(root, path, wanted.values())
+        contents = initramfs.look_up(root, path, wanted.values(), keep)
     except (initramfs.ImageError, OSError) as error:
         return Image(shown, problem=str(error))
     missing = [
