@@ -1,7 +1,8 @@
 """A status that is true while a hook works: what the unit does now, said at once.
 
 ops sets the status when a hook ends. A rebuild takes a minute for each kernel, and the status of
-before would stand meanwhile, with what it asked an operator for.
+before would stand meanwhile, with what it asked an operator for. The tool says which kernel it
+comes to, and so does the status.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _KERNEL = "vmlinuz-"
 
 
 def find_kernels(root: Path) -> tuple[str, ...]:
-    """The versions of the kernels on /boot, the newest first.
+    """The releases of the kernels on /boot, the newest first.
 
     Args:
         root: ``/`` on a real host.
@@ -49,6 +50,7 @@ class Telling:
 
     def __init__(self, unit: ops.Unit, host_tools: tools.Tools, root: Path):
         self._unit, self._tools, self._root = unit, host_tools, root
+        self._said = ""
         self.load_vfio, self.load_native = host_tools.load_vfio, host_tools.load_native
         self.running, self.restart = host_tools.running, host_tools.restart
         self.start, self.stop = host_tools.start, host_tools.stop
@@ -59,12 +61,32 @@ class Telling:
         what: enums.Rebuild,
         progress: Callable[[str], object],
         generator: generators.Generator | None = None,
+        reached: Callable[[str], object] = tools.nobody,
     ) -> None:
-        """Say what is rebuilt, and since when, then rebuild it."""
+        """Say what is rebuilt, and since when, then rebuild it, and say each kernel it comes to."""
         kernels = find_kernels(self._root) if what is enums.Rebuild.INITRAMFS else ()
-        said = status.describe_rebuild(what, kernels, time.strftime("%H:%M"))
+        began = time.strftime("%H:%M")
+        seen: list[str] = []
+
+        def say() -> None:
+            self._say(status.describe_rebuild(what, kernels, seen, began))
+
+        def reach(kernel: str) -> None:
+            reached(kernel)
+            # Where update-initramfs runs dracut, both say so.
+            if kernel not in seen:
+                seen.append(kernel)
+                say()
+
+        say()
+        self._tools.rebuild(what, progress, generator, reach)
+
+    def _say(self, sentence: str) -> None:
+        """Set the status, unless it says so already: each one is a write on Juju's controller."""
+        if sentence == self._said:
+            return
+        self._said = sentence
         try:
-            self._unit.status = ops.MaintenanceStatus(said)
-        except ops.ModelError as error:
-            logger.warning("Juju was not told that the unit is %s: %s", said, error)
-        self._tools.rebuild(what, progress, generator)
+            self._unit.status = ops.MaintenanceStatus(sentence)
+        except (ops.ModelError, OSError) as error:
+            logger.warning("Juju was not told that the unit is %s: %s", sentence, error)

@@ -30,6 +30,9 @@ MOST_ASKED = 3
 
 NONE: Mapping[str, errors.BindError] = {}
 
+# What a host can lack until it starts anew: the cause before what follows from it.
+_CAUSES_FIRST = (Kind.IOMMU_IS_OFF, Kind.KERNEL_LACKS_OPTIONS, Kind.ON_ANOTHER_DRIVER)
+
 
 class Action(enum.Enum):
     """What to do about a reboot."""
@@ -63,22 +66,33 @@ class Verdict(NamedTuple):
 def reasons(
     planned: plan.Plan, failed: Mapping[str, errors.BindError] = NONE
 ) -> tuple[Problem, ...]:
-    """Work out why the host has to start anew; empty when it need not.
+    """Work out why the host has to start anew, the cause first; empty when it need not.
 
     Args:
         planned: what is left to do after a run.
         failed: what the run could not do, by address.
     """
-    left = (
+    left = [
         Problem(
             Kind.ON_ANOTHER_DRIVER,
             f"is on {binding.current or 'no driver'}, not {binding.target or 'its native driver'}",
             cause=_cause(failed, binding.address),
             subject=binding.address,
         )
-        for binding in (*planned.bind, *planned.release)
+        for binding in _stuck_first((*planned.bind, *planned.release), failed)
+    ]
+    found = (*planned.reboot, *left)
+    return tuple(sorted(found, key=lambda problem: _CAUSES_FIRST.index(problem.kind)))
+
+
+def _stuck_first(
+    bindings: tuple[plan.Binding, ...], failed: Mapping[str, errors.BindError]
+) -> list[plan.Binding]:
+    """Order functions so that one whose driver does not let go precedes those that wait for it."""
+    return sorted(
+        bindings,
+        key=lambda each: not isinstance(failed.get(each.address), errors.StuckError),
     )
-    return (*planned.reboot, *left)
 
 
 def _cause(failed: Mapping[str, errors.BindError], address: str) -> str:

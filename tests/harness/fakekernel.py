@@ -21,6 +21,7 @@ from harness.hosttree import kernel as model
 from harness.hosttree import programs
 
 from passthrough.effects import drivers
+from passthrough.effects import tools as host_tools
 from passthrough.host import generators
 from passthrough.system import commands
 
@@ -149,11 +150,14 @@ class FakeTools:
         what: str,
         progress: Callable[[str], object],
         generator: generators.Generator | None = None,
+        reached: Callable[[str], object] = host_tools.nobody,
     ) -> None:
         """Do what update-initramfs, dracut or update-grub does to the tree."""
         self.calls.append(f"rebuild {what}")
         self.before_rebuild(what)
         self._fail_where_told(what)
+        for release in programs.kernel_releases(self.tree.root) if what == "initramfs" else ():
+            reached(release)
         progress(f"{what}: rebuilt")
         command = (f"update-{what}", "-u")
         if what == "initramfs" and generator:

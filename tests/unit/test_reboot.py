@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,9 +14,11 @@ from harness import hosttree, made
 from harness.constants import GPUS, ONE
 from harness.world import World
 
-from passthrough import reboot
+from passthrough import errors, reboot
 from passthrough.effects import reboot_request
 from passthrough.host import guests
+from passthrough.planning import plan
+from passthrough.problem import Kind, Problem
 from passthrough.reboot import Action
 from passthrough.reporting import words
 from passthrough.state import record
@@ -508,6 +512,42 @@ def test_a_device_that_never_comes_back_from_vfio_costs_one_reboot(world: World)
     world.kernel.relent()
     hook(world)
     assert list(world.root.rglob("*pci-passthrough*")) == []
+
+
+class TestCauseFirst:
+    """The first reason is what the status says, and the others follow from it."""
+
+    OFF = Problem(Kind.IOMMU_IS_OFF, "the IOMMU is off until the kernel starts with intel_iommu=on")
+    LACKS = Problem(Kind.KERNEL_LACKS_OPTIONS, "the running kernel lacks nosmt")
+    TAKEN = plan.Binding("0000:83:00.0", "nouveau", "vfio-pci")
+    RELEASED = plan.Binding("0000:84:00.0", "vfio-pci", "nouveau")
+
+    def facts(self, *reboot_for: Problem, **failed: errors.BindError) -> list[str]:
+        planned = plan.Plan(bind=(self.TAKEN,), release=(self.RELEASED,), reboot=reboot_for)
+        by_address = {each.address: each for each in failed.values()}
+        return [words.sentence(each) for each in reboot.reasons(planned, by_address)]
+
+    def test_the_iommu_before_the_drivers(self):
+        assert self.facts(self.LACKS, self.OFF) == [
+            "the IOMMU is off until the kernel starts with intel_iommu=on",
+            "the running kernel lacks nosmt",
+            "0000:83:00.0 is on nouveau, not vfio-pci",
+            "0000:84:00.0 is on vfio-pci, not nouveau",
+        ]
+
+    def test_a_driver_that_does_not_let_go_before_what_waits_for_it(self):
+        stuck = errors.StuckError(self.RELEASED.address, "vfio-pci has not released the device")
+        waits = errors.PostponedError.after(stuck, self.TAKEN.address)
+        assert [each.partition(" ")[0] for each in self.facts(stuck=stuck, waits=waits)] == [
+            self.RELEASED.address,
+            self.TAKEN.address,
+        ]
+
+    def test_every_kind_of_reason_has_its_place(self):
+        """A kind without one would end the hook."""
+        made = set(re.findall(r"Problem\(\s*Kind\.([A-Z_]+)", inspect.getsource(plan)))
+        made |= set(re.findall(r"Kind\.([A-Z_]+)", inspect.getsource(reboot.reasons)))
+        assert made == {each.name for each in reboot._CAUSES_FIRST}
 
 
 class TestGuests:

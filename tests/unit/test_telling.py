@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import ops
 import pytest
@@ -11,6 +12,7 @@ from harness.constants import GPUS
 from harness.unit import PRINCIPAL, Unit
 
 import telling
+from passthrough import enums
 
 
 def said(unit: Unit) -> list[str]:
@@ -32,6 +34,64 @@ def test_a_rebuild_is_told_when_it_begins(unit: Unit, tools):
     ]
     assert list(told) == ["initramfs", "grub"]
     assert unit.state.unit_status.name == "blocked"
+
+
+def test_each_kernel_is_told_as_the_tool_comes_to_it(unit: Unit, tools):
+    """The newest first, as the tool has it; the time is that of the whole rebuild."""
+    root = unit.world.root
+    newest = telling.find_kernels(root)[0]
+    (root / "boot/vmlinuz-5.15.0-7-generic").touch()
+    (root / "boot/initrd.img-5.15.0-7-generic").write_bytes(b"")
+    unit.run(devices=GPUS)
+    assert said(unit)[-4:] == [
+        "maintenance: rebuilding the initramfs for 2 kernels, began HH:MM",
+        f"maintenance: rebuilding the initramfs for {newest} (1 of 2), began HH:MM",
+        "maintenance: rebuilding the initramfs for 5.15.0-7-generic (2 of 2), began HH:MM",
+        "maintenance: rebuilding GRUB's configuration, began HH:MM",
+    ]
+
+
+class Announcing:
+    """Tools whose rebuild comes to these kernels, and a unit that takes statuses."""
+
+    def __init__(self, tools: Any, *kernels: str):
+        self._tools, self._kernels = tools, kernels
+        self.statuses: list[str] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tools, name)
+
+    def rebuild(self, what: Any, progress: Any, generator: Any, reached: Any) -> None:
+        for kernel in self._kernels:
+            reached(kernel)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "status":
+            self.statuses.append(re.sub(r", began .*", "", value.message))
+        else:
+            super().__setattr__(name, value)
+
+
+def tell(unit: Unit, tools: Any, *kernels: str) -> tuple[list[str], list[str]]:
+    """The statuses of a rebuild that comes to these kernels, and what its own caller is told."""
+    announcing, told = Announcing(tools, *kernels), []
+    asked = telling.Telling(announcing, announcing, unit.world.root)  # pyright: ignore[reportArgumentType]
+    asked.rebuild(enums.Rebuild.INITRAMFS, lambda sentence: None, None, told.append)
+    return announcing.statuses[1:], told
+
+
+def test_a_kernel_that_two_tools_announce_is_one(unit: Unit, tools):
+    """As where update-initramfs runs dracut, on a host with one kernel."""
+    kernel = telling.find_kernels(unit.world.root)[0]
+    assert tell(unit, tools, kernel, kernel) == ([], [kernel, kernel])
+
+
+def test_kernels_that_boot_does_not_have_count_as_they_come(unit: Unit, tools):
+    statuses, _ = tell(unit, tools, "6.9", "6.10")
+    assert statuses == [
+        "rebuilding the initramfs for 6.9",
+        "rebuilding the initramfs for 6.10 (2 of 2)",
+    ]
 
 
 def test_a_hook_without_a_rebuild_says_nothing_in_between(ready_unit: Unit):
@@ -59,7 +119,8 @@ def test_what_an_operator_has_to_do_first_is_still_said(unit: Unit):
     assert unit.run("relation_created", PRINCIPAL).name == "blocked"
 
 
-def test_juju_that_takes_no_status_stops_no_rebuild(unit: Unit, tools, monkeypatch):
+@pytest.mark.parametrize("error", [ops.ModelError("ERROR connection is shutdown"), OSError(2, "x")])
+def test_juju_that_takes_no_status_stops_no_rebuild(unit: Unit, tools, error: Exception):
     class Refusing:
         @property
         def status(self) -> None:
@@ -67,7 +128,7 @@ def test_juju_that_takes_no_status_stops_no_rebuild(unit: Unit, tools, monkeypat
 
         @status.setter
         def status(self, _: object) -> None:
-            raise ops.ModelError("ERROR connection is shutdown")
+            raise error
 
     asked = telling.Telling(Refusing(), tools, unit.world.root)  # pyright: ignore[reportArgumentType]
     asked.rebuild("grub", lambda sentence: None)  # pyright: ignore[reportArgumentType]

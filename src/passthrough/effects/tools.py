@@ -32,6 +32,10 @@ MODPROBE_TIMEOUT = 300.0
 _POLICY_DENIED = 101
 
 
+def nobody(kernel: str) -> None:
+    """Take the kernel that a rebuild comes to, where nobody asks for it."""
+
+
 class Tools(Protocol):
     """What applying a plan needs of the host beyond reading and writing files."""
 
@@ -40,6 +44,7 @@ class Tools(Protocol):
         what: enums.Rebuild,
         progress: Callable[[str], object],
         generator: generators.Generator | None = None,
+        reached: Callable[[str], object] = nobody,
     ) -> None:
         """Rebuild the initramfs of every kernel, or GRUB's configuration.
 
@@ -48,6 +53,7 @@ class Tools(Protocol):
             progress: takes a sentence when the rebuild begins and when it is done.
             generator: makes the initramfs. None where that cannot be told: any installed command
                 serves then, so that removed claims do not stay in the image.
+            reached: takes the release of each kernel when its image is begun.
 
         Raises:
             CommandError: when the rebuild fails.
@@ -124,8 +130,15 @@ class HostTools:
         what: enums.Rebuild,
         progress: Callable[[str], object],
         generator: generators.Generator | None = None,
+        reached: Callable[[str], object] = nobody,
     ) -> None:
         """Rebuild the initramfs of every kernel, or GRUB's configuration."""
+
+        def heed(line: str) -> None:
+            kernel = generators.find_reached(line)
+            if kernel:
+                reached(kernel)
+
         served = generators.served_by(generator)
         command = grub.UPDATE_GRUB if what is enums.Rebuild.GRUB else _choose_rebuild(served)
         started = time.monotonic()
@@ -133,7 +146,7 @@ class HostTools:
         if what is enums.Rebuild.GRUB:
             _update_grub(command)
         else:
-            commands.run(command, REBUILD_TIMEOUT, lock.descriptors())
+            commands.run(command, REBUILD_TIMEOUT, lock.descriptors(), heed)
             _settle_images({each.image_prefix for each in served})
         progress(f"{' '.join(command)}: done in {time.monotonic() - started:.0f} s")
 

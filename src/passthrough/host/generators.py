@@ -24,6 +24,12 @@ _KERNEL_HOOKS = "etc/kernel/postinst.d"
 _UPDATE_INITRAMFS = ("update-initramfs", "-u", "-k", "all")
 _NAMED_SETTINGS = re.compile(r"/(etc/[\w./-]*update-initramfs\.conf)\b")
 _SETTING = re.compile(r"""(?m)^[ \t]*(?:export[ \t]+)?update_initramfs=["']?(\w*)""")
+# The line that each command prints when it comes to a kernel. update-initramfs names the image, and
+# dracut the command that it runs for each kernel (its --regenerate-all).
+_REACHED = re.compile(
+    r"update-initramfs: Generating /boot/initrd\.img-(\S+)"
+    r"|dracut(?:\[I\])?: Executing: \S*dracut\S* --kver=(\S+)(?: .*)?"
+)
 
 
 class OwnedFile(NamedTuple):
@@ -197,6 +203,19 @@ def rebuild_command(root: Path, served: Iterable[Generator]) -> tuple[str, ...]:
     """
     known = [command for each in served for command in each.rebuilds]
     return next((each for each in known if _is_installed(root, each[0])), known[0])
+
+
+def find_reached(line: str) -> str:
+    """Tell which kernel's image a command begins to make, by a line that it prints.
+
+    Args:
+        line: the line, without its end.
+
+    Returns:
+        The kernel's release; empty where the line says nothing of that kind.
+    """
+    found = _REACHED.fullmatch(line.strip())
+    return found[found.lastindex or 0] if found else ""
 
 
 def _is_installed(root: Path, program: str) -> bool:

@@ -125,18 +125,23 @@ _REBUILT = {
 }
 
 
-def describe_rebuild(what: enums.Rebuild, kernels: Sequence[str], began: str) -> str:
+def describe_rebuild(
+    what: enums.Rebuild, kernels: Sequence[str], reached: Sequence[str], began: str
+) -> str:
     """Say what a unit does that rebuilds something.
 
     Args:
         what: what it rebuilds.
-        kernels: the versions of the kernels whose images that makes; empty where it makes none.
-        began: the time of day.
+        kernels: the releases of the kernels on /boot; empty where it makes no images.
+        reached: those whose images it has made, the one that it makes now last.
+        began: the time of day when it began with the first.
     """
     of = ""
-    if kernels:
-        others = f" and {len(kernels) - 1} more" if kernels[1:] else ""
-        of = f" for {kernels[0]}{others}"
+    total = max(len(kernels), len(reached))  # some tools make images of what is not on /boot
+    if reached:
+        of = f" for {reached[-1]}" + (f" ({len(reached)} of {total})" if total > 1 else "")
+    elif kernels:
+        of = f" for {kernels[0] if total == 1 else _count(kernels, 'kernel')}"
     return f"rebuilding {_REBUILT[what]}{of}, began {began}"
 
 

@@ -28,6 +28,10 @@ _COPIED = {
         "etc/udev/rules.d": "etc/udev/rules.d/{}",
     },
 }
+_REACHED = {
+    "update-initramfs": "update-initramfs: Generating /boot/initrd.img-{}",
+    "dracut": "dracut: Executing: /usr/bin/dracut --kver={} --force",
+}
 _INST_HOOK = re.compile(r"inst_hook pre-udev (\S+) ")
 _BOOT_SCRIPT = re.compile(r"scripts/init-top/.+|var/lib/dracut/hooks/pre-udev/.+")
 _VFIO_PCI = "usr/lib/modules/{}/kernel/drivers/vfio/pci/vfio-pci.ko"
@@ -95,13 +99,17 @@ def update_grub(root: pathlib.Path) -> None:
     )
     path = root / etcfiles.GRUB_CFG
     new = path.with_name(f"{path.name}.new")
-    new.write_text(etcfiles.grub_cfg(_kernel_releases(root)[0], done.stdout.strip()))
+    new.write_text(etcfiles.grub_cfg(kernel_releases(root)[0], done.stdout.strip()))
     os.replace(new, path)
 
 
 def update_initramfs(root: pathlib.Path, generator: str) -> None:
-    """Make every kernel's image anew from what is on the host now, the newest kernel's first."""
-    for release in _kernel_releases(root):
+    """Make every kernel's image anew from what is on the host now, the newest kernel's first.
+
+    Each tool says which kernel it comes to, in its own words.
+    """
+    for release in kernel_releases(root):
+        print(_REACHED[generator].format(release), flush=True)
         update_image(root, generator, release)
 
 
@@ -171,10 +179,10 @@ def _modules_put_in(root: pathlib.Path, generator: str) -> Iterator[tuple[str, b
 
 
 def _newest_image(root: pathlib.Path) -> pathlib.Path:
-    return image_of(root, _kernel_releases(root)[0])
+    return image_of(root, kernel_releases(root)[0])
 
 
-def _kernel_releases(root: pathlib.Path) -> list[str]:
+def kernel_releases(root: pathlib.Path) -> list[str]:
     """The kernels, the newest first, as GRUB and update-initramfs sort them."""
     names = [path.name.removeprefix("vmlinuz-") for path in (root / "boot").glob("vmlinuz-*")]
     return sorted(names, key=_version, reverse=True)

@@ -87,6 +87,37 @@ class TestRun:
             commands.run(("tool",), timeout=0.4)
         assert time.monotonic() - started < 10
 
+    def test_one_that_closes_its_output_and_stays_is_killed(self, install: Install):
+        install("tool", "echo begun; exec >&- 2>&-; exec /bin/sleep 60")
+        started = time.monotonic()
+        with pytest.raises(commands.CommandError, match=r"^tool was killed after 0 s: begun$"):
+            commands.run(("tool",), timeout=0.4)
+        assert time.monotonic() - started < 10
+
+    def test_each_line_is_heeded_while_the_command_runs(self, install: Install, tmp_path):
+        """The second line waits for the first to be heeded."""
+        install("tool", f"printf 'fi'; echo rst; read -r word <{tmp_path}/go; echo $word; printf e")
+        os.mkfifo(tmp_path / "go")
+        heard: list[str] = []
+
+        def heed(line: str) -> None:
+            heard.append(line)
+            if line == "first":
+                (tmp_path / "go").write_text("second\n")
+
+        assert commands.run(("tool",), 10, heed=heed) == ("first", "second", "e")
+        assert heard == ["first", "second"], "what has no end is no line"
+
+    def test_whoever_fails_to_heed_leaves_no_process(self, install: Install, tmp_path):
+        install("tool", f"echo $$ >{tmp_path}/number; echo line; exec /bin/sleep 60")
+
+        def fail(line: str) -> None:
+            raise KeyError(line)
+
+        with pytest.raises(KeyError):
+            commands.run(("tool",), 30, heed=fail)
+        assert not pathlib.Path("/proc", (tmp_path / "number").read_text().strip()).exists()
+
     def test_no_shell_sees_the_arguments(self, install: Install, calls: pathlib.Path):
         install("tool", "")
         commands.run(("tool", "$(reboot)", "a b"), timeout=10)
@@ -131,6 +162,19 @@ class TestRebuild:
         shown = command.partition(" --output")[0]
         assert said[0] == f"{shown}: running"
         assert said[-1].startswith(f"{shown}: done in ")
+
+    def test_says_which_kernel_it_comes_to(self, install: Install):
+        lines = (
+            "update-initramfs: Generating /boot/initrd.img-6.8.0-45-generic",
+            "I: The initramfs will attempt to resume from /dev/dm-1",
+            "dracut: Executing: /usr/bin/dracut --kver=5.15.0-119-generic --force",
+        )
+        install("update-initramfs", "\n".join(f"echo '{line}'" for line in lines))
+        reached: list[str] = []
+        tools.HostTools().rebuild(
+            enums.Rebuild.INITRAMFS, lambda said: None, generators.INITRAMFS_TOOLS, reached.append
+        )
+        assert reached == ["6.8.0-45-generic", "5.15.0-119-generic"]
 
     @pytest.mark.parametrize(
         ("generator", "programs", "command"),

@@ -119,3 +119,22 @@ def test_a_row_is_whole(row: generators.Generator):
     assert any(file.in_initramfs for file in row.files), "verify has nothing to look for"
     assert all("{name}" in path for path in (*(file.path for file in row.files), *row.folders))
     assert row.image.startswith(row.image_prefix)
+
+
+@pytest.mark.parametrize(
+    ("line", "kernel"),
+    [
+        ("update-initramfs: Generating /boot/initrd.img-6.8.0-45-generic", "6.8.0-45-generic"),
+        ("update-initramfs: Generating /boot/initrd.img-6.1.0-29-amd64\r", "6.1.0-29-amd64"),
+        ("dracut: Executing: /usr/bin/dracut --kver=6.8.0-45-generic --force", "6.8.0-45-generic"),
+        ("dracut[I]: Executing: /usr/bin/dracut --kver=6.11.0-9 --force", "6.11.0-9"),
+        ("dracut: Executing: /usr/bin/dracut --kver=6.11.0-9", "6.11.0-9"),
+        ("dracut: Executing: /usr/bin/dracut --force --regenerate-all", ""),
+        ("update-initramfs: deferring update (trigger activated)", ""),
+        ("update-initramfs: failed for /boot/initrd.img-6.8.0-45-generic with 1.", ""),
+        ("W: update-initramfs: Generating /boot/initrd.img-6.8 takes long", ""),
+        ("", ""),
+    ],
+)
+def test_a_command_says_which_kernel_it_comes_to(line: str, kernel: str):
+    assert generators.find_reached(line) == kernel
