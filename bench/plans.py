@@ -18,6 +18,7 @@ from harness.hosttree import programs
 from bench import pairs, trees
 from passthrough import reconcile, survey
 from passthrough.config import options
+from passthrough.effects import tools
 from passthrough.host import generators
 from passthrough.site import Site
 
@@ -37,9 +38,10 @@ class MadeUpTools:
         what: str,
         progress: Callable[[str], object],
         generator: generators.Generator | None = None,
+        reached: Callable[[str], object] = tools.nobody,
     ) -> None:
         """Do to the tree what the real command does."""
-        del generator  # an update-initramfs is there, and knows
+        del generator, reached  # an update-initramfs is there, and knows; nobody asks
         started = time.process_time()
         programs.run(self._root, f"update-{what}", ["-u"])
         self.spent += time.process_time() - started
