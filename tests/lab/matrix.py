@@ -107,6 +107,18 @@ ROWS = (
         " unit or its machine's agent may live, or a process has the card",
     ),
     Row(
+        "switch",
+        machines.INTEL,
+        host="a boot with pci-passthrough=off, by either initramfs generator",
+        proves="nothing is claimed in it, and the next boot claims again",
+    ),
+    Row(
+        "idle",
+        machines.INTEL,
+        host="reboot=when-idle on a host with a container and an OSD",
+        proves="it waits and names them; then nova-compute stops, and the boot starts it again",
+    ),
+    Row(
         "maas",
         machines.MIXED,
         host="kernel options set by MAAS in /etc/default/grub",
