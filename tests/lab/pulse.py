@@ -6,6 +6,7 @@ may use none for 10 s. A machine whose processors use none at all never does any
 whoever waits for it waits for a deadline. QEMU's own loop still uses some, so it does not count.
 """
 
+import os
 import pathlib
 import time
 from collections.abc import Callable
@@ -15,6 +16,10 @@ from lab import errors
 STILL_SECONDS = 30.0
 # A longer time between two looks counts as this much: whoever looks may have been stopped himself.
 LOOK_SECONDS = 6.0
+# A machine that boots works or says something: one that did neither for so long, but for its ticks,
+# has lost an interrupt and waits for it for ever. Seen: 1 % of one processor, under a busy host.
+IDLE_SECONDS = 90.0
+IDLE_SHARE = 0.02
 # What QEMU calls these threads, where it is told to name them: "CPU 0/TCG", "CPU 1/KVM".
 PROCESSOR = "(CPU "
 # How QEMU is told.
@@ -54,6 +59,44 @@ class Pulse:
             raise errors.StillError(
                 "the machine stands still: its processors have used no time for"
                 f" {self._still:.0f} s"
+            )
+
+
+class BootPulse:
+    """Looks at one machine again and again while it boots.
+
+    Args:
+        process: the folder of its process in /proc.
+        clock: gives the seconds since some time.
+    """
+
+    def __init__(
+        self, process: pathlib.Path, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._process = process
+        self._clock = clock
+        self._looked = clock()
+        self._used = read_ticks(process)
+        self._said = 0
+        self._idle = 0.0
+
+    def check(self, said: int) -> None:
+        """Look once more; `said` is how much the console has said so far.
+
+        Raises:
+            StillError: for `IDLE_SECONDS` it has said nothing, and used less than `IDLE_SHARE` of
+                one processor.
+        """
+        now, used = self._clock(), read_ticks(self._process)
+        self._idle += min(now - self._looked, LOOK_SECONDS)
+        self._looked = now
+        work = IDLE_SECONDS * IDLE_SHARE * os.sysconf("SC_CLK_TCK")
+        if said != self._said or used - self._used > work:
+            self._used, self._said, self._idle = used, said, 0.0
+        if self._idle >= IDLE_SECONDS:
+            raise errors.StillError(
+                f"the machine does not get on: for {self._idle:.0f} s it has said nothing and done"
+                " next to nothing"
             )
 
 

@@ -35,7 +35,9 @@ class Process:
                 env={**os.environ, **dict(emulator.environment)},
                 start_new_session=True,  # an interrupt from the keyboard stops the tests first
             )
-        self._pulse = pulse.Pulse(pathlib.Path(f"/proc/{self._process.pid}"))
+        self._folder = pathlib.Path(f"/proc/{self._process.pid}")
+        self._pulse = pulse.Pulse(self._folder)
+        self._boot_pulse = pulse.BootPulse(self._folder)
 
     @property
     def process_id(self) -> int:
@@ -52,8 +54,15 @@ class Process:
         """Whether QEMU ended itself over an assertion of its own."""
         return self._process.poll() == -signal.SIGABRT
 
-    def check_alive(self) -> None:
+    def begin_boot(self) -> None:
+        """Note that the machine boots from here on."""
+        self._boot_pulse = pulse.BootPulse(self._folder)
+
+    def check_alive(self, *, boots: bool = False) -> None:
         """Look whether the machine still runs. Whoever waits for it calls this every few seconds.
+
+        Args:
+            boots: whether it boots, so that it works or says something.
 
         Raises:
             StillError: it is on and stands still, with the console's tail.
@@ -61,6 +70,8 @@ class Process:
         if self.is_running:
             try:
                 self._pulse.check()
+                if boots:
+                    self._boot_pulse.check(len(self.read_console()))
             except errors.StillError as error:
                 raise errors.StillError(f"{error}\n{self.report()}") from error
 
@@ -78,6 +89,14 @@ class Process:
                     f"the machine was still on after {seconds:.0f} s\n{self.report()}"
                 )
             time.sleep(POLL_SECONDS)
+
+    def end(self) -> None:
+        """Have QEMU end itself: what the guest has written is on the disk, whatever its cache."""
+        self._process.terminate()
+        try:
+            self._process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.cut_power()
 
     def cut_power(self) -> None:
         """Kill the process at once: what the guest had not written is lost."""

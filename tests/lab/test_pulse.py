@@ -94,6 +94,30 @@ def test_an_hour_in_which_nobody_looked_is_not_held_against_the_machine(made_up:
         made_up.look(10)
 
 
+def boot(made_up: Machine, seconds: int, ticks: int = 0, every: int = 5, says: int = 0) -> None:
+    """Let it boot for some seconds, using ticks and saying so much every few of them."""
+    watched, said = pulse.BootPulse(made_up.folder, clock=made_up.clock), 40
+    for _ in range(seconds // every):
+        made_up.clock.seconds += every
+        made_up.use(**{"CPU 0": ticks})
+        said += says
+        watched.check(said)
+
+
+@pytest.mark.parametrize("ticks", [0, 5], ids=["none", "1 %"])
+def test_a_boot_that_neither_works_nor_says_anything_is_given_up(
+    made_up: Machine, ticks: int
+) -> None:
+    boot(made_up, 90, ticks)
+    with pytest.raises(errors.StillError, match="does not get on: for 90 s"):
+        boot(made_up, 95, ticks)
+
+
+def test_a_boot_that_works_or_says_something_is_waited_for(made_up: Machine) -> None:
+    boot(made_up, 600, ticks=15)
+    boot(made_up, 600, says=1)
+
+
 def test_a_name_with_parentheses_and_blanks_does_not_move_the_fields(
     tmp_path: pathlib.Path,
 ) -> None:
@@ -155,12 +179,13 @@ SLEEPER = emulator.Emulator("/bin/sh", "0.0", ("-c", "echo asleep; exec sleep 60
 @pytest.mark.usefixtures("soon")
 def test_a_boot_that_stands_still_ends_with_what_the_console_said(tmp_path: pathlib.Path) -> None:
     (tmp_path / "console.log").write_text("Loading initial ramdisk ...\n")
+    told = io.StringIO()
     stuck = guest.Guest(
         machine.BARE,
         tmp_path / "disk",
         tmp_path / "key",
         tmp_path,
-        progress.Progress(io.StringIO()),
+        progress.Progress(told),
         emulator=SLEEPER,
         accelerator=accelerator.TCG,
     )
@@ -171,6 +196,7 @@ def test_a_boot_that_stands_still_ends_with_what_the_console_said(tmp_path: path
     finally:
         stuck.close()
     assert time.monotonic() - begin < guest.BOOT_SECONDS / 10
+    assert told.getvalue().count("It is switched off and on again.") == guest.ABORTS
 
 
 @pytest.mark.usefixtures("soon")
