@@ -51,12 +51,14 @@ def put_agents(host: guest.Guest, model: str) -> None:
 
 
 def look(found: story.Story) -> tuple[bool, str]:
-    """Have the caretaker's service run once; return whether it went well, and its journal."""
+    """Have the caretaker's service run once; return whether it went well, and what it said."""
     host = found.host
     host.run(["systemctl", "reset-failed", NAME], check=False)
     since = host.run(["date", "+%s.%N"]).stdout.strip()
     done = host.run(["systemctl", "start", NAME], check=False)
-    said = host.run(["journalctl", "-u", NAME, "-o", "cat", f"--since=@{since}"]).stdout
+    # What the service says itself, without systemd's lines about it.
+    own = f"_SYSTEMD_UNIT={NAME}.service"
+    said = host.run(["journalctl", own, "-o", "cat", f"--since=@{since}", "--quiet"]).stdout
     return not done.status, said
 
 
@@ -173,8 +175,7 @@ def given_back(kept: story.Watched) -> story.Watched:
 
 
 def test_beside_a_living_unit_a_hundred_looks_do_nothing(living: story.Watched) -> None:
-    assert living.seen["living"] == [(True, living.seen["living"][0][1])] * 5
-    assert "vanished" not in living.seen["living"][0][1]
+    assert living.seen["living"] == [(True, "")] * 5
     assert living.seen["many"] == 0
     assert living.seen["timer"] == "active\n"
 

@@ -45,6 +45,7 @@ set -e
 now=$(uname -r)
 cp -al "/lib/modules/$now" /lib/modules/{OLD}
 cp "/boot/vmlinuz-$now" /boot/vmlinuz-{OLD}
+cp "/boot/config-$now" /boot/config-{OLD}
 cp "/boot/initrd.img-$now" /boot/initrd.img-{OLD}
 """
 # Runs when an image is made: the older kernel's finds three MiB left on the disk, those for root
@@ -192,6 +193,7 @@ def test_a_disk_that_is_full_at_the_second_kernel_leaves_both_as_they_were(
     full: story.Story,
 ) -> None:
     assert full.seen["status full"].startswith("blocked: update-initramfs -u -k all failed with")
+    assert "No space left on device" in full.seen["status full"]
     assert full.seen["sums full"] == full.seen["sums before"]
     assert ".kept" not in full.seen["left"]
 
