@@ -5,59 +5,39 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import TYPE_CHECKING, Any
 
 import ops
 
 import dispatched
-import publishing
+import ownership
+import summary
 from passthrough import rebind, survey
-from passthrough.config import options
 from passthrough.effects import nova_compute, tools
 from passthrough.errors import PassthroughError
 from passthrough.host import pci
 from passthrough.nova import lines as nova_lines
-from passthrough.nova import publication
-from passthrough.reporting import inventory, inventory_tree, leftovers, nova_text, plan_text
+from passthrough.reporting import (
+    inventory,
+    inventory_tree,
+    leftovers,
+    nova_text,
+    plan_text,
+    status,
+)
 from passthrough.reporting.verify import checklist, result
 from passthrough.reporting.verify import nova as nova_checks
-from passthrough.site import Site
 from passthrough.state import record
 from passthrough.system import lock
+
+if TYPE_CHECKING:
+    from charm import PciPassthroughCharm
 
 # Juju hands an action's results over as command-line arguments: Linux takes 128 KiB in one.
 MAX_RESULT = 120_000
 
 
-class Unit(Protocol):
-    """The charm, as far as actions need it; each method may raise PassthroughError or OSError."""
-
-    site: Site
-    publisher: publishing.Publisher
-
-    @property
-    def is_controller(self) -> bool:
-        """Whether the unit is beside a controller."""
-        raise NotImplementedError
-
-    def options(self) -> options.Options:
-        """Read the options."""
-        raise NotImplementedError
-
-    def decide(self) -> survey.Decision:
-        """Look at the host."""
-        raise NotImplementedError
-
-    def survey_controller(self) -> publication.Publication:
-        """Look at what the controller is sent."""
-        raise NotImplementedError
-
-    def check_owner(self, present: record.Record) -> None:
-        """See that the unit may change the host."""
-        raise NotImplementedError
-
-
-def answer(unit: Unit, event: ops.ActionEvent) -> dispatched.Done:
+def answer(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Done:
     """Answer an action, or fail it with the reason.
 
     Args:
@@ -85,14 +65,14 @@ class _UndecidedError(Exception):
         self.problem = problem
 
 
-def _decide(unit: Unit) -> survey.Decision:
+def _decide(unit: PciPassthroughCharm, tried: Mapping[str, Any] | None = None) -> survey.Decision:
     try:
-        return unit.decide()
+        return unit.decide(tried)
     except (PassthroughError, OSError) as error:
         raise _UndecidedError(error) from error
 
 
-def _list_devices(unit: Unit, event: ops.ActionEvent) -> dispatched.Done:
+def _list_devices(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Done:
     root, pattern = unit.site.root, event.params["match"]
     described = [
         row
@@ -103,20 +83,38 @@ def _list_devices(unit: Unit, event: ops.ActionEvent) -> dispatched.Done:
     return dispatched.Nothing()
 
 
-def _plan(unit: Unit, event: ops.ActionEvent) -> dispatched.Done:
+def _plan(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Done:
+    tried = {name: value for name, value in event.params.items() if name != "format"}
     if unit.is_controller:
-        published = unit.survey_controller()
+        published = unit.survey_controller(tried)
         described = nova_text.describe_publication(published)
         _answer(event, lambda: nova_text.publication_text(published), "plan", {"nova": described})
-        return dispatched.Published(published)
-    decision = _decide(unit)
+        return dispatched.Nothing() if tried else dispatched.Published(published)
+    # An option that cannot be tried is no problem of the unit's.
+    decision = unit.decide(tried) if tried else _decide(unit)
     by_hand = leftovers.find(unit.site.root)
     plan = plan_text.describe_plan(decision, by_hand)
     _answer(event, lambda: plan_text.plan_text(decision, by_hand), "plan", plan)
-    return dispatched.Seen(decision)
+    return dispatched.Nothing() if tried else dispatched.Seen(decision)
 
 
-def _rebind(unit: Unit, event: ops.ActionEvent) -> dispatched.Done:
+def _reconcile(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Done:
+    if ownership.leaves(unit.charm_dir):
+        event.fail("this unit leaves: it gives everything back, and takes nothing")
+        return dispatched.Nothing()
+    done = unit.change()
+    try:
+        found = summary.summarize(unit, done)
+    except (PassthroughError, OSError) as error:
+        found = status.summarize_failure(error)
+    shown = {"status": found.kind, "message": found.message}
+    _answer(event, lambda: f"{found.kind}: {found.message}", "unit", shown)
+    if found.kind == status.Kind.BLOCKED:
+        event.fail(found.message)
+    return done
+
+
+def _rebind(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Done:
     if unit.is_controller:
         event.fail("this unit is beside nova-cloud-controller and binds nothing")
         return dispatched.Nothing()
@@ -124,7 +122,7 @@ def _rebind(unit: Unit, event: ops.ActionEvent) -> dispatched.Done:
     purpose = f"the rebind action of {site.application}"
     chosen = rebind.Chosen(event.params["address"], event.params["match"])
     with lock.hold(site.root, purpose), record.open(site) as ledger:
-        unit.check_owner(ledger.present)
+        ownership.check_unit(unit.model, unit.place, ledger.present)
         before = _decide(unit)
         try:
             done = rebind.rebind(before, chosen, host_tools, event.log)
@@ -143,7 +141,7 @@ def _rebind(unit: Unit, event: ops.ActionEvent) -> dispatched.Done:
     return dispatched.Seen(after)
 
 
-def _verify(unit: Unit, event: ops.ActionEvent) -> dispatched.Done:
+def _verify(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Done:
     seen: dispatched.Done
     if unit.is_controller:
         published = unit.survey_controller()
@@ -180,9 +178,11 @@ def _answer(event: ops.ActionEvent, table: Callable[[], str], key: str, value: o
     event.set_results({key: text})
 
 
-_ANSWERS: Mapping[str, Callable[[Unit, ops.ActionEvent], dispatched.Done]] = {
+_Answer = Callable[["PciPassthroughCharm", ops.ActionEvent], dispatched.Done]
+_ANSWERS: Mapping[str, _Answer] = {
     "list_devices_action": _list_devices,
     "plan_action": _plan,
     "rebind_action": _rebind,
+    "reconcile_action": _reconcile,
     "verify_action": _verify,
 }

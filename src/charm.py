@@ -28,16 +28,18 @@ import settling
 from passthrough import reboot, survey
 from passthrough.config import options
 from passthrough.errors import NotOursError
-from passthrough.reporting import status, words
+from passthrough.reporting import status
 from passthrough.site import Site
 from passthrough.state import settled
 from passthrough.system import lock
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
     import controller
     import ownership
     from passthrough.nova import publication
-    from passthrough.state import record
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +71,8 @@ class PciPassthroughCharm(ops.CharmBase):
         for event in (on.stop, on.remove, *(on[each].relation_broken for each in roles.TIES)):
             framework.observe(event, self._on_leaving)
         framework.observe(on.update_status, self._on_update_status)
-        for event in (on.list_devices_action, on.plan_action, on.rebind_action, on.verify_action):
-            framework.observe(event, self._on_action)
+        for action in self.meta.actions:
+            framework.observe(getattr(on, f"{action.replace('-', '_')}_action"), self._on_action)
         framework.observe(on.collect_unit_status, self._on_collect_status)
 
     @property
@@ -78,17 +80,17 @@ class PciPassthroughCharm(ops.CharmBase):
         """Whether the unit is beside a controller."""
         return roles.of(self.model) is roles.Role.CONTROLLER
 
-    def options(self) -> options.Options:
-        """Read the options; raises OptionError."""
-        return options.parse(self.config)
+    def options(self, tried: Mapping[str, Any] | None = None) -> options.Options:
+        """Read the options, those that are tried in place of what is set; raises OptionError."""
+        return options.parse({**self.config, **(tried or {})})
 
-    def decide(self) -> survey.Decision:
+    def decide(self, tried: Mapping[str, Any] | None = None) -> survey.Decision:
         """Look at the host; raises as `survey.look` and `survey.decide` do."""
-        return survey.decide(self.options(), survey.look(self.site))
+        return survey.decide(self.options(tried), survey.look(self.site))
 
-    def survey_controller(self) -> publication.Publication:
+    def survey_controller(self, tried: Mapping[str, Any] | None = None) -> publication.Publication:
         """Look at what the controller is sent; raises as `publication.survey` does."""
-        return self._controller.survey(self.options())
+        return self._controller.survey(self.options(tried))
 
     @property
     def place(self) -> ownership.Place:
@@ -99,12 +101,6 @@ class PciPassthroughCharm(ops.CharmBase):
         me = record.Owner(self.model.uuid or "", self.unit.name, roles.principal())
         return ownership.Place(me, self.charm_dir)
 
-    def check_owner(self, present: record.Record) -> None:
-        """See that this unit may change the host; raises as `ownership.check_unit` does."""
-        import ownership
-
-        ownership.check_unit(self.model, self.place, present)
-
     def _on_change(self, event: ops.EventBase) -> None:
         import ownership
 
@@ -113,12 +109,20 @@ class PciPassthroughCharm(ops.CharmBase):
         else:
             self._change(patient=isinstance(event, ops.UpdateStatusEvent))
 
-    def _change(self, facts: survey.Facts | None = None, *, patient: bool = False) -> None:
+    def change(self) -> dispatched.Done:
+        """Do what every hook does, for an action: Juju lets none reboot the host."""
+        self._change(may_reboot=False)
+        return self._done
+
+    def _change(
+        self, facts: survey.Facts | None = None, *, patient: bool = False, may_reboot: bool = True
+    ) -> None:
         """Do what every hook does.
 
         Args:
             facts: looked at while this run has the host's lock.
             patient: whether a rebuild that failed before is not tried again so soon.
+            may_reboot: whether Juju can be asked for a reboot.
         """
         role = None
         try:
@@ -129,7 +133,7 @@ class PciPassthroughCharm(ops.CharmBase):
             if self.unit.is_leader():
                 self.publisher.aliases(wanted)
             if role is roles.Role.COMPUTE:
-                self._reconcile(wanted, facts, patient=patient)
+                self._reconcile(wanted, facts, patient=patient, may_reboot=may_reboot)
             elif role is roles.Role.CONTROLLER:
                 self._publish(wanted)
         except NotOursError as error:
@@ -207,16 +211,13 @@ class PciPassthroughCharm(ops.CharmBase):
             found = status.summarize_failure(dispatched.fail(error).problem)
         event.add_status(ops.StatusBase.from_name(found.kind, found.message))
 
-    def _reconcile(
-        self, wanted: options.Options, facts: survey.Facts | None, *, patient: bool
-    ) -> None:
+    def _reconcile(self, wanted: options.Options, facts: survey.Facts | None, **how: bool) -> None:
         import hosting
 
-        self._done = done = hosting.reconcile(self, wanted, facts, patient=patient)
+        self._done = done = hosting.reconcile(self, wanted, facts, **how)
         self._log_once(done.result.decision.nova.notes)
         if done.verdict.action is reboot.Action.NOW:
-            logger.warning("%s", words.verdict(done.verdict))
-            hosting.reboot(self)
+            hosting.reboot(self, done.verdict)
 
     @functools.cached_property
     def _controller(self) -> controller.Controller:

@@ -9,10 +9,12 @@ import dispatched
 import ownership
 import roles
 import telling
+from passthrough import reboot as rebooting
 from passthrough import reconcile as reconciling
 from passthrough import survey
 from passthrough.config import options
 from passthrough.effects import reboot_request, tools
+from passthrough.reporting import words
 from passthrough.system import lock
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ def reconcile(
     facts: survey.Facts | None,
     *,
     patient: bool,
+    may_reboot: bool,
 ) -> dispatched.Reconciled:
     """Bring the host to what the options ask for, and offer what is ready.
 
@@ -35,6 +38,7 @@ def reconcile(
         wanted: its options.
         facts: looked at while this run has the host's lock.
         patient: whether a rebuild that failed before is not tried again so soon.
+        may_reboot: whether Juju can be asked for a reboot.
 
     Raises:
         PassthroughError: as `ownership.claim` and `reconcile.reconcile`.
@@ -48,14 +52,18 @@ def reconcile(
     unit.publisher.devices(result.decision.nova)
     for each in result.outcome.repaired:
         logger.warning("repaired: %s", each)
-    verdict = reboot_request.arrange(
-        result.decision, result.outcome.failed, host_tools, roles.principal()
-    )
+    if may_reboot:
+        verdict = reboot_request.arrange(
+            result.decision, result.outcome.failed, host_tools, roles.principal()
+        )
+    else:
+        verdict = rebooting.foresee(result.decision, roles.principal())
     return dispatched.Reconciled(result, verdict)
 
 
-def reboot(unit: PciPassthroughCharm) -> None:
+def reboot(unit: PciPassthroughCharm, verdict: rebooting.Verdict) -> None:
     """Have Juju reboot the host; where it refuses, what stopped for that starts again."""
+    logger.warning("%s", words.verdict(verdict))
     try:
         unit.unit.reboot()
     except Exception:

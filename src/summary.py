@@ -49,7 +49,7 @@ def _summarize_unchanged(
         return status.Status(status.Kind.WAITING, "waiting for a principal: integrate nova-compute")
     if role is roles.Role.CONTROLLER:
         return status.summarize_controller(unit.options(), unit.survey_controller())
-    unit.check_owner(record.read(unit.site))
+    ownership.check_unit(unit.model, place, record.read(unit.site))
     decision = done.decision if isinstance(done, dispatched.Seen) else unit.decide()
     verdict = reboot.foresee(decision, roles.principal())
     return status.summarize(decision, verdict=verdict, acted=False)

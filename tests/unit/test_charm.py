@@ -9,6 +9,7 @@ from typing import Any
 import ops
 import pytest
 from harness.constants import CLAIMED, GPUS, ONE, OWNED, READY
+from harness.hosttree import kernel as kernel_model
 from harness.unit import DECLARED, HOOKS, PRINCIPAL, Unit
 from ops import testing
 
@@ -417,6 +418,49 @@ class TestActions:
     def test_an_action_leaves_the_status_as_the_host_is(self, ready: Unit, tree):
         ready.act("plan")
         assert ready.status == "active: gpu: 2 ready"
+
+
+class TestPlanOfWhatIsTried:
+    def test_shows_it_and_changes_neither_host_nor_status(self, ready: Unit, tree):
+        before = tree.identities(*OWNED)
+        found = ready.act("plan", devices="gpu=10de:1bb0@0000:83:00.0")
+        assert found["plan"]["release"] == ["0000:84:00.0", "0000:84:00.1"]
+        assert found["plan"] != ready.act("plan")["plan"]
+        assert tree.identities(*OWNED) == before
+        assert ready.status == "active: gpu: 2 ready"
+
+    def test_takes_every_option_by_its_name_and_type(self):
+        options = DECLARED["config"]["options"]
+        params = DECLARED["actions"]["plan"]["params"]
+        assert {name: row["type"] for name, row in params.items() if name != "format"} == {
+            name: row["type"] for name, row in options.items()
+        }
+        assert [name for name, row in params.items() if "default" in row] == ["format"]
+
+    def test_of_a_text_that_is_refused_fails_and_the_unit_stays_as_it_is(self, ready: Unit):
+        message, results = ready.act_in_vain("plan", devices="gpu=10de:zzzz")
+        assert message.startswith('devices: item 1 "gpu=10de:zzzz": product id "zzzz" is not')
+        assert results == {}
+        assert ready.status == "active: gpu: 2 ready"
+
+
+class TestReconcile:
+    def test_does_what_a_hook_does(self, ready: Unit, tree):
+        tree.bind("0000:84:00.0", "nouveau")
+        found = ready.act("reconcile", format="json")
+        assert found == {"unit": {"status": "active", "message": "gpu: 2 ready"}}
+        assert kernel_model.driver_of(tree.root, "0000:84:00.0") == "vfio-pci"
+        assert ready.act("reconcile", format="table") == {"table": "active: gpu: 2 ready"}
+
+    def test_asks_for_no_reboot_which_the_next_hook_does(self, unit: Unit):
+        unit.configure(devices=GPUS, reboot="when-idle")
+        message = unit.act("reconcile", format="json")["unit"]["message"]
+        assert message == f"the next hook reboots the host: {REBOOT.message.partition(': ')[2]}"
+
+    def test_fails_where_the_unit_is_blocked(self, unit: Unit):
+        message, results = unit.act_in_vain("reconcile", format="json")
+        assert message == NOT_SET.message
+        assert json.loads(results["unit"]) == {"status": "blocked", "message": message}
 
 
 @pytest.mark.parametrize("name", DECLARED["actions"])
