@@ -74,7 +74,7 @@ def _boot_files(decision: Decision) -> Iterator[Check]:
     changed = [f"/{change.file.path}" for change in decision.plan.files]
     if changed:
         yield Check(
-            "boot-files", FAIL, f"not as written: {' '.join(changed)}", "run any hook, or rebind"
+            "boot-files", FAIL, f"not as written: {' '.join(changed)}", "run the action reconcile"
         )
     else:
         yield Check("boot-files", OK, "as written" if decision.claims else "none")
@@ -83,7 +83,9 @@ def _boot_files(decision: Decision) -> Iterator[Check]:
 def _rebuilt(decision: Decision) -> Iterator[Check]:
     for what in enums.Rebuild:
         if what in decision.plan.rebuild:
-            yield Check(what, FAIL, "not rebuilt since its files changed", "run any hook")
+            yield Check(
+                what, FAIL, "not rebuilt since its files changed", "run the action reconcile"
+            )
         elif what in decision.facts.record.activated:
             yield Check(what, OK, "rebuilt with these files")
 

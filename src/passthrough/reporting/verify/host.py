@@ -149,7 +149,9 @@ def _grub(decision: Decision, seen: Seen) -> Iterator[Check]:
     if problem:
         yield Check("grub.cfg", FAIL, words.fact(problem), words.way_out(problem))
     elif enums.Rebuild.GRUB in decision.plan.rebuild:
-        yield Check("grub.cfg", FAIL, "not rebuilt since its files changed", "run any hook")
+        yield Check(
+            "grub.cfg", FAIL, "not rebuilt since its files changed", "run the action reconcile"
+        )
     elif entry is None:
         yield Check("grub.cfg", UNKNOWN, "there is none, or it has no entry")
     else:

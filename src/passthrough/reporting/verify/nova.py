@@ -78,7 +78,7 @@ def _drop_in(decision: Decision) -> Iterator[Check]:
     offer = decision.nova
     path = f"/{nova_lines.path_of(decision.site.application)}"
     if offer.change:
-        yield Check("nova-file", FAIL, f"{path} is not as it should be", "run any hook")
+        yield Check("nova-file", FAIL, f"{path} is not as it should be", "run the action reconcile")
     elif offer.content is not None:
         yield Check("nova-file", OK, path)
     if offer.deferred:
@@ -90,7 +90,10 @@ def _drop_in(decision: Decision) -> Iterator[Check]:
         )
     elif not offer.read:
         yield Check(
-            "nova-compute", FAIL, f"has not read {path}", "run any hook, or restart the service"
+            "nova-compute",
+            FAIL,
+            f"has not read {path}",
+            "run the action reconcile, or restart the service",
         )
     elif offer.content is not None:
         yield Check("nova-compute", OK, f"started with {path}, or is down")
@@ -134,7 +137,9 @@ def _aliases_on_host(decision: Decision) -> Iterator[Check]:
         if files:
             yield Check(f"alias {name}", OK, f"{behind}; in {files}")
         else:
-            yield Check(f"alias {name}", FAIL, "in none of Nova's files", "run any hook")
+            yield Check(
+                f"alias {name}", FAIL, "in none of Nova's files", "run the action reconcile"
+            )
 
 
 def _console(decision: Decision) -> Iterator[Check]:
