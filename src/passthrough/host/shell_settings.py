@@ -20,6 +20,14 @@ _BLANKS, _ENDS = " \t", " \t\n;&|()<>"
 _DECLARING = ("export", "readonly", "declare", "typeset", "local")
 # Builtins after which nobody knows what a variable holds without running them.
 _RUNNING = ("eval", ".", "source", "read", "mapfile", "readarray", "getopts", "printf", "let")
+# POSIX's special built-ins (2.14): an assignment in front of one outlives it in sh, and not in
+# bash, so it is not known. "" is no command.
+_SPECIAL_BUILTINS = (
+    "", ":", ".", "break", "continue", "eval", "exec", "exit", "export", "readonly", "return",
+    "set", "shift", "times", "trap", "unset",
+)  # fmt: skip
+_PREFIXES = ("", "command", "builtin")  # the command's name comes after them
+_NOT_KNOWN = "?"
 _NAMING = ("for", "select", "case")  # a variable or a word follows
 _OPENING = ("if", "while", "until", *_NAMING)
 _CLOSING = ("fi", "done", "esac")
@@ -195,15 +203,12 @@ class _Reader:
 
         An assignment in front of a program's name is that program's alone.
         """
-        first = next((word for word in words if not self._split(word)), None)
-        if first is None:
-            for word in words:
-                self._assign(word, certain=certain)
-            return
-        name, rest = first.plain, words[words.index(first) + 1 :]
+        before, name, rest = self._split_command(words)
+        if name in _SPECIAL_BUILTINS:
+            for word in before:
+                self._assign(word, certain=certain and not name)
         if name in _DECLARING:
-            for word in filter(self._split, rest):
-                self._assign(word, certain=certain)
+            self._declare(rest, certain=certain)
         elif name == "unset":
             for word in rest:
                 self._unset(word, certain=certain)
@@ -212,8 +217,27 @@ class _Reader:
         elif name in ("exit", "return") and certain:
             self._at = len(self._text)
         elif name in _RUNNING:
-            self.variables.clear()
-            self.is_open = True
+            self._open()
+
+    def _split_command(self, words: list[_Word]) -> tuple[list[_Word], str, list[_Word]]:
+        """Split a command into the assignments before it, its name, and the rest."""
+        count = next((at for at, word in enumerate(words) if not self._split(word)), len(words))
+        name, rest = "", words[count:]
+        while rest and name in _PREFIXES:
+            name, rest = self._expand(rest[0].parts) or _NOT_KNOWN, rest[1:]
+        return words[:count], name, rest
+
+    def _declare(self, words: list[_Word], *, certain: bool) -> None:
+        for word in words:
+            if self._split(word):
+                self._assign(word, certain=certain)
+            elif any(_mentioned(part) or part.is_opaque for part in word.parts):
+                self._open()  # the name itself is not known
+
+    def _open(self) -> None:
+        """Note that any variable may have been set."""
+        self.variables.clear()
+        self.is_open = True
 
     def _split(self, word: _Word) -> tuple[str, str, tuple[_Part, ...]] | None:
         """Split ``NAME=…`` into the name, ``+`` or nothing, and the rest; None for another word."""
@@ -233,7 +257,7 @@ class _Reader:
         if not split:
             return
         name, plus, parts = split
-        value = self._expand(parts)
+        value = None if parts[0].text.startswith("~") else self._expand(parts)
         before = self._value(name)
         if plus:
             value = None if value is None or before is None else before + value

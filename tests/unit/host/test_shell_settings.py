@@ -153,6 +153,9 @@ _CHOICE = strategies.sampled_from(
         "echo {}",
         "echo <<x\n{}\nx\n{}",
         "A=1 [ x = y ]; {}",
+        "A=1 :; {}",
+        "command export {}; \"export\" {}",
+        "A=~; {}",
     ]
 )  # fmt: skip
 _PLAIN = strategies.tuples(_NAME, strategies.sampled_from(["=", "+="]), _WORDS).map("".join)
@@ -222,6 +225,15 @@ def test_any_text_is_read_without_a_crash(text: str):
         ("A=a\ncat <<-x\nA=b\n\tx\nA+=c", "ac"),
         ("A=a\ncat <<x\nA=b\n", "a"),
         ("A=a 2>/dev/null\n", "a"),
+        ("A=a :\n", None),  # a in sh, nothing in bash
+        ("A=a\nA=b export B=x\n", None),
+        ("A=a\nA=b $B\n", "a"),
+        ('A=a\n"export" A=b\n', "b"),
+        ("A=a\n\\export A=b\n", "b"),
+        ("A=a\ncommand export A=b\n", "b"),
+        ("B=A\nexport $B=b\n", None),
+        ("A=~/x\n", None),
+        ("A='~/x'\n", "~/x"),
     ],
 )
 def test_the_shapes_of_an_assignment(text: str, value: str | None):
