@@ -13,8 +13,9 @@ import dispatched
 import ownership
 import summary
 from passthrough import rebind, survey
+from passthrough.config import devices, host_exceptions, options
 from passthrough.effects import nova_compute, tools
-from passthrough.errors import PassthroughError
+from passthrough.errors import OptionError, PassthroughError
 from passthrough.host import pci
 from passthrough.nova import lines as nova_lines
 from passthrough.reporting import (
@@ -28,7 +29,7 @@ from passthrough.reporting import (
 from passthrough.reporting.verify import checklist, result
 from passthrough.reporting.verify import nova as nova_checks
 from passthrough.state import record
-from passthrough.system import lock
+from passthrough.system import lock, procfs
 
 if TYPE_CHECKING:
     from charm import PciPassthroughCharm
@@ -74,13 +75,24 @@ def _decide(unit: PciPassthroughCharm, tried: Mapping[str, Any] | None = None) -
 
 def _list_devices(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Done:
     root, pattern = unit.site.root, event.params["match"]
+    host = pci.read(root, overrides=False)
     described = [
         row
-        for row in inventory.describe(root, pci.read(root, overrides=False))
+        for row in inventory.describe(root, host, excepts=_exceptions(unit).excepts)
         if rebind.matches(pattern, row["address"], row["id"])
     ]
     _answer(event, lambda: inventory_tree.format_tree(described), "devices", described)
     return dispatched.Nothing()
+
+
+def _exceptions(unit: PciPassthroughCharm) -> devices.Spec:
+    """What this host leaves out; nothing where the option is not accepted, as the status says."""
+    try:
+        found = options.parse_host_exceptions(unit.config)
+        name = procfs.host_name_if_there(unit.site.root)
+        return devices.Spec(excepted=host_exceptions.of(found, name))
+    except OptionError:
+        return devices.Spec()
 
 
 def _plan(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Done:

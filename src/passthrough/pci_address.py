@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+MAX_DOMAIN = 0xFFFF  # of those that the firmware numbers, and that Nova takes
 _EXACT = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 
 
@@ -16,6 +17,22 @@ def sort_key(address: str) -> tuple[int, str]:
     """Order addresses as numbers: domains may have more than four digits."""
     domain, _, rest = address.partition(":")
     return int(domain, 16), rest
+
+
+def is_beyond_nova(address: str) -> bool:
+    """Tell whether a function is in a PCI domain that Nova never takes: above ffff.
+
+    There begin Intel VMD's. Source: MAX_DOMAIN in nova/pci/devspec.py, and the kernel's
+    drivers/pci/controller/vmd.c.
+    """
+    return sort_key(address)[0] > MAX_DOMAIN
+
+
+def about_domain(address: str) -> str:
+    """An aside on an address that somebody has given; empty but for one behind Intel VMD."""
+    if is_exact(address) and is_beyond_nova(address):
+        return " (PCI domains above ffff are Intel VMD's, and Nova takes none of them)"
+    return ""
 
 
 def functions_on(path: str) -> frozenset[str]:

@@ -6,7 +6,7 @@ import fnmatch
 from collections.abc import Callable
 from typing import NamedTuple
 
-from passthrough import confirm, errors
+from passthrough import confirm, errors, pci_address
 from passthrough.effects import drivers
 from passthrough.effects.tools import Tools
 from passthrough.errors import PassthroughError
@@ -64,7 +64,8 @@ def rebind(
     address = chosen.address
     if address and address not in claimed:
         raise RebindError(
-            f"{quoting.show(address)} is not claimed on this host; claimed are"
+            f"{quoting.show(address)} is not claimed on this host"
+            f"{pci_address.about_domain(address)}; claimed are"
             f" {', '.join(claimed) or 'none'}"
         )
     functions = decision.host.functions

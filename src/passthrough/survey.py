@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from passthrough import pci_address
+from passthrough.config import host_exceptions
 from passthrough.config.options import Options
 from passthrough.host import machine, modules, pci, usage, vfio_users, watch
 from passthrough.host.uses import kinds
@@ -243,13 +244,19 @@ def decide(
 
     Raises:
         OptionError: when two items ask for the same function, blacklist-drivers names what the
-            host needs, or Nova does not know what an option asks for.
+            host needs, Nova does not know what an option asks for, or there are host-exceptions on
+            a host that does not tell its name.
         UnsupportedHostError: when this host cannot do what is asked.
     """
     renderer = templates.Renderer(trusted or {})
     taken = record.taken_by(facts.others)
+    left_out = host_exceptions.of(options.host_exceptions, facts.machine.name)
     outcome = claims.decide(
-        options.devices, _with_denylist(options, facts), taken, facts.usage, facts.record
+        dataclasses.replace(options.devices, excepted=left_out),
+        _with_denylist(options, facts),
+        taken,
+        facts.usage,
+        facts.record,
     )
     held = _find_held(facts, plan.unclaimed(outcome, facts.record, taken), options.leaving)
     planned = plan.make(

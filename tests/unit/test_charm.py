@@ -308,6 +308,20 @@ class TestActions:
     def test_list_devices_can_be_narrowed(self, unit: Unit, match: str, count: int):
         assert len(unit.act("list-devices", match=match)["devices"]) == count
 
+    @pytest.mark.parametrize(
+        ("text", "reason"),
+        [
+            ("made-up=83:00.0", "is left out on this host by host-exceptions"),
+            ("other=83:00.0", None),
+            ("made-up=", None),
+        ],
+        ids=["here", "elsewhere", "not-accepted"],
+    )
+    def test_list_devices_shows_what_this_host_leaves_out(self, unit: Unit, text: str, reason):
+        unit.configure(host_exceptions=text)
+        (row,) = unit.act("list-devices", match="0000:83:00.0")["devices"]
+        assert (row["claimable"], row["reason"]) == (reason is None, reason)
+
     def test_plan_shows_what_would_change_and_changes_nothing(self, unit: Unit, tree):
         unit.configure(devices=GPUS)
         before = tree.snapshot(*EVERYWHERE)

@@ -465,6 +465,128 @@ def test_what_is_behind_intel_vmd_is_told_so(hosts: Hosts):
     assert "is behind Intel VMD, and Nova takes no PCI domain above ffff" in words.refusal(refusal)
 
 
+VMD = "PCI domains above ffff are Intel VMD's, and Nova takes none of them"
+
+
+def test_an_address_behind_intel_vmd_is_told_so_wherever_one_is_given(hosts: Hosts):
+    world = hosts()
+    world.tree.function("0000:64:00.5", "8086:201d", 0x010400, driver="vmd")
+    world.tree.function("10000:01:00.0", "8086:0a54", 0x010802, driver="nvme")
+    world.tree.iommu_on({"0000:64:00.5": 40, "10000:01:00.0": 40})
+    (refusal,) = world.decide("nvme=8086:0a54@10000:02:00.0").refusals
+    assert words.refusal(refusal).endswith(f"10000:02:00.0 is not in this host ({VMD})")
+    rows = {row["address"]: row for row in inventory.describe(world.root, pci.read(world.root))}
+    assert rows["10000:01:00.0"]["reason"].startswith("is behind Intel VMD")
+    with pytest.raises(rebind.RebindError) as in_vain:
+        rebind.rebind(world.decide(), rebind.Chosen("10000:01:00.0"), world.tools)
+    assert VMD in str(in_vain.value)
+    for text in ("10000:01:00.0", "10000:01:00.0 Non-Volatile memory [0108]: Intel [8086:0a54]"):
+        with pytest.raises(errors.OptionError) as caught:
+            world.decide(text)
+        assert VMD in str(caught.value)
+    # To leave one out is what the message asks for, so that is taken as it is.
+    item = "- {id: 8086:0a54, alias: nvme, exclude: '10000:*:*.*'}"
+    assert [each.rule for each in world.decide(item).refusals] == ["absent"]
+    given = world.decide("nvme=8086:0a54", host_exceptions="made-up=10000:01:00.0")
+    assert [each.rule for each in given.refusals] == ["excepted"]
+
+
+class TestHostExceptions:
+    """What single hosts leave out, whatever the application's one option asks for."""
+
+    HERE = "made-up=83:00.0"
+
+    @pytest.fixture
+    def host(self, hosts: Hosts) -> World:
+        world = hosts()
+        for bus in ("83", "84"):
+            card(world, f"0000:{bus}:00.0", "10de:1bb0", 0x030000, driver="nouveau")
+            world.tree.function(f"0000:{bus}:00.1", "10de:10f0", 0x040300, driver="snd_hda_intel")
+        world.tree.iommu_on({f"0000:{b}:00.{n}": int(b) for b in ("83", "84") for n in (0, 1)})
+        return world
+
+    @pytest.mark.parametrize(
+        "item", ["gpu=10de:1bb0", "gpu=10de:1bb0@8[34]:00.0", "- {id: 10de:1bb0, alias: gpu}"]
+    )
+    def test_a_card_stays_and_its_sound_with_it(self, host: World, item: str):
+        found = host.decide(item, host_exceptions=self.HERE)
+        assert found.outcome.addresses == ("0000:84:00.0", "0000:84:00.1")
+        assert refused(host, item, host_exceptions=self.HERE) == [
+            f"devices: {found.options.devices.items[0].label}: 0000:83:00.0 is left out on this"
+            " host by host-exceptions"
+        ]
+        assert found.outcome.blocking == ()
+        said = host.hook(item, host_exceptions=self.HERE)
+        assert said.message == "gpu: 1 ready; left out by host-exceptions: 0000:83:00.0"
+
+    def test_an_item_that_names_its_address_is_no_mistake_here(self, host: World):
+        item = "gpu=10de:1bb1@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0, gpu=10de:1bb0@83:00.0"
+        found = host.decide(item, host_exceptions=self.HERE)
+        assert found.outcome.addresses == ("0000:84:00.0", "0000:84:00.1")
+        assert [(each.rule, each.item.position) for each in found.refusals] == [("excepted", 3)]
+
+    @pytest.mark.parametrize("text", ["other=*:83:00.*", "made-up=99:00.0"])
+    def test_another_hosts_or_another_address_does_nothing(self, host: World, text: str):
+        assert len(claimed(host, "gpu=10de:1bb0", host_exceptions=text)) == 4
+        assert refused(host, "gpu=10de:1bb0", host_exceptions=text) == []
+
+    def test_where_all_is_left_out_nothing_matches(self, host: World):
+        said = host.hook("gpu=10de:1bb0", host_exceptions="made-up.maas=*:*.*")
+        assert said == Status(
+            Kind.ACTIVE,
+            "no matching device; left out by host-exceptions: 0000:83:00.0, 0000:84:00.0",
+        )
+
+    def test_what_was_claimed_is_given_back(self, host: World):
+        host.hook("gpu=10de:1bb0")
+        host.hook("gpu=10de:1bb0", host_exceptions=self.HERE)
+        assert host.tree.driver_of("0000:83:00.0") == "nouveau"
+        assert host.tree.driver_of("0000:84:00.0") == "vfio-pci"
+        host.hook("gpu=10de:1bb0")
+        assert host.tree.driver_of("0000:83:00.0") == "vfio-pci"
+
+    def test_a_part_of_a_group_is_told_what_it_costs(self, host: World):
+        for config in (
+            {"devices": "gpu=10de:1bb0", "host_exceptions": "made-up=83:00.1"},
+            {"devices": "[{alias: gpu, id: '10de:1bb0', exclude: '83:00.1'}]"},
+        ):
+            (refusal,) = host.decide(**config).refusals
+            assert refusal.rule == "group-not-viable"
+            assert words.refusal(refusal).endswith(
+                "shares IOMMU group 83 with 0000:83:00.1 (10de:10f0, snd_hda_intel); leave out the"
+                " whole group, or 0000:83:00.1 no more"
+            )
+
+    def test_a_host_without_a_name_is_left_alone(self, host: World):
+        host.tree.write("proc/sys/kernel/hostname", "\n")
+        with pytest.raises(errors.OptionError, match="does not tell its name"):
+            host.hook("gpu=10de:1bb0", host_exceptions=self.HERE)
+        assert len(claimed(host, "gpu=10de:1bb0")) == 4
+
+    def test_list_tells_it(self, host: World):
+        left_out = {"0000:83:00.0"}.__contains__
+        found = inventory.describe(host.root, pci.read(host.root), excepts=left_out)
+        rows = {row["address"]: row for row in found}
+        assert not rows["0000:83:00.0"]["claimable"]
+        assert rows["0000:83:00.0"]["reason"] == "is left out on this host by host-exceptions"
+        assert rows["0000:84:00.0"]["claimable"]
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            {"devices": "- {id: 10de:2bb5, exclude: 0001:04:00.0}"},
+            {"devices": "10de:2bb5", "host_exceptions": "made-up=0001:04:00.0"},
+        ],
+        ids=["exclude", "host-exceptions"],
+    )
+    def test_a_pf_that_is_left_out_brings_no_vf_in_its_place(self, hosts: Hosts, config):
+        world = hosts()
+        world.tree.function("0001:04:00.0", "10de:2bb5", 0x030200, driver="nvidia", total_vfs=4)
+        world.tree.virtual_functions("0001:04:00.0", ["0001:04:00.4"], "10de:2bb5")
+        world.tree.iommu_on({"0001:04:00.0": 1, "0001:04:00.4": 2})
+        assert world.decide(**config).outcome.addresses == ()
+
+
 class TestDevname:
     """risuorg/risu #109: devname in a device_spec of somebody else's is the PF and its VFs."""
 

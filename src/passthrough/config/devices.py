@@ -99,9 +99,7 @@ class Item:
         return tuple(address for address in self.addresses if pci_address.is_exact(address))
 
     def covers(self, address: str) -> bool:
-        """Tell whether the item's addresses admit ``address``, whatever the function's id."""
-        if self.excludes(address):
-            return False
+        """Tell whether the item's addresses admit ``address``, whatever it excludes."""
         return not self.addresses or _fits(self.addresses, address)
 
     def excludes(self, address: str) -> bool:
@@ -117,9 +115,17 @@ class Item:
 
 @dataclasses.dataclass(frozen=True)
 class Spec:
-    """The whole ``devices`` option, in the operator's order."""
+    """The whole ``devices`` option, in the operator's order.
+
+    ``excepted`` are the globs of addresses that one host leaves out, once the host is known.
+    """
 
     items: tuple[Item, ...] = ()
+    excepted: tuple[str, ...] = ()
+
+    def excepts(self, address: str) -> bool:
+        """Tell whether this host leaves out ``address``, whatever an item asks for."""
+        return _fits(self.excepted, address)
 
     def aliases(self) -> dict[str, tuple[Item, ...]]:
         """Group the items that have an alias by each of its names, sorted by name."""
@@ -163,7 +169,7 @@ def parse(text: str) -> Spec:
 
 def _split(text: str) -> list[object]:
     """Split the option into items, in either form; comments are blanks in both."""
-    plain = re.sub(r"(?m)(^|[ ,])#.*$", r"\1", text).strip()
+    plain = words.without_comments(text).strip()
     if plain.startswith("{"):
         return _load_yaml(f"[{text}\n]")
     if plain.startswith(("-", "[")):

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 from passthrough.config import devices as devices_option
-from passthrough.config import kernel_options, words
+from passthrough.config import host_exceptions, kernel_options, words
 from passthrough.errors import OptionError
 from passthrough.system.quoting import show
 
@@ -32,6 +32,7 @@ class Options:
         report_in_placement: whether nova-compute reports the devices in Placement.
         reboot_when_idle: whether the charm reboots the host when no guest runs.
         keep: whether the host keeps everything when the unit leaves.
+        host_exceptions: what single hosts leave out, in the operator's order.
         leaving: no option, but whether the unit leaves the host; the other fields then have their
             defaults, which ask for nothing.
     """
@@ -45,6 +46,7 @@ class Options:
     report_in_placement: bool = False
     reboot_when_idle: bool = False
     keep: bool = False
+    host_exceptions: tuple[host_exceptions.HostException, ...] = ()
     leaving: bool = False
 
 
@@ -67,7 +69,22 @@ def parse(config: Mapping[str, object]) -> Options:
         report_in_placement=bool(config.get("report-in-placement", False)),
         reboot_when_idle=_choice(config, "reboot", ("manual", "when-idle")) == "when-idle",
         keep=parse_keep(config.get(ON_REMOVAL)),
+        host_exceptions=parse_host_exceptions(config),
     )
+
+
+def parse_host_exceptions(
+    config: Mapping[str, object],
+) -> tuple[host_exceptions.HostException, ...]:
+    """Parse the option host-exceptions alone, whatever the others hold.
+
+    Args:
+        config: the options by Juju's names.
+
+    Raises:
+        OptionError: when it does not accept its value.
+    """
+    return host_exceptions.parse(str(config.get(host_exceptions.OPTION, "")))
 
 
 def parse_keep(value: object) -> bool:

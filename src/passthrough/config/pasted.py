@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
+from passthrough import pci_address
 from passthrough.system.quoting import bare, show
 
 _ID = r"[0-9A-Fa-f]{4}:[0-9A-Fa-f]{4}"
@@ -42,8 +43,10 @@ def of_text(text: str, keys: Iterable[str]) -> Mistake | None:
     lspci = _LSPCI.match(line)
     if lspci:
         address, identity = lspci[1].lower(), lspci[2].lower()
+        where = _full(address)
         return Mistake(
-            f"{show(line)} is a line of lspci", f"of it an item has {identity}@{_full(address)}"
+            f"{show(line)} is a line of lspci{pci_address.about_domain(where)}",
+            f"of it an item has {identity}@{where}",
         )
     key = _KEY.match(line)
     if key and key[1] in keys:
@@ -90,7 +93,8 @@ def of_entry(entry: str) -> Mistake | None:
         name = f"{bare(address[1])}=" if address[1] else ""
         where = _full(address[2].lower())
         return Mistake(
-            f"{show(address[2])} is an address, and an item begins with the id of what is there",
+            f"{show(address[2])} is an address{pci_address.about_domain(where)}, and an item begins"
+            " with the id of what is there",
             f"write {name}VENDOR:PRODUCT@{where}; list-devices and lspci -nns {where} show the id",
         )
     if colon:

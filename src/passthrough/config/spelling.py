@@ -33,6 +33,7 @@ def _options(wanted: Options) -> dict[str, Any]:
         "report-in-placement": wanted.report_in_placement,
         "reboot": "when-idle" if wanted.reboot_when_idle else "manual",
         "on-removal": "keep" if wanted.keep else "restore",
+        "host-exceptions": [f"{each.host}={each.address}" for each in wanted.host_exceptions],
     }
 
 

@@ -30,6 +30,7 @@ class Platform:
     ``command_line`` holds the running kernel's tokens, ``boot_id`` differs after every boot, and
     ``grub`` says what boots next. ``has_grub`` tells whether GRUB is installed; ``other_loader``
     names what started the running kernel where GRUB did not, and is empty where that is not told.
+    ``name`` is the host's own, as its kernel has it.
     """
 
     iommu_table: str | None = None
@@ -41,6 +42,7 @@ class Platform:
     boot_id: str = ""
     grub: grub.Grub = dataclasses.field(default_factory=grub.Grub)
     other_loader: str = ""
+    name: str = ""
 
     @property
     def boots_by_grub(self) -> bool:
@@ -80,6 +82,7 @@ def read(root: Path) -> Platform:
         boot_id=procfs.boot_id_if_there(root),
         grub=grub.read(root),
         other_loader=_other_loader(root, command_line),
+        name=procfs.host_name_if_there(root),
     )
 
 

@@ -25,7 +25,6 @@ DRIVERS = "sys/bus/pci/drivers"
 GROUPS = "sys/kernel/iommu_groups"
 _DENYLIST_IS_OFF = "sys/module/vfio_pci/parameters/disable_denylist"
 VFIO_PCI = "vfio-pci"
-MAX_DOMAIN = 0xFFFF  # of those that the firmware numbers, and that Nova takes
 _VFIO_NAMES = ("vfio-pci", "vfio_pci")
 
 # PCI base classes, the highest byte of a class.
@@ -120,11 +119,8 @@ class Function:
 
     @property
     def is_beyond_nova(self) -> bool:
-        """Whether Nova can have no function in its PCI domain: above ffff begin Intel VMD's.
-
-        Source: MAX_DOMAIN in nova/pci/devspec.py; drivers/pci/controller/vmd.c.
-        """
-        return pci_address.sort_key(self.address)[0] > MAX_DOMAIN
+        """Whether it is behind Intel VMD, in a PCI domain that Nova never takes."""
+        return pci_address.is_beyond_nova(self.address)
 
     @property
     def is_on_vfio(self) -> bool:

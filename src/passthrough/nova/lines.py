@@ -99,7 +99,7 @@ def kept_device_spec(function: pci.Function, written: Mapping[str, object]) -> F
 
 def can_address(address: str) -> bool:
     """Tell whether Nova can take a function at ``address``."""
-    return pci_address.sort_key(address)[0] <= pci.MAX_DOMAIN
+    return not pci_address.is_beyond_nova(address)
 
 
 def device_spec_option(release: nova_release.Release) -> str:

@@ -106,15 +106,16 @@ def decide(
     known = known or record.Record()
     refusals: list[Refusal] = []
     by_address: dict[str, Claim] = {}
+    excepted = frozenset(filter(wanted.excepts, host.functions if wanted.excepted else ()))
     for item in wanted.items:
         matches = _match(item, host)
-        refusals += _refuse_mismatches(item, host)
-        if not matches and not item.exact_addresses:
+        refusals += _refuse_mismatches(item, host, excepted)
+        if all(item.excludes(each.address) for each in matches) and not item.exact_addresses:
             absent = guards.Objection(
                 guards.Rule.ABSENT, "no such device on this host", _find_near_miss(item, host)
             )
             refusals.append(Refusal(item, absent, blocking=False))
-        chosen, mistyped = _choose_by_type(item, matches, known)
+        chosen, mistyped = _choose_by_type(item, matches, known, excepted)
         refusals += mistyped
         for function in chosen:
             rival = by_address.get(function.address)
@@ -128,9 +129,9 @@ def decide(
                 )
             stays = item.device_type not in (None, function.device_type)
             by_address[function.address] = Claim(function, item, inherited=stays)
-    _add_companions(list(by_address.values()), by_address, host, known)
+    _add_companions(list(by_address.values()), by_address, host, known, excepted)
     usage = usage or Usage()
-    there = _Circumstances(host, taken or {}, usage, known, frozenset(by_address))
+    there = _Circumstances(host, taken or {}, usage, known, frozenset(by_address), excepted)
     refusals += _drop_refused(by_address, there)
     return Outcome(
         claims=tuple(
@@ -195,16 +196,21 @@ def object_to_type(item: devices.Item, function: pci.Function) -> guards.Objecti
 
 
 def _choose_by_type(
-    item: devices.Item, matches: Iterable[pci.Function], known: record.Record
+    item: devices.Item,
+    matches: Iterable[pci.Function],
+    known: record.Record,
+    excepted: Container[str] = (),
 ) -> tuple[list[pci.Function], list[Refusal]]:
     """Choose the functions of the type that an item is for, out of those of its id and address.
 
     That is the type which the item says; without one, what is no VF, or the VFs where there is
     nothing else: never a PF and its VFs. What the record has stays, and with a type that the item
-    says, what an earlier revision took, which did not choose.
+    says, what an earlier revision took, which did not choose. What the item or the host leaves out
+    counts for the choice of a type: without a PF, its VFs are not what the item is for.
 
     Returns:
-        The functions, and a refusal for each type of function that the item asks for in vain.
+        The functions, and a refusal for each type of function that the item asks for in vain, and
+        for each function that the host leaves out.
     """
     matches = tuple(matches)
     kept = known.taken.keys() if item.device_type is None else known.inherited
@@ -216,18 +222,23 @@ def _choose_by_type(
         for each in matches
         if each.address in stays or (each in wanted and each.address not in parents)
     ]
+    asked = [each for each in matches if not item.excludes(each.address)]
+    left_out = [each.address for each in chosen if each in asked and each.address in excepted]
+    asked = [each for each in asked if each.address not in excepted]
+    chosen = [each for each in chosen if each in asked]
     refusals: dict[str, Refusal] = {}
     for function in tuple(chosen):
         objection = object_to_type(item, function)
         if objection and function.address not in known.taken:
             chosen.remove(function)
             refusals.setdefault(function.device_type, Refusal(item, objection, function.address))
-    for function in matches:
+    for function in asked:
         if function not in wanted and function.address not in stays:
             refusal = _refuse_type(item, function, alone=not wanted)
             if refusal:
                 refusals.setdefault(function.device_type, refusal)
-    return chosen, list(refusals.values())
+    there = (Refusal(item, viability.leave_out(each), each, blocking=False) for each in left_out)
+    return chosen, [*refusals.values(), *there]
 
 
 def _of_type(item: devices.Item, matches: tuple[pci.Function, ...]) -> tuple[pci.Function, ...]:
@@ -263,13 +274,19 @@ def _refuse_type(item: devices.Item, function: pci.Function, *, alone: bool) -> 
     return Refusal(item, objection, function.address)
 
 
-def _refuse_mismatches(item: devices.Item, host: pci.Host) -> Iterable[Refusal]:
+def _refuse_mismatches(
+    item: devices.Item, host: pci.Host, excepted: Container[str]
+) -> Iterable[Refusal]:
     for address in item.exact_addresses:
         function = host.functions.get(address)
-        if item.excludes(address):
+        if item.excludes(address) or address in excepted:
             continue
         if function is None:
-            absent = guards.Objection(guards.Rule.ABSENT, "is not in this host", address=address)
+            absent = guards.Objection(
+                guards.Rule.ABSENT,
+                f"is not in this host{pci_address.about_domain(address)}",
+                address=address,
+            )
             yield Refusal(item, absent, address, blocking=False)
         elif function.id != item.id:
             mismatch = guards.Objection(
@@ -290,6 +307,7 @@ class _Circumstances(NamedTuple):
         usage: what the host itself uses.
         known: what the application has taken before.
         asked: the functions that the items ask for, whether or not they can be claimed.
+        excepted: the functions that the host leaves out.
     """
 
     host: pci.Host
@@ -297,6 +315,7 @@ class _Circumstances(NamedTuple):
     usage: Usage
     known: record.Record
     asked: frozenset[str]
+    excepted: frozenset[str]
 
 
 def _add_companions(
@@ -308,7 +327,8 @@ def _add_companions(
 ) -> None:
     """Add the companions of ``primaries`` to ``by_address``; a shared one goes to the first.
 
-    Skips the ``barred`` addresses: no other item brings back a function that was refused.
+    Skips the ``barred`` addresses: what the host leaves out, and what was refused, no other item
+    brings back.
     """
     for claim in primaries:
         if not claim.item.companions:
@@ -330,7 +350,7 @@ def _add_companions(
 def _drop_refused(by_address: dict[str, Claim], there: _Circumstances) -> list[Refusal]:
     """Remove claims from ``by_address`` until all that are left can stand together."""
     refusals: list[Refusal] = []
-    barred: set[str] = set()
+    barred: set[str] = set(there.excepted)
     dropped = True
     while dropped:
         dropped = False
@@ -369,7 +389,7 @@ def _with_overridden(claim: Claim, by_address: Mapping[str, Claim], there: _Circ
     return dataclasses.replace(
         claim,
         overridden=(*objections, *([group] if group else [])),
-        inherited=claim.inherited or _never_to_be_had(claim, there) is not None,
+        inherited=claim.inherited or _never_to_be_had(claim, host) is not None,
     )
 
 
@@ -383,13 +403,13 @@ def _refuse(claim: Claim, by_address: Mapping[str, Claim], there: _Circumstances
             address=claim.address,
         )
     elif claim.address not in there.known.inherited:
-        objection = _never_to_be_had(claim, there)
+        objection = _never_to_be_had(claim, host)
     objection = (
         objection
         or viability.object_to_use(
             function, host, there.usage, by_address, allow_in_use=claim.item.allow_in_use
         )
-        or viability.object_to_group(function, host, by_address, there.asked)
+        or _object_to_group(claim, by_address, there)
     )
     if objection is None:
         return None
@@ -398,14 +418,26 @@ def _refuse(claim: Claim, by_address: Mapping[str, Claim], there: _Circumstances
     return Refusal(claim.item, objection, claim.companion_of or claim.address)
 
 
-def _never_to_be_had(claim: Claim, there: _Circumstances) -> guards.Objection | None:
+def _object_to_group(
+    claim: Claim, by_address: Mapping[str, Claim], there: _Circumstances
+) -> guards.Objection | None:
+    """Object where the IOMMU group of a claim would not be viable."""
+    function, host, item = claim.function, there.host, claim.item
+    objection = viability.object_to_group(function, host, by_address, there.asked)
+    others = viability.strangers(function, host, by_address) if objection else ()
+    left_out = [
+        each.address
+        for each in others
+        if each.address in there.excepted or item.excludes(each.address)
+    ]
+    if objection and left_out:
+        way_out = f"leave out the whole group, or {' and '.join(left_out)} no more"
+        return objection._replace(way_out=way_out)
+    return objection
+
+
+def _never_to_be_had(claim: Claim, host: pci.Host) -> guards.Objection | None:
     """Object to what no guest could have, or Nova could not give to one."""
-    function, item = claim.function, claim.item
-    if item.alias and function.is_beyond_nova and not (claim.companion_of or function.is_on_vfio):
-        return guards.Objection(
-            guards.Rule.PCI_DOMAIN,
-            "is behind Intel VMD, and Nova takes no PCI domain above ffff",
-            "leave it out by its address, or turn VMD off in the firmware's settings",
-            address=function.address,
-        )
-    return viability.object_forever(function, there.host)
+    for_nova = claim.item.alias and not claim.companion_of
+    objection = viability.object_to_domain(claim.function) if for_nova else None
+    return objection or viability.object_forever(claim.function, host)

@@ -29,6 +29,7 @@ class Rule(enums.StrEnum):
     RESERVED_REGION = "reserved-region"
     PCI_DOMAIN = "pci-domain"
     TAKEN = "taken"
+    EXCEPTED = "excepted"
     GROUP_IN_USE = "group-in-use"
     GROUP_NOT_VIABLE = "group-not-viable"
 

@@ -68,6 +68,25 @@ def is_denied(function: pci.Function) -> bool:
     return function.id in _DENYLIST
 
 
+def leave_out(address: str) -> guards.Objection:
+    """Object to a function that its host leaves out, whatever an item asks for."""
+    return guards.Objection(
+        guards.Rule.EXCEPTED, "is left out on this host by host-exceptions", address=address
+    )
+
+
+def object_to_domain(function: pci.Function) -> guards.Objection | None:
+    """Object to what Nova gives to no guest for its address, whatever an alias says."""
+    if not function.is_beyond_nova or function.is_on_vfio:
+        return None
+    return guards.Objection(
+        guards.Rule.PCI_DOMAIN,
+        "is behind Intel VMD, and Nova takes no PCI domain above ffff",
+        "leave it out by its address, or turn VMD off in the firmware's settings",
+        address=function.address,
+    )
+
+
 def object_forever(function: pci.Function, host: pci.Host) -> guards.Objection | None:
     """Object to what no guest could have, whatever the host does with it."""
     if is_denied(function) and not (function.is_on_vfio or host.denylist_is_off):
@@ -172,7 +191,8 @@ def object_to_card(
     card = {each.address: each for each in (function, *companions(function, host))}
     for each in card.values():
         objection = (
-            object_forever(each, host)
+            object_to_domain(each)
+            or object_forever(each, host)
             or object_to_use(each, host, usage or Usage(), card)
             or object_to_group(each, host, card)
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from passthrough import TYPE_CHECKING
 from passthrough.host import pci, pci_ids, usage
@@ -20,7 +20,10 @@ _TYPES = {"type-PF": "/PF", "type-VF": "/VF"}
 
 
 def describe(
-    root: Path, host: pci.Host, processes: procfs.Processes | None = None
+    root: Path,
+    host: pci.Host,
+    processes: procfs.Processes | None = None,
+    excepts: Callable[[str], bool] = lambda address: False,
 ) -> Iterator[dict[str, Any]]:
     """Describe every PCI function: what it is, who has it, and whether it can be claimed.
 
@@ -28,6 +31,7 @@ def describe(
         root: the host's root.
         host: its functions.
         processes: its processes, where the caller asks more of them.
+        excepts: whether the host leaves out an address, whatever is asked for.
 
     Yields:
         One mapping a function, in address order. ``reason`` says why it cannot be claimed, or is
@@ -39,7 +43,11 @@ def describe(
     known = pci_ids.look_up(root, host.functions.values())
     used = usage.read(root, host, processes=processes)
     for address, function in host.functions.items():
-        objection = viability.object_to_card(function, host, used)
+        objection = (
+            viability.leave_out(address)
+            if excepts(address)
+            else viability.object_to_card(function, host, used)
+        )
         identity = function.id
         yield {
             "address": address,

@@ -10,6 +10,7 @@ from passthrough.config import options, spelling
 from passthrough.errors import BindError, BusyError, InUseError, PostponedError
 from passthrough.host import pci
 from passthrough.nova import offer as nova_offer
+from passthrough.planning import guards
 from passthrough.reporting import words
 from passthrough.state import digest
 from passthrough.survey import Decision
@@ -82,6 +83,7 @@ def summarize(
     ready = _count_ready(decision) if decision.claims else _describe_no_match(decision)
     said = [
         *_describe_overrides(decision),
+        *_describe_exceptions(decision),
         *words.kept_options(planned),
         *_describe_nova(decision.nova),
     ]
@@ -249,6 +251,13 @@ def _describe_overrides(decision: Decision) -> list[str]:
     """Name the functions that allow-in-use covers: a guest may have what the host needs."""
     allowed = [claim.address for claim in decision.claims if claim.item.allow_in_use]
     return [f"allow-in-use: {', '.join(allowed)}"] if allowed else []
+
+
+def _describe_exceptions(decision: Decision) -> list[str]:
+    """Name the functions that would be claimed here, but for host-exceptions."""
+    excepted = [each for each in decision.refusals if each.rule == guards.Rule.EXCEPTED]
+    names = ", ".join(dict.fromkeys(each.address for each in excepted if each.address))
+    return [f"left out by host-exceptions: {names}"] if names else []
 
 
 def _describe_nova(offer: nova_offer.Offer) -> list[str]:

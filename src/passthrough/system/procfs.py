@@ -228,6 +228,11 @@ def boot_id_if_there(root: Path) -> str:
     return text_if_there(root, "sys/kernel/random/boot_id").rstrip("\n")
 
 
+def host_name_if_there(root: Path) -> str:
+    """Give the host's name as its kernel has it; empty where none is told."""
+    return text_if_there(root, "sys/kernel/hostname").strip()
+
+
 def release_if_there(root: Path) -> str:
     """Give the running kernel's release, such as ``6.8.0-31-generic``; empty where none is told."""
     return text_if_there(root, "sys/kernel/osrelease").rstrip("\n")

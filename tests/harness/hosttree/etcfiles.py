@@ -55,6 +55,7 @@ def write(tree: HostTree, ubuntu: str, *, grub: bool) -> None:
     tree.write("etc/passwd", _USERS)
     tree.write("etc/group", "root:x:0:\nkvm:x:993:\nnogroup:x:65534:\n")
     tree.write("etc/hostname", "made-up\n")
+    tree.write("proc/sys/kernel/hostname", "made-up\n")
     tree.write("etc/machine-id", f"{uuid.uuid4().hex}\n")
     for name in ("modprobe.d", "modules-load.d", "udev/rules.d", "systemd/system"):
         (tree.root / "etc" / name).mkdir(parents=True)

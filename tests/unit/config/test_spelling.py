@@ -36,6 +36,7 @@ EVERYTHING = {
     "report-in-placement": True,
     "reboot": "when-idle",
     "on-removal": "keep",
+    "host-exceptions": "compute-7=83:00.0",
 }
 GPUS = {
     "devices": "gpu=10de:1bb0@0000:83:00.0, gpu=10de:1bb0@0000:84:00.0",
@@ -73,6 +74,7 @@ def test_every_option_stands_under_the_name_that_an_operator_gives_it():
         "report-in-placement": True,
         "reboot": "when-idle",
         "on-removal": "keep",
+        "host-exceptions": ["compute-7=0000:83:00.0"],
     }
 
 

@@ -69,7 +69,10 @@ class TestCompute:
         found = checks(decision)
         assert found["nova-file"].status == FAIL
         assert found["nova-compute"] == Check(
-            "nova-compute", FAIL, f"has not read {DROP_IN}", "run the action reconcile, or restart the service"
+            "nova-compute",
+            FAIL,
+            f"has not read {DROP_IN}",
+            "run the action reconcile, or restart the service",
         )
         assert found["alias gpu"].status == FAIL
         assert found["device_spec 0000:83:00.0"].status == FAIL
