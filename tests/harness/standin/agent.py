@@ -11,7 +11,7 @@ from typing import Any
 from harness.standin import changes, charmdir, declared, resolver
 from harness.standin.engine import Engine
 from harness.standin.errors import ModelError
-from harness.standin.model import ALIVE, Event, Model, Relation, Unit, app_of
+from harness.standin.model import ALIVE, FIRST, Event, Model, Relation, Unit, app_of
 from harness.standin.records import ActionResult, EventRun
 
 
@@ -73,6 +73,39 @@ class Agent(Engine):
                     state, name, principal, changes.container_endpoint(application, endpoint)
                 )
             changes.add_unit(state, application, principal or "", unit)
+            return self._settle(state)
+
+    def add_application(
+        self,
+        charm: str | os.PathLike[str],
+        *,
+        app: str | None = None,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Deploy a charm without a unit, as ``juju deploy`` does for a subordinate.
+
+        Its units come with the container-scoped relations of other local applications.
+
+        Args:
+            charm: the packed charm, or a directory.
+            app: name of the application; the charm's own by default.
+            config: options to start with.
+        """
+        path = pathlib.Path(charm).resolve()
+        declarations = charmdir.read_declarations(path)
+        with self._session() as state:
+            name = app or declarations["metadata"]["name"]
+            added = changes.add_application(state, name, str(path), declarations)
+            changes.set_config(added, config or {})
+            self._save(state)
+
+    def add_unit(self, app: str, machine: str = FIRST) -> list[EventRun]:
+        """Add a unit to a principal's application, on a machine."""
+        with self._session() as state:
+            application = state.application(app)
+            if state.is_subordinate(app):
+                raise ModelError("cannot add unit: unit is a subordinate")
+            changes.add_unit(state, application, "").machine = machine
             return self._settle(state)
 
     def upgrade(self, charm: str | os.PathLike[str], *, app: str | None = None) -> list[EventRun]:
@@ -196,8 +229,8 @@ class Agent(Engine):
             self._put_away(chosen.name)
             self._save(state)
 
-    def adopt(self, **manners: bool) -> None:
-        """Choose among what a manner leaves open: late_stop, late_death, own_first; see `Model`."""
+    def adopt(self, **manners: bool | int) -> None:
+        """Choose what a manner leaves open: late_stop, late_death, own_first, chain (`Model`)."""
         with self._session() as state:
             for name, value in manners.items():
                 setattr(state, name, value)
@@ -248,10 +281,12 @@ class Agent(Engine):
                 resolver.commit(state, chosen, chosen.pending)
             return self._settle(state)
 
-    def rebooted(self) -> list[EventRun]:
-        """The machine has rebooted: an interrupted hook runs again, then start on every unit."""
+    def rebooted(self, machine: str = FIRST) -> list[EventRun]:
+        """A machine has rebooted: an interrupted hook runs again, then start on its units."""
         with self._session() as state:
             for unit in state.local_units():
+                if unit.machine != machine:
+                    continue
                 unit.reboot, unit.started = "", False
             return self._settle(state)
 
@@ -285,6 +320,21 @@ class Agent(Engine):
         failed = context.failure is not None or run.exit_code != 0
         message = context.failure or (f"exit status {run.exit_code}" if failed else "")
         return ActionResult(context.results, tuple(context.action_log), failed, message, run)
+
+    def execute(self, command: str, *, unit: str | None = None) -> EventRun:
+        """Run a shell's command as ``juju exec`` does: in a hook's surroundings, without a hook."""
+        with self._session() as state:
+            chosen = state.unit(unit)
+            self._check_idle(state, chosen, "exec")
+            words = ["/bin/sh", "-c", command]
+            context, run = self._execute(
+                state, chosen, Event("exec"), "juju-exec", None, command=words
+            )
+            if run.exit_code == 0:
+                context.flush()
+            self._save(state)
+            self._check_modelled(context)
+            return run
 
 
 def _put_beside(state: Model, app: str, principal: str, endpoint: str) -> None:

@@ -36,12 +36,23 @@ def add_application(
     """
     if declarations["metadata"].get("peers"):
         raise NotModelledError(f"{charm}: peer relations")
+    _forget(model, name)
     if name not in model.applications:
         model.applications[name] = Application(name, charm, declarations)
     app = model.applications[name]
     if app.charm != charm:
         raise ModelError(f"application {name!r} exists with the charm {app.charm or '(simulated)'}")
     return app
+
+
+def _forget(model: Model, name: str) -> None:
+    """Forget an application that was removed, once the last of its units has gone."""
+    app = model.applications.get(name)
+    units = [unit for unit in model.units.values() if unit.app == name]
+    if app and app.charm and app.life != ALIVE and all(unit.life == DEAD for unit in units):
+        del model.applications[name]
+        for unit in units:
+            del model.units[unit.name]
 
 
 def add_unit(model: Model, app: Application, principal: str, number: int | None = None) -> Unit:
@@ -216,16 +227,21 @@ def drop_application(model: Model, app: Application, *, force: bool = False) -> 
     for relation in model.relations_of(app.name):
         relation.life = DYING
     for unit in model.local_units(app.name):
-        if unit.life != DEAD:
-            unit.life, unit.removed, unit.forced = DYING, True, force
+        _doom(model, unit, force=force)
 
 
 def drop_unit(model: Model, unit: Unit, *, force: bool = False) -> None:
     """Remove a unit; a principal takes its subordinate units along."""
-    for other in model.local_units():
-        if other.life == ALIVE and unit.name in (other.name, other.principal):
-            other.life, other.removed, other.forced = DYING, True, force
+    _doom(model, unit, force=force)
     if not model.applications[unit.app].charm:
         for relation in model.relations_of(unit.app):
             relation.members.pop(unit.name, None)
         unit.life = DEAD
+
+
+def _doom(model: Model, unit: Unit, *, force: bool) -> None:
+    """Have a unit leave, and those beside it."""
+    for other in model.below(unit):
+        _doom(model, other, force=force)
+    if model.applications[unit.app].charm and unit.life != DEAD:
+        unit.life, unit.removed, unit.forced = DYING, True, force

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from harness.standin.model import ALIVE, JUJU_4, Application, Event, Model, Relation, Unit, app_of
@@ -39,6 +39,7 @@ class HookContext:
         state_writes: buffered server-side state; None deletes.
         not_modelled: what the charm asked for that is not modelled.
         fail_after: how many calls are answered; then all fail. None for no such end.
+        command: what `juju exec` runs instead of ``dispatch``.
     """
 
     model: Model
@@ -59,6 +60,7 @@ class HookContext:
     calls: list[Call] = dataclasses.field(default_factory=list)
     not_modelled: list[str] = dataclasses.field(default_factory=list)
     fail_after: int | None = None
+    command: Sequence[str] = ()
 
     @property
     def is_cut_off(self) -> bool:

@@ -24,7 +24,7 @@ from harness.standin import (
 )
 from harness.standin.context import HookContext
 from harness.standin.errors import HookFailedError, ModelError, NotModelledError
-from harness.standin.model import DEAD, DYING, Event, Model, Status, Unit
+from harness.standin.model import DEAD, DYING, FIRST, Event, Model, Status, Unit
 from harness.standin.records import Call, EventRun, LogLine
 from harness.standin.views import Views
 
@@ -37,6 +37,10 @@ class Engine(Views):
     """Runs the events of all local units of a model, and keeps their logs and calls.
 
     Base of `standin.Agent`, which has the arguments' description.
+
+    Attributes:
+        surroundings: how charms are started.
+        machines: the same for the units of one machine alone, by its number.
     """
 
     def __init__(
@@ -55,6 +59,7 @@ class Engine(Views):
         self.surroundings = runner.Surroundings(
             dict(env or {}), list(path_prefix), list(command_prefix), timeout
         )
+        self.machines: dict[str, runner.Surroundings] = {}
         self._on_run = on_run
         self._on_log = on_log
         self._tools = self.directory / "tools"
@@ -99,16 +104,20 @@ class Engine(Views):
 
     def _next(self, state: Model, stuck: set[str]) -> tuple[Unit, Event] | None:
         resolver.doom_orphans(state)
+        known = len(state.units)
         for unit in state.local_units():
-            if unit.name in stuck or any(other.reboot for other in state.local_units()):
+            if unit.name in stuck or state.reboots(unit.machine):
                 continue
             resolver.enter_scopes(state, unit)
             event = resolver.next_event(state, unit)
             if event:
                 return unit, event
-            if unit.life == DYING:
+            if unit.life == DYING and not state.below(unit):
                 resolver.bury(state, unit)
                 self._put_away(unit.name)
+                return self._next(state, stuck)  # its principal may have waited for that
+        if len(state.units) > known:  # one came into being beside another that entered a scope
+            return self._next(state, stuck)
         resolver.sweep(state)
         self._save(state)
         return None
@@ -152,6 +161,7 @@ class Engine(Views):
         event: Event,
         name: str,
         parameters: dict[str, Any] | None = None,
+        command: Sequence[str] = (),
     ) -> tuple[HookContext, EventRun]:
         process = runner.Process()
         directory = self._directory_of(unit.name)
@@ -164,8 +174,10 @@ class Engine(Views):
             on_log=self._on_log or (lambda line: None),
             parameters=parameters,
             fail_after=self.surroundings.tools_fail_after,
+            command=command,
         )
-        run = runner.run(context, process, directory / "charm", self._tools, self.surroundings)
+        surroundings = self.machines.get(unit.machine, self.surroundings)
+        run = runner.run(context, process, directory / "charm", self._tools, surroundings)
         _append(directory / "calls.jsonl", context.calls)
         _append(directory / "log.jsonl", context.log)
         if self._on_run:
@@ -175,18 +187,20 @@ class Engine(Views):
     def _write_agent_conf(self, state: Model, unit: str) -> None:
         """What of it the stand-in knows; Juju has more in it."""
         tag = unit.replace("/", "-")
-        folder = self.directory / f"unit-{tag}"
-        folder.mkdir(exist_ok=True)
+        machine = state.units[unit].machine
+        place = self.directory if machine == FIRST else self.directory / f"machine-{machine}"
+        folder = place / f"unit-{tag}"
+        folder.mkdir(parents=True, exist_ok=True)
         text = f"# format 2.0\ntag: unit-{tag}\nmodel: model-{state.uuid}\n"
         (folder / "agent.conf").write_text(text)
 
     def _put_away(self, unit: str) -> None:
         """Juju removes the folder of an agent; its log and calls stay to be read."""
         folder = self._directory_of(unit)
-        if folder.parent != self.directory or not folder.exists():
+        gone = self.directory / "gone" / folder.name
+        if folder == gone or not folder.exists():
             return
         shutil.rmtree(folder / "charm", ignore_errors=True)
-        gone = self.directory / "gone" / folder.name
         shutil.rmtree(gone, ignore_errors=True)
         gone.parent.mkdir(exist_ok=True)
         folder.rename(gone)
@@ -201,7 +215,7 @@ class Engine(Views):
     def _check_idle(state: Model, unit: Unit, what: str) -> None:
         if unit.life == DEAD or not unit.installed:
             raise ModelError(f"{unit.name}: {what}: the unit is not installed")
-        if any(other.reboot for other in state.local_units()):
+        if state.reboots(unit.machine):
             raise ModelError(f"{unit.name}: {what}: a reboot is due, see `rebooted`")
 
 

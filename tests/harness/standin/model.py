@@ -18,6 +18,7 @@ from harness.standin.errors import ModelError
 ALIVE, DYING, DEAD = "alive", "dying", "dead"
 # The manners in which a unit is told of relations and of its end, by the Juju that has them.
 JUJU_3, JUJU_4 = "3.6", "4.0"
+FIRST = "0"  # the machine of units whose machine nobody names
 VERSIONS = {JUJU_3: "3.6.8", JUJU_4: "4.0.15"}
 
 
@@ -80,7 +81,8 @@ class Unit:
     """A unit and what its agent remembers between hooks.
 
     An operator has ``removed`` it, or its principal or application; ``forced`` is with --force. One
-    that is ``cut`` is out of the model while its agent still runs.
+    that is ``cut`` is out of the model while its agent still runs. Its ``machine`` is that of its
+    principal.
     """
 
     name: str
@@ -101,6 +103,7 @@ class Unit:
     removed: bool = False
     forced: bool = False
     cut: bool = False
+    machine: str = FIRST
 
     @property
     def app(self) -> str:
@@ -161,6 +164,8 @@ class Model:
         late_stop: whether JUJU_4 comes to run stop after all, with hook tools that fail.
         late_death: whether JUJU_3 still calls a unit alive that leaves with its last relation.
         own_first: whether JUJU_4 begins with the relation to the unit's own principal.
+        chain: how many units JUJU_4 makes below units of subordinates, where Juju would go on; None
+            ends the test with NotModelledError before the first one.
     """
 
     name: str = "standin"
@@ -168,6 +173,7 @@ class Model:
     late_stop: bool = False
     late_death: bool = False
     own_first: bool = False
+    chain: int | None = None
     uuid: str = dataclasses.field(default_factory=lambda: str(uuid.uuid4()))
     next_relation: int = 0
     next_action: int = 1
@@ -233,6 +239,28 @@ class Model:
         if relation.scope == "container" and self.manner == JUJU_3:
             found = [name for name in found if share_container(unit, self.units[name])]
         return sorted(found, key=unit_order)
+
+    def is_subordinate(self, app: str) -> bool:
+        """Whether the units of an application live beside those of others, by its charm."""
+        metadata = self.applications[app].declared.get("metadata", {})
+        return bool(metadata.get("subordinate"))
+
+    def reboots(self, machine: str) -> bool:
+        """Whether a unit has asked for a reboot of its machine, which has not come yet."""
+        return any(unit.reboot and unit.machine == machine for unit in self.local_units())
+
+    def below(self, unit: Unit) -> list[Unit]:
+        """The local units beside a unit that are not gone; a principal outlives them."""
+        return [
+            other
+            for other in self.local_units()
+            if other.principal == unit.name and other.life != DEAD
+        ]
+
+    def is_in_chain(self, unit: Unit) -> bool:
+        """Whether a unit lives beside one of a subordinate, which JUJU_4 alone has."""
+        principal = self.units.get(unit.principal)
+        return principal is not None and bool(principal.principal)
 
     def hook_name(self, unit: Unit, event: Event) -> str:
         """Full name of the hook of an event, as in JUJU_HOOK_NAME."""

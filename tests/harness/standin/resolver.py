@@ -9,6 +9,7 @@ remove.
 
 from __future__ import annotations
 
+from harness.standin.errors import NotModelledError
 from harness.standin.model import (
     ALIVE,
     DEAD,
@@ -43,6 +44,9 @@ def enter_scopes(model: Model, unit: Unit) -> None:
     another principal included, but enters the scope only of its own principal's: Juju ignores
     EnterScope of a unit with another principal without an error. So the mere existence of a
     relation id tells such a unit nothing.
+
+    Raises:
+        NotModelledError: as `put_beside`.
     """
     if not unit.installed or unit.life != ALIVE:
         return
@@ -60,6 +64,39 @@ def enter_scopes(model: Model, unit: Unit) -> None:
         )
         if not (foreign and unit.principal):
             join_scope(relation, unit.name)
+            put_beside(model, relation, unit)
+
+
+def put_beside(model: Model, relation: Relation, unit: Unit) -> None:
+    """Add the subordinate that a unit gets when it enters the scope of a relation.
+
+    JUJU_3 gives one to a principal alone. JUJU_4 gives one to a subordinate's unit, too, whose own
+    unit enters and gets one in turn: units without end.
+
+    Raises:
+        NotModelledError: before the first unit of a chain, where no test has set a bound.
+    """
+    name = relation.other(unit.app)
+    other = model.applications[name]
+    if relation.scope != "container" or not (other.charm and model.is_subordinate(name)):
+        return
+    if any(each.app == name for each in model.below(unit)):
+        return
+    if unit.principal:
+        if model.manner == JUJU_3:
+            return
+        if model.chain is None:
+            raise NotModelledError(
+                f"{name} beside {unit.name}, a subordinate's unit: units without end;"
+                " adopt(chain=N) says how many are enough"
+            )
+        if sum(model.is_in_chain(each) for each in model.units.values()) >= model.chain:
+            return
+    number = other.next_unit
+    other.next_unit += 1
+    added = Unit(f"{name}/{number}", unit.name, machine=unit.machine)
+    other.leader = other.leader or added.name
+    model.units[added.name] = added
 
 
 def join_scope(relation: Relation, unit_name: str) -> None:
@@ -111,6 +148,8 @@ def _next_when_dying(model: Model, unit: Unit) -> Event | None:
         event = _next_of_relation(model, unit, relation, broken=True)
         if event:
             return event
+    if model.below(unit):
+        return None  # a principal waits for the last of its subordinates
     if unit.started and not unit.forced:
         return Event("stop")
     ends = unit.forced or model.manner == JUJU_4
@@ -234,8 +273,8 @@ def doom_orphans(model: Model) -> bool:
     """
     doomed = False
     for unit in model.local_units():
-        if unit.life != ALIVE or not unit.principal:
-            continue
+        if unit.life != ALIVE or not unit.principal or model.is_in_chain(unit):
+            continue  # the units of a chain stay when the relation goes
         principal_app = unit.principal.partition("/")[0]
         ties = [
             r

@@ -69,7 +69,7 @@ def environment(
         "JUJU_CONTEXT_ID": f"{unit.name}-{number}-{time.time_ns()}",
         "JUJU_DISPATCH_PATH": context.name if is_action else f"hooks/{context.name}",
         "JUJU_HOOK_NAME": "" if is_action else context.name,
-        "JUJU_MACHINE_ID": "0",
+        "JUJU_MACHINE_ID": unit.machine,
         "JUJU_MODEL_NAME": model.name,
         "JUJU_MODEL_UUID": model.uuid,
         "JUJU_PRINCIPAL_UNIT": unit.principal,
@@ -94,6 +94,8 @@ def environment(
         )
         if event.departing:
             env["JUJU_DEPARTING_UNIT"] = event.departing
+    if context.command:  # juju exec: a hook's surroundings without a hook
+        env.update(JUJU_DISPATCH_PATH="", JUJU_HOOK_NAME="")
     return {**env, **surroundings.env}
 
 
@@ -167,7 +169,8 @@ def run(
     started = time.monotonic()
     with server.HookToolServer(handle) as agent:
         env = environment(context, charm, tools, agent.address, surroundings)
-        command = [*surroundings.command_prefix, str(charm / "dispatch")]
+        program = context.command or [str(charm / "dispatch")]
+        command = [*surroundings.command_prefix, *program]
         code, out, err = process.run(command, charm, env, surroundings.timeout)
     for level, text in (("DEBUG", out), ("WARNING", err)):
         for line in text.splitlines():

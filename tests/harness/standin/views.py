@@ -23,6 +23,15 @@ class Views:
         self.directory = pathlib.Path(directory).resolve()
         self._manner = manner
 
+    @property
+    def manner(self) -> str:
+        """Whose manner the agents have."""
+        return self._load().manner
+
+    def model(self) -> Model:
+        """Everything there is to know; a copy, whose changes count nowhere."""
+        return self._load()
+
     def _load(self) -> Model:
         return model.load(self.directory / "model.json", self._manner)
 
@@ -35,8 +44,10 @@ class Views:
 
     def _directory_of(self, unit: str) -> pathlib.Path:
         name = f"unit-{unit.replace('/', '-')}"
-        present, gone = self.directory / name, self.directory / "gone" / name
-        return gone if gone.exists() and not present.exists() else present
+        present = self.directory / name
+        elsewhere = [*self.directory.glob(f"machine-*/{name}"), self.directory / "gone" / name]
+        found = (path for path in (present, *elsewhere) if path.exists())
+        return next(found, present)
 
     def status(self, unit: str | None = None) -> Status:
         """The unit's status as ``juju status`` shows it; ``error`` while a failed hook waits."""
