@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import pathlib
 import sys
 from collections.abc import Iterator
 
 import pytest
+import yaml
 from functional import nova_client
 from harness import hostbox, hosttree, standin
+from harness.standin import command
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -49,6 +54,31 @@ def agent(box: hostbox.Box, tmp_path: pathlib.Path, manner: str) -> standin.Agen
         path_prefix=[str(python.parent)],
         manner=manner,
     )
+
+
+@pytest.fixture
+def juju(
+    agent: standin.Agent,
+    host: hosttree.HostTree,
+    box: hostbox.Box,
+    packed_charm: pathlib.Path,
+    tmp_path: pathlib.Path,
+) -> Iterator[command.Command]:
+    """The ``juju`` command over these agents; machine 0 is `box`, each other a host like it."""
+    platforms = yaml.safe_load((ROOT / "charmcraft.yaml").read_text(encoding="utf-8"))["platforms"]
+    bases = sorted({name.rpartition(":")[0] for name in platforms})
+    with contextlib.ExitStack() as boxes:
+
+        def make(number: str) -> hostbox.Box:
+            if number == "0":
+                return box
+            tree = hosttree.compute_host(tmp_path / f"host-{number}", ubuntu=host.ubuntu)
+            place = tmp_path / f"box-{number}"
+            return boxes.enter_context(hostbox.Box(tree, place, writable=[tmp_path]))
+
+        place = tmp_path / "client"
+        place.mkdir()
+        yield command.Command(agent, packed_charm, bases, make, place)
 
 
 @pytest.fixture(scope="session")
