@@ -54,14 +54,17 @@ bench-lab: pack env deps ## Compare binding with driverctl in a virtual machine;
 fleet: env ## Simulate what a fleet costs; writes docs/explanation/fleet-cost anew
 	@$(BENCH_RUN).fleet --write
 
-integration: pack ## Run the charm on a real Juju controller
-	@command -v juju >/dev/null && command -v charmcraft >/dev/null || { \
-		echo "error: the integration tests need a Juju controller with a machine cloud, and the two" >&2; \
-		echo "commands juju and charmcraft (pytest-operator asks for both). On Ubuntu:" >&2; \
-		echo "  sudo snap install juju && sudo snap install charmcraft --classic" >&2; \
+integration: export MACHINES := $(MACHINES)
+integration: export CARDS := $(CARDS)
+integration: pack ## Run the charm under a real Juju; MACHINES="ssh:ubuntu@a ssh:ubuntu@b" CARDS=10de:1bb0
+	@command -v juju >/dev/null || { \
+		echo "error: the integration tests need the command juju, and a controller with a cloud of" >&2; \
+		echo "machines: MACHINES names your own (docs/how-to/try-on-your-hardware.md). On Ubuntu:" >&2; \
+		echo "  sudo snap install juju" >&2; \
 		echo "  sudo snap install lxd && sudo lxd init --auto && juju bootstrap localhost" >&2; exit 1; }
 	@scripts/sync-env .venv-integration requirements/integration.txt
-	@scripts/tier "integration tests" .venv-integration/bin/python -m pytest tests/integration
+	@scripts/tier "integration tests" .venv-integration/bin/python -m pytest --exitfirst \
+		tests/integration
 
 lint: env ## Check style, types, rooms, spelling, shell scripts and workflows
 	$(PYTHON) -m ruff check .
