@@ -59,7 +59,6 @@ def agent(box: hostbox.Box, tmp_path: pathlib.Path, manner: str) -> standin.Agen
 @pytest.fixture
 def juju(
     agent: standin.Agent,
-    host: hosttree.HostTree,
     box: hostbox.Box,
     packed_charm: pathlib.Path,
     tmp_path: pathlib.Path,
@@ -72,7 +71,7 @@ def juju(
         def make(number: str) -> hostbox.Box:
             if number == "0":
                 return box
-            tree = hosttree.compute_host(tmp_path / f"host-{number}", ubuntu=host.ubuntu)
+            tree = hosttree.compute_host(tmp_path / f"host-{number}")
             place = tmp_path / f"box-{number}"
             return boxes.enter_context(hostbox.Box(tree, place, writable=[tmp_path]))
 

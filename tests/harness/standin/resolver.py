@@ -43,7 +43,7 @@ def enter_scopes(model: Model, unit: Unit) -> None:
     A subordinate unit is told of every container-scoped relation of its application, that of
     another principal included, but enters the scope only of its own principal's: Juju ignores
     EnterScope of a unit with another principal without an error. So the mere existence of a
-    relation id tells such a unit nothing.
+    relation id tells such a unit nothing. JUJU_4 lets it enter a relation of two subordinates.
 
     Raises:
         NotModelledError: as `put_beside`.
@@ -61,6 +61,7 @@ def enter_scopes(model: Model, unit: Unit) -> None:
                 app_of(each.name) == other and share_container(unit, each)
                 for each in model.units.values()
             )
+            or (model.manner == JUJU_4 and model.is_subordinate(other))
         )
         if not (foreign and unit.principal):
             join_scope(relation, unit.name)

@@ -47,20 +47,19 @@ class Call:
 class Host:
     """This machine itself, with a program called reboot that only says so."""
 
-    command_prefix = ("env",)
-
     def __init__(self, place: pathlib.Path):
         self.place = place
         self.boots = 0
+        self.command_prefix = ["env"]
         program = place / "reboot"
         place.mkdir()
         program.write_text(f"#!/bin/sh\necho >> {place}/reboots\n")
         program.chmod(0o755)
 
-    def run(self, words: Sequence[str], *, timeout: float = 60.0) -> object:
+    def run(self, command: Sequence[str], *, timeout: float = 60.0) -> object:
         env = {"PATH": f"{self.place}:{os.environ['PATH']}"}
         return subprocess.run(
-            words, env=env, capture_output=True, text=True, timeout=timeout, check=False
+            command, env=env, capture_output=True, text=True, timeout=timeout, check=False
         )
 
     def calls(self, *names: str) -> list[Call]:
