@@ -16,7 +16,7 @@ import ops
 import roles
 from passthrough import naming
 from passthrough.errors import NotOursError, PassthroughError
-from passthrough.host import agents
+from passthrough.host import juju_agents
 from passthrough.site import Site
 from passthrough.state import record
 from passthrough.state.record import Owner
@@ -59,7 +59,7 @@ class Place(NamedTuple):
     @property
     def is_there(self) -> bool:
         """Whether the folder of the unit's agent is where Juju has it, and so are others."""
-        return self.charm.parent.name == agents.folder_of(self.agents, self.me.unit).name
+        return self.charm.parent.name == juju_agents.folder_of(self.agents, self.me.unit).name
 
 
 def is_same(one: Owner, other: Owner) -> bool:
@@ -143,14 +143,14 @@ def _has_left(owner: Owner, place: Place) -> bool:
     """Whether an owner's agent is gone; only where one's own is seen, absence says something."""
     if not place.is_there:
         return False
-    if not agents.folder_of(place.agents, owner.unit).exists():
+    if not juju_agents.folder_of(place.agents, owner.unit).exists():
         return True
-    model = agents.model_of(place.agents, owner.unit)
+    model = juju_agents.model_of(place.agents, owner.unit)
     return model is not None and model != owner.model
 
 
 def _is_compute(place: Place, unit: str) -> bool:
-    charm = agents.charm_of(place.agents, unit) if unit else None
+    charm = juju_agents.charm_of(place.agents, unit) if unit else None
     return charm is not None and charm.is_compute
 
 
@@ -176,8 +176,8 @@ def stop_waiting(place: Place) -> None:
 
 def find_heir(application: str, place: Place) -> Owner | None:
     """The unit of an application that waits for this host; the first one of several."""
-    for unit in agents.units_of(place.agents, application):
-        charm = agents.folder_of(place.agents, unit) / "charm"
+    for unit in juju_agents.units_of(place.agents, application):
+        charm = juju_agents.folder_of(place.agents, unit) / "charm"
         waiting = None if leaves(charm) else _read_mark(charm / _WAITS)
         if unit != place.me.unit and waiting and waiting.unit == unit:
             return waiting

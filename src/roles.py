@@ -72,9 +72,9 @@ def _tied(model: ops.Model, endpoint: str) -> list[ops.Relation]:
 
 def is_misfit(agents_folder: Path) -> bool:
     """Tell whether this unit's principal is one that it is not made for, by the files of that."""
-    from passthrough.host import agents  # imports a YAML parser, which a quiet hook needs not
+    from passthrough.host import juju_agents  # imports a YAML parser, which a quiet hook needs not
 
-    charm = agents.charm_of(agents_folder, principal())
+    charm = juju_agents.charm_of(agents_folder, principal())
     return charm is not None and (charm.subordinate or charm.is_controller)
 
 
@@ -98,9 +98,9 @@ def check_place(model: ops.Model, agents_folder: Path) -> None:
         )
     if of(model) is not Role.COMPUTE:
         return
-    from passthrough.host import agents
+    from passthrough.host import juju_agents
 
-    charm = agents.charm_of(agents_folder, unit)
+    charm = juju_agents.charm_of(agents_folder, unit)
     undo = f"juju remove-relation {own}:{Role.COMPUTE.value} {beside}"
     if charm and charm.subordinate:
         raise MisplacedError(f"{unit} is a subordinate", undo)

@@ -18,9 +18,9 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from passthrough.host import juju_agents
 from passthrough.system import files, procfs, quoting, sysfs
 
-_AGENTS = "var/lib/juju/agents"
 _AGENT = re.compile(r"unit-([a-z][a-z0-9-]*)-(\d+)")
 _SUBORDINATE = re.compile(r"(?mi)^subordinate:[ \t]*[\"']?(true|yes|on)\b")
 # Beside which service the charm binds, where no principal is told.
@@ -116,7 +116,7 @@ def find(
 
 def _units(root: Path, application: str, principal: str) -> Iterator[Hindrance]:
     """Find the other principals of Juju's on this machine; their subordinates go with them."""
-    for name in sorted(sysfs.names_or_raise(root / _AGENTS)):
+    for name in sorted(sysfs.names_or_raise(root / juju_agents.AGENTS)):
         if name.startswith("controller-"):
             yield Hindrance(Kind.CONTROLLER, name.removeprefix("controller-"))
         agent = _AGENT.fullmatch(name)
@@ -124,7 +124,7 @@ def _units(root: Path, application: str, principal: str) -> Iterator[Hindrance]:
             continue
         unit = f"{agent[1]}/{agent[2]}"
         beside = unit == principal if principal else agent[1].startswith(_COMPUTE)
-        if not (beside or _is_subordinate(root / _AGENTS / name)):
+        if not (beside or _is_subordinate(root / juju_agents.AGENTS / name)):
             yield Hindrance(Kind.UNIT, unit)
 
 

@@ -1,25 +1,57 @@
-"""Whether the unit that looks after the host is gone, by Juju's folders and services. Reads only.
+"""Juju's agents on this host, as their folders and services show them; reads only.
 
 Juju keeps a folder for the agent of the machine and for each unit below /var/lib/juju/agents, and
-removes that of a unit with the unit. The machine's is named after its number, as ``machine-3``, and
-so is its service.
+removes that of a unit with the unit. A unit's is named after it, as ``unit-nova-compute-0``, the
+machine's after its number, as ``machine-3``, and so is its service. ``agent.conf`` in a folder
+names the model, and ``charm/metadata.yaml`` is of the charm that the unit runs. What cannot be read
+is not known, which is not the same as absent.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from passthrough import enums
-from passthrough.host import agents
 
 AGENTS = "var/lib/juju/agents"
 _FOLDERS_OF_SERVICES = ("etc/systemd/system", "lib/systemd/system", "usr/lib/systemd/system")
 _SERVICE = "jujud-"
 _AGENT = re.compile(r"(?:machine|unit|controller|application)-.+")
 _MACHINE = re.compile(r"machine-[0-9]+")
+# An agent.conf is YAML, and one line of it is enough: "model: model-UUID".
+_MODEL = re.compile(r"(?m)^model: [\"']?model-([0-9a-f-]+)[\"']?\s*$")
+_CONTROLLER = "nova-vmware"
+_NAME_OF_CONTROLLER = "nova-cloud-controller"
+_NAME_OF_COMPUTE = "nova-compute"
+
+
+class Charm(NamedTuple):
+    """What a unit's charm says of itself.
+
+    Attributes:
+        name: the charm's name, which is not the application's.
+        subordinate: whether its units live beside those of others.
+        interfaces: those of its endpoints.
+    """
+
+    name: str
+    subordinate: bool = False
+    interfaces: frozenset[str] = frozenset()
+
+    @property
+    def is_compute(self) -> bool:
+        """Whether it is the compute service's."""
+        return self.name == _NAME_OF_COMPUTE
+
+    @property
+    def is_controller(self) -> bool:
+        """Whether it is the controller's of Charmed OpenStack, by its name or its endpoint."""
+        principal = not self.subordinate and _CONTROLLER in self.interfaces
+        return self.name == _NAME_OF_CONTROLLER or principal
 
 
 class Sight(enums.StrEnum):
@@ -32,6 +64,43 @@ class Sight(enums.StrEnum):
     UNCLEAR = "unclear"
 
 
+def folder_of(agents: Path, unit: str) -> Path:
+    """The folder of a unit's agent.
+
+    Args:
+        agents: ``/var/lib/juju/agents`` on a real host.
+        unit: the unit's name, such as ``nova-compute/0``.
+    """
+    return agents / f"unit-{unit.replace('/', '-')}"
+
+
+def units_of(agents: Path, application: str) -> tuple[str, ...]:
+    """The units of an application that have an agent on this host, by their numbers."""
+    try:
+        return _pick(_names(agents), application)
+    except OSError:
+        return ()
+
+
+def charm_of(agents: Path, unit: str) -> Charm | None:
+    """What a unit's charm says of itself; None where that cannot be read."""
+    import yaml  # the caretaker, which asks for models alone, has none
+
+    path = folder_of(agents, unit) / "charm/metadata.yaml"
+    try:
+        said: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        endpoints = [*_endpoints(said, "provides"), *_endpoints(said, "requires")]
+        interfaces = frozenset(str(each["interface"]) for each in endpoints)
+        return Charm(str(said["name"]), said.get("subordinate") is True, interfaces)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, yaml.YAMLError):
+        return None
+
+
+def model_of(agents: Path, unit: str) -> str | None:
+    """The UUID of the model that a unit's agent is of; None where that cannot be read."""
+    return _model_in(folder_of(agents, unit))
+
+
 def look(
     root: Path, unit: str, filesystem: str, is_running: Callable[[str], bool], application: str
 ) -> Sight:
@@ -40,23 +109,24 @@ def look(
     Args:
         root: the host's root.
         unit: the owner's name, such as ``pci-passthrough/0``; empty where the record names none.
-        filesystem: what `filesystem` gave when the record was written.
+        filesystem: what `find_filesystem` gave when the record was written.
         is_running: whether a service runs; asked only where the owner seems to be gone.
         application: the record's application.
 
     Raises:
         CommandError: as ``is_running``.
     """
+    agents = root / AGENTS
     try:
-        names = _names(root)
+        names = _names(agents)
         if not names:
             return Sight.UNCLEAR if _has_service(root) else Sight.NO_AGENT
         machines = [name for name in names if _MACHINE.fullmatch(name)]
         if len(machines) != 1:
             return Sight.UNCLEAR
-        machine, model = machines[0], agents.model_in(root / AGENTS / machines[0])
-        units = [name for name in names if re.fullmatch(rf"unit-{application}-[0-9]+", name)]
-        models = [agents.model_in(root / AGENTS / name) for name in units]
+        machine, model = machines[0], _model_in(agents / machines[0])
+        units = _pick(names, application)
+        models = [model_of(agents, each) for each in units]
         strangers = [each for each in models if model and each not in (None, model)]
         if len(strangers) < len(units):
             return Sight.LIVES  # the owner, or another unit that can look after the host
@@ -82,11 +152,33 @@ def find_filesystem(root: Path) -> str:
         return ""
 
 
-def _names(root: Path) -> list[str]:
+def _names(agents: Path) -> list[str]:
+    """The names of all agents' folders; raises OSError where they are there and not readable."""
     try:
-        return [name for name in os.listdir(root / AGENTS) if _AGENT.fullmatch(name)]
+        return [name for name in os.listdir(agents) if _AGENT.fullmatch(name)]
     except (FileNotFoundError, NotADirectoryError):
         return []
+
+
+def _pick(names: Iterable[str], application: str) -> tuple[str, ...]:
+    """The units of an application, by their numbers, of the names of folders."""
+    pattern = re.compile(rf"unit-{re.escape(application)}-([0-9]+)")
+    numbers = [int(match[1]) for name in names if (match := pattern.fullmatch(name))]
+    return tuple(f"{application}/{number}" for number in sorted(numbers))
+
+
+def _model_in(folder: Path) -> str | None:
+    try:
+        text = (folder / "agent.conf").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
+    found = _MODEL.search(text)
+    return found[1] if found else None
+
+
+def _endpoints(metadata: Any, role: str) -> list[dict[str, Any]]:
+    endpoints: dict[str, dict[str, Any]] = metadata.get(role) or {}
+    return list(endpoints.values())
 
 
 def _has_service(root: Path) -> bool:

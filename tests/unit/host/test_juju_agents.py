@@ -1,4 +1,4 @@
-"""What a look at Juju's agents says: only the folders and services of a real Juju are evidence."""
+"""Juju's agents: what their folders say, and that only those of a real Juju are evidence."""
 
 from __future__ import annotations
 
@@ -13,6 +13,16 @@ from passthrough.host.juju_agents import Sight
 
 MODEL, OTHER = "5f1f3a3b-6b5f-4a9b-8b1a-0c1d2e3f4a5b", "00000000-6b5f-4a9b-8b1a-0c1d2e3f4a5b"
 UNIT = "pci-passthrough/0"
+CONF = """\
+# format 2.0
+tag: unit-nova-compute-0
+datadir: /var/lib/juju
+controller: controller-0a0c0a0c-6b5f-4a9b-8b1a-0c1d2e3f4a5b
+model: model-5f1f3a3b-6b5f-4a9b-8b1a-0c1d2e3f4a5b
+apiaddresses:
+- 10.0.0.1:17070
+"""
+COMPUTE = "name: nova-compute\nprovides:\n  compute: {interface: nova-compute}\n"
 
 
 def put_agent(root: pathlib.Path, name: str, model: str | None = MODEL) -> pathlib.Path:
@@ -145,3 +155,73 @@ class TestFilesystem:
 
         monkeypatch.setattr(os, "statvfs", lambda path: Nameless)
         assert juju_agents.find_filesystem(root) == f"device {root.stat().st_dev:x}"
+
+
+# What a folder says
+
+
+def put_file(place: pathlib.Path, name: str, text: str) -> None:
+    path = place / "unit-nova-compute-0" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+
+def test_the_units_of_an_application_are_told_from_those_of_longer_names(tmp_path: pathlib.Path):
+    for name in ("gpu-10", "gpu-2", "gpu-big-0", "gpu-x", "gpux-1", "nova-compute-0"):
+        (tmp_path / f"unit-{name}").mkdir()
+    assert juju_agents.units_of(tmp_path, "gpu") == ("gpu/2", "gpu/10")
+    assert juju_agents.units_of(tmp_path, "gpu-big") == ("gpu-big/0",)
+    assert juju_agents.units_of(tmp_path / "nowhere", "gpu") == ()
+
+
+def test_the_model_stands_in_agent_conf(tmp_path: pathlib.Path):
+    put_file(tmp_path, "agent.conf", CONF)
+    assert juju_agents.model_of(tmp_path, "nova-compute/0") == MODEL
+
+
+@pytest.mark.parametrize("text", ["", "model: other\n", "\udcff"])
+def test_a_model_that_cannot_be_read_is_not_known(tmp_path: pathlib.Path, text: str):
+    assert juju_agents.model_of(tmp_path, "nova-compute/0") is None
+    put_file(tmp_path, "agent.conf", text)
+    assert juju_agents.model_of(tmp_path, "nova-compute/0") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "compute", "controller", "subordinate"),
+    [
+        (COMPUTE, True, False, False),
+        ("name: ceph-osd\n", False, False, False),
+        ("name: nova-cloud-controller\n", False, True, False),
+        ("name: mine\nrequires:\n  x: {interface: nova-vmware}\n", False, True, False),
+        ("name: nrpe\nsubordinate: true\n", False, False, True),
+        (
+            "name: nova-vmware\nsubordinate: true\nprovides:\n  x: {interface: nova-vmware}\n",
+            False,
+            False,
+            True,
+        ),
+    ],
+    ids=["compute", "ceph", "controller", "another-controller", "nrpe", "vmware"],
+)
+def test_a_charm_says_what_it_is(
+    tmp_path: pathlib.Path, text: str, compute: bool, controller: bool, subordinate: bool
+):
+    put_file(tmp_path, "charm/metadata.yaml", text)
+    charm = juju_agents.charm_of(tmp_path, "nova-compute/0")
+    assert charm
+    assert (charm.is_compute, charm.is_controller, charm.subordinate) == (
+        compute,
+        controller,
+        subordinate,
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "name", "{", "subordinate: true", "name: x\nprovides: [1]", "\udcff",
+     "name: x\nprovides: {y: {}}"],
+)  # fmt: skip
+def test_a_charm_that_cannot_be_read_is_not_known(tmp_path: pathlib.Path, text: str):
+    assert juju_agents.charm_of(tmp_path, "nova-compute/0") is None
+    put_file(tmp_path, "charm/metadata.yaml", text)
+    assert juju_agents.charm_of(tmp_path, "nova-compute/0") is None
