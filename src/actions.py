@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from passthrough import rebind, survey
 from passthrough.config import devices, host_exceptions, options
 from passthrough.effects import nova_compute, tools
 from passthrough.errors import OptionError, PassthroughError
-from passthrough.host import pci
+from passthrough.host import pci, watch
 from passthrough.nova import lines as nova_lines
 from passthrough.reporting import (
     inventory,
@@ -105,8 +106,10 @@ def _plan(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Done:
     # An option that cannot be tried is no problem of the unit's.
     decision = unit.decide(tried) if tried else _decide(unit)
     by_hand = leftovers.find(unit.site.root)
-    plan = plan_text.describe_plan(decision, by_hand)
-    _answer(event, lambda: plan_text.plan_text(decision, by_hand), "plan", plan)
+    watched = watch.read(unit.site.root, unit.site.application)
+    plan = plan_text.describe_plan(decision, by_hand, watched)
+    table = functools.partial(plan_text.plan_text, decision, by_hand, caretaker=watched)
+    _answer(event, table, "plan", plan)
     return dispatched.Nothing() if tried else dispatched.Seen(decision)
 
 

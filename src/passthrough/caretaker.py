@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from passthrough import naming
 from passthrough.errors import BusyError, PassthroughError
-from passthrough.host import juju_agents
+from passthrough.host import juju_agents, watch
 from passthrough.site import Site
 from passthrough.state import record
 from passthrough.system import files, lock, procfs
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from passthrough.effects.tools import Tools
 
 Sight = juju_agents.Sight
-
-# Whoever creates this file turns every caretaker of the host off.
-SWITCH = "etc/pci-passthrough.keep"
 
 # Seconds of uptime.
 BETWEEN_LOOKS = 600.0
@@ -199,7 +196,7 @@ def _look(
     known = record.read(site)
     if known.is_empty:
         return Verdict.GO, None
-    off = known.keep or (site.root / SWITCH).exists()
+    off = known.keep or (site.root / watch.SWITCH).exists()
     unit = known.owner.unit if known.owner else ""
 
     def is_running(service: str) -> bool:

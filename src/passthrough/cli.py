@@ -194,13 +194,15 @@ def _decide(given: argparse.Namespace) -> survey.Decision:
 
 
 def _plan(given: argparse.Namespace) -> _Answer:
+    from passthrough.host import watch
     from passthrough.reporting import leftovers, plan_text
 
     decision = _decide(given)
     by_hand = leftovers.find(given.root)
+    watched = watch.read(given.root, given.application)
     return (
-        lambda: plan_text.plan_text(decision, by_hand, _style()),
-        plan_text.describe_plan(decision, by_hand),
+        lambda: plan_text.plan_text(decision, by_hand, _style(), watched),
+        plan_text.describe_plan(decision, by_hand, watched),
         EXIT_ITEM_REFUSED if decision.outcome.blocking else 0,
         decision.facts.processes,
     )

@@ -17,9 +17,11 @@ from unit.host import test_domains, test_identity, test_juju_agents
 
 from passthrough import caretaker
 from passthrough.caretaker import Moment, Past, Sight, Verdict
-from passthrough.effects import nrpe, turns, watching
+from passthrough.effects import nrpe, turns
 from passthrough.errors import BusyError, PassthroughError
 from passthrough.host import juju_agents, watch
+from passthrough.planning import caretaking
+from passthrough.reporting import plan_text
 from passthrough.state import record
 from passthrough.system import files, lock, timed_write
 
@@ -341,7 +343,7 @@ class TestLeaving:
     @pytest.mark.parametrize("how", ["option", "file"])
     def test_turned_off(self, left: Left, how: str):
         if how == "file":
-            (left.root / caretaker.SWITCH).touch()
+            (left.root / watch.SWITCH).touch()
         else:
             with lock.hold(left.root, "a test"), record.open(left.world.site) as ledger:
                 ledger.update(keep=True, owner=None)
@@ -349,9 +351,47 @@ class TestLeaving:
         assert [left.run() for _ in range(5)] == [0] * 5
         assert left.world.drivers() == READY
         if how == "file":
-            (left.root / caretaker.SWITCH).unlink()
+            (left.root / watch.SWITCH).unlink()
             left.look_twice()
             assert left.world.drivers() == {**READY, **NATIVE}
+
+
+class TestPlan:
+    """The caretaker's files stand in a plan as others do, but for a diff."""
+
+    def changes(self, world: World, devices: str, **config: object) -> list[tuple[str, str]]:
+        decision = world.decide(devices, **config)
+        present = watch.read(world.root, "pci-passthrough")
+        found = plan_text.describe_plan(decision, (), present)["caretaker"]
+        text = " ".join(plan_text.plan_text(decision, caretaker=present).split())
+        for each in found:
+            assert f"caretaker: {each['change']} {each['path']} " in f"{text} "
+        assert text.count("caretaker: ") == len(found)
+        return [(each["change"], each["path"].removeprefix("/")) for each in found]
+
+    OWNED = watch.owned_files("pci-passthrough")
+
+    def test_it_comes_with_the_first_claim(self, bare: World):
+        assert self.changes(bare, GPUS) == [("create", path) for path in self.OWNED]
+        assert self.changes(bare, "") == []
+        bare.hook(GPUS)
+        assert self.changes(bare, GPUS) == []
+
+    def test_another_revisions_is_replaced(self, left: Left):
+        (left.root / self.OWNED[0]).write_bytes(b"PK")
+        (left.root / self.OWNED[2]).unlink()
+        changes = [("replace", self.OWNED[0]), ("create", self.OWNED[2])]
+        assert self.changes(left.world, GPUS) == changes
+
+    def test_it_goes_with_the_last(self, left: Left):
+        assert self.changes(left.world, "") == [("remove", path) for path in self.OWNED]
+        left.world.kernel.hold("0000:84:00.0")
+        assert self.changes(left.world, "") == [], "it stays for what a guest keeps"
+
+    def test_nobody_has_looked_for_it(self, bare: World):
+        decision = bare.decide(GPUS)
+        assert plan_text.describe_plan(decision)["caretaker"] == []
+        assert "caretaker" not in plan_text.plan_text(decision)
 
 
 class TestFailing:
@@ -554,8 +594,8 @@ class TestProgram:
         assert (done.stdout, done.stderr) == ("0\n[]\n", "")
 
     def test_it_is_the_same_bytes_each_time(self, program: pathlib.Path):
-        watching._pack.cache_clear()
-        assert watching._pack().encode("utf-8", "surrogateescape") == program.read_bytes()
+        caretaking.pack.cache_clear()
+        assert caretaking.pack().encode("utf-8", "surrogateescape") == program.read_bytes()
 
     def test_main(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
         seen = []

@@ -1,24 +1,17 @@
 """Install the caretaker on the host, and take it away again.
 
-The caretaker gives back what a unit that vanished has left, by the charm's own code. It runs a copy
-of that code: Juju removes the charm with the unit. The copy is one file, which Python runs as it is
-(https://docs.python.org/3/library/zipapp.html), so that a refresh replaces all of it or nothing.
+It gives back what a unit that vanished has left, by the charm's own code, of which it runs a copy.
 """
 
 from __future__ import annotations
 
-import functools
-import hashlib
-import io
 import logging
-import zipfile
 from collections.abc import Callable, Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from passthrough.host import identity, juju_agents, watch
-from passthrough.planning import templates
-from passthrough.state import digest, record
+from passthrough.planning import caretaking
+from passthrough.state import record
 from passthrough.system import commands, files
 
 if TYPE_CHECKING:
@@ -26,15 +19,6 @@ if TYPE_CHECKING:
     from passthrough.site import Site
 
 logger = logging.getLogger(__name__)
-
-_PACKAGE = Path(__file__).resolve().parents[1]
-# What only people ask for. A test runs the rest, so whatever giving back comes to need has to stay.
-_LEFT_OUT = ("cli.py", "rebind.py", "reporting/verify/")
-_MAIN = "import sys\n\nfrom passthrough import caretaker\n\nsys.exit(caretaker.main())\n"
-# The earliest that a zip can say: the same code gives the same bytes.
-_DATE = (1980, 1, 1, 0, 0, 0)
-# Of the spelling of what was installed.
-_FINGERPRINT = 1
 
 
 def install(ledger: record.Ledger, tools: Tools, progress: Callable[[str], object]) -> None:
@@ -52,9 +36,9 @@ def install(ledger: record.Ledger, tools: Tools, progress: Callable[[str], objec
         OSError: when a file or the record cannot be written.
     """
     site = ledger.site
-    wanted = _contents(site.application)
+    wanted = caretaking.contents(site.application)
     changed = [path for path, text in wanted.items() if files.ensure(site.root / path, text)]
-    fingerprint = _fingerprint(wanted)
+    fingerprint = caretaking.fingerprint(wanted)
     known = ledger.present.caretaker
     started = known.started
     if changed or started != fingerprint:
@@ -116,41 +100,3 @@ def identify(ledger: record.Ledger, addresses: Iterable[str]) -> None:
     }
     if any(known.get(address) != card for address, card in found.items()):
         ledger.update(identities={**known, **found})
-
-
-def _contents(application: str) -> dict[str, str]:
-    context = {
-        "application": application,
-        "program": watch.program_path(application),
-        "unit": watch.unit_name(application),
-    }
-    renderer = templates.Renderer()
-    return {
-        watch.program_path(application): _pack(),
-        watch.service_path(application): renderer.render("caretaker.service.j2", context),
-        watch.timer_path(application): renderer.render("caretaker.timer.j2", context),
-        watch.boot_path(application): renderer.render("caretaker-boot.conf.j2", context),
-    }
-
-
-def _fingerprint(contents: dict[str, str]) -> str:
-    digests = {
-        path: hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
-        for path, text in contents.items()
-    }
-    return digest.of(_FINGERPRINT, digests)
-
-
-@functools.lru_cache(maxsize=1)
-def _pack() -> str:
-    """Pack the code that gives back into one file, as text in the manner of `files.read`."""
-    packed = io.BytesIO()
-    sources = {
-        f"passthrough/{name}": path.read_text(encoding="utf-8")
-        for path in sorted(_PACKAGE.rglob("*.py"))
-        if not (name := path.relative_to(_PACKAGE).as_posix()).startswith(_LEFT_OUT)
-    }
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
-        for name, text in {"__main__.py": _MAIN, **sources}.items():
-            archive.writestr(zipfile.ZipInfo(name, _DATE), text)
-    return packed.getvalue().decode("utf-8", "surrogateescape")

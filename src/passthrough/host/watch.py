@@ -6,12 +6,15 @@ import os
 from pathlib import Path
 
 from passthrough import naming
+from passthrough.system import files
 
 UNITS = "etc/systemd/system"
 # systemd merges this folder into the target that every boot reaches, so that nothing else has to be
 # enabled (systemd.unit(5)).
 BOOT = f"{UNITS}/multi-user.target.d"
 PROGRAMS = "var/lib/pci-passthrough"
+# Whoever creates this file turns every caretaker of the host off.
+SWITCH = "etc/pci-passthrough.keep"
 
 
 def unit_name(application: str) -> str:
@@ -47,6 +50,16 @@ def owned_files(application: str) -> tuple[str, ...]:
         timer_path(application),
         boot_path(application),
     )
+
+
+def read(root: Path, application: str) -> dict[str, str | None]:
+    """What each of the caretaker's files holds, in the manner of `files.read`; None where none is.
+
+    Raises:
+        OSError: when one is there and cannot be read.
+    """
+    found = {path: files.read(root / path) for path in owned_files(application)}
+    return {path: present.content if present else None for path, present in found.items()}
 
 
 def is_installed(root: Path, application: str) -> bool:

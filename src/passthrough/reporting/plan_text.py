@@ -8,25 +8,31 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from passthrough import errors
-from passthrough.planning import plan
+from passthrough.planning import caretaking, plan
 from passthrough.reporting import leftovers as hand_made
 from passthrough.reporting import nova_text, tables, words
 from passthrough.reporting.verify import result
+from passthrough.state import record
 from passthrough.survey import Decision
 
 # Enough for a word and an address: "device_spec 0000:83:00.0".
 _NAME_WIDTH = 26
+# Where nobody has looked for the caretaker's files.
+NOBODY: Mapping[str, str | None] = {}
 _RESULT_COLOURS: dict[str, str] = {result.OK: "green", result.FAIL: "red", result.UNKNOWN: "yellow"}
 
 
 def describe_plan(
-    decision: Decision, leftovers: Sequence[hand_made.Leftover] = ()
+    decision: Decision,
+    leftovers: Sequence[hand_made.Leftover] = (),
+    caretaker: Mapping[str, str | None] = NOBODY,
 ) -> dict[str, Any]:
     """Describe a survey's plan in plain values, stable for the same host and options.
 
     Args:
         decision: the host, and what would change on it.
         leftovers: what `leftovers.find` found on the host.
+        caretaker: what `watch.read` read of it.
     """
     planned = decision.plan
     problem = planned.grub_problem
@@ -51,6 +57,10 @@ def describe_plan(
             {"path": f"/{change.file.path}", "change": _kind_of(change), "diff": _diff(change)}
             for change in _changes(decision)
         ],
+        "caretaker": [
+            {"path": f"/{path}", "change": change}
+            for path, change in _changes_of_caretaker(decision, caretaker).items()
+        ],
         "rebuild": list(planned.rebuild),
         "bind": [binding.address for binding in planned.bind],
         "release": [binding.address for binding in planned.release],
@@ -72,6 +82,7 @@ def plan_text(
     decision: Decision,
     leftovers: Sequence[hand_made.Leftover] = (),
     style: tables.Style = tables.PLAIN,
+    caretaker: Mapping[str, str | None] = NOBODY,
 ) -> str:
     """Lay a survey's plan out for a person: claims, refusals, diffs, then what follows."""
     planned = decision.plan
@@ -89,7 +100,11 @@ def plan_text(
     if overridden:
         sections.append("\n".join(tables.wrap(each, style) for each in overridden))
     sections += [tables.paint_diff(_diff(change), style) for change in _changes(decision)]
-    steps = [f"rebuild: {what}" for what in planned.rebuild]
+    steps = [
+        f"caretaker: {change} /{path}"
+        for path, change in _changes_of_caretaker(decision, caretaker).items()
+    ]
+    steps += [f"rebuild: {what}" for what in planned.rebuild]
     steps += [f"give back: {_movement(binding)}" for binding in planned.release]
     steps += [
         f"give back when the guest is gone: {_movement(binding)}, held by process"
@@ -207,6 +222,25 @@ def _changes(decision: Decision) -> tuple[plan.FileChange, ...]:
     """Every file that would change; the drop-in for Nova as it is once the functions are bound."""
     drop_in = decision.nova_planned.change
     return (*decision.plan.files, *([drop_in] if drop_in else []))
+
+
+def _changes_of_caretaker(decision: Decision, present: Mapping[str, str | None]) -> dict[str, str]:
+    """What becomes of the caretaker's files: path → create, replace or remove.
+
+    Of the program there is no diff: it is a copy of the charm's own code.
+    """
+    if not present:
+        return {}
+    aim = decision.plan.record
+    comes = aim.taken or aim.activated or decision.nova_planned.content
+    wanted = caretaking.contents(decision.site.application) if comes else {}
+    changed = {path: text for path, text in present.items() if wanted.get(path) != text}
+    if not comes and not dataclasses.replace(aim, nova=record.Nova()).is_empty:
+        return {}  # it stays for what a guest keeps
+    return {
+        path: "remove" if path not in wanted else "create" if text is None else "replace"
+        for path, text in changed.items()
+    }
 
 
 def _movement(binding: plan.Binding) -> str:

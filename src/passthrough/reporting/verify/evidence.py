@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from passthrough.host import generators, initramfs
+from passthrough.host import generators, initramfs, watch
 from passthrough.planning import boot_files
 from passthrough.survey import Decision
 from passthrough.system import files, procfs, sysfs
@@ -29,7 +29,8 @@ class Seen:
     ``remaps_interrupts`` and ``lockdown`` are None where the kernel does not tell.
     ``unsafe_interrupts`` and ``noiommu`` are vfio's parameters. ``holders`` maps a claimed function
     to the processes that hold it, ``guests`` a process to its guest's name. ``rebuild`` is the
-    command that makes all images of this host anew.
+    command that makes all images of this host anew. ``caretaker`` is what each of the caretaker's
+    files holds, and ``caretaker_is_off`` tells that somebody has turned it off.
     """
 
     remaps_interrupts: bool | None = None
@@ -44,6 +45,10 @@ class Seen:
     )
     guests: Mapping[int, str] = dataclasses.field(default_factory=dict[int, str])
     rebuild: str = ""
+    caretaker: Mapping[str, str | None] = dataclasses.field(
+        default_factory=dict[str, str | None], repr=False
+    )
+    caretaker_is_off: bool = False
 
 
 def read(decision: Decision, keep: bool = True) -> Seen:
@@ -61,7 +66,10 @@ def read(decision: Decision, keep: bool = True) -> Seen:
     built_in = _is_built_in(root)
     claimed = decision.outcome.addresses
     held = decision.facts.users.of(claimed)
+    watched = not decision.facts.record.is_empty
     return Seen(
+        caretaker=watch.read(root, decision.site.application) if watched else {},
+        caretaker_is_off=files.read(root / watch.SWITCH) is not None,
         remaps_interrupts=_remaps_interrupts(root),
         unsafe_interrupts=_is_set(module / "vfio_iommu_type1/parameters/allow_unsafe_interrupts"),
         noiommu=_is_set(module / "vfio/parameters/enable_unsafe_noiommu_mode"),

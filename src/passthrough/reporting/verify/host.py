@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from passthrough import enums, reboot
-from passthrough.host import kernel_line
+from passthrough.host import kernel_line, watch
+from passthrough.planning import caretaking
 from passthrough.reporting import words
 from passthrough.reporting.verify.evidence import Seen
 from passthrough.reporting.verify.result import FAIL, OK, UNKNOWN, Check
 from passthrough.survey import Decision
+
+_RECONCILE = "run the action reconcile"
 
 
 def _interrupts(decision: Decision, seen: Seen) -> Iterator[Check]:
@@ -202,6 +205,35 @@ def _kept_options(decision: Decision, seen: Seen) -> Iterator[Check]:
         yield Check("kernel-options", OK, said)
 
 
+def _caretaker(decision: Decision, seen: Seen) -> Iterator[Check]:
+    """See that somebody would give back what a unit that vanished has left."""
+    name = "caretaker"
+    known = decision.facts.record
+    if not seen.caretaker:
+        return
+    if known.keep:
+        yield Check(name, OK, "does nothing: on-removal is keep")
+        return
+    if seen.caretaker_is_off:
+        yield Check(name, OK, f"turned off: /{watch.SWITCH} is there")
+        return
+    wanted = caretaking.contents(decision.site.application)
+    lacks = [f"/{path}" for path, text in seen.caretaker.items() if text is None]
+    differs = [
+        f"/{path}" for path, text in seen.caretaker.items() if text not in (None, wanted[path])
+    ]
+    if lacks:
+        yield Check(name, FAIL, f"lacks {' '.join(lacks)}", _RECONCILE)
+    elif differs:
+        yield Check(name, FAIL, f"is not this revision's: {' '.join(differs)}", _RECONCILE)
+    elif known.caretaker.started != caretaking.fingerprint(wanted):
+        unit = f"{watch.unit_name(decision.site.application)}.timer"
+        fix = f"{_RECONCILE}; if it stays so, see systemctl status {unit}"
+        yield Check(name, FAIL, "its timer has not started", fix)
+    else:
+        yield Check(name, OK, "its timer is enabled, and its program is this revision's")
+
+
 def _reboot(decision: Decision, seen: Seen) -> Iterator[Check]:
     del seen
     # A reboot that is still to come is no failure, whether or not guests run.
@@ -221,5 +253,6 @@ CHECKS = (
     _holders,
     _overrides,
     _kept_options,
+    _caretaker,
     _reboot,
 )

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 from harness import cpio, uses
-from harness.constants import GPUS, INIT_TOP
+from harness.constants import APPLICATION, GPUS, INIT_TOP
 from harness.hosttree import kernel as model
 from harness.world import World
 
 from passthrough import reboot, survey
-from passthrough.host import initramfs
+from passthrough.host import initramfs, watch
 from passthrough.reporting.verify import checklist, result
 from passthrough.reporting.verify import host as host_checks
 from passthrough.site import Site
@@ -58,6 +58,56 @@ def build_image(world: World, *left_out: str, **more: bytes) -> None:
 @pytest.fixture
 def image_check(host: World) -> str:
     return f"initramfs-content /boot/{image_of(host).name}"
+
+
+class TestCaretaker:
+    """Whether somebody would give back what a unit that vanished has left."""
+
+    PROGRAM = watch.program_path(APPLICATION)
+    TIMER = watch.timer_path(APPLICATION)
+
+    def test_it_is_enabled_and_of_this_revision(self, host: World):
+        assert host.shown("caretaker") == (
+            "ok: its timer is enabled, and its program is this revision's"
+        )
+
+    @pytest.mark.parametrize("path", watch.owned_files(APPLICATION))
+    def test_a_file_is_missing(self, host: World, path: str):
+        (host.root / path).unlink()
+        assert host.shown("caretaker") == f"fail: lacks /{path} -> run the action reconcile"
+
+    @pytest.mark.parametrize("path", watch.owned_files(APPLICATION))
+    def test_a_file_is_another_revisions(self, host: World, path: str):
+        with (host.root / path).open("a") as file:
+            file.write("#\n")
+        assert host.shown("caretaker") == (
+            f"fail: is not this revision's: /{path} -> run the action reconcile"
+        )
+        host.hook()
+        assert host.checks()["caretaker"].status == result.OK, "the way out is one"
+
+    def test_its_timer_has_not_started(self, host: World):
+        (host.root / self.TIMER).unlink()
+        host.tools.failing["systemctl"] = "bus is gone"
+        host.hook()
+        assert host.shown("caretaker") == (
+            "fail: its timer has not started -> run the action reconcile; if it stays so, see"
+            " systemctl status pci-passthrough-caretaker.timer"
+        )
+        host.tools.failing.clear()
+        host.hook()
+        assert host.checks()["caretaker"].status == result.OK
+
+    def test_it_is_turned_off(self, host: World):
+        (host.root / self.PROGRAM).unlink()
+        (host.root / watch.SWITCH).touch()
+        assert host.shown("caretaker") == "ok: turned off: /etc/pci-passthrough.keep is there"
+        with host.ledger() as ledger:
+            ledger.update(keep=True)
+        assert host.shown("caretaker") == "ok: does nothing: on-removal is keep"
+
+    def test_nothing_is_looked_after(self, world: World):
+        assert "caretaker" not in world.checks(devices=GPUS), "the first hook brings it"
 
 
 def test_a_host_that_is_ready_is_green(host: World, image_check: str):

@@ -1,0 +1,68 @@
+"""The files of an application's caretaker as this revision of the charm has them. Pure.
+
+The caretaker runs a copy of the charm's code, since Juju removes the charm with the unit. The copy
+is one file, which Python runs as it is (https://docs.python.org/3/library/zipapp.html), so that a
+refresh replaces all of it or nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from passthrough.host import watch
+from passthrough.planning import templates
+from passthrough.state import digest
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+# What only people ask for. A test runs the rest, so whatever giving back comes to need has to stay.
+_LEFT_OUT = ("cli.py", "rebind.py", "reporting/verify/")
+_MAIN = "import sys\n\nfrom passthrough import caretaker\n\nsys.exit(caretaker.main())\n"
+# The earliest that a zip can say: the same code gives the same bytes.
+_DATE = (1980, 1, 1, 0, 0, 0)
+# Of the spelling of what was installed.
+_FINGERPRINT = 1
+
+
+def contents(application: str) -> dict[str, str]:
+    """What each of the caretaker's files holds, by its path below the root, the program first."""
+    context = {
+        "application": application,
+        "program": watch.program_path(application),
+        "unit": watch.unit_name(application),
+    }
+    renderer = templates.Renderer()
+    return {
+        watch.program_path(application): pack(),
+        watch.service_path(application): renderer.render("caretaker.service.j2", context),
+        watch.timer_path(application): renderer.render("caretaker.timer.j2", context),
+        watch.boot_path(application): renderer.render("caretaker-boot.conf.j2", context),
+    }
+
+
+def fingerprint(wanted: Mapping[str, str]) -> str:
+    """Digest what `contents` gave, as the record names it once the timer runs."""
+    digests = {
+        path: hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
+        for path, text in wanted.items()
+    }
+    return digest.of(_FINGERPRINT, digests)
+
+
+@functools.lru_cache(maxsize=1)
+def pack() -> str:
+    """Pack the code that gives back into one file, as text in the manner of `files.read`."""
+    packed = io.BytesIO()
+    sources = {
+        f"passthrough/{name}": path.read_text(encoding="utf-8")
+        for path in sorted(_PACKAGE.rglob("*.py"))
+        if not (name := path.relative_to(_PACKAGE).as_posix()).startswith(_LEFT_OUT)
+    }
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
+        for name, text in {"__main__.py": _MAIN, **sources}.items():
+            archive.writestr(zipfile.ZipInfo(name, _DATE), text)
+    return packed.getvalue().decode("utf-8", "surrogateescape")
