@@ -266,6 +266,48 @@ class TestReleases:
             assert seen["assignable"] == BOTH
             assert (seen["passes"]["gpu:2"], seen["passes"]["gpu:3"]) == (True, False)
 
+    @pytest.mark.parametrize("host", ["26.04"], indirect=True)
+    def test_values_arrive(self, agent, deploy, host, nova: nova_client.NovaClient):
+        """What Nova has of each key, once it has read the drop-in."""
+        expected: dict[str, dict[str, str]] = {
+            "physical-network: physnet1, trusted: true": {
+                "physical_network": "physnet1",
+                "trusted": "true",
+            },
+            "physical-network: dc-1_a.b:c, trusted: false": {
+                "physical_network": "dc-1_a.b:c",
+                "trusted": "false",
+            },
+            "live-migratable: true, managed: false": {
+                "live_migratable": "true",
+                "managed": "false",
+            },
+            "live-migratable: false, managed: true": {
+                "live_migratable": "false",
+                "managed": "true",
+            },
+            "resource-class: gpu, traits: [red, blue]": {
+                "resource_class": "GPU",
+                "traits": "BLUE,RED",
+            },
+            "one-time-use: false": {"one_time_use": "false"},
+        }
+        deploy(GPUS)
+        for keys, tags in expected.items():
+            agent.config(
+                devices=f"[{{alias: gpu, id: '10de:1bb0', address: '8[34]:00.0', {keys}}}]"
+            )
+            seen = nova.look_at(host, FLAVORS)
+            assert seen["tags"] == dict.fromkeys(BOTH, tags), keys
+            assert (seen["passes"]["gpu:2"], seen["passes"]["gpu:3"]) == (True, False)
+        once = "[{alias: gpu, id: '10de:1bb0', exclude: '85:*.*', one-time-use: true}]"
+        agent.config(devices=once)
+        assert "set report-in-placement=true" in str(agent.status())
+        assert nova.look_at(host)["assignable"] == []
+        agent.config({"report-in-placement": True})
+        assert str(agent.status()) == "active: gpu: 2 ready"
+        assert nova.look_at(host)["tags"] == {each: {"one_time_use": "true"} for each in BOTH}
+
     @pytest.mark.parametrize("host", ["22.04"], indirect=True)
     def test_report_in_placement_on_yoga(self, deploy):
         status = deploy(**{"report-in-placement": True})
@@ -321,6 +363,56 @@ class TestSrIov:
             )
         assert seen["type-PCI"]["assignable"] == seen["type-PF"]["assignable"] == [self.PF]
         assert [seen[kind]["passes"]["nic:1"] for kind in seen] == [False, True]
+
+    def test_the_short_form_says_the_type(self, agent, deploy, host, nova: nova_client.NovaClient):
+        """PF and VFs of one id, as GPUs have them: the item's type tells them apart."""
+        host.virtual_functions(self.PF, self.VFS, self.PF_ID, driver="ixgbevf")
+        host.iommu_on({self.PF: 20, self.VFS[0]: 21, self.VFS[1]: 22})
+        assert deploy(f"nic={self.PF_ID}/VF") == "active: nic: 2 ready"
+        seen = nova.look_at(host, ["nic:2", "nic:3"])
+        assert seen["aliases"]["nic"][1][0]["dev_type"] == "type-VF"
+        assert seen["assignable"] == self.VFS
+        assert seen["passes"] == {"nic:2": True, "nic:3": False}
+        item = f"[{{alias: nic, id: '{self.PF_ID}', device-type: type-VF, exclude: '06:10.2'}}]"
+        agent.config(devices=item)
+        assert nova.look_at(host)["assignable"] == self.VFS[:1]
+
+    def test_vfs_that_differ(self, agent, deploy, host, nova: nova_client.NovaClient):
+        """One PF's VFs are one provider in Placement, and from Nova 34 migratable or not."""
+        host.virtual_functions(self.PF, self.VFS, self.VF_ID, driver="ixgbevf")
+        host.iommu_on({self.PF: 20, self.VFS[0]: 21, self.VFS[1]: 22})
+        installed = host.read("var/lib/dpkg/status")
+        host.write("var/lib/dpkg/status", installed.replace(":29.2.0", ":34.0.0"))
+        one, other = "live-migratable: true", "live-migratable: false"
+
+        def items(first: str, second: str) -> str:
+            keys = (f"address: '06:10.0', {first}", f"address: '06:10.2', {second}")
+            return "".join(
+                f"- {{alias: vf, id: '{self.VF_ID}', device-type: type-VF, {each}}}\n"
+                for each in keys
+            )
+
+        assert deploy(items(one, other)) == "active: vf: 2 ready"
+        seen = nova.look_at(host, ["vf:2"])
+        assert seen["assignable"] == self.VFS
+        migratable = [seen["tags"][each]["live_migratable"] for each in self.VFS]
+        assert migratable == ["true", "false"]
+        drop_in = host.read(NOVA)
+        agent.config({"report-in-placement": True})
+        assert "need the same" in str(agent.status())
+        assert nova.look_at(host)["assignable"] == []
+        # What withholding them saves Nova from.
+        taken = host.read(NOVA)
+        host.write(NOVA, drop_in.replace("[pci]", "[pci]\nreport_in_placement = true"), mode=0o640)
+        assert "PlacementPciMixedTraits" in nova.look_at(host)["error"]
+        host.write(NOVA, taken, mode=0o640)
+        # What is Neutron's is no part of the provider, so it may differ.
+        agent.config(devices=items(one, f"{other}, physical-network: physnet1"))
+        assert "need the same" not in str(agent.status())
+        assert nova.look_at(host)["assignable"] == self.VFS
+        agent.config(devices=items(one, one))
+        assert str(agent.status()) == "active: vf: 2 ready"
+        assert nova.look_at(host)["assignable"] == self.VFS
 
     @pytest.mark.parametrize("reported", [False, True])
     def test_a_pf_together_with_its_vfs(

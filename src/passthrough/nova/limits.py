@@ -181,7 +181,7 @@ def crowded_classes(offered: Iterable[claims.Claim], in_placement: bool) -> list
     counts = collections.Counter(
         claim.item.resource_class or f"CUSTOM_PCI_{claim.function.id.upper().replace(':', '_')}"
         for claim in offered
-        if in_placement
+        if in_placement and not claim.item.physical_network
     )
     return [
         f"{count} devices are of the resource class {name}: raise max_allocation_candidates in"
@@ -204,20 +204,24 @@ def _refused_by_placement(
     """Find why Placement cannot hold a function beside the others.
 
     Source: PciResourceProvider in nova/compute/pci_placement_translator.py. A PF and its VFs are
-    one provider: it holds the PF or the VFs, with one resource class and one set of traits.
+    one provider: it holds the PF or the VFs, with one resource class and one set of traits. What
+    has a physical network is Neutron's, and no part of it.
     """
     function = claim.function
+    held = {address: each for address, each in verified.items() if not each.item.physical_network}
+    if function.address not in held:
+        return None
     for other in host.functions.values():
         # The exact address of a PF also matches those of its VFs that have its id.
-        offered = other.address in verified or other.id == function.id
+        offered = other.address in held or other.id == function.id
         if other.physfn == function.address and offered:
             return _either_kind(claim, other.address)
     if not function.physfn:
         return None
-    if function.physfn in verified:
+    if function.physfn in held:
         return _either_kind(claim, function.physfn)
     tags = _values_of(claim.item, fields)
-    for other in verified.values():
+    for other in held.values():
         others = _values_of(other.item, fields)
         if other.function.physfn == function.physfn and others != tags:
             named = [each.replace("_", "-") for each in fields]

@@ -364,6 +364,18 @@ class TestPlacement:
         assert offer.device_specs == ()
         assert "(0000:03:10.0)" in said(offer)[0]
 
+    @pytest.mark.parametrize(("of_pf", "of_vf"), [(False, True), (True, False), (True, True)])
+    def test_what_is_neutrons_is_no_part_of_placement(self, of_pf: bool, of_vf: bool):
+        """Nova reports no device with a physical network, and so refuses none beside others."""
+        network = ", physical-network: physnet1"
+        items = (
+            f"{{id: '{PF_ID}', device-type: type-PF{network if of_pf else ''}}}",
+            f"{{id: '{VF_ID}', device-type: type-VF{network if of_vf else ''}}}",
+        )
+        offer = decide(f"[{', '.join(items)}]", pf(), vf(0), report_in_placement=True)
+        assert offered(offer) == ["0000:03:00.0", "0000:03:10.0"]
+        assert offer.problems == ()
+
     @pytest.mark.parametrize(("major", "withheld"), [(33, 0), (34, 2)])
     def test_live_migratable_vfs_of_one_pf_have_to_agree(self, major: int, withheld: int):
         """From Nova 34 on that is a trait."""
@@ -418,6 +430,8 @@ class TestPlacement:
             for each in offer.notes
         )
         assert decide("10de:1bb0", *many).notes == ()
+        neutrons = "[{id: '10de:1bb0', physical-network: physnet1}]"
+        assert decide(neutrons, *many, report_in_placement=True).notes == ()
 
     def test_vfs_of_one_pf_need_the_same_tags(self):
         items = [
