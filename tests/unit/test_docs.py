@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import reference
 import yaml
-from harness import hosttree, made, madenova
+from harness import hosttree, made, madenova, world
 from lab import matrix
 
 from passthrough import caretaker, enums, survey
@@ -29,9 +29,10 @@ from passthrough.nova import lines as nova_lines
 from passthrough.nova import publication
 from passthrough.nova.release import Release
 from passthrough.planning import boot_files, guards
-from passthrough.reporting import inventory, inventory_tree, plan_text, status
+from passthrough.reporting import inventory, inventory_tree, plan_text, status, tables
 from passthrough.reporting import leftovers as hand_made
 from passthrough.reporting.verify import nova as nova_checks
+from passthrough.reporting.verify import result
 from passthrough.site import Site
 from passthrough.state import record, retries, settled, stuck
 from passthrough.system import lock
@@ -377,6 +378,59 @@ def test_renaming_shows_the_real_answers():
     checks = nova_checks.check_controller(found, nova_lines.aliases(wanted.devices))
     shown = [line.rstrip() for line in plan_text.checks_table(checks).splitlines()]
     assert find_marked("how-to/rename-an-alias.md", "verify") == shown
+
+
+@pytest.fixture
+def mixed_host(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> world.World:
+    """A P5000 and an A100 on Ubuntu 24.04, whose IOMMU is on by default."""
+    tree = hosttree.HostTree(tmp_path / "host", ubuntu="24.04")
+    for bus, identity, class_code, vfs in (
+        ("83", "10de:1bb0", 0x030000, 0),
+        ("84", "10de:20b5", 0x030200, 16),
+    ):
+        parent = f"0000:80:0{bus[1]}.0"
+        tree.bridge(parent)
+        tree.function(
+            f"0000:{bus}:00.0",
+            identity,
+            class_code,
+            parent=parent,
+            driver="nouveau",
+            total_vfs=vfs,
+        )
+    tree.function(
+        "0000:83:00.1", "10de:10f0", 0x040300, parent="0000:80:03.0", driver="snd_hda_intel"
+    )
+    tree.iommu_on({"0000:83:00.0": 41, "0000:83:00.1": 41, "0000:84:00.0": 42})
+    tree.write(
+        "usr/share/misc/pci.ids",
+        "10de  NVIDIA Corporation\n\t10f0  GP104 High Definition Audio Controller\n"
+        "\t1bb0  GP104GL [Quadro P5000]\n\t20b5  GA100 [A100 PCIe 80GB]\n",
+    )
+    found = world.World.of(tree, monkeypatch)
+    found.nova.install()
+    return found
+
+
+def test_the_second_tutorial_shows_the_real_answers(mixed_host: world.World):
+    page, tree = "tutorial/sriov-gpu.md", mixed_host.tree
+    commands = re.findall(r"(?m)^\$ juju config pci-passthrough devices='(.+)'$", read(page))
+    (row,) = [
+        each
+        for each in inventory.describe(tree.root, pci.read(tree.root))
+        if each["id"] == "10de:20b5"
+    ]
+    assert find_marked(page, "before") == list_cards(tree)
+    assert (row["device-type"], find_marked(page, "item")) == ("type-PF", [row["devices"]])
+    for mark, devices_option in zip(("refused", "ready"), commands, strict=True):
+        said = mixed_host.hook(devices_option)
+        text = tables.wrap(f"{said.kind}: {said.message}")
+        assert find_marked(page, mark) == text.splitlines()
+    assert find_marked(page, "nova") == mixed_host.nova.path.read_text().splitlines()
+    # The two lines below the table were shown before.
+    assert find_marked(page, "after") == list_cards(tree)[:4]
+    red = {name for name, each in mixed_host.checks().items() if each.status != result.OK}
+    assert red == {"console"}
 
 
 def reboot_with_groups(tree: hosttree.HostTree) -> None:
