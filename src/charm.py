@@ -104,10 +104,16 @@ class PciPassthroughCharm(ops.CharmBase):
     def _on_change(self, event: ops.EventBase) -> None:
         import ownership
 
-        if ownership.still_leaves(self.charm_dir, event):
+        patient = isinstance(event, ops.UpdateStatusEvent)
+        if not ownership.still_leaves(self.charm_dir, event):
+            self._change(patient=patient)
+        elif not patient:
             self._leave()
         else:
-            self._change(patient=isinstance(event, ops.UpdateStatusEvent))
+            try:
+                self._leave(patient=True)
+            except Exception as error:  # Juju would run a hook that fails again, at once
+                self._done = dispatched.fail(error)
 
     def change(self) -> dispatched.Done:
         """Do what every hook does, for an action: Juju lets none reboot the host."""
@@ -178,7 +184,7 @@ class PciPassthroughCharm(ops.CharmBase):
         if leaving.proves(leaving.Hook.of(os.environ), lambda: roles.ties(self.model)):
             self._leave()
 
-    def _leave(self) -> None:
+    def _leave(self, *, patient: bool = False) -> None:
         from passthrough.state import record
 
         legacy = record.read(self.site).owner is None
@@ -187,7 +193,8 @@ class PciPassthroughCharm(ops.CharmBase):
         else:
             import leaving
 
-            self._done = leaving.leave(self.site, self.place, leaving.keeps(self.config))
+            keep = leaving.keeps(self.config)
+            self._done = leaving.leave(self.site, self.place, keep, patient=patient)
 
     def _on_action(self, event: ops.ActionEvent) -> None:
         import actions

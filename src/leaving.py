@@ -25,7 +25,7 @@ from passthrough.errors import OptionError
 from passthrough.host import watch
 from passthrough.reporting import status
 from passthrough.site import Site
-from passthrough.state import record, settled
+from passthrough.state import record, retries, settled
 from passthrough.system import commands, journal, lock
 
 logger = logging.getLogger(__name__)
@@ -167,13 +167,16 @@ def tell(site: Site, sentence: str) -> None:
     journal.say(site.root, site.application, sentence)
 
 
-def leave(site: Site, place: ownership.Place, keep: bool | None) -> dispatched.Removed:
+def leave(
+    site: Site, place: ownership.Place, keep: bool | None, *, patient: bool = False
+) -> dispatched.Removed:
     """Leave a host: give it back, hand it over, or keep everything in place.
 
     Args:
         site: the application on this host.
         place: the unit that leaves.
         keep: the option on-removal; None where it cannot be had, and the record tells.
+        patient: whether a rebuild that failed before is not tried again so soon.
 
     Returns:
         How the host was left.
@@ -194,7 +197,9 @@ def leave(site: Site, place: ownership.Place, keep: bool | None) -> dispatched.R
             if stays:
                 say(status.describe_removal((), stays))
                 return dispatched.Removed((), stays)
-            left = _give_back(site, say)
+            left = _give_back(site, say, patient=patient)
+    except retries.HeldBackError:
+        raise  # the journal has the words of the failure
     except Exception as error:
         say(f"not everything is given back: {error}")
         raise
@@ -229,14 +234,15 @@ def _find_stay(site: Site, place: ownership.Place, keep: bool | None) -> str:
     return ""
 
 
-def _give_back(site: Site, say: Callable[[str], object]) -> tuple[str, ...]:
+def _give_back(site: Site, say: Callable[[str], object], *, patient: bool) -> tuple[str, ...]:
     """Give everything back; gives the addresses that stay on vfio-pci until the next boot."""
     from passthrough import reconcile
     from passthrough.effects import nrpe, reboot_request, tools
 
     host_tools = tools.HostTools()
     reboot_request.resume(site, host_tools)
-    result = reconcile.reconcile(site, options.Options(leaving=True), host_tools, say)
+    start = reconcile.Start(is_patient=patient)
+    result = reconcile.reconcile(site, options.Options(leaving=True), host_tools, say, start)
     nrpe.remove(site)  # no hook of that relation is sure to come
     for error in result.outcome.failed.values():
         logger.warning("left on vfio-pci until the next boot: %s", error)

@@ -24,6 +24,8 @@ def summarize(unit: PciPassthroughCharm, done: dispatched.Done) -> status.Status
     """
     role = roles.of(unit.model)
     match done:
+        case dispatched.Failed(problem) if ownership.leaves(unit.place.charm):
+            return status.summarize_failure(problem)
         case dispatched.Removed(left, stays):
             return status.Status(status.Kind.MAINTENANCE, status.describe_removal(left, stays))
         case _ if role is None:
@@ -43,7 +45,10 @@ def _summarize_unchanged(
 ) -> status.Status:
     place = unit.place
     if ownership.leaves(place.charm):
-        return status.Status(status.Kind.MAINTENANCE, status.describe_removal(()))
+        known = record.read(unit.site)
+        mine = known.owner is not None and ownership.is_same(known.owner, place.me)
+        said = status.LEAVES if mine and not known.is_empty else status.describe_removal(())
+        return status.Status(status.Kind.MAINTENANCE, said)
     roles.check_place(unit.model, place.agents)
     if role is None:
         return status.Status(status.Kind.WAITING, "waiting for a principal: integrate nova-compute")

@@ -302,6 +302,28 @@ class TestHooks:
         message, _ = ready_unit.act_in_vain("rebind")
         assert message == "this unit leaves the host"
 
+    def test_a_rebuild_that_fails_is_not_repeated_at_each_update_status(
+        self, ready_unit: Unit, tools, kernel, monkeypatch
+    ):
+        said: list[str] = []
+        monkeypatch.setattr(journal, "say", lambda root, who, text: said.append(text))
+        ready_unit.run("start")
+        tools.failing["initramfs"] = "No space left on device"
+        with pytest.raises(testing.errors.UncaughtCharmError):
+            ready_unit.run("relation_broken", PRINCIPAL)
+        full = ops.BlockedStatus("initramfs failed with exit code 1: No space left on device")
+        tools.calls.clear()
+        said.clear()
+        assert [ready_unit.run("update_status") for _ in range(5)] == [full] * 5
+        assert tools.calls.count("rebuild initramfs") == 1, "the first failure may be chance"
+        assert len([each for each in said if each.startswith("not everything")]) == 1
+        assert ready_unit.act("plan")
+        assert ready_unit.status == "maintenance: the unit leaves the host", "not given back yet"
+        tools.failing.clear()
+        assert ready_unit.run("update_status") == full, "the pause is not over"
+        assert ready_unit.run("config_changed") == GIVEN_BACK
+        assert "vfio-pci" not in kernel.drivers().values()
+
     def test_a_principal_that_comes_again_ends_it(self, ready_unit: Unit, kernel):
         ready_unit.run("relation_broken", PRINCIPAL)
         assert ready_unit.run("relation_joined", PRINCIPAL) == ops.ActiveStatus("gpu: 2 ready")
