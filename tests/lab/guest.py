@@ -21,6 +21,9 @@ from lab import machine as machines
 # lays out the BARs and the processors are busy elsewhere, and its guest can lose an interrupt that
 # it then waits for: nothing is said of the charm by that. A charm that stops a boot stops each.
 ABORTS = 2
+# A kernel that has lost a processor says so every 21 s, and does not come up.
+STALL = "rcu_preempt detected stalls"
+STALLS = 3
 BOOT_SECONDS = 600.0
 POWER_OFF_SECONDS = 300.0
 SETTLE_SECONDS = 300
@@ -68,14 +71,13 @@ class Guest:
             ssh.pick_port(), key, pathlib.Path(self._sockets.name), self._check_alive
         )
         root = str(disk).replace(",", ",,")
-        self._arguments = [
-            *(*accelerator.arguments, "-cpu", accelerator.cpu or machine.cpu),
-            *machines.qemu_arguments(machine, folder),
+        self._processor = (*accelerator.arguments, "-cpu", accelerator.cpu or machine.cpu)
+        self._links = (
             *("-drive", f"file={root},if=none,id=root,format={disk_format},cache={disk_cache}"),
             *("-netdev", f"user,id=management,hostfwd=tcp:127.0.0.1:{self._ssh.port}-:22"),
             *arguments,
-        ]
-        self._command = self._arguments
+        )
+        self._command: list[str] = []
         self._qemu: qemu.Process | None = None
 
     def power_on(self, title: str = "boot", arguments: Sequence[str] = ()) -> None:
@@ -84,13 +86,21 @@ class Guest:
         `arguments` are QEMU's for this time alone.
         """
         with self.progress.step(title):
-            self._command = [*self._arguments, *arguments]
+            hardware = machines.qemu_arguments(self.machine, self._folder)
+            self._command = [*self._processor, *hardware, *self._links, *arguments]
             self._start()
             self._wait_ready()
+
+    def rebuild(self, machine: machines.Machine, title: str) -> None:
+        """Shut down, and switch the same disk on in a machine whose devices stand elsewhere."""
+        self.power_off()
+        self.machine = machine
+        self.power_on(title)
 
     def reboot(self, title: str = "reboot") -> None:
         """Reboot in an orderly way and wait until the next boot is ready."""
         with self.progress.step(title):
+            self._console_read = len(self._running().read_console())
             result = self._ssh.run("systemctl reboot", check=False)
             if result.status not in (0, ssh.CONNECTION_LOST):
                 raise ssh.CommandError(result)
@@ -99,6 +109,7 @@ class Guest:
 
     def _start(self) -> None:
         console = self._folder / "console.log"
+        self._console_read = len(console.read_text(errors="replace")) if console.exists() else 0
         self._qemu = qemu.Process(self._emulator, self._command, console)
 
     def power_off(self) -> None:
@@ -219,6 +230,8 @@ class Guest:
                 raise errors.LabError(f"the machine went off while booting\n{running.report()}")
             running.check_alive(boots=True)
             said = running.read_console()[self._console_read :]
+            if said.count(STALL) >= STALLS:
+                raise errors.StillError(f"the kernel has lost a processor\n{running.report()}")
             if any(sign in said for sign in DEAD_ENDS):
                 raise errors.LabError(f"the machine does not boot\n{running.report()}")
             self.progress.waiting(f"ssh; the console says: {_last_line(said)}")

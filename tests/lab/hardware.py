@@ -44,6 +44,11 @@ GPU = Model(
         "-device hda-output,bus={name}-audio.0,audiodev={name}-sound",
     ),
 )
+# A card of the same ids; nothing but the size of its memory, half of the others', tells it apart.
+SMALLER_GPU = Model(
+    functions=GPU.functions,
+    arguments=(f"{GPU.arguments[0]},vgamem_mb=8", *GPU.arguments[1:]),
+)
 # Four functions, as a graphics card has that brings a USB connector.
 GPU_WITH_USB = Model(
     functions=(

@@ -196,6 +196,26 @@ IOMMUS = {
 }
 
 
+def exchange(machine: Machine, first: str, second: str) -> Machine:
+    """Return the machine with two of its devices in each other's slots."""
+    one, other = machine[first], machine[second]
+    moved = {
+        first: dataclasses.replace(one, bus=other.bus, slot=other.slot),
+        second: dataclasses.replace(other, bus=one.bus, slot=one.slot),
+    }
+    devices = tuple(moved.get(device.name, device) for device in machine.devices)
+    return dataclasses.replace(machine, devices=devices)
+
+
+def change_model(machine: Machine, name: str, model: hardware.Model) -> Machine:
+    """Return the machine with another model in the place of one of its devices."""
+    devices = tuple(
+        dataclasses.replace(device, model=model) if device.name == name else device
+        for device in machine.devices
+    )
+    return dataclasses.replace(machine, devices=devices)
+
+
 def qemu_arguments(machine: Machine, folder: pathlib.Path) -> list[str]:
     """Return the QEMU arguments for the machine's hardware, its IOMMU first.
 

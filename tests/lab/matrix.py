@@ -109,8 +109,10 @@ ROWS = (
     Row(
         "switch",
         machines.INTEL,
-        host="a boot with pci-passthrough=off, by either initramfs generator",
-        proves="nothing is claimed in it, and the next boot claims again",
+        host="pci-passthrough=off, by either initramfs generator, with a claimed card and the"
+        " host's own equal one exchanged",
+        proves="nothing is claimed in that boot, the host has its card; the next boot claims what"
+        " the options name by then",
     ),
     Row(
         "idle",

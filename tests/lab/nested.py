@@ -24,7 +24,6 @@ BOOT_SECONDS = 300.0
 POLL_SECONDS = 1.0
 # A machine that does not answer within this time has lost a processor.
 ANSWER_SECONDS = 90.0
-STALL = "rcu_preempt detected stalls"
 ATTEMPTS = 3
 LOG_LINES = 25
 DOMAIN = """\
@@ -127,7 +126,7 @@ class Nested:
 
     def _start(self, names: Sequence[str]) -> None:
         self.host.run("sync")  # what libvirt and the charm wrote shall survive a power cut
-        self._stalls = self.host.read_console().count(STALL)
+        self._stalls = self.host.read_console().count(guest.STALL)
         for name in names:
             self.host.run(["rm", "-f", _console(name)])
             self._virsh(name, "start", name)
@@ -139,7 +138,7 @@ class Nested:
         while waiting:
             name = waiting[0]
             self.host.progress.waiting(f"the guest '{name}'")
-            if self.host.read_console().count(STALL) > self._stalls:
+            if self.host.read_console().count(guest.STALL) > self._stalls:
                 return False
             try:
                 command = ["cat", _console(name)]
