@@ -11,7 +11,7 @@ from collections.abc import Generator, Mapping
 
 from passthrough import survey
 from passthrough.config import options
-from passthrough.host import held_disks, pci
+from passthrough.host import held_disks
 from passthrough.host.uses import kinds
 from passthrough.reporting import words
 from passthrough.survey import Decision
@@ -69,5 +69,5 @@ def _taken_from_host(decision: Decision) -> tuple[str, ...]:
     return tuple(
         claim.address
         for claim in decision.claims
-        if claim.function.driver not in (None, pci.VFIO_PCI) and not claim.item.allow_in_use
+        if claim.function.driver and not (claim.function.is_on_vfio or claim.item.allow_in_use)
     )

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from passthrough import confirm, errors, pci_address
 from passthrough.effects import drivers
 from passthrough.effects.tools import Tools
 from passthrough.errors import PassthroughError
-from passthrough.host import pci
+from passthrough.host import modules, pci
+from passthrough.planning import claims, vfio_driver
 from passthrough.survey import Decision
 from passthrough.system import quoting
 
@@ -43,7 +45,10 @@ def rebind(
     tools: Tools,
     progress: Callable[[str], object] = lambda sentence: None,
 ) -> dict[str, errors.BindError | None]:
-    """Unbind claimed functions and bind them to vfio-pci again.
+    """Unbind claimed functions and bind them to their VFIO drivers again.
+
+    A function goes to the driver that it would get if it were free: the variant of vfio-pci that
+    the kernel names, or what its item pins.
 
     Args:
         decision: what is claimed on this host.
@@ -87,22 +92,25 @@ def rebind(
         )
     if not decision.host.has_groups:
         raise RebindError("the IOMMU is off, so vfio-pci can take no device", "reboot first")
-    tools.load_vfio()
+    wanted = {claim.address: _choose(decision, claim) for claim in decision.claims}
+    tools.load_vfio(modules.variants_among(wanted[each].module for each in asked))
     done: dict[str, errors.BindError | None] = _leave_variants(decision, asked, progress)
     stuck: errors.StuckError | None = None
     for each in [each for each in asked if each not in done]:
+        module, is_pinned = wanted[each].module, wanted[each].is_pinned
         try:
             if stuck:
                 raise errors.PostponedError.after(stuck, each)
-            if pci.driver_of(root, each) == pci.VFIO_PCI:
-                drivers.rebind(root, each)  # the host has given it up already
+            if _is_on_vfio(root, each):
+                # The host has given it up already.
+                drivers.rebind(root, each, module, is_pinned=is_pinned)
             else:
                 with confirm.keep_free(decision, each) as objection:
                     if objection is not None:
                         raise errors.PostponedError.because(each, objection)
-                    drivers.rebind(root, each)
+                    drivers.rebind(root, each, module, is_pinned=is_pinned)
             done[each] = None
-            progress(f"{each}: bound to vfio-pci")
+            progress(f"{each}: {drivers.describe(root, each, module)}")
         except errors.BindError as error:
             stuck = error if isinstance(error, errors.StuckError) else stuck
             done[each] = error
@@ -110,12 +118,21 @@ def rebind(
     return done
 
 
+def _choose(decision: Decision, claim: claims.Claim) -> vfio_driver.Choice:
+    return vfio_driver.choose_anew(claim.vfio, claim.function, decision.facts.aliases)
+
+
+def _is_on_vfio(root: Path, address: str) -> bool:
+    function = pci.read_some(root, [address]).functions.get(address)
+    return bool(function and function.is_on_vfio)
+
+
 def _leave_variants(
     decision: Decision, asked: list[str], progress: Callable[[str], object]
 ) -> dict[str, errors.BindError | None]:
-    """Leave alone what is on a variant of vfio-pci, or is meant for one."""
-    left = [each for each in asked if decision.host.functions[each].is_for_variant]
-    for each in left:
-        driver = decision.host.functions[each].driver or "no driver"
-        progress(f"{each}: left on {driver}, not moved to vfio-pci")
-    return dict.fromkeys(left)
+    """Leave alone what somebody else has put on a variant of vfio-pci, or means for one."""
+    left = [claim for claim in decision.claims if claim.vfio.is_left and claim.address in asked]
+    for claim in left:
+        driver = claim.function.driver or "no driver"
+        progress(f"{claim.address}: left on {driver}, not moved to vfio-pci")
+    return dict.fromkeys(claim.address for claim in left)

@@ -214,7 +214,7 @@ def _find_unmet(decision: Decision, failed: Mapping[str, errors.BindError]) -> t
         if decision.host.has_groups and not claim.function.is_on_vfio:
             found = driver or "no driver"
             cause = _cause(failed, claim.address)
-            tell(f"expected {claim.address} on vfio-pci, found {found}", cause)
+            tell(f"expected {claim.address} on {claim.vfio.driver}, found {found}", cause)
     for binding in decision.plan.release:
         native = binding.target or "its native driver"
         cause = _cause(failed, binding.address)

@@ -48,7 +48,7 @@ class Facts:
         users: who has functions open through VFIO, out of that pass.
         watched: whether the caretaker's files are on the host.
         aliases: the modules that the installed kernels name for a function, read at the first
-            question: only a host that keeps drivers off has one.
+            question: only a host that claims something has one.
     """
 
     site: Site
@@ -106,7 +106,7 @@ class Decision:
         outcome: what is claimed and what is refused.
         plan: what would change.
         nova: what to offer to Nova now.
-        nova_planned: what to offer once all claims are on vfio-pci.
+        nova_planned: what to offer once all claims are on their VFIO drivers.
         held: the processes that hold a function which is to be given back, by its address; none
             where a guest that is shut off names it.
         rendered: what the templates gave, as `templates.Renderer.learned` has it.
@@ -258,6 +258,7 @@ def decide(
         facts.usage,
         facts.record,
     )
+    outcome = claims.with_drivers(outcome, facts.record, facts.aliases)
     held = _find_held(facts, plan.unclaimed(outcome, facts.record, taken), options.leaving)
     planned = plan.make(
         options,
@@ -311,16 +312,14 @@ def _with_neighbours(host: pci.Host, addresses: Iterable[str]) -> frozenset[str]
 def _find_held(
     facts: Facts, addresses: Iterable[str], leaving: bool
 ) -> Mapping[str, tuple[int, ...]]:
-    """Who holds these functions; the processes are asked only where one is on vfio-pci.
+    """Who holds these functions; the processes are asked only where one is on a VFIO driver.
 
     Nobody gives a function to the guest that is shut off and names it once the unit has left, so
     that one stays as well; no process stands for it.
     """
     functions = facts.host.functions
     bound = [
-        address
-        for address in addresses
-        if address in functions and functions[address].driver == pci.VFIO_PCI
+        address for address in addresses if address in functions and functions[address].is_on_vfio
     ]
     held = facts.users.of(bound)
     if not (leaving and bound):
@@ -332,7 +331,7 @@ def _find_held(
 def _decide_offers(
     options: Options, facts: Facts, outcome: claims.Outcome, renderer: templates.Renderer
 ) -> tuple[nova_offer.Offer, nova_offer.Offer]:
-    """What to offer now, and what to offer once every claimed function is on vfio-pci."""
+    """What to offer now, and what to offer once every claimed function is on its VFIO driver."""
     known = facts.nova
     verified = nova_offer.find_verified(outcome)
     if facts.machine.switch:

@@ -32,7 +32,7 @@ NEW_IN_RECORD = ("caretaker", "identities", "keep", "owner")
 IMAGE = "update-initramfs"
 OFFERED = ("0000:83:00.0", "0000:84:00.0")
 REFUSED = (
-    'blocked: /var/lib/pci-passthrough/pci-passthrough.json is not readable ("format 3 of a newer'
+    'blocked: /var/lib/pci-passthrough/pci-passthrough.json is not readable ("format 4 of a newer'
     ' charm: refresh, and leave it in place" is not the address of a function); move it away, and'
     " what it held is found again from the configuration"
 )
@@ -150,7 +150,7 @@ class TestRefresh:
         assert (unit.state(), unit.payload()) == (before, payload)
 
         assert "format" not in former
-        assert unit.record()["format"] == 3
+        assert unit.record()["format"] == 4
         brought = unit.record()["record"]
         assert len(unit.claims_at_boot()) == 2
         assert all("recovery" in unit.tree.read(path) for path in unit.claims_at_boot())

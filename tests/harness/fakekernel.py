@@ -12,7 +12,7 @@ import errno
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from harness.hosttree import programs
 
 from passthrough.effects import drivers
 from passthrough.effects import tools as host_tools
-from passthrough.host import generators
+from passthrough.host import generators, modules
 from passthrough.system import commands
 
 _WRITES = ".made/writes"
@@ -105,25 +105,45 @@ class FakeKernel:
             if all(self._is_at(each, identity) for each in (address, *twins))
             and (self.root / model.DEVICES / address / "iommu_group").exists()
         ]
+        for address, module in self._variants_of_the_initramfs().items():
+            if address in claimed:
+                model.load(self.root, [module])
+                name = modules.driver_of(self.root, module)
+                self._claim(address, *([name] if name else []))
         if claimed:
             model.load(self.root, ["vfio-pci"])
         for address in claimed:
-            model.set_driver(self.root, address, None)  # one that is built in has to let go
-            device = self.root / model.DEVICES / address
-            model.store(self.root, f"{_below(self.root, device)}/driver_override", b"vfio-pci")
-            if "vfio-pci" not in self._failing.get(address, ()):
-                model.probe(self.root, address)
+            if not model.is_vfio(self.root, model.driver_of(self.root, address)):
+                self._claim(address, "vfio-pci")
         self.tree.load_natives()
+
+    def _claim(self, address: str, *drivers: str) -> None:
+        model.set_driver(self.root, address, None)  # one that is built in has to let go
+        device = self.root / model.DEVICES / address
+        for driver in drivers:
+            override = f"{_below(self.root, device)}/driver_override"
+            model.store(self.root, override, driver.encode())
+            if driver not in self._failing.get(address, ()):
+                model.probe(self.root, address)
+
+    def _variants_of_the_initramfs(self) -> dict[str, str]:
+        """The variants that the boot script asks for on the kernel that starts, by address."""
+        case = self._boot_scripts().partition('case "$kernel" in')[2].partition("esac")[0]
+        blocks = dict(re.findall(r"(?m)^(\S+)\)\n((?: +variant .*\n)*) +;;$", case))
+        block = blocks.get(self.tree.release.kernel, blocks.get("*", ""))
+        return dict(re.findall(r"variant (\S+) (\S+)", block))
 
     def _is_at(self, address: str, identity: str) -> bool:
         device = self.root / model.DEVICES / address
         return device.exists() and identity in (device / "uevent").read_text()
 
-    def _claims_of_the_initramfs(self) -> list[tuple[str, str, list[str]]]:
+    def _boot_scripts(self) -> str:
         with tempfile.TemporaryDirectory() as scratch:
             scripts = programs.unpack_boot_scripts(self.root, Path(scratch))
-            text = "\n".join(script.read_text() for script in scripts)
-        lines = re.findall(r"(?m)^claim (\S+) 0x(\S+) 0x(\S+)(.*)$", text)
+            return "\n".join(script.read_text() for script in scripts)
+
+    def _claims_of_the_initramfs(self) -> list[tuple[str, str, list[str]]]:
+        lines = re.findall(r"(?m)^claim (\S+) 0x(\S+) 0x(\S+)(.*)$", self._boot_scripts())
         return [
             (address, f"PCI_ID={vendor}:{product}".upper(), twins.split())
             for address, vendor, product, twins in lines
@@ -164,11 +184,11 @@ class FakeTools:
             command = next(each for each in generator.rebuilds if self._has(each[0]))
         programs.run(self.tree.root, command[0], command[1:])
 
-    def load_vfio(self) -> None:
+    def load_vfio(self, variants: Iterable[str] = ()) -> None:
         """Load vfio-pci, whose driver then binds what has an override and no driver."""
-        self.calls.append("load vfio")
+        self.calls.append(" ".join(["load vfio", *variants]))
         self._fail_where_told("modprobe")
-        model.load(self.tree.root, ["vfio_iommu_type1", "vfio-pci"])
+        model.load(self.tree.root, ["vfio_iommu_type1", "vfio-pci", *variants])
 
     def load_native(self, modalias: str) -> None:
         """Load the native drivers of a modalias."""

@@ -48,6 +48,7 @@ class Item:
         one_time_use: whether Nova reserves the device once a guest has had it.
         companions: whether the card's functions of other models are claimed, too.
         allow_in_use: whether the item overrides the guards that can be overridden.
+        driver: the VFIO driver that it is claimed with; None for the one that the kernel names.
     """
 
     position: int
@@ -67,6 +68,7 @@ class Item:
     companions: bool = True
     allow_in_use: bool = False
     exclude: tuple[str, ...] = ()
+    driver: str | None = None
 
     @property
     def id(self) -> str:
@@ -302,6 +304,7 @@ KEYS: dict[str, tuple[str, Callable[[object], object]]] = {
     "physical-network": ("physical_network", values.read_physical_network),
     "trusted": ("trusted", values.read_bool),
     "one-time-use": ("one_time_use", values.read_bool),
+    "driver": ("driver", values.read_vfio_driver),
     "companions": ("companions", values.read_bool),
     "allow-in-use": ("allow_in_use", values.read_bool),
 }

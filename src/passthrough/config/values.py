@@ -25,6 +25,7 @@ NUMA_POLICIES = ("legacy", "preferred", "required", "socket")
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _ID = re.compile(r"[0-9a-f]{4}")
 _NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}")
+_VFIO_DRIVER = re.compile(r"[A-Za-z0-9_-]{0,50}vfio[_-]pci")
 _CUSTOM_NAME = re.compile(r"[A-Z0-9_]{1,248}")
 
 _GLOB_PART = r"(?:[0-9a-f?*]|\[[0-9a-f](?:-?[0-9a-f])*\])+"
@@ -128,6 +129,19 @@ def read_physical_network(value: object) -> str:
     if not _NETWORK.fullmatch(text):
         raise NotAcceptedError(
             f"{quoting.show(text)} is not a name of up to 64 letters, digits, '.', '_', ':' and '-'"
+        )
+    return text
+
+
+def read_vfio_driver(value: object) -> str | None:
+    """Read the VFIO driver of a claim; None for ``auto``, which leaves it to the kernel."""
+    text = _word(value)
+    if text == "auto":
+        return None
+    if not _VFIO_DRIVER.fullmatch(text):
+        raise NotAcceptedError(
+            f"{quoting.show(text)} is neither auto nor vfio-pci, nor a variant of that, such as"
+            " mlx5_vfio_pci"
         )
     return text
 

@@ -17,7 +17,7 @@ from passthrough import enums, errors
 from passthrough.effects import drivers, images, turns
 from passthrough.effects.tools import Tools
 from passthrough.errors import PassthroughError
-from passthrough.host import initramfs
+from passthrough.host import initramfs, modules
 from passthrough.nova import lines as nova_lines
 from passthrough.planning import boot_files
 from passthrough.planning.plan import Binding, FileChange, Plan
@@ -99,16 +99,16 @@ def apply(
     files.sweep(root / path for path in (*owned, nova_lines.path_of(application)))
     images.sweep(root)
     # Functions enter the record before they are touched and leave it after they are given back.
-    before = ledger.present.taken
+    before, asked = ledger.present.taken, ledger.present.variants
     if plan.rebuild:
         obstacle = images.find_obstacle(root, plan.rebuild, plan.generator)
         if obstacle:
             raise obstacle
         with turns.taken(root, report):
-            ledger.enter(plan.record.taken, plan.rebuild)
+            ledger.enter(plan.record.taken, plan.rebuild, plan.record.variants)
             _rebuild_all(ledger, plan, tools, report)
     else:
-        ledger.enter(plan.record.taken, ())
+        ledger.enter(plan.record.taken, (), plan.record.variants)
     rest = [change for change in plan.files if change.file.feeds not in plan.rebuild]
     with _put_back_on_failure(root, rest, report):
         _write_files(root, rest, report)
@@ -119,10 +119,15 @@ def apply(
         **plan.record.taken,
         **{each: before[each] for each in failed if each not in plan.record.taken},
     }
+    variants = {
+        **plan.record.variants,
+        **{each: asked[each] for each in failed if each in asked and each in taken},
+    }
     # Keep the reboot record while anything is left to do; otherwise that asks for a second reboot.
     reboot = ledger.present.reboot if failed else plan.record.reboot
     ledger.update(
         taken=taken,
+        variants=variants,
         activated=plan.record.activated,
         reboot=reboot,
         inherited=plan.record.inherited,
@@ -257,20 +262,20 @@ def _change_drivers(
         report(f"not changed: {error}")
 
     def give_back(binding: Binding) -> None:
-        drivers.release(root, binding.address, tools.load_native, binding.target)
+        drivers.release(root, binding.address, tools.load_native, binding.target, binding.variant)
         report(f"{binding.address}: given back")
 
     def take(binding: Binding) -> None:
         with confirm(binding.address) as objection:
             if objection is not None:
                 raise errors.PostponedError.because(binding.address, objection)
-            drivers.bind(root, binding.address)
-        report(f"{binding.address}: bound to vfio-pci")
+            drivers.bind(root, binding.address, binding.module, is_pinned=binding.is_pinned)
+        report(f"{binding.address}: {drivers.describe(root, binding.address, binding.module)}")
 
     steps = [(give_back, each) for each in plan.release] + [(take, each) for each in plan.bind]
     for number, (change, binding) in enumerate(steps):
         if plan.bind and binding is plan.bind[0]:
-            tools.load_vfio()
+            tools.load_vfio(modules.variants_among(each.module for each in plan.bind))
         try:
             change(binding)
         except errors.StuckError as error:

@@ -1,4 +1,4 @@
-"""Bind functions to vfio-pci and give them back, while the host runs.
+"""Bind functions to VFIO drivers and give them back, while the host runs.
 
 The charm binds by address through driver_override, and never through new_id, which takes every
 device of an id. Source: the kernel's Documentation/ABI/testing/sysfs-bus-pci.
@@ -21,15 +21,21 @@ from passthrough.system import files, procfs, sysfs, timed_write
 UNBIND_DEADLINE = 60.0
 
 
-def bind(root: Path, address: str) -> bool:
-    """Bind one function to vfio-pci, whose module must be loaded.
+def bind(
+    root: Path, address: str, module: str = modules.VFIO_PCI, *, is_pinned: bool = False
+) -> bool:
+    """Bind one function to a VFIO driver, whose module must be loaded.
+
+    Where a variant of vfio-pci does not take the function, vfio-pci has to.
 
     Args:
         root: the host's root.
         address: the function.
+        module: the driver's module. The driver's name is asked of the kernel.
+        is_pinned: whether vfio-pci will not do instead.
 
     Returns:
-        True if its driver changed, False if it was on vfio-pci already.
+        True if its driver changed, False if it was on that driver already.
 
     Raises:
         InUseError: when a guest holds the function, a part or a VF of it; nothing was touched.
@@ -39,43 +45,79 @@ def bind(root: Path, address: str) -> bool:
     device = _device(root, address)
     former = pci.driver_of(root, address)
     former_override = sysfs.attribute_if_there(device / "driver_override")
-    problem = "vfio-pci did not take it"
+    names = _names_to_bind(root, address, module, is_pinned=is_pinned)
+    problem = f"{names[0]} did not take it"
     try:
         # A function loses its VFs with its driver, and a guest may hold one of those.
         lost = vfio_users.vfs_of(root, address)
-        if former not in (None, pci.VFIO_PCI) and vfio_users.is_lent(root, address, former):
+        if former not in (None, names[0]) and vfio_users.is_lent(root, address, former):
             lost.append(address)
         with _kept_from_guests(root, address, lost):
-            _write(device / "driver_override", pci.VFIO_PCI)
-            if former == pci.VFIO_PCI:
+            _write(device / "driver_override", names[0])
+            if former == names[0]:
                 return False
             if former:
                 _unbind(root, address)
         _probe(root, address)
+        for name in names[1:]:
+            if pci.driver_of(root, address) is None:
+                _write(device / "driver_override", name)
+                _probe(root, address)
     except OSError as error:
         problem = f"{_below(root, error.filename)}: {error.strerror}"
-    if pci.driver_of(root, address) == pci.VFIO_PCI:
+    if pci.driver_of(root, address) in names:
         return True
-    _put_back(root, address, former_override)
+    returns = former is not None and former == former_override
+    _put_back(root, address, former_override, () if returns else names)
     now = pci.driver_of(root, address) or "no driver"
     raise errors.BindError(
         address, problem, left=f"it is on {now} (it was on {former or 'no driver'})"
     )
 
 
-def rebind(root: Path, address: str) -> None:
-    """Take one function from its driver, even from vfio-pci, and bind it to vfio-pci.
+def describe(root: Path, address: str, module: str) -> str:
+    """Say which VFIO driver a function was bound to, and why where it is not the module's."""
+    now = pci.driver_of(root, address)
+    said = f"bound to {now}"
+    if now == pci.VFIO_PCI and module != modules.VFIO_PCI:
+        said += f", as {modules.driver_of(root, module) or module} did not take it"
+    return said
+
+
+def _names_to_bind(root: Path, address: str, module: str, *, is_pinned: bool) -> tuple[str, ...]:
+    """The drivers to try, in that order.
+
+    Raises:
+        BindError: when there is none, as the kernel shows no driver of the module.
+    """
+    if module == modules.VFIO_PCI:
+        return (pci.VFIO_PCI,)
+    named = modules.driver_of(root, module)
+    if is_pinned and not named:
+        raise errors.BindError(
+            address, f"the kernel shows no driver of {module}: see modprobe {module}, and dmesg"
+        )
+    return tuple(each for each in (named, None if is_pinned else pci.VFIO_PCI) if each)
+
+
+def rebind(
+    root: Path, address: str, module: str = modules.VFIO_PCI, *, is_pinned: bool = False
+) -> None:
+    """Take one function from its driver, even from a VFIO driver, and bind it as `bind` does.
 
     Args:
         root: the host's root.
         address: the function.
+        module: the driver's module.
+        is_pinned: whether vfio-pci will not do instead.
 
     Raises:
         InUseError: when a process holds the function; nothing was touched.
         StuckError: when its driver has not released it in time.
         BindError: when the kernel shows another driver afterwards.
     """
-    if pci.driver_of(root, address) == pci.VFIO_PCI:
+    names = _names_to_bind(root, address, module, is_pinned=is_pinned)
+    if pci.driver_of(root, address) in names:
         try:
             with _kept_from_guests(root, address, [address, *vfio_users.vfs_of(root, address)]):
                 _unbind(root, address)
@@ -83,11 +125,15 @@ def rebind(root: Path, address: str) -> None:
             raise errors.BindError(
                 address, f"{_below(root, error.filename)}: {error.strerror}"
             ) from error
-    bind(root, address)
+    bind(root, address, module, is_pinned=is_pinned)
 
 
 def release(
-    root: Path, address: str, load: Callable[[str], object], former: str | None = None
+    root: Path,
+    address: str,
+    load: Callable[[str], object],
+    former: str | None = None,
+    variant: str | None = None,
 ) -> bool:
     """Give one function back to its native driver, if the host has one.
 
@@ -98,23 +144,25 @@ def release(
             function.
         former: the driver that had the function before. The blacklist on the running kernel's
             command line keeps modprobe from loading its module by modalias, but not by name.
+        variant: the variant of vfio-pci that has it; None where only vfio-pci can.
 
     Returns:
         True if its driver changed.
 
     Raises:
         InUseError: when a process holds the function; nothing was touched.
-        StuckError: when vfio-pci has not released it in time.
-        BindError: when the function is still on vfio-pci afterwards.
+        StuckError: when the VFIO driver has not released it in time.
+        BindError: when the function is still on that afterwards.
     """
     device = _device(root, address)
     before = pci.driver_of(root, address)
-    bound = before == pci.VFIO_PCI
+    ours = (pci.VFIO_PCI, *([variant] if variant else ()))
+    bound = before in ours
     try:
         with _kept_from_guests(
             root, address, [address, *vfio_users.vfs_of(root, address)] if bound else []
         ):
-            if sysfs.attribute_if_there(device / "driver_override") == pci.VFIO_PCI:
+            if sysfs.attribute_if_there(device / "driver_override") in ours:
                 # A lone newline clears it; the kernel never sees an empty write.
                 _write(device / "driver_override", "\n")
             if bound:
@@ -129,9 +177,10 @@ def release(
         raise errors.BindError(
             address, f"{_below(root, error.filename)}: {error.strerror}"
         ) from error
-    if pci.driver_of(root, address) == pci.VFIO_PCI:
-        raise errors.BindError(address, "is still on vfio-pci after it was unbound from it")
-    return pci.driver_of(root, address) != before
+    now = pci.driver_of(root, address)
+    if now in ours:
+        raise errors.BindError(address, f"is still on {now} after it was unbound from it")
+    return now != before
 
 
 def _names_to_load(root: Path, modalias: str | None, former: str | None) -> Iterator[str]:
@@ -230,9 +279,10 @@ def _unbind(root: Path, address: str) -> None:
         raise errors.StuckError(address, stuck.FACT, stuck.WAY_OUT)
 
 
-def _put_back(root: Path, address: str, former_override: str | None) -> None:
+def _put_back(root: Path, address: str, former_override: str | None, tried: Iterable[str]) -> None:
+    """Put back the override and the driver of before; an override of those tried is cleared."""
     device = _device(root, address)
-    kept = former_override if former_override not in (None, "(null)", pci.VFIO_PCI) else "\n"
+    kept = former_override if former_override not in (None, "(null)", *tried) else "\n"
     try:
         _write(device / "driver_override", kept or "\n")
         if pci.driver_of(root, address) is None:

@@ -60,8 +60,12 @@ class Tools(Protocol):
             OSError: when the disk does not take the result.
         """
 
-    def load_vfio(self) -> None:
+    def load_vfio(self, variants: Iterable[str] = ()) -> None:
         """Load the vfio modules.
+
+        Args:
+            variants: modules of variants of vfio-pci to load, too. One that cannot be loaded is no
+                error: the kernel then shows no driver of it.
 
         Raises:
             CommandError: when modprobe fails, as where the kernel has none.
@@ -150,7 +154,7 @@ class HostTools:
             _settle_images({each.image_prefix for each in served})
         progress(f"{' '.join(command)}: done in {time.monotonic() - started:.0f} s")
 
-    def load_vfio(self) -> None:
+    def load_vfio(self, variants: Iterable[str] = ()) -> None:
         """Load vfio-pci and the IOMMU backend, where the kernel has them as modules."""
         for module in ("vfio_iommu_type1", "vfio-pci"):
             try:
@@ -158,6 +162,11 @@ class HostTools:
             except commands.CommandError:
                 # charmhelpers drops modprobe's output; a second attempt keeps it in the error.
                 commands.run(("modprobe", module), MODPROBE_TIMEOUT)
+        for module in variants:
+            try:
+                _modprobe(module)
+            except commands.CommandError as error:
+                logger.warning("a variant of vfio-pci was not loaded: %s", error)
 
     def load_native(self, modalias: str) -> None:
         """Load what the modalias names, except what modprobe.d blacklists; log why not."""

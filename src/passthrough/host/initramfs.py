@@ -14,6 +14,7 @@ import hashlib
 import json
 import lzma
 import os
+import re
 import subprocess
 import zlib
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from passthrough.errors import PassthroughError
-from passthrough.host import generators
+from passthrough.host import generators, modules
 from passthrough.system import files, quoting
 
 CACHE = "run/pci-passthrough.initramfs"
@@ -40,7 +41,9 @@ _MAX_TEXT, _HEAD = 1 << 16, 512
 # dracut's module squash packs an image's files once more (its modules.d/*squash*/module-setup.sh).
 _PACKED = ("squash-root.img", "squashfs-root.img", "erofs-root.img")
 # The format of the answers below /run. One in another format is none: the image is read again.
-_FORMAT = 2
+_FORMAT = 3
+# Of the modules in an image only these are asked for.
+_VFIO_MODULE = re.compile(r"([\w-]*vfio[\w-]*)\.ko\b")
 
 # Magic numbers, as in the kernel's lib/decompress.c. A program unpacks what Python cannot.
 _LIBRARIES: dict[bytes, Callable[[BinaryIO], Any]] = {
@@ -71,11 +74,13 @@ class Contents:
     Attributes:
         digests: of those of the wanted files that it holds.
         has_vfio_pci: whether it holds that module.
+        modules: the kernel modules with vfio in their names that it holds, normalized.
         marked: its files that bear the mark which was asked for → the digest of each.
     """
 
     digests: frozenset[str] = frozenset()
     has_vfio_pci: bool = False
+    modules: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)
     marked: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
 
@@ -146,11 +151,16 @@ def look_up(root: Path, image: Path, wanted: Collection[bytes], keep: bool = Tru
     cache = _read_cache(root)
     known = cache.get(f"{key} {question}")
     if known is not None:
-        return Contents(frozenset(known["digests"]), bool(known["has_vfio_pci"]))
+        held = frozenset(map(str, known["modules"]))
+        return Contents(frozenset(known["digests"]), bool(known["has_vfio_pci"]), held)
     found = read(image, wanted)
     if not keep:
         return found
-    answer = {"digests": sorted(found.digests), "has_vfio_pci": found.has_vfio_pci}
+    answer = {
+        "digests": sorted(found.digests),
+        "has_vfio_pci": found.has_vfio_pci,
+        "modules": sorted(found.modules),
+    }
     latest = [*cache.items(), (f"{key} {question}", answer)][-_MAX_ANSWERS:]
     with contextlib.suppress(PermissionError):  # whoever is not root reads the image every time
         kept = {"format": _FORMAT, "answers": dict(latest)}
@@ -177,10 +187,14 @@ def read(image: Path, wanted: Collection[bytes], mark: bytes = b"") -> Contents:
     found: set[str] = set()
     marked: dict[str, str] = {}
     has_vfio_pci = False
+    held: set[str] = set()
     try:
         for name, content in _members(image, sizes):
             # Compressed modules have one more ending.
             has_vfio_pci = has_vfio_pci or VFIO_PCI in os.path.basename(name)
+            module = _VFIO_MODULE.match(os.path.basename(name))
+            if module:
+                held.add(modules.normalize(module[1]))
             if os.path.basename(name) in _PACKED:
                 raise ImageError(f"/boot/{image.name} has its files in {name}")
             if content is not None and len(content) in lengths:
@@ -191,14 +205,14 @@ def read(image: Path, wanted: Collection[bytes], mark: bytes = b"") -> Contents:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the file system's, not a library's that cannot unpack
         raise BrokenError(f"/boot/{image.name} is not an initramfs: {error}") from error
-    return Contents(frozenset(found & digests), has_vfio_pci, marked)
+    return Contents(frozenset(found & digests), has_vfio_pci, frozenset(held), marked)
 
 
 def _read_cache(root: Path) -> dict[str, Any]:
     try:
         present = files.read(root / CACHE)
         kept: dict[str, Any] = json.loads(present.content) if present else {}
-        return kept["answers"] if kept["format"] == _FORMAT else {}
+        return dict(kept["answers"]) if kept["format"] == _FORMAT else {}
     except (PermissionError, ValueError, TypeError, KeyError):
         return {}
 

@@ -267,7 +267,7 @@ def offered_elsewhere(
     problems: list[Problem] = []
     for entry in elsewhere.device_specs():
         matched = [claim for claim in verified if entry.offers(claim.function)]
-        differing = [claim for claim in matched if _tags(claim) != entry.tags]
+        differing = [claim for claim in matched if _tags(claim) != _tags_for(claim, entry)]
         where = f"{entry.value} {nova_lines.to_line(entry.content)}"
         if differing:
             names = " ".join(claim.address for claim in differing)
@@ -284,6 +284,14 @@ def offered_elsewhere(
             names = " ".join(claim.address for claim in matched)
             notes.append(f"{names} is offered to Nova by {where} too")
     return notes, problems
+
+
+def _tags_for(claim: claims.Claim, entry: nova_conf.Entry) -> dict[str, object]:
+    """What another file says of a claim; who binds it counts only where the item says so, too."""
+    says_nothing = bool(claim.vfio.variant) and claim.item.managed is None
+    return {
+        key: value for key, value in entry.tags.items() if not (says_nothing and key == "managed")
+    }
 
 
 def _tags(claim: claims.Claim) -> dict[str, str]:

@@ -65,9 +65,18 @@ def aliases_of(item: devices.Item) -> tuple[Fields, ...]:
     )
 
 
-def device_spec(function: pci.Function, item: devices.Item) -> Fields:
-    """The device_spec that offers one function, and no other, on behalf of an item."""
+def device_spec(
+    function: pci.Function, item: devices.Item, *, is_unmanaged: bool = False
+) -> Fields:
+    """The device_spec that offers one function, and no other, on behalf of an item.
+
+    Args:
+        function: the function.
+        item: what asks for it.
+        is_unmanaged: whether libvirt is to leave its driver alone, where the item says nothing.
+    """
     return {
+        **({"managed": "no"} if is_unmanaged else {}),
         "vendor_id": function.vendor,
         "product_id": function.product,
         "address": function.address,

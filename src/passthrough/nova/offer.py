@@ -81,7 +81,7 @@ def decide(
     in_placement = reported or elsewhere.is_true(nova_conf.REPORT_IN_PLACEMENT)
     withheld = nova_limits.unofferable(verified, host, in_placement, facts.release)
     offered = [claim for claim in verified if claim.address not in withheld]
-    specs = tuple(nova_lines.device_spec(claim.function, claim.item) for claim in offered)
+    specs = tuple(_device_spec(claim, facts.release) for claim in offered)
     crowded, parts = nova_limits.shared_groups(find_primary(outcome), host)
     problems = [*nova_limits.device_types(outcome), *parts, *withheld.values()]
     if not facts.release:
@@ -135,6 +135,17 @@ def decide(
         reported,
     ).render(renderer, facts.present.content if facts.present else None)
     return _with_content(offer, content)
+
+
+def _device_spec(claim: claims.Claim, release: nova_release.Release | None) -> nova_lines.Fields:
+    """The device_spec of a claim; libvirt leaves alone what it would move to a variant.
+
+    Source: managed in nova/conf/pci.py, and virPCIDeviceFindBestVFIOVariant() of libvirt, which it
+    asks for managed devices alone.
+    """
+    can_say = release is not None and release.major >= nova_release.MANAGED_SINCE
+    unmanaged = can_say and bool(claim.vfio.variant)
+    return nova_lines.device_spec(claim.function, claim.item, is_unmanaged=unmanaged)
 
 
 def find_primary(outcome: claims.Outcome) -> tuple[claims.Claim, ...]:

@@ -25,6 +25,8 @@ DEVICE_SPEC_SINCE = 26
 REPORT_IN_PLACEMENT_SINCE = 26
 # From this release on live_migratable is a trait in Placement, where VFs of one PF must agree.
 LIVE_MIGRATABLE_IS_TRAIT_SINCE = 34
+# From this release on an operator says who binds a device; before, libvirt always does.
+MANAGED_SINCE = 31
 
 # The two objects that a key can stand in.
 ALIAS = "alias"
@@ -164,7 +166,7 @@ KEYS = (
     Key("traits", DEVICE_SPEC, "traits", 26, _traits),
     Key("live-migratable", ALIAS, "live_migratable", 31, _live_migratable, form=_YES_OR_NO),
     Key("live-migratable", DEVICE_SPEC, "live_migratable", 31, _live_migratable, form=_YES_OR_NO),
-    Key("managed", DEVICE_SPEC, "managed", 31, _managed, form=_YES_OR_NO),
+    Key("managed", DEVICE_SPEC, "managed", MANAGED_SINCE, _managed, form=_YES_OR_NO),
     Key(
         "physical-network",
         DEVICE_SPEC,

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from passthrough import enums, naming
 from passthrough.config import options
 from passthrough.host import generators, machine, modules, pci
-from passthrough.planning import claims, templates
+from passthrough.planning import claims, templates, vfio_driver
+from passthrough.state import digest
 from passthrough.system import files
 
 # The display drivers of each vendor that a console or a desktop would load by itself.
@@ -119,7 +120,7 @@ class Wanted(NamedTuple):
 
     Attributes:
         application: the Juju application.
-        claims: the functions that go to vfio-pci; without any, every file should be absent.
+        claims: the functions that go to VFIO drivers; without any, every file should be absent.
         twins: what `find_twins` gave for them.
         blacklist: what `blacklisted_drivers` gave.
         kernel_options: what `kernel_options` gave, empty where GRUB cannot set them.
@@ -161,8 +162,9 @@ def desired_files(
                 "product": claim.function.product,
             }
             for claim in wanted.claims
-            if not claim.function.is_for_variant
+            if not claim.vfio.is_left
         ],
+        "variants": _variants(wanted.claims),
         "twins": wanted.twins,
         "blacklist": wanted.blacklist,
         "kernel_options": wanted.kernel_options,
@@ -187,6 +189,46 @@ def desired_files(
         )
         found.append(dataclasses.replace(absent, content=content))
     return tuple(found)
+
+
+def _variants(claimed: Iterable[claims.Claim]) -> dict[str, digest.Plain]:
+    """What the templates need to know of the variants of vfio-pci; all empty where none is wanted.
+
+    A kernel that was installed since the files were written gets what the newest one had then.
+    """
+    wanted = [claim for claim in claimed if claim.vfio.wanted_variant]
+    releases = sorted({release for claim in wanted for release, _ in claim.vfio.by_kernel})
+    boots = {
+        release: [
+            {"address": claim.address, "module": module}
+            for claim in wanted
+            if (module := claim.vfio.module_at(release)) != modules.VFIO_PCI
+        ]
+        for release in (*releases, "")
+    }
+    named = {each["module"] for boot in boots.values() for each in boot}
+    return {
+        "modules": sorted(named),
+        "default": boots.pop(""),
+        "kernels": [{"release": each, "functions": boots[each]} for each in releases],
+        "functions": {
+            claim.address: [
+                _where(claim.vfio, module, releases)
+                for module in sorted({claim.vfio.at_boot, *dict(claim.vfio.by_kernel).values()})
+                if module != modules.VFIO_PCI
+            ]
+            for claim in wanted
+        },
+    }
+
+
+def _where(
+    choice: vfio_driver.Choice, module: str, releases: Iterable[str]
+) -> dict[str, digest.Plain]:
+    """On which kernels a module is the choice: those named, or all but those."""
+    is_default = choice.at_boot == module
+    named = [each for each in releases if (choice.module_at(each) == module) != is_default]
+    return {"module": module, "operator": "!=" if is_default else "==", "releases": named}
 
 
 def _rows() -> Iterator[tuple[generators.OwnedFile, generators.Generator | None]]:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 from passthrough import pci_address
 from passthrough.config import devices
 from passthrough.errors import OptionError
-from passthrough.host import pci
+from passthrough.host import modules, pci
 from passthrough.host.usage import Usage
-from passthrough.planning import guards, viability
+from passthrough.planning import guards, vfio_driver, viability
 from passthrough.state import record
 
 # The rules that look at IOMMU groups, which exist only while an IOMMU is on.
@@ -24,12 +24,13 @@ GROUP_RULES = (
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """One function that goes to vfio-pci.
+    """One function that goes to a VFIO driver.
 
     ``companion_of`` is the address of the function it accompanies (a GPU for its audio
     function), or None when the item asked for this function itself. ``overridden`` are the
     objections that the item's allow-in-use set aside. ``inherited`` tells that only the record
-    keeps it: an earlier revision of the charm took it, by a wider rule.
+    keeps it: an earlier revision of the charm took it, by a wider rule. ``vfio`` is the driver that
+    it goes to.
     """
 
     function: pci.Function
@@ -37,6 +38,7 @@ class Claim:
     companion_of: str | None = None
     overridden: tuple[guards.Objection, ...] = ()
     inherited: bool = False
+    vfio: vfio_driver.Choice = vfio_driver.VFIO_PCI
 
     @property
     def address(self) -> str:
@@ -143,6 +145,29 @@ def decide(
         ),
         host=host,
     )
+
+
+def with_drivers(outcome: Outcome, known: record.Record, aliases: modules.Aliases) -> Outcome:
+    """The same claims, each with the VFIO driver that it goes to.
+
+    A companion is no device of the variant's that its item names.
+
+    Args:
+        outcome: what is claimed.
+        known: what the application has taken before.
+        aliases: what the installed kernels name.
+    """
+    if not outcome.claims:
+        return outcome
+
+    def choose(claim: Claim) -> vfio_driver.Choice:
+        named = claim.item.driver
+        pinned = named if not claim.companion_of or named == pci.VFIO_PCI else None
+        asked = known.variants.get(claim.address)
+        return vfio_driver.choose(claim.function, pinned, aliases, asked)
+
+    chosen = tuple(dataclasses.replace(each, vfio=choose(each)) for each in outcome.claims)
+    return dataclasses.replace(outcome, claims=chosen)
 
 
 def _find_near_miss(item: devices.Item, host: pci.Host) -> str:

@@ -13,7 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from passthrough import enums, pci_address
 from passthrough.config import kernel_options, options
 from passthrough.host import generators, grub, machine, modules, pci
-from passthrough.planning import boot_files, claims, prerequisites, templates, viability
+from passthrough.planning import (
+    boot_files,
+    claims,
+    prerequisites,
+    templates,
+    vfio_driver,
+    viability,
+)
 from passthrough.problem import Kind, Problem
 from passthrough.state import digest
 from passthrough.state.record import Record
@@ -39,13 +46,18 @@ class FileChange(NamedTuple):
 class Binding(NamedTuple):
     """A function that should change its driver while the host runs.
 
-    ``current`` is the driver it has, None for none. ``target`` is the one it should have:
-    ``vfio-pci``, or the driver that it had before; None where that is not known.
+    ``current`` is the driver it has, None for none. ``target`` is the one it should have: a VFIO
+    driver, or the driver that it had before; None where that is not known. ``module`` is the VFIO
+    driver's module, and ``is_pinned`` tells that vfio-pci will not do instead. For one that is
+    given back ``variant`` is the variant of vfio-pci that has it.
     """
 
     address: str
     current: str | None
     target: str | None
+    module: str = modules.VFIO_PCI
+    is_pinned: bool = False
+    variant: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +68,7 @@ class Plan:
         release: functions to give back to their native drivers.
         files: owned files to write or remove.
         rebuild: what has to be rebuilt after them, in that order.
-        bind: functions to bind to vfio-pci now.
+        bind: functions to bind to their VFIO drivers now.
         at_boot: claimed functions that only a reboot can bind.
         reboot: the reasons for a reboot, empty when none is needed.
         record: what the application's record should hold in the end.
@@ -200,7 +212,11 @@ def make(
     pending = tuple(binding for binding in returns if binding.address in held)
     waiting = _wait_for_boot(outcome, tokens, facts)
     taken = _target_taken(claimed, record)
-    taken.update({each.address: record.taken[each.address] for each in pending})
+    variants = _target_variants(claimed, record)
+    for each in pending:
+        taken[each.address] = record.taken[each.address]
+        if each.address in record.variants:
+            variants[each.address] = record.variants[each.address]
     return Plan(
         release=tuple(binding for binding in returns if binding.address not in held),
         files=changes,
@@ -211,6 +227,7 @@ def make(
         record=dataclasses.replace(
             record,
             taken=taken,
+            variants=variants,
             inherited=frozenset(claim.address for claim in claimed if claim.inherited),
             activated=activated,
             # Keep the reboot record while any device is requested; otherwise a late device
@@ -311,9 +328,14 @@ def _releases(
         # Nothing has touched a function that the next boot was to bind. One that had a driver and
         # has none was left so by a crash between unbind and probe.
         halfway = function.driver is None and taken[address] is not None
-        if halfway or pci.VFIO_PCI in (function.driver, function.override):
+        # libvirt may have moved a function that we took to the variant that it prefers.
+        ours = address in now.record.variants or taken[address] is not None
+        variant = None
+        if ours and function.is_for_variant:
+            variant = function.driver if function.is_on_vfio else function.override
+        if halfway or variant or pci.VFIO_PCI in (function.driver, function.override):
             target = _native(function, taken[address], now, blacklist)
-            found.append(Binding(address, function.driver, target))
+            found.append(Binding(address, function.driver, target, variant=variant))
     return tuple(found)
 
 
@@ -331,11 +353,27 @@ def _native(
 
 def _bindings(claimed: tuple[claims.Claim, ...]) -> tuple[Binding, ...]:
     return tuple(
-        Binding(claim.address, claim.function.driver, pci.VFIO_PCI)
+        Binding(
+            claim.address,
+            claim.function.driver,
+            claim.vfio.driver,
+            claim.vfio.module,
+            claim.vfio.is_pinned,
+        )
         for claim in claimed
-        if {claim.function.driver, claim.function.override} != {pci.VFIO_PCI}
-        and not claim.function.is_for_variant
+        if not (claim.vfio.is_left or _is_bound(claim))
     )
+
+
+def _is_bound(claim: claims.Claim) -> bool:
+    """Whether a claimed function is on the driver that it goes to.
+
+    vfio-pci counts with its driver_override alone. A variant may be somebody else's work, and stays
+    as it is.
+    """
+    if claim.vfio.module == modules.VFIO_PCI:
+        return {claim.function.driver, claim.function.override} == {pci.VFIO_PCI}
+    return vfio_driver.drives(claim.vfio.module, claim.function)
 
 
 def _wait_for_boot(
@@ -362,6 +400,21 @@ def _target_taken(claimed: tuple[claims.Claim, ...], record: Record) -> dict[str
         native = None if claim.function.is_on_vfio else driver
         taken[claim.address] = native or record.taken.get(claim.address)
     return taken
+
+
+def _target_variants(claimed: tuple[claims.Claim, ...], record: Record) -> dict[str, str]:
+    """The variants that the charm asks for, now or at the next boot, by address.
+
+    What somebody else has put on a variant stays that one's, and is not given back.
+    """
+    found: dict[str, str] = {}
+    for claim in claimed:
+        wanted: str | None = claim.vfio.wanted_variant
+        if claim.function.is_on_vfio and claim.function.is_for_variant:
+            wanted = record.variants.get(claim.address)
+        if wanted:
+            found[claim.address] = wanted
+    return found
 
 
 def _reboot_reasons(

@@ -85,6 +85,7 @@ def summarize(
         *_describe_overrides(decision),
         *_describe_exceptions(decision),
         *words.kept_options(planned),
+        *_describe_variants(decision),
         *_describe_nova(decision.nova),
     ]
     return Status(Kind.ACTIVE, "; ".join([ready, *said]))
@@ -258,6 +259,13 @@ def _describe_exceptions(decision: Decision) -> list[str]:
     excepted = [each for each in decision.refusals if each.rule == guards.Rule.EXCEPTED]
     names = ", ".join(dict.fromkeys(each.address for each in excepted if each.address))
     return [f"left out by host-exceptions: {names}"] if names else []
+
+
+def _describe_variants(decision: Decision) -> list[str]:
+    """Name the first function that is not on the variant which the kernel names, and count them."""
+    said = [words.unused_variant(claim) for claim in decision.claims if not claim.vfio.is_pinned]
+    found = [each for each in said if each]
+    return [_with_more(found[0], len(found) - 1, "verify")] if found else []
 
 
 def _describe_nova(offer: nova_offer.Offer) -> list[str]:

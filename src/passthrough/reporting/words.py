@@ -162,5 +162,14 @@ def kept_options(planned: plan.Plan) -> tuple[str, ...]:
     )
 
 
+def unused_variant(claim: claims.Claim) -> str:
+    """Tell that a function is on vfio-pci although a kernel names a variant; empty where not."""
+    function, vfio = claim.function, claim.vfio
+    if not vfio.variant or not function.is_on_vfio or function.is_for_variant:
+        return ""
+    why = "its item says so" if vfio.is_pinned else "rebind tries that"
+    return f"{claim.address} is on vfio-pci, and not on {vfio.variant} ({why})"
+
+
 def _join(joint: str, *parts: str) -> str:
     return joint.join(part for part in parts if part)

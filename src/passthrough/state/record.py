@@ -27,11 +27,12 @@ DIRECTORY = "var/lib/pci-passthrough"
 
 # Files of format 1 do not say so: they have the record's own keys at the top, to which releases
 # have added `reboot`, `nova`, and the keys of `nova`. Format 3 has added `owner`,
-# `keep`, `caretaker`, `identities` and `inherited`.
-FORMAT = 3
-_READ = (2, 3)
+# `keep`, `caretaker`, `identities` and `inherited`; format 4 `variants`.
+FORMAT = 4
+_READ = (2, 3, 4)
 _SAYS_INHERITED = 3
-_INHERITED = "inherited"  # left out where it is empty
+# Left out where they are empty.
+_INHERITED, _VARIANTS = "inherited", "variants"
 # 52ee0af shows this between "is not readable (" and ")": at most 58 characters of a name that is no
 # address.
 _REFUSAL = f"format {FORMAT} of a newer charm: refresh, and leave it in place"
@@ -133,6 +134,8 @@ class Record:
         inherited: the addresses among ``taken`` that a revision took whose items claimed more: an
             item with a device type claimed the other types, too. It changes nothing by itself, so
             two records that differ in it are alike.
+        variants: the addresses among ``taken`` for which the kernel is asked for a variant of
+            vfio-pci, now or at the next boot → the variant's module.
     """
 
     taken: Mapping[str, str | None] = dataclasses.field(default_factory=dict[str, str | None])
@@ -146,6 +149,7 @@ class Record:
         default_factory=dict[str, Mapping[str, str]]
     )
     inherited: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)
+    variants: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
 
     @property
     def is_empty(self) -> bool:
@@ -171,12 +175,18 @@ class Ledger:
         """What the record holds now."""
         return self._present
 
-    def enter(self, taken: Mapping[str, str | None], rebuilds: Iterable[str]) -> None:
+    def enter(
+        self,
+        taken: Mapping[str, str | None],
+        rebuilds: Iterable[str],
+        variants: Mapping[str, str] | None = None,
+    ) -> None:
         """Record functions before they are touched, and rebuilds before they run.
 
         Args:
             taken: address → the driver that has the function, or None.
             rebuilds: what is about to be rebuilt, which makes it DIRTY.
+            variants: address → the variant that the kernel is about to be asked for.
 
         Raises:
             OSError: as `put`.
@@ -185,6 +195,7 @@ class Ledger:
         self.update(
             taken={**self._present.taken, **taken},
             activated={**self._present.activated, **unknown},
+            variants={**self._present.variants, **(variants or {})},
         )
 
     def rebuilt(self, what: str, digest: str | None) -> None:
@@ -267,7 +278,7 @@ def find_unknown(site: Site) -> tuple[str, ...]:
         return ()
     data = json.loads(present.content)
     held = data.get("record", data)
-    known = {*_spell_out(Record()), _INHERITED}
+    known = {*_spell_out(Record()), _INHERITED, _VARIANTS}
     strange = [*(held.keys() - known), *(held["activated"].keys() - set(enums.Rebuild))]
     return tuple(sorted(map(str, strange)))
 
@@ -379,6 +390,8 @@ def _spell_out(record: Record) -> dict[str, object]:
     }
     if record.inherited:
         spelled[_INHERITED] = sorted(record.inherited)
+    if record.variants:
+        spelled[_VARIANTS] = dict(record.variants)
     return spelled
 
 
@@ -436,6 +449,11 @@ def _parse(data: Any, *, inherits: bool = True) -> Record:
             if address in taken
         },
         frozenset(map(str, taken if inherits else data.get(_INHERITED, ()))),
+        {
+            address: str(module)
+            for address, module in dict(data.get(_VARIANTS) or {}).items()
+            if address in taken
+        },
     )
 
 

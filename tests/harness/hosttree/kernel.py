@@ -20,6 +20,8 @@ NO_OVERRIDE = "(null)"
 NATIVE = ".made/native"
 # What sysfs shows of a driver only while it is loaded: the module of each that is not named alike.
 MODULES = ".made/modules"
+# The variants of vfio-pci that the kernel has as modules: a file for each driver, with its module.
+VARIANTS = ".made/variants"
 # The kernel's log: what was written to /dev/kmsg.
 KMSG = ".made/kmsg"
 
@@ -99,7 +101,7 @@ def probe(root: pathlib.Path, address: str) -> None:
 
 def _probe_succeeds(root: pathlib.Path, address: str, driver: str) -> bool:
     # vfio-pci refuses a device without an IOMMU group: "probe failed with error -22".
-    return driver != VFIO_PCI or (root / DEVICES / address / "iommu_group").is_symlink()
+    return not is_vfio(root, driver) or (root / DEVICES / address / "iommu_group").is_symlink()
 
 
 def set_driver(root: pathlib.Path, address: str, driver: str | None) -> None:
@@ -117,8 +119,14 @@ def set_driver(root: pathlib.Path, address: str, driver: str | None) -> None:
         link(root / DRIVERS / driver / address, device)
         lines.insert(0, f"DRIVER={driver}\n")
     (device / "uevent").write_text("".join(lines))
-    if VFIO_PCI in (former, driver):
-        _vfio_nodes(root, device, present=driver == VFIO_PCI)
+    if is_vfio(root, former) or is_vfio(root, driver):
+        _vfio_nodes(root, device, present=is_vfio(root, driver))
+    # Linux 6.1 shows it of every device of VFIO's; here a variant alone has it.
+    own = device / "vfio-dev"
+    if driver != VFIO_PCI and is_vfio(root, driver):
+        (own / "vfio0").mkdir(parents=True, exist_ok=True)
+    elif is_vfio(root, former) and own.is_dir():
+        shutil.rmtree(own)
 
 
 def _vfio_nodes(root: pathlib.Path, device: pathlib.Path, *, present: bool) -> None:
@@ -132,7 +140,7 @@ def _vfio_nodes(root: pathlib.Path, device: pathlib.Path, *, present: bool) -> N
         nodes.mkdir(parents=True, exist_ok=True)
         (nodes / "vfio").touch()
         (nodes / group.name).touch()
-    elif VFIO_PCI not in others:
+    elif not any(is_vfio(root, other) for other in others):
         (nodes / group.name).unlink(missing_ok=True)
 
 
@@ -146,6 +154,11 @@ def add_driver(root: pathlib.Path, driver: str) -> None:
         module = root / "sys/module" / module_of(root, driver)
         module.mkdir(parents=True, exist_ok=True)
         link(directory / "module", module)
+    if (root / VARIANTS / driver).exists():
+        drivers = root / "sys/module" / module_of(root, driver) / "drivers"
+        drivers.mkdir(parents=True, exist_ok=True)
+        if not (drivers / f"pci:{driver}").is_symlink():
+            link(drivers / f"pci:{driver}", directory)
 
 
 def remove_driver(root: pathlib.Path, driver: str) -> None:
@@ -154,6 +167,8 @@ def remove_driver(root: pathlib.Path, driver: str) -> None:
         if entry.is_symlink() and entry.name != "module":
             set_driver(root, entry.name, None)
     shutil.rmtree(root / DRIVERS / driver)
+    if (root / VARIANTS / driver).exists():
+        shutil.rmtree(root / "sys/module" / module_of(root, driver), ignore_errors=True)
 
 
 def load(root: pathlib.Path, names: list[str]) -> bool:
@@ -207,8 +222,18 @@ def _drivers_of_alias(root: pathlib.Path, alias: str) -> set[str]:
 
 def _drivers_of_module(root: pathlib.Path, name: str) -> set[str]:
     native = {path.read_text() for path in (root / NATIVE).iterdir()}
-    known = {*native, VFIO_PCI, "vfio_iommu_type1"}
+    known = {*native, *_variants(root), VFIO_PCI, "vfio_iommu_type1"}
     return {driver for driver in known if module_of(root, driver) == _normalize(name)}
+
+
+def _variants(root: pathlib.Path) -> set[str]:
+    directory = root / VARIANTS
+    return {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+
+
+def is_vfio(root: pathlib.Path, driver: str | None) -> bool:
+    """Whether a driver gives functions to guests: vfio-pci, or a variant that was made."""
+    return driver is not None and (driver == VFIO_PCI or driver in _variants(root))
 
 
 def blacklisted(root: pathlib.Path) -> set[str]:

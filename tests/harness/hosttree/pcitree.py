@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harness.hosttree import kernel, pcifiles
-from harness.hosttree.kernel import DEVICES, VFIO_PCI, link
+from harness.hosttree.kernel import DEVICES, link
 from harness.hosttree.pcifiles import BRIDGE_CLASS, Identity
 
 GROUPS = "sys/kernel/iommu_groups"
@@ -203,10 +203,10 @@ class PciTree:
     def bind(self, address: str, driver: str | None) -> None:
         """Let a function be on a driver (or none), as after a reboot.
 
-        vfio-pci binds by driver_override alone, so that is set too; for another driver it is
-        cleared.
+        vfio-pci and its variants bind by driver_override alone, so that is set too; for another
+        driver it is cleared.
         """
-        override = driver if driver == VFIO_PCI else kernel.NO_OVERRIDE
+        override = driver if kernel.is_vfio(self.root, driver) else kernel.NO_OVERRIDE
         (self.directory(address) / "driver_override").write_text(f"{override}\n")
         kernel.set_driver(self.root, address, driver)
 

@@ -9,7 +9,7 @@ import stat
 import uuid
 
 from harness.hosttree import etcfiles, kernel, pcitree, services
-from harness.hosttree.kernel import DEVICES, VFIO_PCI
+from harness.hosttree.kernel import DEVICES, MODULES, VARIANTS, VFIO_PCI
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +92,23 @@ class HostTree(pcitree.PciTree):
         self.write(
             f"lib/modules/{kernel or self.release.kernel}/modules.alias", f"# by depmod\n{text}"
         )
+
+    def variant(self, driver: str, *patterns: str, module: str = "", kernel: str = "") -> None:
+        """Let a kernel have a variant of vfio-pci as a module.
+
+        Args:
+            driver: its driver's name.
+            patterns: its rows in modules.alias, such as ``v000010DEd00002348sv*sd*bc*sc*i*``.
+            module: its name, where it differs from the driver's by more than ``-`` and ``_``.
+            kernel: which one names it; the running one by default.
+        """
+        named = module or driver.replace("-", "_")
+        self.write(f"{VARIANTS}/{driver}", named)
+        self.write(f"{MODULES}/{driver}", named)
+        path = f"lib/modules/{kernel or self.release.kernel}/modules.alias"
+        text = self.read(path) if (self.root / path).exists() else "# by depmod\n"
+        rows = [f"alias vfio_pci:{pattern} {named}\n" for pattern in patterns]
+        self.write(path, "".join([text, *rows]))
 
     def install_nova(self, *packages: str, version: str | None = None) -> None:
         """Install Nova as the release's packages do: group, nova.conf, running services.

@@ -198,14 +198,14 @@ REFUSALS = {
         "- {id: 10de:1bb0, adress: 83:00.0}",
         "item 1 {'adress': '83:00.0', 'id': '10de:1bb0'}: unknown key \"adress\"; the keys are"
         " alias, id, address, exclude, device-type, numa-policy, resource-class, traits,"
-        " live-migratable, managed, physical-network, trusted, one-time-use, companions,"
-        " allow-in-use",
+        " live-migratable, managed, physical-network, trusted, one-time-use, driver,"
+        " companions, allow-in-use",
     ),
     "merge-key": (
         "- &a {id: 10de:1bb0}\n- {<<: *a}",
         "item 2 {'<<': {'id': '10de:1bb0'}}: unknown key \"<<\"; the keys are alias, id,"
         " address, exclude, device-type, numa-policy, resource-class, traits, live-migratable,"
-        " managed, physical-network, trusted, one-time-use, companions, allow-in-use",
+        " managed, physical-network, trusted, one-time-use, driver, companions, allow-in-use",
     ),
     "mapping-without-id": (
         "- {address: 83:00.0}",

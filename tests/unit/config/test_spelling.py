@@ -24,6 +24,7 @@ EVERYTHING = {
   trusted: true
   one-time-use: false
   exclude: 84:00.0
+  driver: vfio-pci
   companions: false
   allow-in-use: true
 - 144d:a808
@@ -61,6 +62,7 @@ def test_every_option_stands_under_the_name_that_an_operator_gives_it():
                 "trusted": True,
                 "one-time-use": False,
                 "exclude": ["0000:84:00.0"],
+                "driver": "vfio-pci",
                 "companions": False,
                 "allow-in-use": True,
             },

@@ -311,8 +311,8 @@ SECOND = """\
  }
 }"""
 OLDER["format-2"] = (SECOND, OLDER["52ee0af"][1])
-# What is written now. Another shape of it needs another number.
-PRESENT = """\
+# With an owner, and in use by nobody but the main branch either.
+THIRD = """\
 {
  "activated": {},
  "format": 3,
@@ -356,6 +356,62 @@ PRESENT = """\
   "format 3 of a newer charm: refresh, and leave it in place": null
  }
 }"""
+LAST = dataclasses.replace(
+    OLDER["52ee0af"][1],
+    owner=OWNER,
+    keep=True,
+    caretaker=record.Caretaker("1:ff", "id 7"),
+    identities={"0000:83:00.0": {"id": "10de:1bb0", "serial": "00-04-4b-ff-fe-01-02-03"}},
+)
+OLDER["format-3"] = (THIRD, LAST)
+# What is written now. Another shape of it needs another number.
+PRESENT = """\
+{
+ "activated": {},
+ "format": 4,
+ "record": {
+  "activated": {
+   "grub": "bb",
+   "initramfs": "aa"
+  },
+  "caretaker": {
+   "filesystem": "id 7",
+   "started": "1:ff"
+  },
+  "identities": {
+   "0000:83:00.0": {
+    "id": "10de:1bb0",
+    "serial": "00-04-4b-ff-fe-01-02-03"
+   }
+  },
+  "keep": true,
+  "nova": {
+   "deferred": "dd",
+   "made_directory": true,
+   "read": "cc",
+   "run": "ee"
+  },
+  "owner": {
+   "model": "5f1f3a3b-6b5f-4a9b-8b1a-0c1d2e3f4a5b",
+   "principal": "nova-compute/0",
+   "unit": "pci-passthrough/0"
+  },
+  "reboot": {
+   "boot_id": "boot",
+   "plan": "plan"
+  },
+  "taken": {
+   "0000:83:00.0": "nouveau",
+   "0000:83:00.1": null
+  },
+  "variants": {
+   "0000:83:00.0": "nvgrace_gpu_vfio_pci"
+  }
+ },
+ "taken": {
+  "format 4 of a newer charm: refresh, and leave it in place": null
+ }
+}"""
 
 
 class TestFormats:
@@ -373,29 +429,22 @@ class TestFormats:
         assert record.read(site) == expected
 
     def test_what_is_written_now(self, tmp_path: pathlib.Path):
-        _, before = OLDER["52ee0af"]
-        last = dataclasses.replace(
-            before,
-            owner=OWNER,
-            keep=True,
-            caretaker=record.Caretaker("1:ff", "id 7"),
-            identities={"0000:83:00.0": {"id": "10de:1bb0", "serial": "00-04-4b-ff-fe-01-02-03"}},
-        )
+        last = dataclasses.replace(LAST, variants={"0000:83:00.0": "nvgrace_gpu_vfio_pci"})
         put(tmp_path, "pci-passthrough", last)
         assert path_of(tmp_path).read_text() == PRESENT
         assert record.read(Site(tmp_path, "pci-passthrough")) == last
 
     def test_a_newer_one_is_refused_and_left_alone(self, tmp_path: pathlib.Path):
         path_of(tmp_path).parent.mkdir(parents=True)
-        newer = PRESENT.replace('"format": 3', '"format": 4').replace("nouveau", "~")
+        newer = PRESENT.replace('"format": 4', '"format": 5').replace("nouveau", "~")
         path_of(tmp_path).write_text(newer)
         for look in (record.read, read_others):
             application = "pci-passthrough" if look is record.read else "qat"
             with pytest.raises(record.NewerRecordError) as caught:
                 look(Site(tmp_path, application))
             assert str(caught.value) == (
-                "/var/lib/pci-passthrough/pci-passthrough.json is in format 4, of a newer revision"
-                " of this charm, and this one reads up to 3, so it does nothing to the host;"
+                "/var/lib/pci-passthrough/pci-passthrough.json is in format 5, of a newer revision"
+                " of this charm, and this one reads up to 4, so it does nothing to the host;"
                 " refresh the charm to that revision, and leave the file in place"
             )
         with (
@@ -411,7 +460,7 @@ class TestFormats:
         with pytest.raises(ValueError, match="is not the address of a function") as caught:
             record._parse(data)
         assert str(caught.value) == (
-            '"format 3 of a newer charm: refresh, and leave it in place" is not the address of a'
+            '"format 4 of a newer charm: refresh, and leave it in place" is not the address of a'
             " function"
         )
 

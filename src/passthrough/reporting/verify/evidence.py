@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
-from passthrough.host import generators, initramfs, watch
+from passthrough.host import generators, initramfs, modules, watch
 from passthrough.planning import boot_files
 from passthrough.survey import Decision
 from passthrough.system import files, procfs, sysfs
@@ -14,12 +14,19 @@ from passthrough.system import files, procfs, sysfs
 
 @dataclasses.dataclass(frozen=True)
 class Image:
-    """An initramfs: which of our files it lacks as they are now, or why it cannot be read."""
+    """An initramfs: which of our files it lacks as they are now, or why it cannot be read.
+
+    ``variants`` are the modules of variants of vfio-pci that claims need on its kernel, ``lacking``
+    those of them that it does not hold; ``release`` is the kernel's.
+    """
 
     path: str
     missing: tuple[str, ...] = ()
     has_vfio_pci: bool = False
     problem: str | None = None
+    variants: tuple[str, ...] = ()
+    lacking: tuple[str, ...] = ()
+    release: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +131,22 @@ def _images(decision: Decision, keep: bool) -> tuple[Image, ...]:
         for file in boot_files.owned_files(decision.site.application)
         if file.in_initramfs and (present := decision.facts.present.get(file.path))
     }
-    return tuple(_read_image(root, path, shown, wanted, keep) for path, shown in found.items())
+    releases = {path: release for release, path in initramfs.find_all(root).items()}
+
+    def read_one(path: Path, shown: str) -> Image:
+        image = _read_image(root, path, shown, wanted, keep)
+        return _with_variants(image, decision, releases.get(path, ""))
+
+    return tuple(read_one(path, shown) for path, shown in found.items())
+
+
+def _with_variants(image: Image, decision: Decision, release: str) -> Image:
+    """The same image, with the modules of variants that its kernel names for the claims."""
+    named = modules.variants_among(claim.vfio.module_at(release) for claim in decision.claims)
+    if image.problem or not named:
+        return image
+    lacking = tuple(each for each in named if each not in image.variants)
+    return dataclasses.replace(image, variants=named, lacking=lacking, release=release)
 
 
 def _read_image(
@@ -139,4 +161,5 @@ def _read_image(
         for name, content in wanted.items()
         if initramfs.digest(content) not in contents.digests
     ]
-    return Image(shown, tuple(missing), contents.has_vfio_pci)
+    held = tuple(sorted(contents.modules))
+    return Image(shown, tuple(missing), contents.has_vfio_pci, variants=held)

@@ -130,8 +130,15 @@ def _initramfs(decision: Decision, seen: Seen) -> Iterator[Check]:
                 "holds our files and no vfio-pci module",
                 "see whether the kernel has vfio-pci: modinfo vfio-pci",
             )
+        elif image.lacking:
+            yield Check(
+                name,
+                FAIL,
+                f"holds no module {' '.join(image.lacking)}, so this kernel boots with vfio-pci",
+                f"see modinfo -k {image.release} {image.lacking[0]}, then run {seen.rebuild}",
+            )
         else:
-            yield Check(name, OK, "holds our files and vfio-pci")
+            yield Check(name, OK, " and ".join(["holds our files", "vfio-pci", *image.variants]))
 
 
 def _grub(decision: Decision, seen: Seen) -> Iterator[Check]:
@@ -199,6 +206,14 @@ def _switch(decision: Decision, seen: Seen) -> Iterator[Check]:
         )
 
 
+def _variants(decision: Decision, seen: Seen) -> Iterator[Check]:
+    del seen
+    for claim in decision.claims:
+        said = words.unused_variant(claim)
+        if said:
+            yield Check(f"vfio-driver {claim.address}", OK, said)
+
+
 def _kept_options(decision: Decision, seen: Seen) -> Iterator[Check]:
     del seen
     for said in words.kept_options(decision.plan):
@@ -252,6 +267,7 @@ CHECKS = (
     _grub,
     _holders,
     _overrides,
+    _variants,
     _kept_options,
     _caretaker,
     _reboot,
