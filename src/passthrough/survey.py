@@ -285,8 +285,8 @@ def _has_files(root: Path, application: str) -> bool:
 
 def _with_denylist(options: Options, facts: Facts) -> pci.Host:
     """The host as vfio-pci will be: the option that lifts its denylist may come with a reboot."""
-    tokens = (*options.kernel_options, *facts.machine.command_line)
-    lifted = any(viability.lifts_denylist(each) for each in tokens)
+    # Of GRUB's files the charm's comes last, and of one parameter's values the last one counts.
+    lifted = viability.lifts_denylist(*facts.machine.command_line, *options.kernel_options)
     return dataclasses.replace(facts.host, denylist_is_off=True) if lifted else facts.host
 
 

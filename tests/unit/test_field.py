@@ -105,6 +105,17 @@ class TestHgx:
             host.tree.bind(f"0000:{bus}:00.0", None)
         assert "nvidia" not in kept_off(host, "h200=10de:2335")
 
+    @pytest.mark.parametrize("named", [True, False], ids=["aliases", "no-aliases"])
+    def test_so_they_do_where_the_kernel_does_not_show_it(self, host: World, named: bool):
+        """A driver of which no module is told: whatever its modalias names may be needed."""
+        if named:
+            host.tree.aliases("pci:v000010DEd*sv*sd*bc06sc80i00* nvidia")
+        for driver in ("nvidia", "nvidia-nvswitch"):
+            (host.root / f"sys/bus/pci/drivers/{driver}/module").unlink()
+        assert "nvidia" not in kept_off(host, "h200=10de:2335")
+        with pytest.raises(errors.OptionError, match="nvidia-nvswitch of the module nvidia and"):
+            host.decide("h200=10de:2335", blacklist_drivers="nvidia")
+
     def test_the_module_is_not_taken_from_them_by_name(self, host: World):
         with pytest.raises(errors.OptionError) as caught:
             host.decide("h200=10de:2335", blacklist_drivers="nvidia")
@@ -231,6 +242,27 @@ class TestDenylist:
         host.reboot()
         assert host.hook().message == "qat: 2 ready"
 
+    @pytest.mark.parametrize(
+        ("line", "option", "lifted"),
+        [
+            ("", "vfio_pci.disable_denylist", True),
+            ("", "vfio-pci.disable_denylist=Y", True),
+            ("", "vfio-pci.disable_denylist=on", True),
+            ("vfio-pci.disable_denylist", "", True),
+            ("vfio_pci.disable_denylist=yes", "", True),
+            ("", "vfio-pci.disable_denylist=0", False),
+            ("vfio-pci.disable_denylist=off", "", False),
+            ("vfio-pci.disable_denylist=0 vfio-pci.disable_denylist=1", "", True),
+            ("vfio-pci.disable_denylist=1", "vfio_pci.disable_denylist=0", False),
+        ],
+    )
+    def test_the_way_out_as_the_kernel_reads_it(
+        self, host: World, line: str, option: str, lifted: bool
+    ):
+        host.tree.set_command_line(f"quiet splash intel_iommu=on {line}")
+        found = claimed(host, "qat=8086:37c8/PF", kernel_options=option)
+        assert found == (list(self.CARDS) if lifted else [])
+
     def test_a_host_that_has_lifted_it_needs_no_option(self, host: World):
         host.tree.write("sys/module/vfio_pci/parameters/disable_denylist", "Y\n")
         assert claimed(host, "qat=8086:37c8/PF") == list(self.CARDS)
@@ -327,6 +359,18 @@ class TestOneGroup:
             " alone keeps the card from every other; take the item out: what belongs to a card goes"
             " along by itself"
         )
+
+    def test_so_it_is_before_any_iommu_is_on(self, hosts: Hosts):
+        """Said first: not only behind the reboot that this would cost."""
+        world = hosts()
+        world.tree.install_nova()
+        card(world, "0000:01:00.0", "10de:1c82", 0x030000, driver="nouveau")
+        world.tree.function("0000:01:00.1", "10de:0fb9", 0x040300, driver="snd_hda_intel")
+        for items in ("gpu=10de:1c82, gpu=10de:0fb9", "gpu=10de:0fb9, gpu=10de:1c82"):
+            (problem,) = world.decide(items).nova.problems
+            assert problem.subject == "0000:01:00.1"
+        found = world.decide("gpu=10de:1c82, sound=10de:0fb9").nova
+        assert (found.problems, found.notes) == ((), ())
 
     def test_under_an_alias_of_its_own_it_is_noted(self, gpu: World):
         found = gpu.decide("gpu=10de:1c82, sound=10de:0fb9").nova
@@ -480,6 +524,14 @@ def test_an_address_behind_intel_vmd_is_told_so_wherever_one_is_given(hosts: Hos
     with pytest.raises(rebind.RebindError) as in_vain:
         rebind.rebind(world.decide(), rebind.Chosen("10000:01:00.0"), world.tools)
     assert VMD in str(in_vain.value)
+    (refusal,) = world.decide("nvme=8086:0a53@10000:01:00.0").refusals
+    assert VMD in words.refusal(refusal)
+    for item in ("8086:0a54", "vmd=8086:201d"):  # one without an alias, and the controller itself
+        (refusal,) = world.decide(item).refusals
+        assert words.refusal(refusal).endswith(
+            "; what is behind Intel VMD shares its controller's group: turn VMD off in the"
+            " firmware's settings"
+        )
     for text in ("10000:01:00.0", "10000:01:00.0 Non-Volatile memory [0108]: Intel [8086:0a54]"):
         with pytest.raises(errors.OptionError) as caught:
             world.decide(text)

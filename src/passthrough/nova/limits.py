@@ -62,13 +62,15 @@ def shared_groups(
         Notes, where whole cards share a group, and problems, where a part of a card is on offer
         beside the card, under the same alias or none.
     """
-    by_group: dict[int, list[claims.Claim]] = {}
+    by_group: dict[tuple[int, str], list[claims.Claim]] = {}
     for claim in offered:
-        if claim.function.group is not None:
-            by_group.setdefault(claim.function.group, []).append(claim)
+        function = claim.function
+        # While no IOMMU is active, a card counts as one group, as it does for companions.
+        key = (-1, function.slot) if function.group is None else (function.group, "")
+        by_group.setdefault(key, []).append(claim)
     notes: list[str] = []
     problems: list[Problem] = []
-    for group, members in sorted(by_group.items()):
+    for (group, slot), members in sorted(by_group.items()):
         parts = [each for each in members if _is_part(each, members, host)]
         problems += [
             Problem(
@@ -82,7 +84,7 @@ def shared_groups(
             for each in parts
         ]
         whole = [each.address for each in members if each not in parts]
-        if len(whole) > 1:
+        if len(whole) > 1 and not slot:
             names = " ".join(whole)
             notes.append(f"{names} share IOMMU group {group}: one guest at a time can have any")
     return notes, problems

@@ -26,7 +26,17 @@ DISPLAY_DRIVERS = {
 }
 # Drivers whose module has another name, for where the kernel does not show the module, as of one
 # that is built in. Every other name differs at most in "-" for "_".
-_MODULES = {"bochs-drm": "bochs", "xhci_hcd": "xhci_pci"}
+_MODULES = {
+    "bochs-drm": "bochs",
+    "xhci_hcd": "xhci_pci",
+    "nvidia-nvswitch": "nvidia",
+    "nvidia-gpu": "i2c_nvidia_gpu",
+    "c3xxx": "qat_c3xxx",
+    "c6xx": "qat_c62x",
+    "dh895xcc": "qat_dh895xcc",
+    "4xxx": "qat_4xxx",
+    "420xx": "qat_420xx",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -321,14 +331,14 @@ def blacklisted_drivers(
     names = {name for vendor in vendors for name in DISPLAY_DRIVERS.get(vendor, ())}
     names -= modules_in_use(host, addresses).keys()
     for each in rest:
-        waits = each.driver is None or each.is_on_vfio
+        waits = each.driver is None or each.is_on_vfio or each.module is None
         if names and waits and each.vendor in vendors and each.address not in others:
             names -= _modules_for(each, aliases)
     return tuple(sorted(names))
 
 
 def _modules_for(function: pci.Function, aliases: modules.Aliases) -> frozenset[str]:
-    """The modules that may come to drive a function which is on no driver of the host's yet."""
+    """The modules that may drive a function, on no driver of the host's yet or an unknown one."""
     if aliases.known:
         return aliases.of(function.modalias)
     # Without a kernel that tells, any accelerator may want the drivers of its vendor's displays.

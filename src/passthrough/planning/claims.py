@@ -316,7 +316,7 @@ def _refuse_mismatches(
         elif function.id != item.id:
             mismatch = guards.Objection(
                 guards.Rule.ID_MISMATCH,
-                f"holds {function.id}, not {item.id}",
+                f"holds {function.id}, not {item.id}{pci_address.about_domain(address)}",
                 "correct the id or the address",
                 address=address,
             )

@@ -56,11 +56,19 @@ def _kind(function: pci.Function) -> int:
     return base if base == _NETWORK else function.class_code >> 8
 
 
-def lifts_denylist(token: str) -> bool:
-    """Tell whether a kernel option has vfio-pci take what is on its denylist."""
-    name, _, value = token.partition("=")
-    known, _, _ = LIFTS_DENYLIST.partition("=")
-    return name.replace("-", "_") == known.replace("-", "_") and value in ("1", "y", "Y")
+def lifts_denylist(*tokens: str) -> bool:
+    """Tell whether kernel options have vfio-pci take what is on its denylist; the last one counts.
+
+    Source: param_set_bool() in the kernel's kernel/params.c, where a name alone is true, and
+    kstrtobool(), which looks at the first letter, of "on" at two.
+    """
+    known = LIFTS_DENYLIST.partition("=")[0].replace("-", "_")
+    pairs = [token.partition("=") for token in tokens]
+    values = [(sign, value) for name, sign, value in pairs if name.replace("-", "_") == known]
+    if not values:
+        return False
+    sign, value = values[-1]
+    return not sign or value[:1] in ("1", "y", "Y") or value[:2].lower() == "on"
 
 
 def is_denied(function: pci.Function) -> bool:
@@ -171,12 +179,18 @@ def object_to_group(
     unasked = tuple(each for each in others if each.address not in asked)
     named = unasked or others
     names = ", ".join(f"{each.address} ({each.id}, {each.driver})" for each in named)
+    way_out = "what stands against claiming that, stands against this"
+    if function.is_beyond_nova or any(each.is_beyond_nova for each in named):
+        way_out = (
+            "what is behind Intel VMD shares its controller's group: turn VMD off in the firmware's"
+            " settings"
+        )
+    elif unasked:
+        way_out = "claim them too, or move the card to a slot with a group of its own"
     return guards.Objection(
         guards.Rule.GROUP_NOT_VIABLE,
         f"shares IOMMU group {function.group} with {names}",
-        "claim them too, or move the card to a slot with a group of its own"
-        if unasked
-        else "what stands against claiming that, stands against this",
+        way_out,
         address=function.address,
     )
 
