@@ -356,6 +356,95 @@ class TestLeaving:
             assert left.world.drivers() == {**READY, **NATIVE}
 
 
+def unmount(left: Left) -> None:
+    """The folder's file system is not there yet; the agent's service is, on that of the root."""
+    shutil.rmtree(left.root / "var/lib/juju")
+    (left.root / f"etc/systemd/system/{AGENT}.service").touch()
+
+
+def move(left: Left) -> None:
+    """Somebody has moved /var/lib/juju, and a link leads to it."""
+    shutil.rmtree(left.root / FOLDER)
+    with lock.hold(left.root, "a test"), record.open(left.world.site) as ledger:
+        ledger.update(caretaker=ledger.present.caretaker._replace(filesystem="id 123"))
+
+
+def empty(left: Left) -> None:
+    """As a re-bootstrap does, which comes back within hours."""
+    shutil.rmtree(left.root / "var/lib/juju")
+    (left.root / "var/lib/juju/agents").mkdir(parents=True)
+
+
+def stop(left: Left) -> None:
+    """As while the agent is upgraded."""
+    shutil.rmtree(left.root / FOLDER)
+    del left.world.tools.services[AGENT]
+
+
+def refresh(left: Left) -> None:
+    """Juju takes the former charm away before the new one is in its place."""
+    shutil.rmtree(left.root / FOLDER / "charm", ignore_errors=True)
+
+
+def replace(left: Left) -> None:
+    """The machine has another agent, of another controller: nobody knows whose the folder was."""
+    shutil.rmtree(left.root / FOLDER)
+    test_juju_agents.put_agent(left.root, "machine-9")
+
+
+class TestNever:
+    """What looks like a unit that vanished, and is none, for most of a day."""
+
+    @pytest.mark.parametrize("happen", [unmount, move, empty, stop, refresh, replace])
+    def test_nothing_is_touched(self, left: Left, happen: Callable[[Left], None]):
+        happen(left)
+        was, calls = left.files(), list(left.world.tools.calls)
+        for _ in range(46):
+            assert (left.run(30), left.told) == (0, [])
+        assert (left.files(), left.world.tools.calls) == (was, calls)
+        assert left.world.drivers() == READY
+
+    def test_a_boot_clock_that_jumps_begins_anew(self, left: Left):
+        left.vanish()
+        left.run()
+        left.run(-60)
+        assert left.world.drivers() == READY
+        left.run(9)
+        assert left.world.drivers() == READY
+        left.run(2)
+        assert left.world.drivers() == {**READY, **NATIVE}
+
+    def test_no_wall_clock_is_asked(self, left: Left, monkeypatch: pytest.MonkeyPatch):
+        """Whoever sets the date has no second look at once."""
+        seen: list[float] = []
+        monkeypatch.setattr(
+            caretaker, "run", lambda site, tools, now, say: seen.append(now.seconds) or 0
+        )
+        monkeypatch.setattr(caretaker.time, "time", lambda: pytest.fail("the wall clock"))
+        for _ in range(2):
+            assert caretaker.main(["qat"]) == 0
+        assert 0 <= seen[1] - seen[0] < 60
+
+    def test_a_refresh_between_the_look_and_the_lock(
+        self, left: Left, monkeypatch: pytest.MonkeyPatch
+    ):
+        """A unit of the next revision has come, and written what this caretaker does not know."""
+        left.vanish()
+        left.run()
+        hold, path = lock.hold, left.root / RECORD
+
+        def hold_late(*values, **named):
+            test_juju_agents.put_agent(left.root, "unit-pci-passthrough-1")
+            newer = f'"format": {record.FORMAT + 1}'
+            path.write_text(path.read_text().replace(f'"format": {record.FORMAT}', newer))
+            return hold(*values, **named)
+
+        monkeypatch.setattr(lock, "hold", hold_late)
+        assert left.run() == caretaker.EXIT_FAILED
+        assert "of a newer revision" in left.told[0]
+        assert left.world.drivers() == READY
+
+
 class TestPlan:
     """The caretaker's files stand in a plan as others do, but for a diff."""
 
