@@ -390,6 +390,7 @@ def replace(left: Left) -> None:
     """The machine has another agent, of another controller: nobody knows whose the folder was."""
     shutil.rmtree(left.root / FOLDER)
     test_juju_agents.put_agent(left.root, "machine-9")
+    left.world.tools.services["jujud-machine-9"] = "run"
 
 
 class TestNever:
@@ -476,6 +477,14 @@ class TestPlan:
         assert self.changes(left.world, "") == [("remove", path) for path in self.OWNED]
         left.world.kernel.hold("0000:84:00.0")
         assert self.changes(left.world, "") == [], "it stays for what a guest keeps"
+
+    def test_it_stays_as_long_as_the_record(self, left: Left):
+        """A card that comes late shall cost no second reboot."""
+        with left.world.ledger() as ledger:
+            ledger.update(reboot=record.Reboot("plan", "boot"))
+        assert self.changes(left.world, "gpu=10de:ffff") == []
+        left.world.hook("gpu=10de:ffff")
+        assert watch.is_installed(left.root, "pci-passthrough")
 
     def test_nobody_has_looked_for_it(self, bare: World):
         decision = bare.decide(GPUS)

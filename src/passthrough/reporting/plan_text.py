@@ -12,7 +12,6 @@ from passthrough.planning import caretaking, plan
 from passthrough.reporting import leftovers as hand_made
 from passthrough.reporting import nova_text, tables, words
 from passthrough.reporting.verify import result
-from passthrough.state import record
 from passthrough.survey import Decision
 
 # Enough for a word and an address: "device_spec 0000:83:00.0".
@@ -235,8 +234,8 @@ def _changes_of_caretaker(decision: Decision, present: Mapping[str, str | None])
     comes = aim.taken or aim.activated or decision.nova_planned.content
     wanted = caretaking.contents(decision.site.application) if comes else {}
     changed = {path: text for path, text in present.items() if wanted.get(path) != text}
-    if not comes and not dataclasses.replace(aim, nova=record.Nova()).is_empty:
-        return {}  # it stays for what a guest keeps
+    if not comes and aim.reboot:
+        return {}  # it stays as long as the record does
     return {
         path: "remove" if path not in wanted else "create" if text is None else "replace"
         for path, text in changed.items()
