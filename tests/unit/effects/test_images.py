@@ -6,6 +6,7 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import cpio, uses
@@ -15,6 +16,7 @@ from harness.world import World
 
 from passthrough import enums
 from passthrough.effects import images
+from passthrough.effects.tools import nobody
 from passthrough.host import generators
 from passthrough.planning import boot_files
 from passthrough.site import Site
@@ -53,7 +55,9 @@ def oldest(world: World) -> Path:
     return programs.image_of(world.root, OLD)
 
 
-def do_nothing(what: str, progress: Callable[[str], object], generator: object = None) -> None:
+def do_nothing(
+    what: str, progress: Callable[[str], object], generator: Any = None, reached: Any = nobody
+) -> None:
     """A tool that exits with 0."""
     progress(f"{what}: W: /boot is ro mounted")
 
@@ -66,7 +70,13 @@ class Stops:
         self.is_full = True
         world.tools.rebuild = self
 
-    def __call__(self, what: str, progress: Callable[[str], object], generator=None) -> None:
+    def __call__(
+        self,
+        what: str,
+        progress: Callable[[str], object],
+        generator: Any = None,
+        reached: Any = nobody,
+    ) -> None:
         if what == "initramfs" and self.is_full:
             self.world.tools.calls.append(f"rebuild {what}")
             release = self.world.tree.release.kernel
@@ -74,7 +84,7 @@ class Stops:
             raise commands.CommandError(
                 ("update-initramfs", "-u", "-k", "all"), "failed with exit code 1", (FULL,)
             )
-        self.rebuild(what, progress, generator)
+        self.rebuild(what, progress, generator, reached)
 
 
 def no_room(monkeypatch: pytest.MonkeyPatch, **free: int) -> None:
@@ -130,7 +140,9 @@ class TestLook:
         assert on.drivers() == READY
 
     def test_one_kernel_that_is_left_out_counts(self, two: World):
-        def rebuild(what: str, progress: object, generator: object = None) -> None:
+        def rebuild(
+            what: str, progress: object, generator: Any = None, reached: Any = nobody
+        ) -> None:
             if what == "initramfs":
                 release = two.tree.release.kernel
                 programs.update_image(two.root, "update-initramfs", release)
@@ -167,9 +179,9 @@ class TestLook:
     def test_grub_cfg_that_is_not_written_is_not_rebuilt(self, on: World):
         rebuild = on.tools.rebuild
 
-        def only_images(what: str, progress, generator=None) -> None:
+        def only_images(what: str, progress, generator: Any = None, reached: Any = nobody) -> None:
             if what == "initramfs":
-                rebuild(what, progress, generator)
+                rebuild(what, progress, generator, reached)
 
         on.tools.rebuild = only_images
         with pytest.raises(images.RebuildError) as caught:
@@ -194,7 +206,9 @@ class TestLook:
     def test_half_an_image_is_no_image(self, on: World, content: bytes, said: str):
         before = newest(on).read_bytes()
 
-        def rebuild(what: str, progress: object, generator: object = None) -> None:
+        def rebuild(
+            what: str, progress: object, generator: Any = None, reached: Any = nobody
+        ) -> None:
             newest(on).write_bytes(content)
 
         on.tools.rebuild = rebuild
@@ -217,8 +231,8 @@ class TestCannotBeTold:
     def test_an_image_that_was_written_counts_as_made(self, on: World, content: bytes, why: str):
         rebuild = on.tools.rebuild
 
-        def pack(what: str, progress, generator=None) -> None:
-            rebuild(what, progress, generator)
+        def pack(what: str, progress, generator: Any = None, reached: Any = nobody) -> None:
+            rebuild(what, progress, generator, reached)
             if what == "initramfs":
                 newest(on).write_bytes(content)
 
@@ -231,8 +245,8 @@ class TestCannotBeTold:
     def test_a_missing_program_is_no_fault(self, on: World, monkeypatch):
         rebuild = on.tools.rebuild
 
-        def pack(what: str, progress, generator=None) -> None:
-            rebuild(what, progress, generator)
+        def pack(what: str, progress, generator: Any = None, reached: Any = nobody) -> None:
+            rebuild(what, progress, generator, reached)
             if what == "initramfs":
                 newest(on).write_bytes(b"\x28\xb5\x2f\xfd and so on")
 
@@ -252,8 +266,8 @@ class TestCannotBeTold:
     def test_a_host_without_images_is_told_so(self, on: World):
         newest(on).unlink()
         rebuild = on.tools.rebuild
-        on.tools.rebuild = lambda what, progress, generator=None: (
-            None if what == "initramfs" else rebuild(what, progress, generator)
+        on.tools.rebuild = lambda what, progress, generator=None, reached=nobody: (
+            None if what == "initramfs" else rebuild(what, progress, generator, reached)
         )
         on.hook(GPUS)
         assert on.status == "active: gpu: 2 ready"
@@ -298,7 +312,9 @@ class TestPutBack:
         newest(on).write_bytes(b"070701 as it was")
         newest(on).chmod(0o600)
 
-        def rebuild(what: str, progress: object, generator: object = None) -> None:
+        def rebuild(
+            what: str, progress: object, generator: Any = None, reached: Any = nobody
+        ) -> None:
             newest(on).unlink()
             raise commands.CommandError(("dracut",), "failed with exit code 1")
 
@@ -309,7 +325,9 @@ class TestPutBack:
         assert newest(on).stat().st_mode & 0o777 == 0o600
 
     def test_without_an_error_a_missing_image_is_one(self, on: World):
-        on.tools.rebuild = lambda what, progress, generator=None: newest(on).unlink()
+        on.tools.rebuild = lambda what, progress, generator=None, reached=nobody: newest(
+            on
+        ).unlink()
         with pytest.raises(
             images.RebuildError, match=r"^/boot/initrd\.img-[^ ]* is gone, although"
         ):
@@ -322,7 +340,7 @@ class TestPutBack:
         two.tree.write(state, "the old sum\n")
         stop = Stops(two)
 
-        def rebuild(what: str, progress, generator=None) -> None:
+        def rebuild(what: str, progress, generator: Any = None, reached: Any = nobody) -> None:
             two.tree.write(state, "the new sum\n")
             stop(what, progress, generator)
 
@@ -339,7 +357,7 @@ class TestPutBack:
         seen: list[str] = []
         stop = Stops(two)
 
-        def rebuild(what: str, progress, generator=None) -> None:
+        def rebuild(what: str, progress, generator: Any = None, reached: Any = nobody) -> None:
             seen.extend(each.parent.name for each in two.root.rglob("*.kept"))
             stop(what, progress, generator)
 
