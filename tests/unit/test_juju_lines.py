@@ -11,34 +11,21 @@ from collections.abc import Iterator
 
 import pytest
 import yaml
-from harness.standin import JUJU_3, JUJU_4, charmdir
+from harness.standin import JUJU_3, JUJU_4, charmdir, pages
 from harness.standin.errors import StandinError
 from harness.standin.juju import Juju
+from harness.standin.pages import lines_of
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PAGES = sorted(
-    [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")],
-    key=lambda path: path.relative_to(ROOT).as_posix(),
-)
-_BLOCK = re.compile(r"(?ms)^```console\n(.*?)^```")
+PAGES = pages.all_of(ROOT)
 _INLINE = re.compile(r"`(juju (?:integrate|remove-relation|deploy|refresh) [^`]*)`")
 _DEPLOYS = re.compile(r"juju deploy (?:pci-passthrough|\./build/pci-passthrough\.charm)(?: --|$)")
 # What a page quotes to say that Juju refuses it.
 REFUSED = {"juju integrate pci-passthrough nova-cloud-controller"}
 
 
-def lines_of(page: pathlib.Path) -> Iterator[str]:
-    """The lines of a page's console blocks that run juju, as a shell joins them."""
-    for block in _BLOCK.findall(page.read_text(encoding="utf-8")):
-        for line in block.replace("\\\n", " ").splitlines():
-            command = line.removeprefix("$ ").split(" | ")[0].split("  #")[0].strip()
-            if command.startswith("juju "):
-                yield command
-
-
 def inline_of(page: pathlib.Path) -> Iterator[str]:
-    text = _BLOCK.sub("", page.read_text(encoding="utf-8"))
-    for found in _INLINE.findall(text):
+    for found in _INLINE.findall(pages.without_blocks(page)):
         command = " ".join(found.split())
         if command not in REFUSED and "…" not in command and len(command.split()) > 2:
             yield command

@@ -99,13 +99,13 @@ class Agent(Engine):
             changes.set_config(added, config or {})
             self._save(state)
 
-    def add_unit(self, app: str, machine: str = FIRST) -> list[EventRun]:
-        """Add a unit to a principal's application, on a machine."""
+    def add_unit(self, app: str, machine: str = FIRST, number: int | None = None) -> list[EventRun]:
+        """Add a unit to a principal's application, on a machine; the next number by default."""
         with self._session() as state:
             application = state.application(app)
             if state.is_subordinate(app):
                 raise ModelError("cannot add unit: unit is a subordinate")
-            changes.add_unit(state, application, "").machine = machine
+            changes.add_unit(state, application, "", number).machine = machine
             return self._settle(state)
 
     def upgrade(self, charm: str | os.PathLike[str], *, app: str | None = None) -> list[EventRun]:

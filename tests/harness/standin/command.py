@@ -175,7 +175,7 @@ class Command(Juju):
         places = given.to.split(",") if given.to else []
         for number in range(count):
             base = self.applications[name].base
-            place = places[number] if number < len(places) else self._add_machine(base)
+            place = places[number] if number < len(places) else self.add_machine(base)
             if place not in self.machines:
                 raise ModelError(f"machine {place} not found")
             if self.machines[place].base != base:
@@ -183,10 +183,11 @@ class Command(Juju):
             self._hooks(lambda place=place: self.agent.add_unit(name, place))
 
     def do_add_machine(self, given: argparse.Namespace) -> str:
-        number = self._add_machine(given.base or self._base)
+        number = self.add_machine(given.base or self._base)
         return f"created machine {number}\n"
 
-    def _add_machine(self, base: str) -> str:
+    def add_machine(self, base: str) -> str:
+        """Add a machine of a base; gives its number."""
         number = str(len(self.machines))
         host = self._hosts(number)
         self.machines[number] = _Machine(host, base)
@@ -208,12 +209,15 @@ class Command(Juju):
         self._hooks(lambda: self.agent.integrate(given.near, given.far))
 
     def do_config(self, given: argparse.Namespace) -> str | None:
-        if given.values or given.reset:
+        if any("=" in each for each in given.values) or given.reset:
             values = dict(self._value(pair) for pair in given.values)
             self._hooks(lambda: self.agent.config(values, app=given.application, reset=given.reset))
             return None
         app = self.agent.model().application(given.application)
-        found = shown.options(app, declared.effective_config(app.declared["config"], app.config))
+        config = declared.effective_config(app.declared["config"], app.config)
+        if given.values:
+            return f"{config.get(given.values[0], '')}\n"
+        found = shown.options(app, config)
         return json.dumps(found) if given.format == "json" else yaml.safe_dump(found)
 
     def _value(self, pair: str) -> tuple[str, str]:

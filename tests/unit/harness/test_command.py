@@ -144,6 +144,7 @@ class TestDeploy:
         (tmp_path / "text").write_text("from a file")
         juju.line("juju deploy ours more --base ubuntu@22.04 --config text=b")
         assert ask(juju, "config more")["settings"]["text"]["value"] == "b"
+        assert juju.line("juju config more text") == "b\n"
         juju.line("juju config ours text=@text")
         assert str(juju.agent.status("ours/0")) == "active: from a file"
         juju.line("juju config ours --reset text")
