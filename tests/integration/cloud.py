@@ -41,6 +41,10 @@ grep --no-messages --no-filename '^[[:space:]]*linux' /boot/grub/grub.cfg || tru
 _BOOT = "cat /proc/sys/kernel/random/boot_id; cut --delimiter=' ' --fields=22 /proc/1/stat"
 
 
+# What `juju exec` of jubilant raises while a machine is away.
+_UNREACHABLE = (jubilant.CLIError, jubilant.TaskError, TimeoutError, ValueError)
+
+
 class Settings(NamedTuple):
     """What the operator asks for.
 
@@ -156,7 +160,7 @@ class Cloud:
             self.juju.ssh(machine, "sudo reboot")
         deadline = time.monotonic() + BOOT
         while time.monotonic() < deadline:
-            with contextlib.suppress(jubilant.CLIError, jubilant.TaskError, TimeoutError):
+            with contextlib.suppress(*_UNREACHABLE):
                 if self.juju.exec(_BOOT, machine=machine, wait=60).stdout != boot:
                     return
             time.sleep(self.settings.delay)
