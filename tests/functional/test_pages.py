@@ -18,13 +18,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 LAST = ROOT / "docs/how-to/remove.md"
 BASE = "ubuntu@22.04"
-# What a page takes for granted, by the name of the application that it says.
+# What a page takes for granted, by the name of the application that it says: the charm, its base.
 GRANTED = {
-    "nova-compute": BASE,
-    "nova-cloud-controller": BASE,
-    "nova-compute-b": BASE,
-    "nova-compute-noble": "ubuntu@24.04",
-    "nrpe": BASE,
+    "nova-compute": ("nova-compute", BASE),
+    "nova-cloud-controller": ("nova-cloud-controller", BASE),
+    "nova-compute-b": ("nova-compute", BASE),
+    "nova-compute-noble": ("nova-compute", "ubuntu@24.04"),
+    "nrpe": ("nrpe", BASE),
 }
 _DEPLOYS = re.compile(r"juju deploy (?:pci-passthrough|\./build/pci-passthrough\.charm)(?: --|$)")
 # What is the made-up host's, and not Juju's: a check is red, a program (virsh) is not installed.
@@ -78,9 +78,9 @@ class Reader:
                 self.check_no_hook_failed(line)
 
     def grant(self, text: str) -> None:
-        for name, base in GRANTED.items():
+        for name, (charm, base) in GRANTED.items():
             if re.search(rf"\b{name}\b(?!-)", text) and name not in self.juju.applications:
-                self.juju.line(f"juju deploy {name} --base {base}")
+                self.juju.line(f"juju deploy {charm} {name} --base {base}")
                 if name == "nrpe":
                     ends = (f"{each}:nrpe-external-master" for each in ("nrpe", "nova-compute"))
                     self.juju.line(f"juju integrate {' '.join(ends)}")
