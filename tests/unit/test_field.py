@@ -211,6 +211,22 @@ class TestSharedId:
         assert host.tree.driver_of("0001:c8:00.0") == "nvidia"
 
 
+def test_an_alias_of_two_types_is_asked_to_be_two(hosts: Hosts):
+    """The advice, pasted, is taken: Nova wants one type for an alias."""
+    world = hosts()
+    card(world, "0000:83:00.0", "10de:2330", 0x030200, driver="nvidia", total_vfs=32)
+    card(world, "0000:85:00.0", "10de:1db4", 0x030200, driver="nvidia")
+    world.tree.iommu_on()
+    for first, second in (("g=10de:2330", "g=10de:1db4"), ("g|h=10de:2330", "h=10de:1db4")):
+        (said,) = refused(world, f"{first}, {second}")
+        asked = said.rpartition("an alias has one type: ")[2]
+        assert asked == "g-pf=10de:2330/PF"
+        assert claimed(world, f"{asked}, {second}") == ["0000:83:00.0", "0000:85:00.0"]
+    # Where nothing else has the alias, the type is all that it needs.
+    (said,) = refused(world, "g=10de:2330, other=10de:1db4")
+    assert said.endswith("; write the item as g=10de:2330/PF")
+
+
 class TestDenylist:
     """intel-device-plugins-for-kubernetes #517: vfio-pci refuses QAT of the first generation."""
 

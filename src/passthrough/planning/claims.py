@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Mapping
 from typing import NamedTuple
 
 from passthrough import pci_address
-from passthrough.config import devices
+from passthrough.config import devices, values
 from passthrough.errors import OptionError
 from passthrough.host import modules, pci
 from passthrough.host.usage import Usage
@@ -131,6 +131,7 @@ def decide(
                 )
             stays = item.device_type not in (None, function.device_type)
             by_address[function.address] = Claim(function, item, inherited=stays)
+    refusals = [_with_own_alias(each, by_address.values(), host) for each in refusals]
     _add_companions(list(by_address.values()), by_address, host, known, excepted)
     usage = usage or Usage()
     there = _Circumstances(host, taken or {}, usage, known, frozenset(by_address), excepted)
@@ -218,6 +219,24 @@ def object_to_type(item: devices.Item, function: pci.Function) -> guards.Objecti
         f"write the item as {devices.text_of(item, device_type=actual)}",
         address=function.address,
     )
+
+
+def _with_own_alias(refusal: Refusal, claimed: Iterable[Claim], host: pci.Host) -> Refusal:
+    """Have an item of another type than others of its alias get an alias of its own.
+
+    Nova wants one type for an alias, so the type alone would be refused where it is pasted.
+    """
+    item, function = refusal.item, host.functions.get(refusal.address or "")
+    if function is None or refusal.rule != guards.Rule.DEVICE_TYPE or not item.names:
+        return refusal
+    actual = function.device_type
+    others = (each.item for each in claimed if each.item.alias_type != actual)
+    if not any(set(item.names) & set(each.names) for each in others):
+        return refusal
+    name = f"{item.names[0]}-{actual.removeprefix(values.TYPE_PREFIX).lower()}"
+    text = devices.text_of(item, device_type=actual, alias=name)
+    way_out = f"give it an alias of its own, since an alias has one type: {text}"
+    return refusal._replace(objection=refusal.objection._replace(way_out=way_out))
 
 
 def _choose_by_type(
