@@ -6,7 +6,7 @@ import re
 
 _APPLICATION = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]*[a-z][a-z0-9]*)*")
 
-_NUMBER = re.compile(r"0|[1-9][0-9]*", re.ASCII)
+_NUMBER = r"(?a)0|[1-9][0-9]*"
 
 
 def name_for(application: str) -> str:
@@ -38,6 +38,6 @@ def check_unit(name: str) -> str:
         ValueError: otherwise; the name becomes part of paths.
     """
     application, _, number = name.partition("/")
-    if not (_APPLICATION.fullmatch(application) and _NUMBER.fullmatch(number)):
+    if not (_APPLICATION.fullmatch(application) and re.fullmatch(_NUMBER, number)):
         raise ValueError(f"{name!r} is not the name of a Juju unit")
     return name

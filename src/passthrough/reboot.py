@@ -7,13 +7,12 @@ operator has to look.
 
 from __future__ import annotations
 
-import dataclasses
 import enum
 import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from passthrough import errors
+from passthrough import errors, frozen
 from passthrough.config import spelling
 from passthrough.planning import plan, prerequisites
 from passthrough.problem import Kind, Problem
@@ -106,7 +105,7 @@ def key(decision: Decision) -> str:
     It takes in the options and nothing that the host adds: a function that comes and goes between
     boots, and with it a driver on the blacklist, would make every boot's plan a new one.
     """
-    wanted = dataclasses.replace(decision.options, keep=False)  # no reboot brings it about
+    wanted = frozen.replace(decision.options, keep=False)  # no reboot brings it about
     return digest.of(spelling.VERSION, spelling.spell(wanted))
 
 

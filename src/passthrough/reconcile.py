@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable
 
-from passthrough import confirm, survey
+from passthrough import confirm, frozen, survey
 from passthrough.config.options import Options
 from passthrough.effects import apply, nova_compute, watching
 from passthrough.effects.tools import Tools
@@ -17,16 +16,14 @@ from passthrough.survey import Decision
 from passthrough.system import lock
 
 
-@dataclasses.dataclass(frozen=True)
-class Result:
+class Result(frozen.Value):
     """What is decided after a run, and what the run did."""
 
     decision: Decision
-    outcome: apply.Outcome = dataclasses.field(default_factory=apply.Outcome)
+    outcome: apply.Outcome = frozen.field(default_factory=apply.Outcome)
 
 
-@dataclasses.dataclass(frozen=True)
-class Start:
+class Start(frozen.Value):
     """What a run starts from.
 
     Attributes:
@@ -40,12 +37,15 @@ class Start:
     is_patient: bool = False
 
 
+_ANEW = Start()
+
+
 def reconcile(
     site: Site,
     options: Options,
     tools: Tools,
     progress: Callable[[str], object],
-    start: Start = Start(),
+    start: Start = _ANEW,
 ) -> Result:
     """Bring a host to what ``options`` ask for; default options undo everything.
 
@@ -115,8 +115,8 @@ def _reconcile(
         # What this run has bound by now is the charm's own; this function not before it is bound.
         known, now = before.facts.record, ledger.present.taken
         mine = {each: now[each] for each in now if each != address or each in known.taken}
-        by_now = dataclasses.replace(before.facts, record=dataclasses.replace(known, taken=mine))
-        return confirm.keep_free(dataclasses.replace(before, facts=by_now), address)
+        by_now = frozen.replace(before.facts, record=frozen.replace(known, taken=mine))
+        return confirm.keep_free(frozen.replace(before, facts=by_now), address)
 
     try:
         apply.hold_back(site, before.plan, is_patient=start.is_patient)
@@ -134,4 +134,4 @@ def _reconcile(
     if ledger.present.is_empty:
         watching.remove(site, tools)
     did = (*withdrawn, *outcome.did, *offered)
-    return Result(after, dataclasses.replace(outcome, did=did))
+    return Result(after, frozen.replace(outcome, did=did))

@@ -7,13 +7,12 @@ from that one `Decision`. No way to change anything is imported here.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from passthrough import pci_address
+from passthrough import frozen, pci_address
 from passthrough.config import host_exceptions
 from passthrough.config.options import Options
 from passthrough.host import machine, modules, pci, usage, vfio_users, watch
@@ -30,8 +29,7 @@ if TYPE_CHECKING:
     from passthrough.host import guests, hindrances
 
 
-@dataclasses.dataclass(frozen=True)
-class Facts:
+class Facts(frozen.Value):
     """Everything that was read of one site.
 
     Attributes:
@@ -54,23 +52,17 @@ class Facts:
     site: Site
     host: pci.Host
     machine: machine.Platform
-    usage: usage.Usage = dataclasses.field(default_factory=usage.Usage)
-    record: Record = dataclasses.field(default_factory=Record)
-    others: Mapping[str, Record] = dataclasses.field(default_factory=dict[str, Record])
-    present: Mapping[str, files.Present | None] = dataclasses.field(
+    usage: usage.Usage = frozen.field(default_factory=usage.Usage)
+    record: Record = frozen.field(default_factory=Record)
+    others: Mapping[str, Record] = frozen.field(default_factory=dict[str, Record])
+    present: Mapping[str, files.Present | None] = frozen.field(
         default_factory=dict[str, files.Present | None]
     )
-    nova: nova_facts.Facts = dataclasses.field(default_factory=nova_facts.Facts)
-    processes: procfs.Processes = dataclasses.field(
-        default_factory=procfs.Processes.none, compare=False
-    )
-    users: vfio_users.Users = dataclasses.field(
-        default_factory=vfio_users.Users.none, compare=False
-    )
+    nova: nova_facts.Facts = frozen.field(default_factory=nova_facts.Facts)
+    processes: procfs.Processes = frozen.field(default_factory=procfs.Processes.none, compare=False)
+    users: vfio_users.Users = frozen.field(default_factory=vfio_users.Users.none, compare=False)
     watched: bool = True
-    aliases: modules.Aliases = dataclasses.field(
-        default_factory=modules.Aliases.none, compare=False
-    )
+    aliases: modules.Aliases = frozen.field(default_factory=modules.Aliases.none, compare=False)
 
     def guests(self) -> tuple[guests.Guest, ...]:
         """The guests that run, in the order of their processes."""
@@ -96,8 +88,7 @@ class Facts:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Decision:
+class Decision(frozen.Value):
     """What follows from the options and the facts.
 
     Attributes:
@@ -116,12 +107,10 @@ class Decision:
     facts: Facts
     outcome: claims.Outcome
     plan: plan.Plan
-    nova: nova_offer.Offer = dataclasses.field(default_factory=nova_offer.Offer)
-    nova_planned: nova_offer.Offer = dataclasses.field(default_factory=nova_offer.Offer)
-    held: Mapping[str, tuple[int, ...]] = dataclasses.field(
-        default_factory=dict[str, tuple[int, ...]]
-    )
-    rendered: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    nova: nova_offer.Offer = frozen.field(default_factory=nova_offer.Offer)
+    nova_planned: nova_offer.Offer = frozen.field(default_factory=nova_offer.Offer)
+    held: Mapping[str, tuple[int, ...]] = frozen.field(default_factory=dict[str, tuple[int, ...]])
+    rendered: Mapping[str, str] = frozen.field(default_factory=dict[str, str])
 
     @property
     def site(self) -> Site:
@@ -197,12 +186,12 @@ def ask_again(facts: Facts, addresses: Iterable[str]) -> Facts:
         **found.functions,
     }
     ordered = {address: there[address] for address in sorted(there, key=pci_address.sort_key)}
-    host = dataclasses.replace(found, functions=ordered)
+    host = frozen.replace(found, functions=ordered)
     others = record.read_others(facts.site, partial(_has_files, root))
     processes = procfs.Processes(root)
     used = usage.read(root, found, _ours(facts.record, others), processes)
     uses = {address: each for address, each in facts.usage.uses.items() if address not in asked}
-    return dataclasses.replace(
+    return frozen.replace(
         facts,
         host=host,
         usage=usage.Usage({**uses, **used.uses}, used.openers.of_host(host), used.blocks),
@@ -214,7 +203,7 @@ def ask_again(facts: Facts, addresses: Iterable[str]) -> Facts:
 
 def add_uses(facts: Facts, more: Mapping[str, Iterable[kinds.Use]]) -> Facts:
     """The same facts with uses that a look does not see, by the function's address."""
-    return dataclasses.replace(facts, usage=facts.usage.with_more(more))
+    return frozen.replace(facts, usage=facts.usage.with_more(more))
 
 
 def read_own_again(facts: Facts) -> Facts:
@@ -226,7 +215,7 @@ def read_own_again(facts: Facts) -> Facts:
     """
     site = facts.site
     mine = record.read(site)
-    return dataclasses.replace(facts, record=mine, nova=nova_facts.read(site, mine.nova))
+    return frozen.replace(facts, record=mine, nova=nova_facts.read(site, mine.nova))
 
 
 def decide(
@@ -252,7 +241,7 @@ def decide(
     taken = record.taken_by(facts.others)
     left_out = host_exceptions.of(options.host_exceptions, facts.machine.name)
     outcome = claims.decide(
-        dataclasses.replace(options.devices, excepted=left_out),
+        frozen.replace(options.devices, excepted=left_out),
         _with_denylist(options, facts),
         taken,
         facts.usage,
@@ -287,7 +276,7 @@ def _with_denylist(options: Options, facts: Facts) -> pci.Host:
     """The host as vfio-pci will be: the option that lifts its denylist may come with a reboot."""
     # Of GRUB's files the charm's comes last, and of one parameter's values the last one counts.
     lifted = viability.lifts_denylist(*facts.machine.command_line, *options.kernel_options)
-    return dataclasses.replace(facts.host, denylist_is_off=True) if lifted else facts.host
+    return frozen.replace(facts.host, denylist_is_off=True) if lifted else facts.host
 
 
 def _ours(mine: Record, others: Mapping[str, Record]) -> frozenset[str]:
@@ -344,7 +333,7 @@ def _decide_offers(
     stay = {each["address"] for each in now.device_specs}
     held = facts.users.of([each for each in nova_offer.listed(known) if each not in stay])
     if held:
-        known = dataclasses.replace(known, held=frozenset(held))
+        known = frozen.replace(known, held=frozenset(held))
         now = nova_offer.decide(options, outcome, verified, known, renderer)
     primary = nova_offer.find_primary(outcome)
     if primary == verified:

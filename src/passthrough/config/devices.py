@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import fnmatch
 import functools
 import json
@@ -11,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
-from passthrough import pci_address
+from passthrough import frozen, pci_address
 from passthrough.config import pasted, values, words
 from passthrough.errors import OptionError
 from passthrough.system.quoting import show
@@ -22,8 +21,7 @@ MAX_LENGTH = 1 << 20
 _GRAMMAR = "[ALIAS=]VENDOR:PRODUCT[@ADDRESS]"
 
 
-@dataclasses.dataclass(frozen=True)
-class Item:
+class Item(frozen.Value):
     """One item of ``devices``: a model, narrowed by addresses, and what to tell Nova of it.
 
     A field that is None was not given.
@@ -115,8 +113,7 @@ class Item:
         return f"{name}@{','.join(self.addresses)}" if self.addresses else name
 
 
-@dataclasses.dataclass(frozen=True)
-class Spec:
+class Spec(frozen.Value):
     """The whole ``devices`` option, in the operator's order.
 
     ``excepted`` are the globs of addresses that one host leaves out, once the host is known.
@@ -191,7 +188,7 @@ def text_of(item: Item, **changes: Any) -> str:
         item: the item.
         changes: fields that the text shall have otherwise.
     """
-    changed = dataclasses.replace(item, **changes)
+    changed = frozen.replace(item, **changes)
     short = Item(
         changed.position,
         changed.vendor,

@@ -10,10 +10,10 @@ Sources: the kernel's Documentation/admin-guide/kernel-parameters.txt and init/m
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterable
 
+from passthrough import frozen
 from passthrough.config import words
 from passthrough.errors import OptionError
 
@@ -21,9 +21,7 @@ OPTION = "kernel-options"
 
 # Root's shell sources the grub.d file, and grub-mkconfig writes the result into grub.cfg without
 # quotes: no character here ends a word, a command or a string of either language.
-_TOKEN = re.compile(
-    r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}(=[A-Za-z0-9_.,:/@+%-][A-Za-z0-9_.,:/@+%=-]{0,127})?"
-)
+_WRITTEN = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}(=[A-Za-z0-9_.,:/@+%-][A-Za-z0-9_.,:/@+%=-]{0,127})?"
 
 _LEAVE_OUT = "leave it out"
 _BY_HAND = (
@@ -57,8 +55,7 @@ _NOIOMMU = ("lets guests write to all of the host's memory, and is never to be u
 _SYSTEMD = ("tells systemd what to do, which decides what the host boots", _LEAVE_OUT)
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
+class Row(frozen.Value):
     """Names that are taken, and why they may be.
 
     Attributes:
@@ -197,7 +194,7 @@ def parse(text: str) -> tuple[str, ...]:
     """
     tokens = words.split(OPTION, text, r"\s+")
     for number, token in enumerate(tokens, 1):
-        if not _TOKEN.fullmatch(token):
+        if not re.fullmatch(_WRITTEN, token):
             raise OptionError(
                 OPTION,
                 "not NAME or NAME=VALUE of letters, digits and . _ - , : / @ + % (quotes, spaces,"

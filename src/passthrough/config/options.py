@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Mapping
 
+from passthrough import frozen
 from passthrough.config import devices as devices_option
 from passthrough.config import host_exceptions, kernel_options, words
 from passthrough.errors import OptionError
 from passthrough.system.quoting import show
 
-_DRIVER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+_DRIVER = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 
 ON_REMOVAL = "on-removal"
 
 _LEAVE_OUT = "leave it out"
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
+class Options(frozen.Value):
     """Every option of the charm, validated.
 
     Attributes:
@@ -37,7 +36,7 @@ class Options:
             defaults, which ask for nothing.
     """
 
-    devices: devices_option.Spec = dataclasses.field(default_factory=devices_option.Spec)
+    devices: devices_option.Spec = frozen.field(default_factory=devices_option.Spec)
     iommu: bool = True
     iommu_passthrough: bool = False
     allow_unsafe_interrupts: bool = False
@@ -112,7 +111,7 @@ def _drivers(text: str) -> tuple[str, ...] | None:
         return None
     names: dict[str, None] = {}
     for number, name in enumerate(words.split("blacklist-drivers", text, r"[,\s]+"), 1):
-        if not _DRIVER.fullmatch(name):
+        if not re.fullmatch(_DRIVER, name):
             raise OptionError(
                 "blacklist-drivers",
                 "not a module name (letters, digits, '_' and '-')",

@@ -14,13 +14,13 @@ from passthrough.system.quoting import bare, show
 
 _ID = r"[0-9A-Fa-f]{4}:[0-9A-Fa-f]{4}"
 _ADDRESS = r"(?:[0-9A-Fa-f]{4,8}:)?[0-9A-Fa-f]{2}:[01][0-9A-Fa-f]\.[0-7]"
-_LSPCI = re.compile(rf"({_ADDRESS}) .*\[({_ID})\]")
-_BLANKS = re.compile(r"([\w.|-]+)(?:[ \t]+=[ \t]*|=[ \t]+)([\w:.@/*?\[\]-]+)")
-_BAR = re.compile(r"([\w.|-]+)(?:[ \t]+\|[ \t]*|\|[ \t]+)([\w.|-]+(?:=\S+)?)")
-_KEY = re.compile(r"([A-Za-z][\w.|-]*):[ \t]+(\S+)")
-_WITH_COLON = re.compile(rf"([A-Za-z][\w.|-]*):({_ID}.*)")
-_ADDRESS_ALONE = re.compile(rf"(?:(.+)=)?({_ADDRESS})")
-_IDS = re.compile(r"(?:vfio[-_]pci\.)?ids=(.+)")
+_LSPCI = rf"({_ADDRESS}) .*\[({_ID})\]"
+_BLANKS = r"([\w.|-]+)(?:[ \t]+=[ \t]*|=[ \t]+)([\w:.@/*?\[\]-]+)"
+_BAR = r"([\w.|-]+)(?:[ \t]+\|[ \t]*|\|[ \t]+)([\w.|-]+(?:=\S+)?)"
+_KEY = r"([A-Za-z][\w.|-]*):[ \t]+(\S+)"
+_WITH_COLON = rf"([A-Za-z][\w.|-]*):({_ID}.*)"
+_ADDRESS_ALONE = rf"(?:(.+)=)?({_ADDRESS})"
+_IDS = r"(?:vfio[-_]pci\.)?ids=(.+)"
 _LONGEST = 1000  # characters of a line that are looked at: the patterns go back and forth
 _LISTS = "items are separated by commas, blanks or newlines"
 
@@ -40,7 +40,9 @@ def of_text(text: str, keys: Iterable[str]) -> Mistake | None:
         keys: the keys of the YAML form.
     """
     line = text.strip().partition("\n")[0][:_LONGEST]
-    lspci = _LSPCI.match(line)
+    if " " not in line and "\t" not in line:
+        return None
+    lspci = re.match(_LSPCI, line)
     if lspci:
         address, identity = lspci[1].lower(), lspci[2].lower()
         where = _full(address)
@@ -48,7 +50,7 @@ def of_text(text: str, keys: Iterable[str]) -> Mistake | None:
             f"{show(line)} is a line of lspci{pci_address.about_domain(where)}",
             f"of it an item has {identity}@{where}",
         )
-    key = _KEY.match(line)
+    key = re.match(_KEY, line)
     if key and key[1] in keys:
         return Mistake(
             f"{show(key[1])} is a key of the YAML form, which is a list",
@@ -56,12 +58,12 @@ def of_text(text: str, keys: Iterable[str]) -> Mistake | None:
         )
     if key:
         return Mistake(f"{show(key[0])} has a colon behind the ALIAS", _write(key[1], key[2]))
-    bar = _BAR.search(line)
+    bar = re.search(_BAR, line)
     if bar:
         return Mistake(
             f"{show(bar[0])} has blanks around the |", f"write {bare(bar[1])}|{bare(bar[2])}"
         )
-    blanks = _BLANKS.search(line)
+    blanks = re.search(_BLANKS, line)
     if blanks:
         return Mistake(
             f"{show(blanks[0])} has blanks around the =",
@@ -72,9 +74,9 @@ def of_text(text: str, keys: Iterable[str]) -> Mistake | None:
 
 def of_entry(entry: str) -> Mistake | None:
     """Look at one item of the short form."""
-    colon = _WITH_COLON.fullmatch(entry)
-    address = _ADDRESS_ALONE.fullmatch(entry)
-    ids = _IDS.fullmatch(entry)
+    colon = re.fullmatch(_WITH_COLON, entry)
+    address = re.fullmatch(_ADDRESS_ALONE, entry)
+    ids = re.fullmatch(_IDS, entry)
     if entry[:1] in "\"'" and entry[:1]:
         return Mistake("quotes are no part of an item", f"leave {entry[0]} out")
     if entry.startswith("@"):

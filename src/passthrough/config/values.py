@@ -23,13 +23,13 @@ DEFAULT_DEVICE_TYPE = "type-PCI"
 NUMA_POLICIES = ("legacy", "preferred", "required", "socket")
 
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
-_ID = re.compile(r"[0-9a-f]{4}")
-_NETWORK = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}")
-_VFIO_DRIVER = re.compile(r"[A-Za-z0-9_-]{0,50}vfio[_-]pci")
-_CUSTOM_NAME = re.compile(r"[A-Z0-9_]{1,248}")
+_ID = r"[0-9a-f]{4}"
+_NETWORK = r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}"
+_VFIO_DRIVER = r"[A-Za-z0-9_-]{0,50}vfio[_-]pci"
+_CUSTOM_NAME = r"[A-Z0-9_]{1,248}"
 
 _GLOB_PART = r"(?:[0-9a-f?*]|\[[0-9a-f](?:-?[0-9a-f])*\])+"
-_GLOB = re.compile(rf"{_GLOB_PART}:{_GLOB_PART}:{_GLOB_PART}\.{_GLOB_PART}")
+_GLOB = rf"{_GLOB_PART}:{_GLOB_PART}:{_GLOB_PART}\.{_GLOB_PART}"
 
 
 class NotAcceptedError(ValueError):
@@ -53,7 +53,7 @@ def read_id(value: object) -> tuple[str, str]:
     if not colon:
         raise NotAcceptedError(f"{quoting.show(text)} is not VENDOR:PRODUCT, e.g. 10de:1bb0")
     for what, part in (("vendor", vendor), ("product", product)):
-        if not _ID.fullmatch(part):
+        if not re.fullmatch(_ID, part):
             raise NotAcceptedError(
                 f"{what} id {quoting.show(part)} is not four hex digits, e.g. 10de:1bb0"
             )
@@ -96,7 +96,7 @@ def read_address(value: object) -> str:
     if address.count(":") == 1:
         address = f"0000:{address}"
     if pci_address.is_exact(address) or (
-        _GLOB.fullmatch(address) and re.search(r"[?*\[]", address)
+        re.fullmatch(_GLOB, address) and re.search(r"[?*\[]", address)
     ):
         return address
     raise NotAcceptedError(
@@ -118,7 +118,7 @@ def read_addresses(value: object) -> tuple[str, ...]:
 def read_custom_name(value: object) -> str:
     """Read the name of a resource class or trait, in upper case as Placement keeps it."""
     text = _word(value).upper()
-    if not _CUSTOM_NAME.fullmatch(text):
+    if not re.fullmatch(_CUSTOM_NAME, text):
         raise NotAcceptedError(f"{quoting.show(value)} is not a name of letters, digits and '_'")
     return text
 
@@ -126,7 +126,7 @@ def read_custom_name(value: object) -> str:
 def read_physical_network(value: object) -> str:
     """Read the name of a physical network, as Neutron's bridge_mappings have it."""
     text = _word(value)
-    if not _NETWORK.fullmatch(text):
+    if not re.fullmatch(_NETWORK, text):
         raise NotAcceptedError(
             f"{quoting.show(text)} is not a name of up to 64 letters, digits, '.', '_', ':' and '-'"
         )
@@ -138,7 +138,7 @@ def read_vfio_driver(value: object) -> str | None:
     text = _word(value)
     if text == "auto":
         return None
-    if not _VFIO_DRIVER.fullmatch(text):
+    if not re.fullmatch(_VFIO_DRIVER, text):
         raise NotAcceptedError(
             f"{quoting.show(text)} is neither auto nor vfio-pci, nor a variant of that, such as"
             " mlx5_vfio_pci"

@@ -9,11 +9,10 @@ did not end.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 
-from passthrough import enums, errors
+from passthrough import enums, errors, frozen
 from passthrough.effects import drivers, images, turns
 from passthrough.effects.tools import Tools
 from passthrough.errors import PassthroughError
@@ -40,8 +39,7 @@ class ApplyError(PassthroughError):
         super().__init__(f"{what}: {error.strerror}; {_PUT_BACK}")
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
+class Outcome(frozen.Value):
     """What a run did and what it could not do.
 
     Attributes:
@@ -51,7 +49,7 @@ class Outcome:
     """
 
     did: tuple[str, ...] = ()
-    failed: Mapping[str, errors.BindError] = dataclasses.field(
+    failed: Mapping[str, errors.BindError] = frozen.field(
         default_factory=dict[str, errors.BindError]
     )
     repaired: tuple[str, ...] = ()

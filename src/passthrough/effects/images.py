@@ -7,13 +7,12 @@ where one of several kernels' images could not be made. After it: a look into ea
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 
-from passthrough import enums
+from passthrough import enums, frozen
 from passthrough.errors import PassthroughError
 from passthrough.host import generators, grub, initramfs
 from passthrough.planning import boot_files
@@ -36,8 +35,7 @@ class RebuildError(PassthroughError):
     """A rebuild cannot begin, or has not brought what it was for."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Before:
+class Before(frozen.Value):
     """A file as it was before a rebuild.
 
     Attributes:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from passthrough import frozen
 from passthrough.nova import facts as nova_facts
 from passthrough.nova import lines as nova_lines
 from passthrough.nova import offer as nova_offer
@@ -80,7 +80,7 @@ def leave(
 def _write(ledger: record.Ledger, offer: nova_offer.Offer) -> None:
     path = ledger.site.root / nova_lines.path_of(ledger.site.application)
     if offer.content is not None and not path.parent.is_dir():
-        ledger.update(nova=dataclasses.replace(ledger.present.nova, made_directory=True))
+        ledger.update(nova=frozen.replace(ledger.present.nova, made_directory=True))
     files.ensure(path, offer.content, nova_lines.MODE, offer.facts.group)
     if offer.content is None and ledger.present.nova.made_directory:
         with contextlib.suppress(OSError):  # others keep files in it by now
@@ -112,7 +112,7 @@ def _have_it_read(
             allowed, outcome = True, f"started anew, but not ready yet: {error}"
         if not allowed:
             report(f"{nova_facts.SERVICE}: the policy layer denied the restart")
-            ledger.update(nova=dataclasses.replace(known, deferred=digest, run=run))
+            ledger.update(nova=frozen.replace(known, deferred=digest, run=run))
             return
         report(f"{nova_facts.SERVICE}: {outcome}")
     ledger.update(nova=record.Nova(read=digest, made_directory=known.made_directory))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from passthrough import errors, reboot
+from passthrough import errors, frozen, reboot
 from passthrough.nova import facts as nova_facts
 from passthrough.site import Site
 from passthrough.state import record
@@ -60,7 +59,7 @@ def arrange(
         if not tools:
             return verdict
         _stop(ledger, tools)
-        facts = dataclasses.replace(decision.facts, processes=procfs.Processes(site.root))
+        facts = frozen.replace(decision.facts, processes=procfs.Processes(site.root))
         again = reboot.weigh(verdict.reasons, facts.guests(), facts.hindrances(principal))
         if again.action is not reboot.Action.NOW:
             _start(ledger, tools)

@@ -6,14 +6,13 @@ addresses of NVMe over Fibre Channel, and udev's database.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from passthrough import pci_address
+from passthrough import frozen, pci_address
 from passthrough.system import quoting, sysfs
 
 BLOCK = "sys/class/block"
@@ -23,16 +22,15 @@ _NODES = "/dev/"
 # Of a loop device whose file was removed.
 _DELETED = " (deleted)"
 # bcachefs names its devices with colons between; a link by path has colons of its own.
-_SEVERAL = re.compile(r":(?=/dev/)")
+_SEVERAL = r":(?=/dev/)"
 _MAX_LINKS = 8
 
 # A controller of NVMe over fabrics, on the path of its namespaces.
-_OVER_FABRICS = re.compile(r"/nvme-fabrics/ctl/(nvme[0-9]+)(?:/|$)")
-_PORT = re.compile(r"host_traddr=\S*?pn-(0x[0-9a-f]+)", re.IGNORECASE)
+_OVER_FABRICS = r"/nvme-fabrics/ctl/(nvme[0-9]+)(?:/|$)"
+_PORT = r"(?i)host_traddr=\S*?pn-(0x[0-9a-f]+)"
 
 
-@dataclasses.dataclass(frozen=True)
-class Disks:
+class Disks(frozen.Value):
     """The block devices of a host, partitions and assembled ones among them, by kernel name.
 
     ``own`` maps a device to the PCI functions on its own path below /sys/devices, ``lower`` to the
@@ -48,9 +46,9 @@ class Disks:
     holders: Mapping[str, tuple[str, ...]]
     numbers: Mapping[str, str]
     labels: Mapping[str, str]
-    backing: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
-    parents: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
-    said: Mapping[str, tuple[tuple[str, str], ...]] = dataclasses.field(
+    backing: Mapping[str, str] = frozen.field(default_factory=dict[str, str])
+    parents: Mapping[str, str] = frozen.field(default_factory=dict[str, str])
+    said: Mapping[str, tuple[tuple[str, str], ...]] = frozen.field(
         default_factory=dict[str, tuple[tuple[str, str], ...]]
     )
 
@@ -82,7 +80,7 @@ class Disks:
 
     def named(self, root: Path, source: str) -> Iterator[str]:
         """The kernel names of ``/dev/…``, or of several devices with colons between (bcachefs)."""
-        for each in _SEVERAL.split(source.removesuffix(_DELETED)):
+        for each in re.split(_SEVERAL, source.removesuffix(_DELETED)):
             path = follow(root, each)
             if not path.startswith(_NODES):
                 continue
@@ -161,7 +159,7 @@ def read(root: Path) -> Disks:
     found = Disks(own, {}, holders, numbers, labels, behind, parents, said)
     for name, backing in behind.items():
         lower[name].update(found.named(root, backing))
-    return dataclasses.replace(found, lower={name: frozenset(lower[name]) for name in lower})
+    return frozen.replace(found, lower={name: frozenset(lower[name]) for name in lower})
 
 
 def _read_database(root: Path, number: str) -> Iterator[tuple[str, str]]:
@@ -189,11 +187,11 @@ def _ports(root: Path, path: str) -> frozenset[str]:
 
     It stands below virtual/nvme-fabrics and names its port: ``host_traddr=nn-0x…:pn-0x…``.
     """
-    controller = _OVER_FABRICS.search(path)
+    controller = re.search(_OVER_FABRICS, path)
     if not controller:
         return frozenset()
     where = root / "sys/devices/virtual/nvme-fabrics/ctl" / controller[1] / "address"
-    wanted = {port.lower() for port in _PORT.findall(sysfs.attribute_if_there(where) or "")}
+    wanted = {port.lower() for port in re.findall(_PORT, sysfs.attribute_if_there(where) or "")}
     return frozenset[str]().union(
         *(
             pci_address.functions_on(target)

@@ -22,11 +22,11 @@ _PROGRAMS = ("usr/local/sbin", "usr/local/bin", "usr/sbin", "usr/bin", "sbin", "
 _KERNEL_HOOKS = "etc/kernel/postinst.d"
 # Make every image anew: an older kernel that somebody boots by hand must bind too.
 _UPDATE_INITRAMFS = ("update-initramfs", "-u", "-k", "all")
-_NAMED_SETTINGS = re.compile(r"/(etc/[\w./-]*update-initramfs\.conf)\b")
-_SETTING = re.compile(r"""(?m)^[ \t]*(?:export[ \t]+)?update_initramfs=["']?(\w*)""")
+_NAMED_SETTINGS = r"/(etc/[\w./-]*update-initramfs\.conf)\b"
+_SETTING = r"""(?m)^[ \t]*(?:export[ \t]+)?update_initramfs=["']?(\w*)"""
 # The line that each command prints when it comes to a kernel. update-initramfs names the image, and
 # dracut the command that it runs for each kernel (its --regenerate-all).
-_REACHED = re.compile(
+_REACHED = (
     r"update-initramfs: Generating /boot/initrd\.img-(\S+)"
     r"|dracut(?:\[I\])?: Executing: \S*dracut\S* --kver=(\S+)(?: .*)?"
 )
@@ -185,10 +185,10 @@ def is_told_not_to(root: Path, served: Iterable[Generator]) -> str:
     if rebuild_command(root, served) != _UPDATE_INITRAMFS:
         return ""
     command = files.read(root / _COMMAND)
-    named = _NAMED_SETTINGS.findall(command.content) if command else []
+    named = re.findall(_NAMED_SETTINGS, command.content) if command else []
     for path in dict.fromkeys([*named, *(each.settings for each in served if each.settings)]):
         settings = files.read(root / path)
-        values = _SETTING.findall(settings.content) if settings else []
+        values = re.findall(_SETTING, settings.content) if settings else []
         if values and values[-1] == "no":
             return path
     return ""
@@ -214,7 +214,7 @@ def find_reached(line: str) -> str:
     Returns:
         The kernel's release; empty where the line says nothing of that kind.
     """
-    found = _REACHED.fullmatch(line.strip())
+    found = re.fullmatch(_REACHED, line.strip())
     return found[found.lastindex or 0] if found else ""
 
 

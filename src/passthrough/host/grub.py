@@ -6,7 +6,6 @@ Ubuntu's grub-mkconfig sources its settings, and GRUB's manual on ``default`` an
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 import re
@@ -15,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from passthrough import frozen
 from passthrough.host import kernel_line
 from passthrough.problem import Kind, Problem
 from passthrough.system import files
@@ -45,8 +45,7 @@ class Entry(NamedTuple):
     initrds: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class Grub:
+class Grub(frozen.Value):
     """GRUB on this host.
 
     ``entry`` is the menu entry that it boots by default, None where grub.cfg does not tell.
@@ -55,7 +54,7 @@ class Grub:
     """
 
     entry: Entry | None = None
-    settings: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    settings: Mapping[str, str] = frozen.field(default_factory=dict[str, str])
     is_stale: bool = False
 
     @property
@@ -64,13 +63,13 @@ class Grub:
         return tuple(path for path, text in self.settings.items() if _erases(text))
 
 
-@dataclasses.dataclass
 class _Menu:
     """A menu while `_parse` reads it: each child is an entry or another menu."""
 
-    names: tuple[str, ...] = ()
-    children: list[_Menu] = dataclasses.field(default_factory=list["_Menu"])
-    entry: Entry | None = None
+    def __init__(self, names: tuple[str, ...] = (), entry: Entry | None = None):
+        self.names = names
+        self.children: list[_Menu] = []
+        self.entry = entry
 
 
 def read(root: Path) -> Grub:

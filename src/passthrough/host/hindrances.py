@@ -263,7 +263,7 @@ def _storage(root: Path, processes: procfs.Processes) -> Iterator[Hindrance]:
     for pattern in _CEPH_PLACES:
         daemon = "ceph-osd" if "/osd" in pattern else "ceph-mon"
         for path in sysfs.paths_if_there(root, pattern) if daemon not in running else ():
-            yield Hindrance(Kind.CEPH, quoting.bare(f"/{path.relative_to(root)}"))
+            yield Hindrance(Kind.CEPH, quoting.bare(f"/{os.path.relpath(path, root)}"))
 
 
 def _forgetful(root: Path) -> Iterator[Hindrance]:

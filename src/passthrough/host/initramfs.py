@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bz2
 import contextlib
-import dataclasses
 import gzip
 import hashlib
 import json
@@ -21,6 +20,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from passthrough import frozen
 from passthrough.errors import PassthroughError
 from passthrough.host import generators, modules
 from passthrough.system import files, quoting
@@ -67,8 +67,7 @@ class BrokenError(ImageError):
     """An image begins as an initramfs does and does not go on as one: no kernel can use it."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Contents:
+class Contents(frozen.Value):
     """What an image holds.
 
     Attributes:
@@ -80,8 +79,8 @@ class Contents:
 
     digests: frozenset[str] = frozenset()
     has_vfio_pci: bool = False
-    modules: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)
-    marked: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    modules: frozenset[str] = frozen.field(default=frozenset(), compare=False)
+    marked: Mapping[str, str] = frozen.field(default_factory=dict[str, str])
 
 
 def digest(content: bytes) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
+from passthrough import frozen
 from passthrough.host import generators, grub
 from passthrough.system import files, procfs, quoting, sysfs
 
@@ -20,8 +20,7 @@ _SWITCH = "pci-passthrough="
 _RECOVERY = ("recovery", "single")
 
 
-@dataclasses.dataclass(frozen=True)
-class Platform:
+class Platform(frozen.Value):
     """The facts about a host that decide which boot files it needs.
 
     ``iommu_table`` is the ACPI table that announces an IOMMU: DMAR (Intel VT-d), IVRS (AMD-Vi),
@@ -40,7 +39,7 @@ class Platform:
     command_line: tuple[str, ...] = ()
     is_container: bool = False
     boot_id: str = ""
-    grub: grub.Grub = dataclasses.field(default_factory=grub.Grub)
+    grub: grub.Grub = frozen.field(default_factory=grub.Grub)
     other_loader: str = ""
     name: str = ""
 

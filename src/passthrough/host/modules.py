@@ -23,12 +23,12 @@ _PCI_DRIVER = "pci:"
 _DIRECTORY = "lib/modules"
 # The vendor is written out in every pattern but those of a whole class.
 _ALIAS = rb"^alias (pci:v(?:%s|\*)\S*) (\S+)$"
-_MODALIAS = re.compile(r"pci:v([0-9A-F]{8})d")
+_MODALIAS = r"pci:v([0-9A-F]{8})d"
 _VFIO_ROW = b"\nalias vfio_pci:"
 # Both end up in a script that root runs at boot.
-_MODULE_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_RELEASE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,127}")
-_WILDCARD = re.compile(r"[*?\[]")
+_MODULE_NAME = r"[A-Za-z0-9_-]{1,64}"
+_RELEASE = r"[A-Za-z0-9][A-Za-z0-9._+~-]{0,127}"
+_WILDCARD = r"[*?\[]"
 
 
 def normalize(name: str) -> str:
@@ -101,7 +101,7 @@ class Aliases:
         Returns:
             The names, normalized.
         """
-        vendor = _MODALIAS.match(modalias or "")
+        vendor = re.match(_MODALIAS, modalias or "")
         if not (modalias and vendor):
             return frozenset()
         rows = self._rows(vendor[1])
@@ -133,7 +133,7 @@ class Aliases:
         return {
             release: list(_read_vfio_rows(text))
             for release, text in self._texts.items()
-            if _RELEASE.fullmatch(release)
+            if re.fullmatch(_RELEASE, release)
         }
 
     def driver_of(self, module: str) -> str | None:
@@ -165,9 +165,9 @@ def _read_vfio_rows(text: bytes) -> Iterator[tuple[int, re.Pattern[str], str]]:
     while start >= 0:
         end = text.find(b"\n", start + 1)
         words = text[start : end if end >= 0 else None].decode("ascii", "replace").split()
-        if len(words) == 3 and _MODULE_NAME.fullmatch(words[2]):
+        if len(words) == 3 and re.fullmatch(_MODULE_NAME, words[2]):
             pattern = re.compile(fnmatch.translate(words[1]))
-            yield len(_WILDCARD.findall(words[1])), pattern, normalize(words[2])
+            yield len(re.findall(_WILDCARD, words[1])), pattern, normalize(words[2])
         start = text.find(_VFIO_ROW, start + 1)
 
 

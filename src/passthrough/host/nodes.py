@@ -6,13 +6,12 @@ README ("proc interface") for /proc/driver/nvidia, whose nodes stand below no fu
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from passthrough import pci_address
+from passthrough import frozen, pci_address
 from passthrough.host import disks, pci, vfio_users
 from passthrough.system import procfs, sysfs
 
@@ -29,8 +28,7 @@ _COMPUTE, _COMPUTE_DRIVER = "sys/class/kfd/kfd/dev", "amdgpu"
 _SWITCH_DRIVER, _SWITCHES = "nvidia-nvswitch", 32
 
 
-@dataclasses.dataclass(frozen=True)
-class Node:
+class Node(frozen.Value):
     """A device node.
 
     Attributes:

@@ -6,13 +6,12 @@ sysfs-kernel-iommu_groups.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import os
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from pathlib import Path
 
-from passthrough import TYPE_CHECKING, pci_address
+from passthrough import TYPE_CHECKING, frozen, pci_address
 from passthrough.system import sysfs
 
 if TYPE_CHECKING:
@@ -37,8 +36,7 @@ _OTHER_BRIDGE, _POWER_MANAGEMENT = 0x0680, ("8086:7113",)
 _CXL_MEMORY = 0x0502
 
 
-@dataclasses.dataclass(frozen=True)
-class Function:
+class Function(frozen.Value):
     """One PCI function as sysfs shows it.
 
     ``address`` is ``DOMAIN:BUS:SLOT.FUNCTION`` in lower-case hex; ``vendor`` and ``product`` are
@@ -177,8 +175,7 @@ class Regions:
         return self._direct[group]
 
 
-@dataclasses.dataclass(frozen=True)
-class Host:
+class Host(frozen.Value):
     """Every PCI function of a host, by address, in address order.
 
     ``regions`` are the reserved regions of its IOMMU groups; ``denylist_is_off`` tells that
@@ -186,7 +183,7 @@ class Host:
     """
 
     functions: Mapping[str, Function]
-    regions: Regions = dataclasses.field(default_factory=Regions, compare=False)
+    regions: Regions = frozen.field(default_factory=Regions, compare=False)
     denylist_is_off: bool = False
 
     def has_direct_region(self, group: int) -> bool:

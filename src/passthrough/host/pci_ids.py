@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from passthrough import frozen
 from passthrough.host import pci
 
 # Where Debian, Ubuntu and hwdata put it.
@@ -23,8 +23,7 @@ _NEXT_SECTION = re.compile(rb"\n(?=[^\t#\n])")
 _ENTRY = re.compile(rb"\n\t(\S+)  (.*)")
 
 
-@dataclasses.dataclass(frozen=True)
-class Names:
+class Names(frozen.Value):
     """Names from pci.ids. Where it knows none, or is not installed, the bare id stands."""
 
     vendors: Mapping[str, str]

@@ -7,11 +7,11 @@ disk or an interface to the functions on its path below /sys/devices.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
+from passthrough import frozen
 from passthrough.host import disks, nodes, pci
 from passthrough.host.uses import (
     at_rest,
@@ -80,19 +80,16 @@ class Openers:
         return _in_order(uses)
 
 
-@dataclasses.dataclass(frozen=True)
-class Usage:
+class Usage(frozen.Value):
     """The uses of each function, by address. A function that is not there has none.
 
     ``openers`` are those who have functions open, which are uses as well; `all_of` has both.
     ``blocks`` are the host's block devices.
     """
 
-    uses: Mapping[str, tuple[Use, ...]] = dataclasses.field(
-        default_factory=dict[str, tuple[Use, ...]]
-    )
-    openers: Openers = dataclasses.field(default_factory=Openers, compare=False)
-    blocks: disks.Disks = dataclasses.field(default_factory=disks.Disks.none, compare=False)
+    uses: Mapping[str, tuple[Use, ...]] = frozen.field(default_factory=dict[str, tuple[Use, ...]])
+    openers: Openers = frozen.field(default_factory=Openers, compare=False)
+    blocks: disks.Disks = frozen.field(default_factory=disks.Disks.none, compare=False)
 
     def all_of(self, address: str) -> tuple[Use, ...]:
         """Every use of a function; one on a native driver may cost a look at all processes."""
@@ -105,7 +102,7 @@ class Usage:
             for address, uses in more.items()
             if uses
         }
-        return dataclasses.replace(self, uses={**self.uses, **added})
+        return frozen.replace(self, uses={**self.uses, **added})
 
     def of(self, address: str, kind: kinds.Kind) -> tuple[str, ...]:
         """What a function is used for, in words; only uses of one kind."""

@@ -5,7 +5,6 @@ The files hold passwords: this module keeps the options of ``_OPTIONS`` and noth
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -233,7 +232,11 @@ def _drop_ins(directory: Path) -> list[Path]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     # The glob that oslo.config uses matches no hidden file.
-    return [directory / name for name in sorted(fnmatch.filter(names, "[!.]*.conf"))]
+    return [
+        directory / name
+        for name in sorted(names)
+        if name.endswith(".conf") and not name.startswith(".")
+    ]
 
 
 def _entries(values: Iterable[Value]) -> Iterator[Entry]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
+from passthrough import frozen
 from passthrough.nova import conf as nova_conf
 from passthrough.nova import lines as nova_lines
 from passthrough.nova import release as nova_release
@@ -15,8 +15,7 @@ from passthrough.system import files
 SERVICE = "nova-compute"
 
 
-@dataclasses.dataclass(frozen=True)
-class Facts:
+class Facts(frozen.Value):
     """Nova on this unit.
 
     Attributes:
@@ -31,10 +30,10 @@ class Facts:
 
     application: str = "pci-passthrough"
     release: nova_release.Release | None = None
-    config: nova_conf.Config = dataclasses.field(default_factory=nova_conf.Config)
+    config: nova_conf.Config = frozen.field(default_factory=nova_conf.Config)
     present: files.Present | None = None
     group: int | None = None
-    known: record.Nova = dataclasses.field(default_factory=record.Nova)
+    known: record.Nova = frozen.field(default_factory=record.Nova)
     held: frozenset[str] = frozenset()
 
     @property

@@ -28,7 +28,7 @@ SUBORDINATE_KEY = "subordinate_configuration"
 FILTER = "PciPassthroughFilter"
 # Without it Nova heeds no alias's numa_policy (nova/scheduler/filters/numa_topology_filter.py).
 NUMA_FILTER = "NUMATopologyFilter"
-_DEVICES = re.compile(r"(?:device_spec|passthrough_whitelist|alias)\s*=")
+_DEVICES = r"(?:device_spec|passthrough_whitelist|alias)\s*="
 
 
 def path_of(application: str) -> str:
@@ -96,7 +96,7 @@ def kept_device_spec(function: pci.Function, written: Mapping[str, object]) -> F
     tags = {
         name: value
         for name, allowed in nova_release.written_device_spec_keys().items()
-        if isinstance(value := written.get(name), str) and allowed.fullmatch(value)
+        if isinstance(value := written.get(name), str) and re.fullmatch(allowed, value)
     }
     return {
         "vendor_id": function.vendor,
@@ -163,7 +163,7 @@ def without_devices(text: str) -> str:
     kept: list[str] = []
     drops = False
     for line in text.splitlines(keepends=True):
-        drops = bool(_DEVICES.match(line)) or (drops and line[:1] in " \t")
+        drops = bool(re.match(_DEVICES, line)) or (drops and line[:1] in " \t")
         if not drops:
             kept.append(line)
     return "".join(kept)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from passthrough import errors, pci_address
+from passthrough import errors, frozen, pci_address
 from passthrough.config import options
 from passthrough.host import pci
 from passthrough.nova import aliases as nova_aliases
@@ -20,8 +19,7 @@ from passthrough.planning import boot_files, claims, plan, templates, viability
 from passthrough.problem import Kind, Problem
 
 
-@dataclasses.dataclass(frozen=True)
-class Offer:
+class Offer(frozen.Value):
     """What Nova should have of this host, and how far Nova is from that.
 
     Attributes:
@@ -38,7 +36,7 @@ class Offer:
         notes: what an operator may want to know.
     """
 
-    facts: nova_facts.Facts = dataclasses.field(default_factory=nova_facts.Facts)
+    facts: nova_facts.Facts = frozen.field(default_factory=nova_facts.Facts)
     device_specs: tuple[nova_lines.Fields, ...] = ()
     held: tuple[nova_lines.Fields, ...] = ()
     aliases: tuple[nova_lines.Fields, ...] = ()
@@ -242,7 +240,7 @@ def _with_content(offer: Offer, content: str | None) -> Offer:
     differs = facts.present != file.as_present() or wrong_group
     writable = facts.group is not None or content is None
     digest = fingerprint(content)
-    return dataclasses.replace(
+    return frozen.replace(
         offer,
         content=content,
         change=plan.FileChange(file, facts.present) if differs and writable else None,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from passthrough import frozen
 from passthrough.config import options
 from passthrough.nova import aliases as nova_aliases
 from passthrough.nova import conf as nova_conf
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 PROGRAMS = ("nova-api", "nova-scheduler")
 
 
-@dataclasses.dataclass(frozen=True)
-class Memory:
+class Memory(frozen.Value):
     """Aliases that an earlier hook sent, and that nova.conf holds until it is rendered anew.
 
     ``seen`` is a digest of the aliases in Nova's files at that time. Once those aliases change, the
@@ -33,8 +32,7 @@ class Memory:
     seen: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Publication:
+class Publication(frozen.Value):
     """What a controller's charm should be sent.
 
     Attributes:
@@ -49,12 +47,12 @@ class Publication:
     """
 
     release: nova_release.Release | None = None
-    config: nova_conf.Config = dataclasses.field(default_factory=nova_conf.Config)
+    config: nova_conf.Config = frozen.field(default_factory=nova_conf.Config)
     aliases: tuple[nova_lines.Fields, ...] = ()
     payload: str | None = None
     problems: tuple[Problem, ...] = ()
     notes: tuple[str, ...] = ()
-    memory: Memory = dataclasses.field(default_factory=Memory)
+    memory: Memory = frozen.field(default_factory=Memory)
     filters: tuple[str, ...] = (nova_lines.FILTER,)
 
 

@@ -8,13 +8,12 @@ needs.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from passthrough import errors
+from passthrough import errors, frozen
 from passthrough.config import devices
 
 STATUS = "var/lib/dpkg/status"
@@ -53,10 +52,10 @@ _NAMES = {
     34: "2026.2",
 }
 _VERSION = re.compile(r"(?:\d+:)?(\d+)[.~+-]")
-_NAMES_LIST = re.compile(r"[A-Za-z0-9_,]+")
-_NETWORK = re.compile(r"[A-Za-z0-9_.:-]+")
-_TRUE_OR_FALSE = re.compile(r"true|false")
-_YES_OR_NO = re.compile(r"yes|no")
+_NAMES_LIST = r"[A-Za-z0-9_,]+"
+_NETWORK = r"[A-Za-z0-9_.:-]+"
+_TRUE_OR_FALSE = r"true|false"
+_YES_OR_NO = r"yes|no"
 # The states in which dpkg has no files of a package: dpkg(1), "Package states".
 _ABSENT = ("", "not-installed", "config-files")
 
@@ -107,8 +106,7 @@ def _paragraphs_of(content: bytes, package: str) -> Iterator[str]:
         start = content.find(head, start + 1)
 
 
-@dataclasses.dataclass(frozen=True)
-class Key:
+class Key(frozen.Value):
     """One key that an item can put into an alias or a device_spec.
 
     ``option`` is the key as ``devices`` spells it, ``name`` as Nova does, ``where`` is ALIAS or
@@ -122,8 +120,8 @@ class Key:
     name: str
     since: int
     value: Callable[[devices.Item], str | None]
-    newer: Mapping[str, int] = dataclasses.field(default_factory=dict[str, int])
-    form: re.Pattern[str] = _NAMES_LIST
+    newer: Mapping[str, int] = frozen.field(default_factory=dict[str, int])
+    form: str = _NAMES_LIST
 
     def needs(self, item: devices.Item) -> int | None:
         """The first release that knows the item's value; None where the item sets none."""
@@ -186,7 +184,7 @@ def keys_of(item: devices.Item, where: str) -> dict[str, str]:
     return {name: value for name, value in values if value is not None}
 
 
-def written_device_spec_keys() -> dict[str, re.Pattern[str]]:
+def written_device_spec_keys() -> dict[str, str]:
     """The keys that `keys_of` can put into a device_spec, each with the pattern of its values."""
     return {key.name: key.form for key in KEYS if key.where == DEVICE_SPEC}
 

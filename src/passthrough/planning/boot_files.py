@@ -5,12 +5,11 @@ Every file is one row: of ``_FILES``, or of the initramfs generator that it is f
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
-from passthrough import enums, naming
+from passthrough import enums, frozen, naming
 from passthrough.config import options
 from passthrough.host import generators, machine, modules, pci
 from passthrough.planning import claims, templates, vfio_driver
@@ -39,8 +38,7 @@ _MODULES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class File:
+class File(frozen.Value):
     """One owned file: where it stands below the root, and what it should hold.
 
     ``feeds`` is the rebuild by which a change takes effect; None where it needs none. ``content``
@@ -85,9 +83,7 @@ _FILES = (
 )
 
 # What the template of the GRUB drop-in, of this revision and of the first, puts around its options.
-_ADDED = re.compile(
-    r'^GRUB_CMDLINE_LINUX_DEFAULT="\$GRUB_CMDLINE_LINUX_DEFAULT ([^"]*)"$', re.MULTILINE
-)
+_ADDED = r'(?m)^GRUB_CMDLINE_LINUX_DEFAULT="\$GRUB_CMDLINE_LINUX_DEFAULT ([^"]*)"$'
 
 
 def owned_files(application: str) -> tuple[File, ...]:
@@ -121,7 +117,7 @@ def options_in_force(
         present: what each owned path holds now.
     """
     drop_in = present.get(grub_path(application))
-    found = _ADDED.search(drop_in.content) if drop_in else None
+    found = re.search(_ADDED, drop_in.content) if drop_in else None
     return tuple(found[1].split()) if found else ()
 
 
@@ -197,7 +193,7 @@ def desired_files(
             if wants
             else None
         )
-        found.append(dataclasses.replace(absent, content=content))
+        found.append(frozen.replace(absent, content=content))
     return tuple(found)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Container, Iterable, Mapping
 from typing import NamedTuple
 
-from passthrough import pci_address
+from passthrough import frozen, pci_address
 from passthrough.config import devices, values
 from passthrough.errors import OptionError
 from passthrough.host import modules, pci
@@ -22,8 +21,7 @@ GROUP_RULES = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Claim:
+class Claim(frozen.Value):
     """One function that goes to a VFIO driver.
 
     ``companion_of`` is the address of the function it accompanies (a GPU for its audio
@@ -66,13 +64,12 @@ class Refusal(NamedTuple):
         return self.objection.guard
 
 
-@dataclasses.dataclass(frozen=True)
-class Outcome:
+class Outcome(frozen.Value):
     """The claims, by address, and the refusals, by item, on the host that they are about."""
 
     claims: tuple[Claim, ...] = ()
     refusals: tuple[Refusal, ...] = ()
-    host: pci.Host = dataclasses.field(default_factory=lambda: pci.Host({}))
+    host: pci.Host = frozen.field(default_factory=lambda: pci.Host({}))
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -167,8 +164,8 @@ def with_drivers(outcome: Outcome, known: record.Record, aliases: modules.Aliase
         asked = known.variants.get(claim.address)
         return vfio_driver.choose(claim.function, pinned, aliases, asked)
 
-    chosen = tuple(dataclasses.replace(each, vfio=choose(each)) for each in outcome.claims)
-    return dataclasses.replace(outcome, claims=chosen)
+    chosen = tuple(frozen.replace(each, vfio=choose(each)) for each in outcome.claims)
+    return frozen.replace(outcome, claims=chosen)
 
 
 def _find_near_miss(item: devices.Item, host: pci.Host) -> str:
@@ -430,7 +427,7 @@ def _with_overridden(claim: Claim, by_address: Mapping[str, Claim], there: _Circ
     host, usage = there.host, there.usage
     group = guards.object_to_group(claim.function, host, usage, by_address)
     objections = guards.all_objections(claim.function, usage)
-    return dataclasses.replace(
+    return frozen.replace(
         claim,
         overridden=(*objections, *([group] if group else [])),
         inherited=claim.inherited or _never_to_be_had(claim, host) is not None,

@@ -5,12 +5,11 @@ A hook applies a `Plan`, the action ``plan`` prints it, and tests assert on it.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 from collections.abc import Collection, Container, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
-from passthrough import enums, pci_address
+from passthrough import enums, frozen, pci_address
 from passthrough.config import kernel_options, options
 from passthrough.host import generators, grub, machine, modules, pci
 from passthrough.planning import (
@@ -60,8 +59,7 @@ class Binding(NamedTuple):
     variant: str | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Plan:
+class Plan(frozen.Value):
     """Everything that would change, in the order in which a hook applies it.
 
     Attributes:
@@ -89,7 +87,7 @@ class Plan:
     bind: tuple[Binding, ...] = ()
     at_boot: tuple[str, ...] = ()
     reboot: tuple[Problem, ...] = ()
-    record: Record = dataclasses.field(default_factory=Record)
+    record: Record = frozen.field(default_factory=Record)
     pending: tuple[Binding, ...] = ()
     grub_problem: Problem | None = None
     kernel_options: tuple[str, ...] = ()
@@ -224,7 +222,7 @@ def make(
         bind=tuple(each for each in _bindings(claimed) if each.address not in waiting),
         at_boot=waiting,
         reboot=_reboot_reasons(tokens, host, facts) if claimed and not facts.switch else (),
-        record=dataclasses.replace(
+        record=frozen.replace(
             record,
             taken=taken,
             variants=variants,
@@ -249,7 +247,7 @@ def _told_by_record(now: Situation) -> machine.Platform:
     """
     unnamed = now.machine.other_loader == machine.UNNAMED
     if unnamed and enums.Rebuild.GRUB in now.record.activated:
-        return dataclasses.replace(now.machine, other_loader="")
+        return frozen.replace(now.machine, other_loader="")
     return now.machine
 
 

@@ -10,12 +10,11 @@ To recognise one more thing, write a finder and add a row to ``_PLACES``.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from passthrough import pci_address
+from passthrough import frozen, pci_address
 from passthrough.config import values
 from passthrough.host import grub, pci, shell_settings
 from passthrough.planning import claims
@@ -74,16 +73,14 @@ _REBUILD_INITRAMFS = "update-initramfs -u -k all"
 _REBUILD_GRUB = "update-grub"
 
 
-@dataclasses.dataclass(frozen=True)
-class Part:
+class Part(frozen.Value):
     """A part of a file: the number of its line, from 1, and the text within that line."""
 
     line: int
     text: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Leftover:
+class Leftover(frozen.Value):
     """What one file holds of a set-up by hand.
 
     Attributes:
@@ -210,7 +207,7 @@ def _find_rc_local(path: str, lines: list[str]) -> list[Leftover]:
     # Behind what binds stands what it binds: loops and variables name it elsewhere.
     loops = [line for line in lines if re.match(r"\s*(?:for\b|\w+=)", line)]
     meant = [*hits.values(), *(loops if any(map(_binds, hits.values())) else ())]
-    return [dataclasses.replace(leftover, addresses=_addresses(meant), ids=_pairs(meant))]
+    return [frozen.replace(leftover, addresses=_addresses(meant), ids=_pairs(meant))]
 
 
 def _function_lines(lines: list[str]) -> frozenset[int]:
@@ -240,14 +237,14 @@ def _find_any_script(path: str, lines: list[str]) -> list[Leftover]:
 def _find_early_script(path: str, lines: list[str]) -> list[Leftover]:
     reason = "it binds devices in the initramfs, as the charm does by address"
     found = _find_script(path, lines, reason)
-    return [dataclasses.replace(each, rebuild=_REBUILD_INITRAMFS) for each in found]
+    return [frozen.replace(each, rebuild=_REBUILD_INITRAMFS) for each in found]
 
 
 def _find_unit(path: str, lines: list[str]) -> list[Leftover]:
     found = _find_script(path, lines, "it binds devices at boot, behind their drivers")
     name = path.rpartition("/")[2]
     advice = f"delete the file, after systemctl disable {name}"
-    return [dataclasses.replace(each, advice=advice) for each in found]
+    return [frozen.replace(each, advice=advice) for each in found]
 
 
 def _find_driverctl(path: str, lines: list[str]) -> list[Leftover]:
@@ -275,12 +272,10 @@ def _find_udev(path: str, lines: list[str]) -> list[Leftover]:
     leftover = _describe(path, list(logical.values()), hits, reason, numbers=list(logical))
     if not binding:
         advice = "keep it while the charm claims these VFs: it makes none"
-        return [dataclasses.replace(leftover, can_go=False, advice=advice)]
+        return [frozen.replace(leftover, can_go=False, advice=advice)]
     ids = tuple(sorted({each for line in binding for each in _udev_ids(line)}))
     return [
-        dataclasses.replace(
-            leftover, rebuild=_REBUILD_INITRAMFS, addresses=_addresses(binding), ids=ids
-        )
+        frozen.replace(leftover, rebuild=_REBUILD_INITRAMFS, addresses=_addresses(binding), ids=ids)
     ]
 
 
@@ -310,7 +305,7 @@ def _find_dracut(path: str, lines: list[str]) -> list[Leftover]:
     reason = "the charm has dracut take in vfio-pci and what claims by address"
     leftover = _describe(path, list(logical.values()), hits, reason, numbers=list(logical))
     ids = _ids(hits.values())
-    return [dataclasses.replace(leftover, rebuild=_REBUILD_INITRAMFS, ids=ids)]
+    return [frozen.replace(leftover, rebuild=_REBUILD_INITRAMFS, ids=ids)]
 
 
 def _find_command_line(path: str, lines: list[str]) -> list[Leftover]:
@@ -338,7 +333,7 @@ def _find_modules(path: str, lines: list[str]) -> list[Leftover]:
         reason = "pci_stub takes every device of an id, the host's own too; " + reason
     rebuild = _REBUILD_INITRAMFS if "initramfs" in path else None
     leftover = _describe(path, lines, hits, reason)
-    return [dataclasses.replace(leftover, rebuild=rebuild, ids=ids)]
+    return [frozen.replace(leftover, rebuild=rebuild, ids=ids)]
 
 
 def _find_modprobe(path: str, lines: list[str]) -> list[Leftover]:
@@ -353,7 +348,7 @@ def _find_modprobe(path: str, lines: list[str]) -> list[Leftover]:
     by_alias = {f"{vendor}:{device}".lower() for vendor, device in aliases}
     ids = tuple(sorted({*_ids(hits.values()), *by_alias}))
     leftover = _describe(path, list(logical.values()), hits, reason, numbers=list(logical))
-    return [dataclasses.replace(leftover, rebuild=_REBUILD_INITRAMFS, ids=ids)]
+    return [frozen.replace(leftover, rebuild=_REBUILD_INITRAMFS, ids=ids)]
 
 
 def _find_grub(path: str, lines: list[str]) -> list[Leftover]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+
+from passthrough import frozen
 
 # Select Graphic Rendition codes (ECMA-48); a terminal's own palette decides the shades.
 _COLOURS = {"green": "32", "red": "31", "yellow": "33", "cyan": "36", "faint": "2"}
@@ -13,8 +14,7 @@ _GAP = "  "
 _LEAST = 12
 
 
-@dataclasses.dataclass(frozen=True)
-class Style:
+class Style(frozen.Value):
     """How text is laid out: at most ``width`` columns, with ``colour`` or without."""
 
     width: int = 80

@@ -12,16 +12,16 @@ the file holds two keys for them, which make them stop before they act. Later fo
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
+import os
 from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from passthrough import enums, naming, pci_address
+from passthrough import enums, frozen, naming, pci_address
 from passthrough.errors import PassthroughError
 from passthrough.site import Site
-from passthrough.system import files, quoting
+from passthrough.system import files, quoting, sysfs
 
 DIRECTORY = "var/lib/pci-passthrough"
 
@@ -68,8 +68,7 @@ class Reboot(NamedTuple):
     stopped: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Nova:
+class Nova(frozen.Value):
     """What nova-compute knows of its drop-in.
 
     Attributes:
@@ -86,8 +85,7 @@ class Nova:
     made_directory: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Owner:
+class Owner(frozen.Value):
     """The one unit that looks after this host for its application.
 
     Attributes:
@@ -114,8 +112,7 @@ class Caretaker(NamedTuple):
     filesystem: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Record:
+class Record(frozen.Value):
     """What one application has done to this host.
 
     Attributes:
@@ -138,18 +135,18 @@ class Record:
             vfio-pci, now or at the next boot → the variant's module.
     """
 
-    taken: Mapping[str, str | None] = dataclasses.field(default_factory=dict[str, str | None])
-    activated: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    taken: Mapping[str, str | None] = frozen.field(default_factory=dict[str, str | None])
+    activated: Mapping[str, str] = frozen.field(default_factory=dict[str, str])
     reboot: Reboot | None = None
-    nova: Nova = dataclasses.field(default_factory=Nova)
+    nova: Nova = frozen.field(default_factory=Nova)
     owner: Owner | None = None
     keep: bool = False
-    caretaker: Caretaker = dataclasses.field(default_factory=Caretaker)
-    identities: Mapping[str, Mapping[str, str]] = dataclasses.field(
+    caretaker: Caretaker = frozen.field(default_factory=Caretaker)
+    identities: Mapping[str, Mapping[str, str]] = frozen.field(
         default_factory=dict[str, Mapping[str, str]]
     )
-    inherited: frozenset[str] = dataclasses.field(default=frozenset(), compare=False)
-    variants: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
+    inherited: frozenset[str] = frozen.field(default=frozenset(), compare=False)
+    variants: Mapping[str, str] = frozen.field(default_factory=dict[str, str])
 
     @property
     def is_empty(self) -> bool:
@@ -217,7 +214,7 @@ class Ledger:
         Raises:
             OSError: as `put`.
         """
-        self.put(dataclasses.replace(self._present, **changes))
+        self.put(frozen.replace(self._present, **changes))
 
     def put(self, record: Record) -> bool:
         """Store a whole record; an empty one removes the file.
@@ -296,7 +293,8 @@ def read_others(site: Site, lives: Callable[[str], bool]) -> dict[str, Record]:
     Raises:
         RecordError: as `read`.
     """
-    names = sorted(path.stem for path in (site.root / DIRECTORY).glob("*.json"))
+    paths = sysfs.paths_if_there(site.root / DIRECTORY, "*.json")
+    names = [os.path.basename(path).removesuffix(".json") for path in paths]
     found: dict[str, Record] = {}
     for name in names:
         if name == site.application or not naming.is_application(name):

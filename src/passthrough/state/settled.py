@@ -7,12 +7,12 @@ format is ignored, and costs one full hook.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from passthrough import frozen
 from passthrough.system import files
 
 _PREFIX = "run/pci-passthrough.settled-"
@@ -20,8 +20,7 @@ _MODE = 0o600
 _FORMAT = 2
 
 
-@dataclasses.dataclass(frozen=True)
-class Memory:
+class Memory(frozen.Value):
     """How the last hook left a unit.
 
     Attributes:
@@ -70,7 +69,7 @@ def keep(root: Path, unit: str, memory: Memory) -> None:
     Raises:
         OSError: when the file cannot be written.
     """
-    kept = {"format": _FORMAT, **dataclasses.asdict(memory)}
+    kept = {"format": _FORMAT, **frozen.as_dict(memory)}
     files.ensure(root / _path(unit), json.dumps(kept, sort_keys=True), _MODE)
 
 

@@ -6,7 +6,6 @@ A reader, and the next boot after a power cut, see the old content or the new, n
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import fcntl
 import os
@@ -14,6 +13,8 @@ import stat
 import struct
 from collections.abc import Generator, Iterable
 from pathlib import Path
+
+from passthrough import frozen
 
 # EXT4_IOC_CHECKPOINT of fs/ext4/ext4.h (Linux 5.14): _IOW('f', 43, __u32), the value being flags.
 _CHECKPOINT, _NO_FLAGS = 0x4004662B, struct.pack("I", 0)
@@ -26,8 +27,7 @@ LARGEST = 16 << 20
 _NULL = os.makedev(1, 3)
 
 
-@dataclasses.dataclass(frozen=True)
-class Present:
+class Present(frozen.Value):
     """What a path holds: its text, its permission bits, and the number of its group.
 
     Two with the same text and bits are equal, whatever their groups.
@@ -35,7 +35,7 @@ class Present:
 
     content: str
     mode: int
-    group: int | None = dataclasses.field(default=None, compare=False)
+    group: int | None = frozen.field(default=None, compare=False)
 
 
 def read(path: Path) -> Present | None:

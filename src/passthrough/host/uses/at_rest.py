@@ -7,13 +7,13 @@ fstab(5), crypttab(5) and systemd.mount(5).
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import os
 import re
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path
 
+from passthrough import frozen
 from passthrough.host import disks
 from passthrough.host.uses import kinds
 from passthrough.system import quoting, sysfs
@@ -101,7 +101,7 @@ _UNITS = (
     "usr/local/lib/systemd/system",
     "usr/lib/systemd/system",
 )
-_UNIT_KINDS = ("*.mount", "*.swap", "*.mount.d/*.conf", "*.swap.d/*.conf")
+_UNIT_KINDS, _DROP_IN_KINDS = (".mount", ".swap"), (".mount.d", ".swap.d")
 # What is exported or mirrored when its service starts: targets of LIO, nvmet and tgt, and DRBD.
 _SERVICES = (
     "etc/rtslib-fb-target/saveconfig.json",
@@ -112,13 +112,12 @@ _SERVICES = (
     "etc/drbd.conf",
     "etc/drbd.d/*.res",
 )
-_NODE = re.compile(r"""/dev/[^\s"';,]+""")
+_NODE = r"""/dev/[^\s"';,]+"""
 # What udev keeps of a name's characters in a link; the others become \xNN (encode_devnode_name()).
-_ENCODED = re.compile(r"(?![0-9A-Za-z#+.:=@_-])[\x00-\x7f]")
+_ENCODED = r"(?![0-9A-Za-z#+.:=@_-])[\x00-\x7f]"
 
 
-@dataclasses.dataclass(frozen=True)
-class _Entry:
+class _Entry(frozen.Value):
     """One configured device: where and for what, and all that may name it.
 
     ``names`` are kernel names, ``links`` are udev's, such as ``disk/by-uuid/…``, and ``values`` are
@@ -222,25 +221,32 @@ def _entries(root: Path) -> Iterator[tuple[str, str]]:
 
 
 def _units(root: Path) -> Iterator[tuple[str, str]]:
-    for place, pattern in itertools.product(_UNITS, _UNIT_KINDS):
-        for path in sysfs.paths_if_there(root, f"{place}/{pattern}"):
-            for line in _lines(path):
-                key, _, value = line.partition("=")
+    for place in _UNITS:
+        directory = os.path.join(root, place)
+        for name in sysfs.names_if_there(directory):
+            path = f"{directory}/{name}"
+            if name.endswith(_UNIT_KINDS):
+                files = [path]
+            elif name.endswith(_DROP_IN_KINDS):
+                files = sysfs.paths_if_there(path, "*.conf")
+            else:
+                continue
+            what = f"{quoting.plain(name.removesuffix('.d'))} of systemd"
+            for key, _, value in (line.partition("=") for file in files for line in _lines(file)):
                 if key.strip() == "What":
-                    name = path.parent.name.removesuffix(".d") if "/" in pattern else path.name
-                    yield value.strip(), f"{quoting.plain(name)} of systemd"
+                    yield value.strip(), what
 
 
 def _services(root: Path) -> Iterator[tuple[str, str]]:
     for pattern in _SERVICES:
         for path in sysfs.paths_if_there(root, pattern):
-            what = f"an entry of /{quoting.plain(str(path.relative_to(root)))}"
+            what = f"an entry of /{quoting.plain(os.path.relpath(path, root))}"
             for line in _lines(path):
-                for device in _NODE.findall(line.partition("#")[0]):
+                for device in re.findall(_NODE, line.partition("#")[0]):
                     yield device, what
 
 
-def _rows(path: Path) -> Iterator[list[str]]:
+def _rows(path: str | Path) -> Iterator[list[str]]:
     """The rows of fstab or crypttab that name something."""
     for line in _lines(path):
         words = line.split()
@@ -248,7 +254,7 @@ def _rows(path: Path) -> Iterator[list[str]]:
             yield words
 
 
-def _lines(path: Path) -> list[str]:
+def _lines(path: str | Path) -> list[str]:
     # crypttab may be root's alone, and a reader who is not root only looks.
     readable = not os.geteuid() or os.access(path, os.R_OK)
     return sysfs.lines_or_raise(path) if readable else []
@@ -288,7 +294,7 @@ def _resolve(root: Path, known: disks.Disks, device: str, what: str) -> _Entry:
 
 def _encode(text: str) -> str:
     """Spell a label as udev does in a link."""
-    return _ENCODED.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return re.sub(_ENCODED, lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
 def _unescape(text: str) -> str:

@@ -15,7 +15,7 @@ from passthrough.host import pci
 from passthrough.host.uses import kinds
 from passthrough.system import procfs, sysfs
 
-_TEXT_CONSOLE = re.compile(r"tty[0-9]+")
+_TEXT_CONSOLE = r"tty[0-9]+"
 
 
 def find(root: Path, host: pci.Host) -> Iterator[tuple[str, kinds.Use]]:
@@ -27,7 +27,7 @@ def find(root: Path, host: pci.Host) -> Iterator[tuple[str, kinds.Use]]:
             yield address, kinds.Use(kinds.Kind.CONSOLE, what)
     written = [line.split()[0] for line in procfs.lines_or_raise(root, "consoles") if line.strip()]
     # A kernel that writes to serial ports alone leaves its displays to whoever wants them.
-    if any(map(_TEXT_CONSOLE.fullmatch, written)):
+    if any(re.fullmatch(_TEXT_CONSOLE, name) for name in written):
         first, owners = _first_buffer(root)
         for address in sorted(owners.difference(boot_vgas)):
             what = f"the console is on its framebuffer {first}"

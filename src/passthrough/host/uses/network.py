@@ -25,7 +25,7 @@ _NET = "sys/class/net"
 _UP, _PROMISCUOUS = 0x1, 0x100  # IFF_UP and IFF_PROMISC of linux/if.h
 _LINK_LOCAL = "20"  # IPV6_ADDR_LINKLOCAL of net/ipv6.h, as if_inet6 prints it
 _ESTABLISHED = "01"
-_ADDRESS6 = re.compile(r"[0-9a-f]{32}")
+_ADDRESS6 = r"[0-9a-f]{32}"
 _OPEN_VSWITCH = "ovs-system"
 _NETWORK, _ETHERNET = 0x02, 0x0200  # PCI's base class and class
 _INFINIBAND = "32"  # ARPHRD_INFINIBAND of linux/if_arp.h
@@ -218,7 +218,9 @@ def _addresses(
     if name in with_ipv4:
         yield "an IPv4 address"
     local = [
-        address for scope, address in ipv6 if scope == _LINK_LOCAL and _ADDRESS6.fullmatch(address)
+        address
+        for scope, address in ipv6
+        if scope == _LINK_LOCAL and re.fullmatch(_ADDRESS6, address)
     ]
     if any(scope != _LINK_LOCAL for scope, _ in ipv6):
         yield "an IPv6 address"

@@ -8,6 +8,7 @@ drivers/nvme/target/configfs.c for what configfs shows of exports.
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,10 +34,8 @@ _EXPORTS = (
 )
 # A SCSI target names a device in its own text as well: by its number, or by its place on the bus.
 _TARGETS = "target/core/*/*/info"
-_BY_NUMBER = re.compile(r"Major: *([0-9]+) +Minor: *([0-9]+)")
-_BY_PLACE = re.compile(
-    r"Channel ID: *([0-9]+) +Target ID: *([0-9]+) +LUN: *([0-9]+) +Host ID: *([0-9]+)"
-)
+_BY_NUMBER = r"Major: *([0-9]+) +Minor: *([0-9]+)"
+_BY_PLACE = r"Channel ID: *([0-9]+) +Target ID: *([0-9]+) +LUN: *([0-9]+) +Host ID: *([0-9]+)"
 # A whole NVMe controller, which is no block device: ``/dev/nvme0``.
 _CONTROLLERS = "nvmet/subsystems/*/passthru/device_path"
 _CONFIGFS = "sys/kernel/config"
@@ -53,10 +52,14 @@ def find(
         mounted: what `find_mounts` gave.
         swaps: what `find_swaps` gave.
     """
-    for name, use in _uses(root, disks, mounted, swaps):
+    places = sysfs.paths_if_there(root / _CONFIGFS, _TARGETS)
+    targets = [sysfs.attribute_if_there(place) or "" for place in places]
+    for name, use in itertools.chain(
+        _uses(root, disks, mounted, swaps), _exported(root, disks, targets)
+    ):
         for address in sorted(disks.functions(name)):
             yield address, use
-    for path, name, whom in _exported_devices(root):
+    for path, name, whom in _exported_devices(root, targets):
         for address in sorted(pci_address.functions_on(path)):
             what = f"{quoting.plain(name)} is exported through {whom}"
             yield address, kinds.Use(kinds.Kind.MEMBER, what)
@@ -73,8 +76,6 @@ def _uses(
     for name, holders in disks.holders.items():
         for holder in holders:
             yield name, kinds.Use(kinds.Kind.MEMBER, f"{name} is part of {disks.label(holder)}")
-    for name, whom in _exported(root, disks):
-        yield name, kinds.Use(kinds.Kind.MEMBER, f"{disks.label(name)} is exported through {whom}")
     for name, path in disks.backing.items():
         # A loop device that nothing has mounted holds its disk all the same.
         idle = name.startswith("loop") and name not in mounted
@@ -82,20 +83,26 @@ def _uses(
             yield lower, kinds.Use(kinds.Kind.MEMBER, f"{disks.label(lower)} is behind {name}")
 
 
-def _exported(root: Path, disks: Disks) -> Iterator[tuple[str, str]]:
-    """The devices that the kernel serves to other machines, each with the means."""
+def _exported(root: Path, disks: Disks, targets: Iterable[str]) -> Iterator[tuple[str, kinds.Use]]:
+    """The devices that the kernel serves to other machines."""
+    for name, whom in _exports(root, disks, targets):
+        yield name, kinds.Use(kinds.Kind.MEMBER, f"{disks.label(name)} is exported through {whom}")
+
+
+def _exports(root: Path, disks: Disks, targets: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """The same, each with the means."""
     for pattern, whom in _EXPORTS:
         for place in sysfs.paths_if_there(root / _CONFIGFS, pattern):
             for name in disks.named(root, sysfs.attribute_if_there(place) or ""):
                 yield name, whom
-    for place in sysfs.paths_if_there(root / _CONFIGFS, _TARGETS):
-        number = _BY_NUMBER.search(sysfs.attribute_if_there(place) or "")
+    for text in targets:
+        number = re.search(_BY_NUMBER, text)
         name = disks.numbers.get(":".join(number.groups())) if number else None
         if name:
             yield name, _SCSI_TARGET
 
 
-def _exported_devices(root: Path) -> Iterator[tuple[str, str, str]]:
+def _exported_devices(root: Path, targets: Iterable[str]) -> Iterator[tuple[str, str, str]]:
     """The exported devices that are no block devices: path in sysfs, name, and the means."""
     controllers = sysfs.links_or_raise(root / "sys/class/nvme")
     for place in sysfs.paths_if_there(root / _CONFIGFS, _CONTROLLERS):
@@ -103,8 +110,8 @@ def _exported_devices(root: Path) -> Iterator[tuple[str, str, str]]:
         if name in controllers:
             yield controllers[name], name, _OVER_FABRICS
     devices = sysfs.links_or_raise(root / "sys/class/scsi_device")
-    for place in sysfs.paths_if_there(root / _CONFIGFS, _TARGETS):
-        found = _BY_PLACE.search(sysfs.attribute_if_there(place) or "")
+    for text in targets:
+        found = re.search(_BY_PLACE, text)
         if found:
             channel, target, unit, host = found.groups()
             name = f"{host}:{channel}:{target}:{unit}"
@@ -145,8 +152,9 @@ def _live(root: Path, disks: Disks) -> Iterator[tuple[str, str]]:
     for pattern in _LIVE:
         for place in sysfs.paths_if_there(root / "sys/fs", pattern):
             # Entries that are no device stand there too, such as ext4's features.
-            if place.name in disks.own:
-                yield place.name, f"a live {pattern.partition('/')[0]} file system"
+            name = os.path.basename(place)
+            if name in disks.own:
+                yield name, f"a live {pattern.partition('/')[0]} file system"
     for journal in procfs.names_or_raise(root, _JOURNALS):
         if journal in disks.own:
             yield journal, "the journal of a live file system"

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
+from passthrough import frozen
 from passthrough.host import generators, initramfs, modules, watch
 from passthrough.planning import boot_files
 from passthrough.survey import Decision
 from passthrough.system import files, procfs, sysfs
 
 
-@dataclasses.dataclass(frozen=True)
-class Image:
+class Image(frozen.Value):
     """An initramfs: which of our files it lacks as they are now, or why it cannot be read.
 
     ``variants`` are the modules of variants of vfio-pci that claims need on its kernel, ``lacking``
@@ -29,8 +28,7 @@ class Image:
     release: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
-class Seen:
+class Seen(frozen.Value):
     """The host, as far as the checks look at it.
 
     ``remaps_interrupts`` and ``lockdown`` are None where the kernel does not tell.
@@ -47,12 +45,12 @@ class Seen:
     vfio_is_built_in: bool = False
     lockdown: str | None = None
     images: tuple[Image, ...] = ()
-    holders: Mapping[str, tuple[int, ...]] = dataclasses.field(
+    holders: Mapping[str, tuple[int, ...]] = frozen.field(
         default_factory=dict[str, tuple[int, ...]]
     )
-    guests: Mapping[int, str] = dataclasses.field(default_factory=dict[int, str])
+    guests: Mapping[int, str] = frozen.field(default_factory=dict[int, str])
     rebuild: str = ""
-    caretaker: Mapping[str, str | None] = dataclasses.field(
+    caretaker: Mapping[str, str | None] = frozen.field(
         default_factory=dict[str, str | None], repr=False
     )
     caretaker_is_off: bool = False
@@ -146,7 +144,7 @@ def _with_variants(image: Image, decision: Decision, release: str) -> Image:
     if image.problem or not named:
         return image
     lacking = tuple(each for each in named if each not in image.variants)
-    return dataclasses.replace(image, variants=named, lacking=lacking, release=release)
+    return frozen.replace(image, variants=named, lacking=lacking, release=release)
 
 
 def _read_image(

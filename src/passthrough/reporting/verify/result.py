@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-from passthrough import enums
+from passthrough import enums, frozen
 
 
 class Result(enums.StrEnum):
@@ -19,8 +17,7 @@ class Result(enums.StrEnum):
 OK, FAIL, UNKNOWN = Result.OK, Result.FAIL, Result.UNKNOWN
 
 
-@dataclasses.dataclass(frozen=True)
-class Check:
+class Check(frozen.Value):
     """One check: its name, how it came out, what it has seen, and how a person mends it."""
 
     name: str
