@@ -1,22 +1,32 @@
 #!/usr/bin/env python3
 """The pci-passthrough charm: wiring between Juju and the passthrough package.
 
-What an update-status with nothing to do can go without is imported where it is used: it runs beside
-guests every few minutes, and imports are most of what the charm adds to it.
+What a hook with nothing to do can go without is imported where it is used: imports are most of what
+it costs.
 """
 
 from __future__ import annotations
 
-import garbage
+from pathlib import Path
+
+ROOT = Path("/")
 
 if __name__ == "__main__":
+    import sys
+
+    import garbage
+
     garbage.pause()
+    import entry
+
+    # It imports this file by its name where the hook needs it, and ops: an update-status with
+    # nothing new does not, and Python keeps no bytecode of a program itself.
+    sys.exit(entry.run(ROOT))
 
 import functools
 import logging
 import os
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import ops
 
@@ -31,7 +41,6 @@ from passthrough.errors import NotOursError
 from passthrough.reporting import status
 from passthrough.site import Site
 from passthrough.state import settled
-from passthrough.system import lock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,12 +52,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-ROOT = Path("/")
-
 
 class PciPassthroughCharm(ops.CharmBase):
-    """Brings each unit to what the options ask for; every hook does the same one thing."""
+    """Brings each unit to what the options ask for; every hook does the same one thing.
 
+    ``seen`` is what the way in has looked at in an update-status, while it holds the host's lock.
+    """
+
+    seen: ClassVar[survey.Facts | None] = None
     _stored = ops.StoredState()
 
     def __init__(self, framework: ops.Framework):
@@ -157,26 +168,11 @@ class PciPassthroughCharm(ops.CharmBase):
             self._stored.controller = role is roles.Role.CONTROLLER
 
     def _on_update_status(self, event: ops.EventBase) -> None:
-        """Look whether all is as the last hook left it, and only otherwise do what any hook does.
-
-        Juju tells of options, relations and leaders in hooks of their own, and nobody else writes
-        our databags: what is new can only be on the host. Each hook tool saved is a process less
-        on the host and, for status-set, a write less on Juju's controller. Looking changes
-        nothing: an option whose config-changed is still to come is met in that hook.
-        """
-        known = settling.recall(self.site, self.unit.name)
-        if not known:
-            return self._on_change(event)
-        try:
-            # What is seen here is what a run goes by that follows, so none may come in between.
-            with lock.hold(self.site.root, f"a hook of {self.app.name}"):
-                facts, decision = settling.look_again(self.site, known)
-                if decision and self._monitoring.refresh(decision):
-                    self._done = dispatched.Settled()
-                else:
-                    self._change(facts, patient=True)
-        except Exception as error:
-            self._done = dispatched.fail(error)
+        """Do what every hook does: the way in has found that something is new, see `quiet`."""
+        if self.seen:
+            self._change(self.seen, patient=True)
+        else:
+            self._on_change(event)
 
     def _on_leaving(self, _: ops.EventBase) -> None:
         import leaving
@@ -206,13 +202,12 @@ class PciPassthroughCharm(ops.CharmBase):
             event.fail(str(self._done.problem))
 
     def _on_collect_status(self, event: ops.CollectStatusEvent) -> None:
-        if isinstance(self._done, dispatched.Settled):
-            return
         import summary
 
         try:
             if not isinstance(self._done, dispatched.Removed):
-                settling.remember(self.site, self.unit.name, self.config, self._done)
+                check = self._monitoring.check
+                settling.remember(self.site, self.unit.name, self.config, self._done, check)
             found = summary.summarize(self, self._done)
         except Exception as error:
             found = status.summarize_failure(dispatched.fail(error).problem)
@@ -244,10 +239,3 @@ class PciPassthroughCharm(ops.CharmBase):
                 logger.warning("%s", note)
         if said != list(notes):
             self._stored.said = list(notes)
-
-
-if __name__ == "__main__":
-    import entry
-
-    garbage.resume()
-    entry.run(PciPassthroughCharm, ROOT)

@@ -5,6 +5,7 @@ Named tuples: every hook imports them, and a dataclass takes five times as long 
 
 from __future__ import annotations
 
+import enum
 import logging
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -18,12 +19,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
+class Check(enum.Enum):
+    """Whether a unit has the NRPE check: nobody asks for it, it waits for nrpe, or it is there."""
+
+    UNASKED = "unasked"
+    WAITS = "waits"
+    THERE = "there"
+
+
 class Nothing(NamedTuple):
     """Nothing was looked at."""
-
-
-class Settled(NamedTuple):
-    """All is as the last hook left it, so the status that is set is still right."""
 
 
 class Reconciled(NamedTuple):
@@ -67,7 +72,7 @@ class Removed(NamedTuple):
     stays: str = ""
 
 
-Done = Nothing | Settled | Reconciled | Published | Seen | Failed | Barred | Removed
+Done = Nothing | Reconciled | Published | Seen | Failed | Barred | Removed
 
 
 def fail(error: Exception) -> Failed:

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
 
 import ops
 
 import dispatched
-from passthrough import survey
 from passthrough.site import Site
-
-if TYPE_CHECKING:
-    from passthrough.reporting import alarm
 
 logger = logging.getLogger(__name__)
 
@@ -53,28 +48,22 @@ class Monitoring(ops.Object):
             self._publish(relation)
         self._remember(bool(relations), published)
 
-    def refresh(self, decision: survey.Decision) -> bool:
-        """Do what `report` does, of a host that is as it should be, without asking Juju.
-
-        Returns:
-            Whether that was enough; otherwise `report` has to be called.
-        """
+    @property
+    def check(self) -> dispatched.Check:
+        """How the last `report` has left the check."""
         if not self._stored.related:
-            return True
-        return bool(self._stored.published) and self._write(dispatched.Seen(decision))
+            return dispatched.Check.UNASKED
+        return dispatched.Check.THERE if self._stored.published else dispatched.Check.WAITS
 
     def _write(self, done: dispatched.Done) -> bool:
         """Have the check on the host and give it its report; False where it cannot be had."""
-        from passthrough.effects import nrpe
+        import checking
 
         try:
-            if not nrpe.install(self._site):
-                return False
-            nrpe.write_report(self._site, *_judge(done))
+            return checking.write(self._site, done)
         except OSError as error:
             logger.error("the NRPE check is not up to date: %s", error)
             return False
-        return True
 
     def _remember(self, related: bool, published: bool) -> None:
         if (self._stored.related, self._stored.published) != (related, published):
@@ -105,19 +94,3 @@ class Monitoring(ops.Object):
         except OSError as error:
             logger.error("the NRPE check stays on the host: %s", error)
         self._remember(related=False, published=False)
-
-
-def _judge(done: dispatched.Done) -> alarm.Report:
-    from passthrough.reporting import alarm
-    from passthrough.reporting.verify import checklist
-
-    match done:
-        case dispatched.Reconciled(result):
-            decision = result.decision
-        case dispatched.Seen(decision):
-            pass
-        case dispatched.Failed(problem):
-            return alarm.judge_problem(problem)
-        case _:
-            return alarm.judge_problem(RuntimeError("the hook did not look at the host"))
-    return alarm.judge(checklist.verify(decision), decision.plan.reboot)

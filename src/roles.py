@@ -5,10 +5,12 @@ from __future__ import annotations
 import enum
 import os
 from pathlib import Path
-
-import ops
+from typing import TYPE_CHECKING
 
 from passthrough.errors import NotOursError
+
+if TYPE_CHECKING:
+    import ops
 
 CHAIN = "nrpe-external-master"
 NOVA_PCI = "nova-pci"

@@ -51,18 +51,26 @@ def look_again(
         return facts, None  # whoever looks next meets it too, and reports it
 
 
-def remember(site: Site, unit: str, config: Mapping[str, Any], done: dispatched.Done) -> None:
+def remember(
+    site: Site,
+    unit: str,
+    config: Mapping[str, Any],
+    done: dispatched.Done,
+    check: dispatched.Check,
+) -> None:
     """Write down how this dispatch leaves a unit.
 
     One that did not reconcile, such as an action, sets the status too, by what it has seen; whether
-    that stays right nobody knows but the next hook.
+    that stays right nobody knows but the next hook. Nor is a unit settled whose NRPE check has to
+    wait: its server may be installed at any time.
     """
     try:
-        if isinstance(done, dispatched.Reconciled):
+        if isinstance(done, dispatched.Reconciled) and check is not dispatched.Check.WAITS:
             decision = done.result.decision
             name = status.settled(decision)
             if name:
-                found = settled.Memory(name, dict(config), decision.rendered)
+                has_check = check is dispatched.Check.THERE
+                found = settled.Memory(name, dict(config), decision.rendered, has_check)
                 settled.keep(site.root, unit, found)
                 return
         settled.forget(site.root, unit)

@@ -22,7 +22,10 @@ from harness.world import World
 from ops import testing
 
 import charm
+import quiet
+from passthrough import survey
 from passthrough.effects import tools as host_tools
+from passthrough.site import Site
 from passthrough.state import record
 
 _ROOT = Path(charm.__file__).parents[1]
@@ -98,7 +101,17 @@ class Unit:
         """
         self.configure(**config)
         subject = () if relation is None else (self.state.get_relation(relation.id),)
-        self.state = self.context.run(getattr(self.context.on, event)(*subject), self.state)
+
+        def go_on(facts: survey.Facts | None = None) -> None:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(charm.PciPassthroughCharm, "seen", facts)
+                made = getattr(self.context.on, event)(*subject)
+                self.state = self.context.run(made, self.state)
+
+        if event == "update_status":
+            quiet.run(self._site, self.owner.unit, go_on)  # as the way in does, see `entry`
+        else:
+            go_on()
         return ops.StatusBase.from_name(self.state.unit_status.name, self.state.unit_status.message)
 
     def configure(self, **config: Any) -> None:
@@ -136,6 +149,10 @@ class Unit:
         assert isinstance(caught.value.state, testing.State)
         self.state = caught.value.state
         return caught.value.message, self.context.action_results or {}
+
+    @property
+    def _site(self) -> Site:
+        return Site(self.world.root, self.world.application)
 
     @property
     def owner(self) -> record.Owner:

@@ -248,7 +248,7 @@ class TestBeforeOps:
         monkeypatch.setattr(journal, "say", lambda root, who, text: said.append(text))
         for key, value in environment(ready_unit, "stop").items():
             monkeypatch.setenv(key, value)
-        entry.run(charm.PciPassthroughCharm, charm.ROOT)
+        entry.run(charm.ROOT)
         assert "vfio-pci" not in kernel.drivers().values()
         assert said[-1] == "all is done, and Juju was not told: ERROR connection is shutdown"
         assert "0000:83:00.0: given back" in said
@@ -263,7 +263,7 @@ class TestBeforeOps:
             monkeypatch.setenv("JUJU_DISPATCH_PATH", f"hooks/{hook}")
             monkeypatch.setenv("JUJU_UNIT_NAME", UNIT)
             with pytest.raises(ops.ModelError):
-                entry.run(charm.PciPassthroughCharm, charm.ROOT)
+                entry.run(charm.ROOT)
 
     def test_a_host_that_fails_fails_the_hook_and_stands_in_the_journal(
         self, ready_unit: Unit, juju, monkeypatch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -20,7 +21,7 @@ from ops import testing
 
 from passthrough import reconcile
 from passthrough.state import record
-from passthrough.system import files
+from passthrough.system import files, lock
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -182,7 +183,8 @@ def spoil(path: Path, **values: Any) -> None:
         {"settled": "0" * 64, "rendered": {"grub.cfg.j2": ""}},
         {"more": 1},
         {"format": 1},
-        {"format": 3},
+        {"format": 4},
+        {"has_check": None},
     ],
 )
 def test_a_damaged_memory_changes_nothing_on_the_host(
@@ -313,19 +315,53 @@ def test_one_nrpe_of_two_leaves_the_check(settled: Unit, tree: hosttree.HostTree
     assert list((tree.root / "etc/nagios/nrpe.d").iterdir())
 
 
+def test_while_another_run_is_at_work_the_hook_waits_for_it(
+    settled: Unit, tree: hosttree.HostTree, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(lock, "WAIT", 0.0)
+    with (tree.root / lock.PATH).open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert "is at work on this host" in settled.run("update_status").message
+    assert settled.run("update_status") == READY
+
+
+def test_a_report_that_cannot_be_written_is_the_full_hooks_to_tell(
+    settled: Unit, tree: hosttree.HostTree, runs: list[str]
+):
+    (tree.root / "etc/nagios/nrpe.d").mkdir(parents=True)
+    settled.relate(PRINCIPAL, NRPE)
+    settled.run("config_changed")
+    runs.clear()
+    report = tree.root / "run/pci-passthrough/pci_passthrough.nrpe"
+    report.unlink()
+    report.mkdir()
+    assert settled.run("update_status") == READY
+    assert runs == ["reconcile"]
+    assert any("the NRPE check is not up to date" in line for line in settled.logged("ERROR"))
+
+
+def test_a_settled_unit_imports_no_framework():
+    """It is most of what a hook costs: ops, and the YAML and the tracing that it brings."""
+    assert loaded_by("entry") & {"ops", "yaml", "charm", "opentelemetry"} == set()
+
+
 def test_what_changes_a_host_is_imported_by_hooks_that_do():
     """Every few minutes beside guests: imports are most of what the charm adds to Juju's own."""
-    program = "import charm, sys; print(*sys.modules)"
+    loaded = loaded_by("charm")
+    assert "passthrough.survey" in loaded
+    heavy = {"actions", "jinja2", "charmhelpers", "charms.pci_passthrough.v0.nova_pci"}
+    acting = {"effects", "reconcile", "reporting.verify"}
+    assert loaded & {*heavy, *(f"passthrough.{name}" for name in acting)} == set()
+
+
+def loaded_by(module: str) -> set[str]:
+    """The modules that a hook has imported which imports one of ours."""
     path = os.pathsep.join([str(ROOT / "src"), str(ROOT / "lib")])
     done = subprocess.run(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", f"import {module}, sys; print(*sys.modules)"],
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
         check=True,
     )
-    loaded = set(done.stdout.split())
-    assert "passthrough.survey" in loaded
-    heavy = {"actions", "jinja2", "charmhelpers", "charms.pci_passthrough.v0.nova_pci"}
-    acting = {"effects", "reconcile", "reporting.verify"}
-    assert loaded & {*heavy, *(f"passthrough.{name}" for name in acting)} == set()
+    return set(done.stdout.split())

@@ -17,7 +17,7 @@ from passthrough.system import files
 
 _PREFIX = "run/pci-passthrough.settled-"
 _MODE = 0o600
-_FORMAT = 2
+_FORMAT = 3
 
 
 class Memory(frozen.Value):
@@ -27,11 +27,13 @@ class Memory(frozen.Value):
         settled: the name of the unit's state, as `status.settled` gives it.
         options: the charm's options that the hook went by.
         rendered: what the hook learned of the templates, as `templates.Renderer.learned` gives it.
+        has_check: whether the NRPE check is on the host, and waits for a report of each hook.
     """
 
     settled: str
     options: Mapping[str, Any]
     rendered: Mapping[str, str]
+    has_check: bool
 
 
 def recall(root: Path, unit: str) -> Memory | None:
@@ -54,7 +56,11 @@ def recall(root: Path, unit: str) -> Memory | None:
         found = Memory(**data)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return None  # something else wrote it
-    parts_fit = isinstance(found.options, dict) and isinstance(found.rendered, dict)
+    parts_fit = (
+        isinstance(found.options, dict)
+        and isinstance(found.rendered, dict)
+        and isinstance(data["has_check"], bool)
+    )
     return found if parts_fit and isinstance(data["settled"], str) and found.settled else None
 
 
