@@ -12,7 +12,7 @@ import ops
 import dispatched
 import ownership
 import summary
-from passthrough import frozen, rebind, survey
+from passthrough import rebind, survey
 from passthrough.config import devices, host_exceptions, options
 from passthrough.effects import nova_compute, tools
 from passthrough.errors import OptionError, PassthroughError
@@ -166,7 +166,7 @@ def _verify(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Don
         decision = _decide(unit)
         checks = checklist.verify(decision)
         seen = dispatched.Seen(decision)
-    described = [frozen.as_dict(each) for each in checks]
+    described = [dataclasses.asdict(each) for each in checks]
     _answer(event, lambda: plan_text.checks_table(checks), "checks", described)
     failed = [each.name for each in checks if each.status == result.FAIL]
     if failed:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from passthrough import TYPE_CHECKING, frozen
+from passthrough import TYPE_CHECKING
 from passthrough.errors import PassthroughError
 
 if TYPE_CHECKING:
@@ -209,6 +209,7 @@ def _plan(given: argparse.Namespace) -> _Answer:
 
 
 def _verify(given: argparse.Namespace) -> _Answer:
+    import dataclasses
 
     from passthrough.planning import prerequisites
     from passthrough.reporting import plan_text
@@ -225,7 +226,7 @@ def _verify(given: argparse.Namespace) -> _Answer:
     code = EXIT_FAILED_CHECK if result.has_failed(checks) else 0
     return (
         lambda: plan_text.checks_table(checks, _style()),
-        [frozen.as_dict(each) for each in checks],
+        [dataclasses.asdict(each) for each in checks],
         code,
         processes,
     )

@@ -135,5 +135,5 @@ def replace(value: V, **changes: Any) -> V:
 
 
 def as_dict(value: Value) -> dict[str, Any]:
-    """Give the fields of a value, and what they hold, in their order."""
+    """Give the fields of a value and what they hold, in their order; values among it stay."""
     return {name: value.__dict__[name] for name in value.__match_args__}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from passthrough import errors, frozen
+from passthrough import errors
 from passthrough.planning import caretaking, plan
 from passthrough.reporting import leftovers as hand_made
 from passthrough.reporting import nova_text, tables, words
@@ -72,7 +73,7 @@ def describe_plan(
         "grub-problem": words.sentence(problem) if problem else None,
         "kept-options": list(planned.kept_options),
         "nova": nova_text.describe_offer(decision.nova_planned),
-        "leftovers": [frozen.as_dict(each) for each in leftovers],
+        "leftovers": [dataclasses.asdict(each) for each in leftovers],
     }
 
 

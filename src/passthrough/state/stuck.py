@@ -13,7 +13,7 @@ from passthrough.errors import StuckError
 from passthrough.system import files, procfs
 
 PATH = "run/pci-passthrough.stuck"
-_NOTE = r"(?P<address>[0-9a-f:.]{12,16}) (?P<process>[0-9]{1,10}) (?P<started>[0-9]+)\n"
+_NOTE = re.compile(r"(?P<address>[0-9a-f:.]{12,16}) (?P<process>[0-9]{1,10}) (?P<started>[0-9]+)\n")
 FACT = "its driver was told to let go and sleeps in the kernel"
 WAY_OUT = "stop what uses the device, or reboot the host"
 
@@ -32,6 +32,6 @@ def check_responsive(root: Path) -> None:
         OSError: when the note is there and cannot be read.
     """
     note = files.read(root / PATH)
-    found = re.fullmatch(_NOTE, note.content) if note else None
+    found = _NOTE.fullmatch(note.content) if note else None
     if found and procfs.started_if_there(root, int(found["process"])) == found["started"]:
         raise StuckError(found["address"], FACT, WAY_OUT)
