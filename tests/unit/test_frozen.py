@@ -23,6 +23,7 @@ class Card(frozen.Value):
     numbers: tuple[int, ...] = ()
     names: Mapping[str, str] = frozen.field(default_factory=dict[str, str])
     group: int | None = frozen.field(default=None, compare=False)
+    text: str = frozen.field(default="", repr=False)
 
     @functools.cached_property
     def length(self) -> int:
@@ -44,6 +45,7 @@ class Model:
     numbers: tuple[int, ...] = ()
     names: Mapping[str, str] = dataclasses.field(default_factory=dict[str, str])
     group: int | None = dataclasses.field(default=None, compare=False)
+    text: str = dataclasses.field(default="", repr=False)
 
 
 # Arguments, by position and by name, that make a value and a dataclass alike, or neither.
@@ -53,7 +55,8 @@ ARGUMENTS: list[tuple[tuple[Any, ...], dict[str, Any]]] = [
     ((), {"group": 3, "address": "a"}),
     ((), {}),
     (("a",), {"address": "b"}),
-    (("a", (), {}, 1, 2), {}),
+    (("a", (), {}, 1, "b"), {}),
+    (("a", (), {}, 1, "b", 2), {}),
     (("a",), {"unknown": 1}),
     ((), {"unknown": 1}),
 ]
@@ -118,7 +121,7 @@ def test_the_functions_of_dataclasses_take_it():
     port = Port("a", (1,), speed=2)
     assert dataclasses.replace(port, speed=3) == Port("a", (1,), speed=3)
     assert [each.name for each in dataclasses.fields(Port)] == [
-        *("address", "numbers", "names", "group", "speed")
+        *("address", "numbers", "names", "group", "text", "speed")
     ]
     assert dataclasses.asdict(port) == frozen.as_dict(port)
 
