@@ -12,6 +12,7 @@ from pathlib import Path
 import ops
 import pytest
 from harness.constants import CLAIMED, GPUS, MODEL_UUID, OWNED, READY
+from harness.hosttree import programs
 from harness.killing import Tree
 from harness.unit import AGENTS, NRPE, PRINCIPAL, Unit
 from ops import testing
@@ -22,8 +23,10 @@ import leaving
 import roles
 from passthrough.effects import nrpe
 from passthrough.effects import tools as host_tools
+from passthrough.errors import PassthroughError
 from passthrough.system import commands, journal
 
+OLDER = "5.15.0-7-generic"
 UNIT, NOVA = "pci-passthrough/0", "nova-compute/0"
 CONTROLLER = testing.SubordinateRelation(
     "nova-cloud-controller", remote_app_name="nova-cloud-controller"
@@ -278,6 +281,33 @@ class TestBeforeOps:
         assert said[-1].startswith("not everything is given back: initramfs failed")
         ready_unit.world.tools.failing.clear()
         assert leaving.give_back_first(site, environment(ready_unit, "stop"))
+
+    def test_an_image_that_keeps_a_claim_is_named(self, ready_unit: Unit, juju, tools, monkeypatch):
+        """A tool that exits with 0, and leaves one of two kernels' images as it was."""
+        ready_unit.run("start")
+        tree = ready_unit.world.tree
+        tree.add_kernel(OLDER)
+        tools.rebuild("initramfs", lambda sentence: None)
+        image, rebuild = programs.image_of(tree.root, OLDER), tools.rebuild
+        claiming = image.read_bytes()
+
+        def leave_one(what: str, *values: object) -> None:
+            rebuild(what, *values)
+            if what == "initramfs":
+                image.write_bytes(claiming)
+
+        said: list[str] = []
+        monkeypatch.setattr(journal, "say", lambda root, who, text: said.append(text))
+        monkeypatch.setattr(tools, "rebuild", leave_one)
+        site = ready_unit.world.site
+        with pytest.raises(PassthroughError, match=f"/boot/{image.name}"):
+            leaving.give_back_first(site, environment(ready_unit, "stop"))
+        assert said[-1].startswith("not everything is given back: ")
+        assert f"/boot/{image.name}" in said[-1]
+        assert ready_unit.run("update_status").message.count(f"/boot/{image.name}") == 1
+        monkeypatch.setattr(tools, "rebuild", rebuild)
+        assert leaving.give_back_first(site, environment(ready_unit, "stop"))
+        assert not [name for name in programs.read_initramfs(image) if "pci-passthrough" in name]
 
 
 class TestHooks:
