@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from passthrough import enums
 from passthrough.host import kernel_line
 from passthrough.planning import prerequisites, viability
+from passthrough.problem import Kind
 from passthrough.reporting import words
 from passthrough.reporting.verify import evidence
 from passthrough.reporting.verify import host as host_checks
@@ -67,7 +68,7 @@ def _iommu(decision: Decision) -> Iterator[Check]:
         by = "" if kernel_line.starts_iommu(line) else kernel_line.setter(line, "intel_iommu")
         told = f", as this kernel was started with {by}" if by else ""
         fix = f"reboot{told}; then check the firmware's settings"
-        yield Check("iommu", FAIL, "no IOMMU groups", fix)
+        yield Check("iommu", FAIL, "no IOMMU groups", _rebuild_first(decision) + fix)
 
 
 def _boot_files(decision: Decision) -> Iterator[Check]:
@@ -83,9 +84,9 @@ def _boot_files(decision: Decision) -> Iterator[Check]:
 def _rebuilt(decision: Decision) -> Iterator[Check]:
     for what in enums.Rebuild:
         if what in decision.plan.rebuild:
-            yield Check(
-                what, FAIL, "not rebuilt since its files changed", "run the action reconcile"
-            )
+            fed = any(change.file.feeds == what for change in decision.plan.files)
+            fix = "follows from boot-files" if fed else "run the action reconcile"
+            yield Check(what, FAIL, "not rebuilt since its files changed", fix)
         elif what in decision.facts.record.activated:
             yield Check(what, OK, "rebuilt with these files")
 
@@ -93,12 +94,15 @@ def _rebuilt(decision: Decision) -> Iterator[Check]:
 def _command_line(decision: Decision) -> Iterator[Check]:
     if not decision.claims:
         return
-    if decision.plan.reboot:
+    reasons = decision.plan.reboot
+    if reasons:
+        follows = all(each.kind is Kind.IOMMU_IS_OFF for each in reasons)
+        mend = f"{_rebuild_first(decision)}reboot the host"
         yield Check(
             "command-line",
             FAIL,
-            "; ".join(map(words.sentence, decision.plan.reboot)),
-            "reboot the host",
+            "; ".join(map(words.sentence, reasons)),
+            "follows from iommu" if follows else mend,
         )
     else:
         yield Check("command-line", OK, " ".join(decision.facts.machine.command_line))
@@ -112,8 +116,24 @@ def _drivers(decision: Decision) -> Iterator[Check]:
             f"driver {function.address}",
             OK if good else FAIL,
             function.driver or "no driver",
-            "" if good else "run the rebind action, or reboot the host",
+            "" if good else _mend_driver(decision, function.address),
         )
+
+
+def _mend_driver(decision: Decision, address: str) -> str:
+    """How a function comes to vfio-pci; where rebind would refuse, the check that says why."""
+    if words.switched_off(decision):
+        return "follows from switch"
+    if not decision.host.has_groups:
+        return "follows from iommu"
+    if address in decision.plan.at_boot:
+        return "follows from command-line"
+    return "run the rebind action, or reboot the host"
+
+
+def _rebuild_first(decision: Decision) -> str:
+    """What comes before a reboot that would bring nothing yet."""
+    return "run the action reconcile, then " if decision.plan.rebuild else ""
 
 
 def _groups(decision: Decision) -> Iterator[Check]:

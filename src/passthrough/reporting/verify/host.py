@@ -61,11 +61,14 @@ def _modules(decision: Decision, seen: Seen) -> Iterator[Check]:
         hint = f"; lockdown is {seen.lockdown}: modules must be signed" if _is_locked(seen) else ""
         line = decision.facts.machine.command_line
         off = kernel_line.keeps_off_module(line, "vfio_pci")
+        mend = f"{_take_off(off)}run modprobe vfio-pci and see dmesg{hint}"
+        # The charm loads it where a function can be bound.
+        waits = not (decision.host.has_groups or off)
         yield Check(
             "vfio-modules",
             FAIL,
             f"vfio-pci is not loaded{_started_with(off)}",
-            f"{_take_off(off)}run modprobe vfio-pci and see dmesg{hint}",
+            "follows from iommu" if waits else mend,
         )
 
 
@@ -123,6 +126,8 @@ def _initramfs(decision: Decision, seen: Seen) -> Iterator[Check]:
                 f"lacks {' '.join(image.missing)} as they are now",
                 f"run {seen.rebuild}, and see what it says",
             )
+        elif enums.Rebuild.INITRAMFS in decision.plan.rebuild:
+            yield Check(name, FAIL, "is not made anew yet", "follows from initramfs")
         elif not (image.has_vfio_pci or seen.vfio_is_built_in):
             yield Check(
                 name,
@@ -159,9 +164,7 @@ def _grub(decision: Decision, seen: Seen) -> Iterator[Check]:
     if problem:
         yield Check("grub.cfg", FAIL, words.fact(problem), words.way_out(problem))
     elif enums.Rebuild.GRUB in decision.plan.rebuild:
-        yield Check(
-            "grub.cfg", FAIL, "not rebuilt since its files changed", "run the action reconcile"
-        )
+        yield Check("grub.cfg", FAIL, "not rebuilt since its files changed", "follows from grub")
     elif entry is None:
         yield Check("grub.cfg", UNKNOWN, "there is none, or it has no entry")
     else:

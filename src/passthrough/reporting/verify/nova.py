@@ -121,7 +121,9 @@ def _device_specs(decision: Decision) -> Iterator[Check]:
             seen = f"in {where}"
             yield Check(name, OK, f"{seen}; a guest holds it" if claim.address in held else seen)
         else:
-            yield Check(name, FAIL, "not offered to Nova", "see the checks of driver and group")
+            on_vfio = claim.function.is_on_vfio
+            fix = "see its group's check" if on_vfio else f"follows from driver {claim.address}"
+            yield Check(name, FAIL, "not offered to Nova", fix)
     for address in sorted(held - {claim.address for claim in decision.claims}):
         seen = "no longer claimed; offered while a guest holds it"
         yield Check(f"device_spec {address}", OK, seen)

@@ -44,6 +44,46 @@ def test_every_failed_check_says_how_to_mend_it(world: World):
     assert all(check.fix for check in checks.values() if check.status == FAIL)
 
 
+def causes(checks: dict[str, Check]) -> dict[str, str]:
+    """The failed checks that follow from no other, with their ways out."""
+    found = {name: checks[name].fix for name in failed(checks)}
+    for fix in found.values():
+        if fix.startswith("follows from "):
+            assert fix.removeprefix("follows from ") in found, "a check that failed"
+    return {name: fix for name, fix in found.items() if not fix.startswith("follows from ")}
+
+
+def test_a_host_before_its_reboot_has_one_cause(world: World):
+    world.hook(GPUS)
+    assert causes(world.checks()) == {
+        "iommu": "reboot, as this kernel was started with intel_iommu=off; then check the"
+        " firmware's settings"
+    }
+    assert len(failed(world.checks())) > 5
+
+
+def test_a_host_before_its_first_hook_has_two(world: World):
+    assert causes(world.checks(GPUS)) == {
+        "boot-files": "run the action reconcile",
+        "iommu": "run the action reconcile, then reboot, as this kernel was started with"
+        " intel_iommu=off; then check the firmware's settings",
+    }
+
+
+def test_a_host_that_is_switched_off_is_told_no_rebind(ready: World):
+    ready.tree.set_command_line("quiet intel_iommu=on pci-passthrough=off")
+    ready.tree.bind("0000:83:00.0", "nouveau")
+    found = ready.checks(GPUS)
+    assert found["driver 0000:83:00.0"].fix == "follows from switch"
+
+
+def test_a_driver_that_rebind_can_mend_is_told_so(ready: World):
+    ready.tree.bind("0000:83:00.0", "nouveau")
+    assert causes(ready.checks(GPUS)) == {
+        "driver 0000:83:00.0": "run the rebind action, or reboot the host"
+    }
+
+
 def test_a_refused_item_is_shown(ready: World):
     checks = ready.checks("gpu=10de:1bb0@0000:3b:00.0")
     assert checks["devices"].status == FAIL
