@@ -85,5 +85,34 @@ def test_a_claimed_function_is_claimed_unless_it_is_switched_off(host, line: str
     assert add(host, ADDRESS, line) == override
 
 
+VARIANT, MODULE = "acme-vfio-pci", "acme_vfio_pci"
+
+
+@pytest.fixture
+def with_variant(
+    host: hosttree.HostTree, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> hosttree.HostTree:
+    """The same host, whose kernel names a variant of vfio-pci, loaded or not."""
+    host.variant(VARIANT, "v000010DEd00001BB0sv*sd*bc*sc*i*", module=MODULE)
+    world.World.of(host, monkeypatch).run(made.wanted(GPUS))
+    for address in CLAIMED:
+        host.bind(address, "nouveau")
+    if not request.param:
+        hosttree.kernel.remove_driver(host.root, VARIANT)
+    return host
+
+
+@pytest.mark.parametrize(
+    ("with_variant", "override"),
+    [(True, VARIANT), (False, "vfio-pci")],
+    indirect=["with_variant"],
+    ids=["loaded", "not-to-be-loaded"],
+)
+def test_the_kernel_tells_the_name_of_a_variants_driver(with_variant, override: str):
+    assert add(with_variant, ADDRESS, "quiet intel_iommu=on") == override
+    assert add(with_variant, TWIN, "quiet intel_iommu=on") == "(null)"
+    assert add(with_variant, ADDRESS, "quiet pci-passthrough=off") == override, "as it was"
+
+
 def test_a_function_that_the_host_keeps_is_left_alone(host):
     assert add(host, TWIN, "quiet intel_iommu=on") == "(null)"

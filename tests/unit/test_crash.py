@@ -41,6 +41,7 @@ class Case:
     after: Mapping[str, object]
     iommu: bool = True
     reboots: int = 0
+    has_variant: bool = False
 
 
 CASES = {
@@ -50,6 +51,8 @@ CASES = {
     "removal": Case(
         {"devices": "gpu=10de:1bb0", "blacklist_drivers": "nouveau"}, {}, iommu=False, reboots=1
     ),
+    "install-with-a-variant": Case(None, {"devices": GPUS}, has_variant=True),
+    "removal-with-a-variant": Case({"devices": GPUS}, {}, has_variant=True),
 }
 
 
@@ -109,6 +112,8 @@ def machine(
     monkeypatch.setattr(timed_write, "write", killing.write_in_process)
     machine = Machine.of(make_host(), monkeypatch)
     machine.nova.install()
+    if case.has_variant:
+        machine.tree.variant("acme-vfio-pci", "v000010DEd00001BB0sv*sd*bc*sc*i*")
     if case.iommu:
         machine.turn_iommu_on()
     if case.before:
