@@ -149,7 +149,7 @@ def _rebind(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Don
         after = survey.decide(after.options, survey.read_own_again(after.facts))
     unit.publisher.devices(after.nova)
     functions = plan_text.describe_rebind(done)
-    _answer(event, lambda: plan_text.rebind_table(done), "functions", functions)
+    _answer(event, lambda: plan_text.rebind_table(done, after.host), "functions", functions)
     failed = [str(error) for error in done.values() if error]
     if failed:
         event.fail("; ".join(failed))

@@ -15,6 +15,7 @@ import subprocess
 import pytest
 from harness import hosttree, made, world
 from harness.constants import CLAIMED, GPUS
+from harness.hosttree import kernel
 
 ADDRESS, TWIN = "0000:83:00.0", "0000:85:00.0"
 SCRIPT = """\
@@ -98,7 +99,7 @@ def with_variant(
     for address in CLAIMED:
         host.bind(address, "nouveau")
     if not request.param:
-        hosttree.kernel.remove_driver(host.root, VARIANT)
+        kernel.remove_driver(host.root, VARIANT)
     return host
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from passthrough import errors
+from passthrough.host import pci
 from passthrough.planning import caretaking, plan
 from passthrough.reporting import leftovers as hand_made
 from passthrough.reporting import nova_text, tables, words
@@ -178,11 +179,22 @@ def describe_rebind(done: Mapping[str, errors.BindError | None]) -> list[dict[st
     ]
 
 
-def rebind_table(done: Mapping[str, errors.BindError | None]) -> str:
-    """Lay out for a person what the rebind action did; below the table stand the errors, whole."""
+def rebind_table(done: Mapping[str, errors.BindError | None], host: pci.Host | None = None) -> str:
+    """Lay out for a person what the rebind action did; below the table stand the errors, whole.
+
+    Args:
+        done: what it did to each function.
+        host: the functions behind it; None where all are on vfio-pci.
+    """
+    functions: Mapping[str, pci.Function] = host.functions if host else {}
+
+    def driver(address: str) -> str:
+        function = functions.get(address)
+        return (function and function.driver) or pci.VFIO_PCI
+
     table = tables.format_table(
         ("ADDRESS", "RESULT"),
-        ((each, "failed" if error else "bound to vfio-pci") for each, error in done.items()),
+        ((each, "failed" if error else f"bound to {driver(each)}") for each, error in done.items()),
     )
     errors = [tables.wrap(str(error)) for error in done.values() if error]
     return "\n".join([table, *([""] if errors else []), *errors])

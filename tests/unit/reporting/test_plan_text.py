@@ -205,6 +205,12 @@ class TestChecksTable:
         assert "\x1b[31mfail" in coloured
 
 
+def test_a_rebind_names_the_driver_that_took_the_function():
+    on_variant = made.function("0000:83:00.0", driver="acme-vfio-pci")
+    table = plan_text.rebind_table({"0000:83:00.0": None}, made.host(on_variant))
+    assert table.splitlines()[1] == "0000:83:00.0  bound to acme-vfio-pci"
+
+
 def test_rebind_is_reported_function_by_function():
     done = {
         "0000:83:00.0": None,
