@@ -47,8 +47,9 @@ class MadeUpTools:
         self.spent += time.process_time() - started
         progress(f"{what}: rebuilt")
 
-    def load_vfio(self) -> None:
+    def load_vfio(self, variants: Iterable[str] = ()) -> None:
         """Nothing is bound while the IOMMU is off."""
+        del variants
 
     def load_native(self, modalias: str) -> None:
         """Nothing is given back."""
