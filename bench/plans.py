@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from harness import hosttree
