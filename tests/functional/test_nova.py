@@ -170,6 +170,24 @@ class TestComputeHost:
         assert nova.look_at(host)["assignable"] == [BOTH[0]]
         assert host.driver_of(BOTH[1]) == "nouveau"
 
+    def test_a_host_leaves_out_what_its_exceptions_say(
+        self, agent, deploy, host, nova: nova_client.NovaClient
+    ):
+        """One host of a fleet, which has the options that all of them have."""
+        deploy()
+        name = host.read("proc/sys/kernel/hostname").strip()
+        agent.config({"host-exceptions": f"elsewhere=84:00.0, {name}.maas=83:00.0"})
+        assert str(agent.status()) == (
+            "active: gpu: 1 ready; left out by host-exceptions: 0000:83:00.0"
+        )
+        assert nova.look_at(host)["assignable"] == BOTH[1:]
+        assert host.driver_of(BOTH[0]) == "nouveau"
+        listed = agent.action("list-devices", {"match": BOTH[0]}).results["table"]
+        assert "is left out on this host by host-exceptions" in listed.replace("\n  ", " ")
+        agent.config({"host-exceptions": ""})
+        assert str(agent.status()) == "active: gpu: 2 ready"
+        assert nova.look_at(host)["assignable"] == BOTH
+
     def test_a_device_that_is_not_ready_is_not_offered(
         self, agent, deploy, host, nova: nova_client.NovaClient
     ):
