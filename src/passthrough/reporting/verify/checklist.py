@@ -67,8 +67,8 @@ def _iommu(decision: Decision) -> Iterator[Check]:
         line = decision.facts.machine.command_line
         by = "" if kernel_line.starts_iommu(line) else kernel_line.setter(line, "intel_iommu")
         told = f", as this kernel was started with {by}" if by else ""
-        fix = f"reboot{told}; then check the firmware's settings"
-        yield Check("iommu", FAIL, "no IOMMU groups", _rebuild_first(decision) + fix)
+        fix = f"reboot{_once_rebuilt(decision)}{told}; then check the firmware's settings"
+        yield Check("iommu", FAIL, "no IOMMU groups", fix)
 
 
 def _boot_files(decision: Decision) -> Iterator[Check]:
@@ -97,7 +97,7 @@ def _command_line(decision: Decision) -> Iterator[Check]:
     reasons = decision.plan.reboot
     if reasons:
         follows = all(each.kind is Kind.IOMMU_IS_OFF for each in reasons)
-        mend = f"{_rebuild_first(decision)}reboot the host"
+        mend = f"reboot the host{_once_rebuilt(decision)}"
         yield Check(
             "command-line",
             FAIL,
@@ -131,9 +131,9 @@ def _mend_driver(decision: Decision, address: str) -> str:
     return "run the rebind action, or reboot the host"
 
 
-def _rebuild_first(decision: Decision) -> str:
+def _once_rebuilt(decision: Decision) -> str:
     """What comes before a reboot that would bring nothing yet."""
-    return "run the action reconcile, then " if decision.plan.rebuild else ""
+    return " once the action reconcile has run" if decision.plan.rebuild else ""
 
 
 def _groups(decision: Decision) -> Iterator[Check]:

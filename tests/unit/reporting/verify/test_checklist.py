@@ -65,7 +65,7 @@ def test_a_host_before_its_reboot_has_one_cause(world: World):
 def test_a_host_before_its_first_hook_has_two(world: World):
     assert causes(world.checks(GPUS)) == {
         "boot-files": "run the action reconcile",
-        "iommu": "run the action reconcile, then reboot, as this kernel was started with"
+        "iommu": "reboot once the action reconcile has run, as this kernel was started with"
         " intel_iommu=off; then check the firmware's settings",
     }
 
