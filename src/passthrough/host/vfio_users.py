@@ -13,7 +13,7 @@ from passthrough.system import procfs, sysfs
 
 OWN_NODES = "/dev/vfio/devices/"  # each function's own one; its group's stands above
 _VDPA_NODES = "/dev/vhost-vdpa-"  # drivers/vhost/vdpa.c
-_VDPA = "sys/bus/vdpa/devices"
+VDPA = "sys/bus/vdpa/devices"
 
 
 class Users:
@@ -165,7 +165,7 @@ def _nodes(root: Path, device: str) -> Iterator[str]:
 
 def _vdpa_nodes(root: Path, address: str) -> frozenset[str]:
     """The nodes of the vDPA devices below a function, also on its scalable functions."""
-    directory = root / _VDPA
+    directory = root / VDPA
     return frozenset(
         f"/dev/{child}"
         for name, path in sysfs.links_or_raise(directory).items()
