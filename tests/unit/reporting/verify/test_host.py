@@ -417,6 +417,16 @@ class TestAllowInUse:
         )
 
 
+def test_a_variant_that_a_pinned_function_is_not_on_is_told(world: World):
+    world.tree.variant("acme_vfio_pci", "v000010DEd00001BB0sv*sd*bc*sc*i*")
+    world.tree.write("proc/sys/kernel/osrelease", f"{world.tree.release.kernel}\n")
+    world.turn_iommu_on()
+    world.hook("- {id: 10de:1bb0, address: '83:00.0', driver: vfio-pci}")
+    assert world.shown("vfio-driver 0000:83:00.0") == (
+        "ok: 0000:83:00.0 is on vfio-pci, and not on acme_vfio_pci (its item says so)"
+    )
+
+
 def test_a_boot_with_the_switch_is_a_failure(host: World):
     assert "switch" not in host.checks()
     host.tree.set_command_line("quiet intel_iommu=on pci-passthrough=off")
