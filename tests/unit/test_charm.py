@@ -176,7 +176,7 @@ HOSTILE = {
         {"devices": "- {id: 10de:1bb0, slot: 1}"},
         "devices: item 1 {'id': '10de:1bb0', 'slot': '1'}: unknown key \"slot\"; the keys are"
         " alias, id, address, exclude, device-type, numa-policy, resource-class, traits,"
-        " live-migratable, managed, physical-network, trusted, one-time-use, companions,"
+        " live-migratable, managed, physical-network, trusted, one-time-use, driver, companions,"
         " allow-in-use",
     ),
     "other-id": (

@@ -69,7 +69,7 @@ def test_a_pending_reboot_is_a_warning_then_all_is_well_then_drift_is_critical(
     assert "0000:83:00.0" in text
 
 
-def _refuse(root: object, address: str, *_: object) -> bool:
+def _refuse(root: object, address: str, *_: object, **__: object) -> bool:
     from passthrough import errors
 
     del root
