@@ -209,11 +209,13 @@ class TestLife:
         (run,) = agent.hook("update-status")
         assert {**host.identities(*WATCHED), **host.snapshot("run", "sys")} == before
         assert box.calls() == []
-        # ops itself runs these, for a charm that does nothing too.
-        assert [call.tool for call in run.calls] == ["juju-log", "juju-log", "is-leader"]
+        # Not even those that ops runs for a charm that does nothing: it is not imported.
+        assert [call.tool for call in run.calls] == []
         imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
-        assert {"ops", "passthrough.planning.plan"} <= imported
+        assert {"quiet", "passthrough.planning.plan"} <= imported
         unneeded = {
+            "ops",
+            "charm",
             "jinja2",
             "charmhelpers",
             "actions",
