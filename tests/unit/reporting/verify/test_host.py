@@ -230,6 +230,17 @@ class TestImage:
         build_image(host, **{"scripts/init-top/pci-passthrough": b"#!/bin/sh\n# older\n"})
         assert host.checks()[image_check].status == result.FAIL
 
+    def test_without_the_module_of_a_variant(self, host: World, image_check: str):
+        host.tree.variant("acme-vfio-pci", "v000010DEd00001BB0sv*sd*bc*sc*i*")
+        host.hook()
+        build_image(host)
+        assert host.shown(image_check) == (
+            "fail: holds no module acme_vfio_pci, so this kernel boots with vfio-pci -> see modinfo"
+            " -k 6.8.0-51-generic acme_vfio_pci, then run update-initramfs -u -k all"
+        )
+        build_image(host, **{VFIO_MODULE.replace("vfio-pci", "acme-vfio-pci"): b"module"})
+        assert host.shown(image_check) == "ok: holds our files and vfio-pci and acme_vfio_pci"
+
     def test_without_the_module(self, host: World, image_check: str):
         build_image(host, VFIO_MODULE)
         assert host.shown(image_check).startswith("fail: holds our files and no vfio-pci module")
@@ -477,3 +488,14 @@ def test_another_tree_is_only_read_and_written_inside(host: World, tmp_path: Pat
     assert found("vfio-modules")
     assert (copy / initramfs.CACHE).exists()
     assert host.tree.snapshot("etc", "boot", "run", "var") == before
+
+
+def test_a_variant_that_has_not_taken_a_function_is_told(host: World):
+    host.tree.variant("acme-vfio-pci", "v000010DEd00001BB0sv*sd*bc*sc*i*")
+    found = host.checks()
+    assert found["vfio-driver 0000:83:00.0"] == result.Check(
+        "vfio-driver 0000:83:00.0",
+        result.OK,
+        "0000:83:00.0 is on vfio-pci, and not on acme_vfio_pci (rebind tries that)",
+    )
+    assert "vfio-driver 0000:83:00.1" not in found
