@@ -68,6 +68,9 @@ class MadeUpTools:
     def stop_timer(self, name: str) -> None:
         """The made-up host has no systemd."""
 
+    def settle_devices(self) -> None:
+        """Have nothing to wait for."""
+
     def stop(self, service: str) -> None:
         """There is none to stop."""
         raise pairs.BenchError(f"{service}: a benchmark stops nothing")

@@ -63,13 +63,14 @@ class Barred(NamedTuple):
 
 
 class Removed(NamedTuple):
-    """The unit leaves; these addresses stay on vfio-pci until the next boot.
+    """The unit leaves; these addresses stay on vfio-pci until the next boot, and those keep VFs.
 
     Where ``stays`` says why, it has changed nothing, and everything stays in place.
     """
 
     left: tuple[str, ...] = ()
     stays: str = ""
+    vfs: tuple[str, ...] = ()
 
 
 Done = Nothing | Reconciled | Published | Seen | Failed | Barred | Removed

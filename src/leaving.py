@@ -197,14 +197,14 @@ def leave(
             if stays:
                 say(status.describe_removal((), stays))
                 return dispatched.Removed((), stays)
-            left = _give_back(site, say, patient=patient)
+            left, made = _give_back(site, say, patient=patient)
     except retries.HeldBackError:
         raise  # the journal has the words of the failure
     except Exception as error:
         say(f"not everything is given back: {error}")
         raise
-    say(status.describe_removal(left))
-    return dispatched.Removed(left)
+    say(status.describe_removal(left, vfs=made))
+    return dispatched.Removed(left, vfs=made)
 
 
 def _leave_mark(site: Site, place: ownership.Place) -> None:
@@ -234,8 +234,14 @@ def _find_stay(site: Site, place: ownership.Place, keep: bool | None) -> str:
     return ""
 
 
-def _give_back(site: Site, say: Callable[[str], object], *, patient: bool) -> tuple[str, ...]:
-    """Give everything back; gives the addresses that stay on vfio-pci until the next boot."""
+def _give_back(
+    site: Site, say: Callable[[str], object], *, patient: bool
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Give everything back.
+
+    Returns:
+        The addresses that stay on vfio-pci until the next boot, and those that keep their VFs.
+    """
     from passthrough import reconcile
     from passthrough.effects import nrpe, reboot_request, tools
 
@@ -249,4 +255,8 @@ def _give_back(site: Site, say: Callable[[str], object], *, patient: bool) -> tu
     pending = [binding.address for binding in result.decision.plan.pending]
     for address in pending:
         logger.warning("%s: left on vfio-pci until the next boot for a guest", address)
-    return tuple(sorted({*result.outcome.failed, *pending}, key=pci_address.sort_key))
+    made = tuple(result.decision.plan.vfs.record)
+    for address in made:
+        logger.warning("%s: keeps its VFs until the next boot, which makes none", address)
+    left = sorted({*result.outcome.failed, *pending}, key=pci_address.sort_key)
+    return tuple(each for each in left if each not in made), made

@@ -26,8 +26,9 @@ def summarize(unit: PciPassthroughCharm, done: dispatched.Done) -> status.Status
     match done:
         case dispatched.Failed(problem) if ownership.leaves(unit.place.charm):
             return status.summarize_failure(problem)
-        case dispatched.Removed(left, stays):
-            return status.Status(status.Kind.MAINTENANCE, status.describe_removal(left, stays))
+        case dispatched.Removed(left, stays, vfs):
+            told = status.describe_removal(left, stays, vfs)
+            return status.Status(status.Kind.MAINTENANCE, told)
         case _ if role is None:
             return _summarize_unchanged(unit, done, role)
         case dispatched.Failed(problem) | dispatched.Barred(problem):

@@ -54,6 +54,7 @@ class Telling:
         self.load_vfio, self.load_native = host_tools.load_vfio, host_tools.load_native
         self.running, self.restart = host_tools.running, host_tools.restart
         self.start, self.stop = host_tools.start, host_tools.stop
+        self.settle_devices = host_tools.settle_devices
         self.start_timer, self.stop_timer = host_tools.start_timer, host_tools.stop_timer
 
     def rebuild(

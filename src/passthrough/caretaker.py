@@ -242,7 +242,7 @@ def _act(
         settled.forget(site.root, owner.unit)
     result = reconcile.reconcile(site, options.Options(leaving=True), tools, say)
     pending = [binding.address for binding in result.decision.plan.pending]
-    return tuple(sorted({*pending, *result.outcome.failed}))
+    return tuple(sorted({*pending, *result.outcome.failed, *result.decision.plan.vfs.record}))
 
 
 def _check(site: Site, known: record.Record) -> None:

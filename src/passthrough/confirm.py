@@ -64,6 +64,31 @@ def keep_free(decision: Decision, address: str) -> Generator[str | None]:
             yield "; ".join(each.what for each in uses) or None
 
 
+def object_to_vfs(decision: Decision, address: str) -> str | None:
+    """Ask again about a function whose VFs are about to change, and about those VFs.
+
+    Args:
+        decision: what was decided, on an earlier look at the host.
+        address: the function that stays with the host.
+
+    Returns:
+        What is against it by now; None where its VFs can change.
+
+    Raises:
+        PassthroughError, OSError: as `survey.ask_again` and `survey.decide` do.
+    """
+    functions = decision.host.functions.values()
+    vfs = [each.address for each in functions if each.physfn == address]
+    now = survey.decide(decision.options, survey.ask_again(decision.facts, [address, *vfs]))
+    planned = now.plan.vfs
+    if any(change.address == address for change in planned.changes):
+        return None
+    for refused in planned.refusals:
+        if refused.address == address:
+            return words.objection_fact(refused.objection)
+    return next((each.cause for each in planned.waits if each.subject == address), "it is held")
+
+
 def _taken_from_host(decision: Decision) -> tuple[str, ...]:
     """The claims that the host has a driver for, but for those that may be in use."""
     return tuple(

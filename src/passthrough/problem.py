@@ -12,6 +12,8 @@ class Kind(enum.Enum):
     IOMMU_IS_OFF = "iommu-is-off"
     KERNEL_LACKS_OPTIONS = "kernel-lacks-options"
     ON_ANOTHER_DRIVER = "on-another-driver"
+    VFS_WAIT = "vfs-wait"
+    VFS_DIFFER_IN_NUMBER = "vfs-differ-in-number"
     EXPECTATION_UNMET = "expectation-unmet"
     GRUB_LACKS_OPTIONS = "grub-lacks-options"
     GRUB_IS_OVERRULED = "grub-is-overruled"

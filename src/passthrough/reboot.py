@@ -30,7 +30,13 @@ MOST_ASKED = 3
 NONE: Mapping[str, errors.BindError] = {}
 
 # What a host can lack until it starts anew: the cause before what follows from it.
-_CAUSES_FIRST = (Kind.IOMMU_IS_OFF, Kind.KERNEL_LACKS_OPTIONS, Kind.ON_ANOTHER_DRIVER)
+_CAUSES_FIRST = (
+    Kind.IOMMU_IS_OFF,
+    Kind.KERNEL_LACKS_OPTIONS,
+    Kind.VFS_WAIT,
+    Kind.VFS_DIFFER_IN_NUMBER,
+    Kind.ON_ANOTHER_DRIVER,
+)
 
 
 class Action(enum.Enum):
@@ -80,7 +86,16 @@ def reasons(
         )
         for binding in _stuck_first((*planned.bind, *planned.release), failed)
     ]
-    found = (*planned.reboot, *left)
+    vfs = [
+        Problem(
+            Kind.VFS_DIFFER_IN_NUMBER,
+            f"has {change.present} VFs, not {change.number}",
+            cause=_cause(failed, change.address),
+            subject=change.address,
+        )
+        for change in planned.vfs.changes
+    ]
+    found = (*planned.reboot, *vfs, *left)
     return tuple(sorted(found, key=lambda problem: _CAUSES_FIRST.index(problem.kind)))
 
 
@@ -214,6 +229,13 @@ def _find_unmet(decision: Decision, failed: Mapping[str, errors.BindError]) -> t
             found = driver or "no driver"
             cause = _cause(failed, claim.address)
             tell(f"expected {claim.address} on {claim.vfio.driver}, found {found}", cause)
+    for function, number in decision.plan.vfs.wanted:
+        if function.num_vfs != number:
+            waits = [
+                each.cause for each in decision.plan.vfs.waits if each.subject == function.address
+            ]
+            cause = _cause(failed, function.address) or "".join(waits)
+            tell(f"expected {number} VFs of {function.address}, found {function.num_vfs}", cause)
     for binding in decision.plan.release:
         native = binding.target or "its native driver"
         cause = _cause(failed, binding.address)

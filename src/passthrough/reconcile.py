@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from passthrough import confirm, frozen, survey
 from passthrough.config.options import Options
-from passthrough.effects import apply, nova_compute, watching
+from passthrough.effects import apply, nova_compute, vfs, watching
 from passthrough.effects.tools import Tools
 from passthrough.nova import offer as nova_offer
 from passthrough.site import Site
@@ -81,9 +81,32 @@ def _have_it_watched(
 ) -> None:
     """See to it that whatever is written from here on, somebody takes it back."""
     aim = before.plan.record
-    if (aim.taken or aim.activated or before.nova.content) and not before.options.leaving:
+    kept = aim.taken or aim.activated or aim.vfs or before.nova.content
+    if kept and not before.options.leaving:
         watching.install(ledger, tools, progress)
-        watching.identify(ledger, aim.taken)
+        watching.identify(ledger, (*aim.taken, *aim.vfs))
+
+
+def _change_vfs(
+    ledger: record.Ledger, before: Decision, tools: Tools, progress: Callable[[str], object]
+) -> apply.Outcome:
+    """Make and take away VFs; Nova no longer offers those that go."""
+    did: list[str] = []
+
+    def report(sentence: str) -> None:
+        did.append(sentence)
+        progress(sentence)
+
+    if nova_offer.withdraws(before.nova, before.plan.vfs.gone):
+        did += nova_compute.apply(ledger, before.nova, tools, progress)
+    failed = vfs.change(
+        ledger,
+        before.plan.vfs,
+        tools,
+        report,
+        confirm=lambda address: confirm.object_to_vfs(before, address),
+    )
+    return apply.Outcome(tuple(did), failed)
 
 
 def _reconcile(
@@ -103,6 +126,11 @@ def _reconcile(
 
     before, found = confirm.decide(options, start.facts or survey.look(site))
     _have_it_watched(ledger, before, tools, progress)
+    made = apply.Outcome()
+    if before.plan.vfs.changes or before.plan.vfs.restores:
+        made = _change_vfs(ledger, before, tools, progress)
+        before, found = confirm.decide(options, survey.look(site))
+        _have_it_watched(ledger, before, tools, progress)
     released = [binding.address for binding in before.plan.release]
     withdrawn: tuple[str, ...] = ()
     if nova_offer.withdraws(before.nova, released):
@@ -125,6 +153,8 @@ def _reconcile(
         # Whatever became of the host, Nova shall not be offered what is not ready.
         offer(look_again())
         raise
+    failed = {**made.failed, **outcome.failed}
+    outcome = frozen.replace(outcome, did=(*made.did, *outcome.did), failed=failed)
     after = look_again() if outcome.did else before
     offered = offer(after)
     if options.leaving:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 from passthrough import frozen, pci_address
 from passthrough.config import host_exceptions
 from passthrough.config.options import Options
-from passthrough.host import machine, modules, pci, usage, vfio_users, watch
+from passthrough.host import machine, modules, pci, ports, usage, vf_makers, vfio_users, watch
 from passthrough.host.uses import kinds
 from passthrough.nova import facts as nova_facts
 from passthrough.nova import offer as nova_offer
-from passthrough.planning import boot_files, claims, plan, templates, viability
+from passthrough.planning import boot_files, claims, plan, templates, vfs, viability
 from passthrough.site import Site
 from passthrough.state import record, stuck
 from passthrough.state.record import Record
@@ -47,6 +47,8 @@ class Facts(frozen.Value):
         watched: whether the caretaker's files are on the host.
         aliases: the modules that the installed kernels name for a function, read at the first
             question: only a host that claims something has one.
+        ports: the functions' interfaces, read where VFs are asked for.
+        makers: who else makes VFs, the same.
     """
 
     site: Site
@@ -63,6 +65,8 @@ class Facts(frozen.Value):
     users: vfio_users.Users = frozen.field(default_factory=vfio_users.Users.none, compare=False)
     watched: bool = True
     aliases: modules.Aliases = frozen.field(default_factory=modules.Aliases.none, compare=False)
+    ports: ports.Ports = frozen.field(default_factory=ports.Ports.none, compare=False)
+    makers: vf_makers.Makers = frozen.field(default_factory=vf_makers.Makers.none, compare=False)
 
     def guests(self) -> tuple[guests.Guest, ...]:
         """The guests that run, in the order of their processes."""
@@ -163,6 +167,8 @@ def look(site: Site) -> Facts:
         users=vfio_users.Users(root, processes),
         watched=watch.is_installed(root, site.application),
         aliases=modules.Aliases(root),
+        ports=ports.Ports(root),
+        makers=vf_makers.Makers(root),
     )
 
 
@@ -198,6 +204,8 @@ def ask_again(facts: Facts, addresses: Iterable[str]) -> Facts:
         others=others,
         processes=processes,
         users=vfio_users.Users(root, processes),
+        ports=ports.Ports(root),
+        makers=vf_makers.Makers(root),
     )
 
 
@@ -240,15 +248,19 @@ def decide(
     renderer = templates.Renderer(trusted or {})
     taken = record.taken_by(facts.others)
     left_out = host_exceptions.of(options.host_exceptions, facts.machine.name)
-    outcome = claims.decide(
-        frozen.replace(options.devices, excepted=left_out),
-        _with_denylist(options, facts),
-        taken,
-        facts.usage,
-        facts.record,
-    )
+    wanted = frozen.replace(options.devices, excepted=left_out)
+    host = _with_denylist(options, facts)
+    outcome = claims.decide(wanted, host, taken, facts.usage, facts.record)
+    made = _decide_vfs(outcome, options, facts, taken)
+    if made.gone:
+        left = {each: host.functions[each] for each in host.functions if each not in made.gone}
+        host = frozen.replace(host, functions=left)
+        outcome = claims.decide(wanted, host, taken, facts.usage, facts.record)
+    outcome = claims.with_refusals(outcome, made.refusals)
     outcome = claims.with_drivers(outcome, facts.record, facts.aliases)
-    held = _find_held(facts, plan.unclaimed(outcome, facts.record, taken), options.leaving)
+    unclaimed = plan.unclaimed(outcome, facts.record, taken)
+    lingering = {each: () for each in unclaimed if each in made.lingering}
+    held = {**lingering, **_find_held(facts, unclaimed, options.leaving)}
     planned = plan.make(
         options,
         outcome,
@@ -260,11 +272,34 @@ def decide(
             held=held,
             others=taken,
             aliases=facts.aliases,
+            vfs=made,
         ),
         renderer,
     )
     now, later = _decide_offers(options, facts, outcome, renderer)
     return Decision(options, facts, outcome, planned, now, later, held, renderer.learned())
+
+
+def _decide_vfs(
+    outcome: claims.Outcome, options: Options, facts: Facts, taken: Mapping[str, str]
+) -> vfs.Outcome:
+    """What becomes of the VFs of functions that stay with the host."""
+    if not (outcome.parents or facts.record.vfs):
+        return vfs.Outcome()
+    others = {each: name for name, other in facts.others.items() for each in other.vfs}
+    situation = vfs.Situation(
+        host=facts.host,
+        known=facts.record,
+        usage=facts.usage,
+        users=facts.users,
+        ports=facts.ports,
+        makers=facts.makers,
+        taken={**taken, **others},
+        named=facts.defined() if options.leaving else (),
+        boot_id=facts.machine.boot_id,
+        is_switched_off=bool(facts.machine.switch),
+    )
+    return vfs.decide(outcome, situation)
 
 
 def _has_files(root: Path, application: str) -> bool:

@@ -6,6 +6,7 @@ GRUB, udev, modprobe, Nova) takes as one harmless word.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import re
@@ -14,7 +15,7 @@ from passthrough.config import options
 from passthrough.host import generators, machine, pci
 from passthrough.nova import lines as nova_lines
 from passthrough.nova import release as nova_release
-from passthrough.planning import boot_files, claims, plan, templates
+from passthrough.planning import boot_files, claims, plan, templates, vfs
 
 HEX = "[0-9a-f]"
 ADDRESS = rf"{HEX}{{4,8}}:{HEX}{{2}}:[01]{HEX}\.[0-7]"
@@ -35,6 +36,7 @@ GRUB_LINE = re.compile(rf'GRUB_CMDLINE_LINUX_DEFAULT="\$GRUB_CMDLINE_LINUX_DEFAU
 LINES = (
     GRUB_LINE,
     re.compile(rf"claim {ADDRESS} 0x{HEX}{{4}} 0x{HEX}{{4}}( {ADDRESS})*"),
+    re.compile(rf"make {ADDRESS} 0x{HEX}{{4}} 0x{HEX}{{4}} [1-9][0-9]{{0,4}}"),
     re.compile(rf"blacklist {MODULE}"),
     re.compile(r"options vfio_iommu_type1 allow_unsafe_interrupts=1"),
     re.compile(
@@ -69,6 +71,13 @@ HOST = pci.Host(
             *(_function(f"0000:{bus}:00.1", "10de:10f0", 0x040300, "snd") for bus in (83, 84)),
             _function("0000:3b:00.0", "8086:1572", 0x020000, "i40e"),
             _function("10000:e1:00.0", "8086:1572", 0x020000, "i40e"),
+            dataclasses.replace(
+                _function("0000:3c:00.0", "8086:10c9", 0x020000, "igb"), total_vfs=7
+            ),
+            dataclasses.replace(
+                _function("0000:3c:10.0", "8086:10ca", 0x020000, "igbvf"),
+                physfn="0000:3c:00.0",
+            ),
         )
     }
 )
@@ -79,6 +88,7 @@ GENERATORS = generators.GENERATORS
 def _skeleton(generator: generators.Generator) -> frozenset[str]:
     """Every line that the templates write by themselves."""
     claim = claims.decide(options.parse({"devices": "10de:1bb0"}).devices, HOST).claims
+    card = vfs.Wanted(HOST.functions["0000:3c:00.0"], 1)
     asked = boot_files.Wanted(
         application=APPLICATION,
         claims=claim,
@@ -87,6 +97,7 @@ def _skeleton(generator: generators.Generator) -> frozenset[str]:
         kernel_options=("x",),
         allow_unsafe_interrupts=True,
         generator=generator,
+        vfs=(card,),
     )
     desired = boot_files.desired_files(asked, templates.Renderer())
     lines = {line for file in desired for line in (file.content or "").splitlines()}
@@ -103,7 +114,8 @@ def check_boot_files(wanted: options.Options, generator: generators.Generator) -
         iommu_table="DMAR", has_grub=True, generator=generator, command_line=("ro",)
     )
     outcome = claims.decide(wanted.devices, HOST)
-    now = plan.Situation(APPLICATION, facts)
+    made = vfs.decide(outcome, vfs.Situation(HOST))
+    now = plan.Situation(APPLICATION, facts, vfs=made)
     planned = plan.make(wanted, outcome, now, templates.Renderer())
     drop_ins = []
     for change in planned.files:

@@ -37,7 +37,7 @@ class FakeKernel:
         self._refused: dict[str, int] = {}
         self._failing: dict[str, set[str]] = {}
         self.before_write: Callable[[str, str], object] = lambda name, text: None
-        monkeypatch.setattr(drivers, "_write", self.write)
+        monkeypatch.setattr(drivers, "write", self.write)
 
     def write(self, path: Path, text: str) -> None:
         """Stand in for the write to sysfs; a child process may call it, so the log is a file."""
@@ -116,6 +116,33 @@ class FakeKernel:
             if not model.is_vfio(self.root, model.driver_of(self.root, address)):
                 self._claim(address, "vfio-pci")
         self.tree.load_natives()
+        self._run_boot_unit()
+
+    def _run_boot_unit(self) -> None:
+        """Do what each application's boot unit for VFs does, if systemd starts it."""
+        for unit in sorted(self.root.glob("etc/systemd/system/multi-user.target.d/*-vfs.conf")):
+            name = unit.name.removesuffix("-vfs.conf")
+            text = (self.root / f"var/lib/pci-passthrough/{name}.vfs.sh").read_text()
+            assert (self.root / f"etc/systemd/system/{name}-vfs.service").exists()
+            if "pci-passthrough=off" in self.tree.read("proc/cmdline").split():
+                continue
+            for address, number, claims in re.findall(
+                r"(?m)^make (\S+) 0x\S+ 0x\S+ (\d+)\n((?:claim .*\n)*)", text
+            ):
+                self._make_vfs(address, int(number), re.findall(r"claim (\S+)", claims))
+
+    def _make_vfs(self, address: str, number: int, claims: list[str]) -> None:
+        device = f"{_below(self.root, self.root / model.DEVICES / address)}"
+        if self.tree.read(f"{device}/sriov_numvfs").strip() != "0":
+            return
+        model.store(self.root, f"{device}/{model.AUTOPROBE}", b"0")
+        model.set_number_of_vfs(self.root, address, number)
+        model.load(self.root, ["vfio-pci"])
+        for vf in claims:
+            place = self.root / model.DEVICES / vf
+            model.store(self.root, f"{_below(self.root, place)}/driver_override", b"vfio-pci")
+            model.probe(self.root, vf)
+        model.store(self.root, f"{device}/{model.AUTOPROBE}", b"1")
 
     def _claim(self, address: str, *drivers: str) -> None:
         model.set_driver(self.root, address, None)  # one that is built in has to let go
@@ -217,6 +244,11 @@ class FakeTools:
         """Stop a timer."""
         self._fail_where_told("systemctl")
         self.timers.discard(name)
+
+    def settle_devices(self) -> None:
+        """Wait for udev, which the tree answers for at once."""
+        self.calls.append("settle")
+        self._fail_where_told("settle")
 
     def stop(self, service: str) -> None:
         """Stop a service."""

@@ -23,7 +23,15 @@ from passthrough.system import timed_write
 
 # Of the os module: what changes files by name, and what does so by descriptor.
 _BY_NAME = ("open", "replace", "unlink", "mkdir", "rmdir", "rename", "link", "symlink")
-_BY_TOOL = ("rebuild", "load_vfio", "load_native", "restart", "start_timer", "stop_timer")
+_BY_TOOL = (
+    "rebuild",
+    "load_vfio",
+    "load_native",
+    "restart",
+    "start_timer",
+    "stop_timer",
+    "settle_devices",
+)
 _BY_DESCRIPTOR = ("fsync", "fchmod", "fchown", "ftruncate", "pwrite")
 
 
@@ -61,7 +69,7 @@ class Killer:
 
         # A child of the child would be killed in its place.
         timed_write.write = write_in_process
-        drivers._write = write
+        drivers.write = write
 
     def _watch(self, do: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*values: Any, **named: Any) -> Any:

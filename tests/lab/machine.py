@@ -162,6 +162,16 @@ MIXED = Machine(
         Device("whole", hardware.SRIOV_NIC, bus=0x05),
     ),
 )
+VFS = Machine(
+    "vfs",
+    purpose="two NICs that can have VFs, one of which gets some while the other stays as it is",
+    iommu="intel",
+    devices=(
+        *CHASSIS,
+        Device("sriov", hardware.SRIOV_NIC, bus=0x04),
+        Device("other", hardware.SRIOV_NIC, bus=0x05),
+    ),
+)
 AMD = Machine(
     "amd",
     purpose="AMD-Vi; its emulation carries devices right on the root complex, and no DMA behind it",
@@ -186,7 +196,19 @@ NO_GRUB = Machine(
 )
 MACHINES = {
     machine.name: machine
-    for machine in (BARE, INTEL, GUARDED, NOVA, DRACUT, NEWER_DRACUT, NO_IOMMU, MIXED, AMD, NO_GRUB)
+    for machine in (
+        BARE,
+        INTEL,
+        GUARDED,
+        NOVA,
+        DRACUT,
+        NEWER_DRACUT,
+        NO_IOMMU,
+        MIXED,
+        VFS,
+        AMD,
+        NO_GRUB,
+    )
 }
 
 IOMMUS = {

@@ -145,6 +145,13 @@ ROWS = (
         proves="refused while it has VFs; they go to vfio-pci, after a boot with the first hook",
     ),
     Row(
+        "vfs",
+        machines.VFS,
+        host="a NIC whose VFs the charm makes",
+        proves="there after every boot and on vfio-pci, also after a kill; their own driver never"
+        " has one; their number stays while a process holds one, or the port is up",
+    ),
+    Row(
         "container",
         machines.MIXED,
         host="a container (systemd-nspawn, as LXD a user of the host's kernel)",

@@ -133,6 +133,7 @@ SPEAKING = (
     "planning/claims",
     "planning/plan",
     "planning/prerequisites",
+    "planning/vfs",
     "planning/viability",
     "reporting/words",
     "reboot",
@@ -142,6 +143,7 @@ RAISING = (
     "effects/apply",
     "effects/drivers",
     "effects/tools",
+    "effects/vfs",
     "errors",
     "naming",
     "state/record",
@@ -162,6 +164,8 @@ ELSEWHERE = {
     "it is on",  # the log
     "is not the address of a function",  # within the message about a damaged record
     "has no fingerprint",
+    "is not a function with a number of VFs",
+    "is no value of sriov_drivers_autoprobe",
     "is no format",
     "this unit leaves the host",  # an action
     "of a newer charm: refresh, and leave it in place",  # 52ee0af says it, within the same
@@ -250,6 +254,11 @@ def test_refusals_are_documented():
         for call in calls(parse(SOURCE / f"planning/{module}.py"), r"^guards\.Objection$")
         for argument in call.args[:1]
         if isinstance(argument, ast.Attribute)
+    }
+    rules |= {
+        guards.Rule[each.attr]
+        for each in ast.walk(parse(SOURCE / "planning/vfs.py"))
+        if isinstance(each, ast.Attribute) and ast.unparse(each.value) == "guards.Rule"
     }
     documented = first_column("reference/devices.md", "refusals")
     assert set(documented[:-1]) == {*rules, guards.Rule.GROUP_NOT_VIABLE}

@@ -17,7 +17,7 @@ from harness.world import World
 from passthrough import errors, reboot
 from passthrough.effects import reboot_request
 from passthrough.host import guests
-from passthrough.planning import plan
+from passthrough.planning import plan, vfs
 from passthrough.problem import Kind, Problem
 from passthrough.reboot import Action
 from passthrough.reporting import words
@@ -546,6 +546,7 @@ class TestCauseFirst:
     def test_every_kind_of_reason_has_its_place(self):
         """A kind without one would end the hook."""
         made = set(re.findall(r"Problem\(\s*Kind\.([A-Z_]+)", inspect.getsource(plan)))
+        made |= set(re.findall(r"Problem\(\s*Kind\.([A-Z_]+)", inspect.getsource(vfs)))
         made |= set(re.findall(r"Kind\.([A-Z_]+)", inspect.getsource(reboot.reasons)))
         assert made == {each.name for each in reboot._CAUSES_FIRST}
 

@@ -33,6 +33,7 @@ class Item(frozen.Value):
         addresses: lower-case globs, as a shell has them, each with a domain; none of them means any
             address.
         exclude: lower-case globs of addresses that the item leaves out, companions too.
+        vfs: how many VFs each of its functions shall have; the item then claims none of them.
         alias: the name of Nova's alias; while one is renamed, both names with ``|`` between them.
         device_type: ``type-PCI``, ``type-PF`` or ``type-VF``: what the item claims, and what its
             alias asks for.
@@ -67,6 +68,7 @@ class Item(frozen.Value):
     allow_in_use: bool = False
     exclude: tuple[str, ...] = ()
     driver: str | None = None
+    vfs: int | None = None
 
     @property
     def id(self) -> str:
@@ -304,7 +306,10 @@ KEYS: dict[str, tuple[str, Callable[[object], object]]] = {
     "driver": ("driver", values.read_vfio_driver),
     "companions": ("companions", values.read_bool),
     "allow-in-use": ("allow_in_use", values.read_bool),
+    "vfs": ("vfs", values.read_count),
 }
+# What an item can say besides whose VFs it asks for: it claims nothing that the rest is about.
+_BESIDE_VFS = ("id", "address", "exclude", "vfs")
 
 
 def _parse_mapping(entry: Mapping[object, object], number: int) -> Item:
@@ -326,6 +331,12 @@ def _parse_mapping(entry: Mapping[object, object], number: int) -> Item:
         except values.NotAcceptedError as error:
             raise values.NotAcceptedError(f"{key}: {error.fact}", error.way_out) from error
     vendor, product = read.pop("id")
+    strange = [str(key) for key in entry if "vfs" in read and key not in _BESIDE_VFS]
+    if strange:
+        raise values.NotAcceptedError(
+            f"{strange[0]} beside vfs: the card stays with the host, and its VFs have their own id",
+            f"write a second item for the VFs, with {strange[0]}",
+        )
     return Item(position=number, vendor=vendor, product=product, **read)
 
 

@@ -15,6 +15,7 @@ from passthrough.system import quoting
 
 MAX_LIST = 256
 MAX_ALIASES = 8
+MAX_VFS = 65535  # sriov_numvfs is 16 bits wide
 
 ALIAS_BAR = "|"  # between the names of an alias that is renamed: no name holds it
 TYPE_PREFIX = "type-"
@@ -27,6 +28,7 @@ _ID = r"[0-9a-f]{4}"
 _NETWORK = r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,63}"
 _VFIO_DRIVER = r"[A-Za-z0-9_-]{0,50}vfio[_-]pci"
 _CUSTOM_NAME = r"[A-Z0-9_]{1,248}"
+_COUNT = r"[1-9][0-9]{0,4}"
 
 _GLOB_PART = r"(?:[0-9a-f?*]|\[[0-9a-f](?:-?[0-9a-f])*\])+"
 _GLOB = rf"{_GLOB_PART}:{_GLOB_PART}:{_GLOB_PART}\.{_GLOB_PART}"
@@ -164,6 +166,17 @@ def read_bool(value: object) -> bool:
     if text not in ("true", "false"):
         raise NotAcceptedError(f"{quoting.show(value)} is neither true nor false")
     return text == "true"
+
+
+def read_count(value: object) -> int:
+    """Read how many VFs a function shall have: 1 or more, in decimal."""
+    text = _word(value)
+    if not re.fullmatch(_COUNT, text) or int(text) > MAX_VFS:
+        raise NotAcceptedError(
+            f"{quoting.show(text)} is not a number from 1 to {MAX_VFS}",
+            "leave the item out for no VFs",
+        )
+    return int(text)
 
 
 def read_device_type(value: object) -> str:

@@ -97,16 +97,16 @@ def apply(
     files.sweep(root / path for path in (*owned, nova_lines.path_of(application)))
     images.sweep(root)
     # Functions enter the record before they are touched and leave it after they are given back.
-    before, asked = ledger.present.taken, ledger.present.variants
+    before, asked, aim = ledger.present.taken, ledger.present.variants, plan.record
     if plan.rebuild:
         obstacle = images.find_obstacle(root, plan.rebuild, plan.generator)
         if obstacle:
             raise obstacle
         with turns.taken(root, report):
-            ledger.enter(plan.record.taken, plan.rebuild, plan.record.variants)
+            ledger.enter(aim.taken, plan.rebuild, aim.variants, aim.vfs)
             _rebuild_all(ledger, plan, tools, report)
     else:
-        ledger.enter(plan.record.taken, (), plan.record.variants)
+        ledger.enter(aim.taken, (), aim.variants, aim.vfs)
     rest = [change for change in plan.files if change.file.feeds not in plan.rebuild]
     with _put_back_on_failure(root, rest, report):
         _write_files(root, rest, report)
@@ -129,6 +129,7 @@ def apply(
         activated=plan.record.activated,
         reboot=reboot,
         inherited=plan.record.inherited,
+        vfs=plan.record.vfs,
     )
     repaired = [_describe(change) for change in plan.files if change.drifted]
     if not plan.rebuild:

@@ -52,8 +52,8 @@ def bind(
         lost = vfio_users.vfs_of(root, address)
         if former not in (None, names[0]) and vfio_users.is_lent(root, address, former):
             lost.append(address)
-        with _kept_from_guests(root, address, lost):
-            _write(device / "driver_override", names[0])
+        with kept_from_guests(root, address, lost):
+            write(device / "driver_override", names[0])
             if former == names[0]:
                 return False
             if former:
@@ -61,7 +61,7 @@ def bind(
         _probe(root, address)
         for name in names[1:]:
             if pci.driver_of(root, address) is None:
-                _write(device / "driver_override", name)
+                write(device / "driver_override", name)
                 _probe(root, address)
     except OSError as error:
         problem = f"{_below(root, error.filename)}: {error.strerror}"
@@ -119,7 +119,7 @@ def rebind(
     names = _names_to_bind(root, address, module, is_pinned=is_pinned)
     if pci.driver_of(root, address) in names:
         try:
-            with _kept_from_guests(root, address, [address, *vfio_users.vfs_of(root, address)]):
+            with kept_from_guests(root, address, [address, *vfio_users.vfs_of(root, address)]):
                 _unbind(root, address)
         except OSError as error:
             raise errors.BindError(
@@ -159,12 +159,12 @@ def release(
     ours = (pci.VFIO_PCI, *([variant] if variant else ()))
     bound = before in ours
     try:
-        with _kept_from_guests(
+        with kept_from_guests(
             root, address, [address, *vfio_users.vfs_of(root, address)] if bound else []
         ):
             if sysfs.attribute_if_there(device / "driver_override") in ours:
                 # A lone newline clears it; the kernel never sees an empty write.
-                _write(device / "driver_override", "\n")
+                write(device / "driver_override", "\n")
             if bound:
                 _unbind(root, address)
         if pci.driver_of(root, address) is None:
@@ -197,7 +197,7 @@ def _names_to_load(root: Path, modalias: str | None, former: str | None) -> Iter
 
 
 @contextlib.contextmanager
-def _kept_from_guests(root: Path, address: str, functions: Iterable[str]) -> Generator[None]:
+def kept_from_guests(root: Path, address: str, functions: Iterable[str]) -> Generator[None]:
     """Make sure that no guest has ``functions``, and that none gets them while the block runs.
 
     The kernel lets one process at a time open a VFIO group, and none while a member of the group is
@@ -272,7 +272,24 @@ def _unbind(root: Path, address: str) -> None:
         OSError: when the kernel refuses.
     """
     path = _device(root, address) / "driver/unbind"
-    child = timed_write.write(path, address, UNBIND_DEADLINE, _write)
+    write_in_time(root, address, path, address, UNBIND_DEADLINE)
+
+
+def write_in_time(root: Path, address: str, path: Path, text: str, seconds: float) -> None:
+    """Write to sysfs what has a driver release a function, or one of its VFs.
+
+    Args:
+        root: the host's root.
+        address: the function.
+        path: the file.
+        text: what to write.
+        seconds: how long that can take.
+
+    Raises:
+        StuckError: when the driver has not released it in time.
+        OSError: when the kernel refuses.
+    """
+    child = timed_write.write(path, text, seconds, write)
     if child is not None:
         started = procfs.started_if_there(root, child)
         files.ensure(root / stuck.PATH, f"{address} {child} {started}\n", 0o600)
@@ -284,7 +301,7 @@ def _put_back(root: Path, address: str, former_override: str | None, tried: Iter
     device = _device(root, address)
     kept = former_override if former_override not in (None, "(null)", *tried) else "\n"
     try:
-        _write(device / "driver_override", kept or "\n")
+        write(device / "driver_override", kept or "\n")
         if pci.driver_of(root, address) is None:
             _probe(root, address)
     except OSError as error:
@@ -294,10 +311,15 @@ def _put_back(root: Path, address: str, former_override: str | None, tried: Iter
 
 
 def _probe(root: Path, address: str) -> None:
-    _write(root / "sys/bus/pci/drivers_probe", address)
+    write(root / "sys/bus/pci/drivers_probe", address)
 
 
-def _write(path: Path, text: str) -> None:
+def write(path: Path, text: str) -> None:
+    """Write a value to a file of sysfs.
+
+    Raises:
+        OSError: when the kernel refuses.
+    """
     # Unbuffered: sysfs takes each write() as a whole value.
     with open(path, "wb", buffering=0) as file:
         file.write(text.encode())

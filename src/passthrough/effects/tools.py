@@ -28,6 +28,7 @@ GRUB_CONFIG = BOOT / "grub/grub.cfg"
 REBUILD_TIMEOUT = 3600.0
 SERVICE_TIMEOUT = 300.0
 MODPROBE_TIMEOUT = 300.0
+SETTLE_TIMEOUT = 120.0
 # Debian's policy-rc.d interface: "action not allowed".
 _POLICY_DENIED = 101
 
@@ -109,6 +110,13 @@ class Tools(Protocol):
 
         Raises:
             CommandError: when systemd does not.
+        """
+
+    def settle_devices(self) -> None:
+        """Wait until udev has done all that devices which came have it do.
+
+        Raises:
+            CommandError: when it does not come to an end.
         """
 
     def stop(self, service: str) -> None:
@@ -208,6 +216,11 @@ class HostTools:
         """Stop a timer whose file is gone, and have systemd read its units again."""
         commands.run(("systemctl", "stop", f"{name}.timer"), SERVICE_TIMEOUT)
         commands.run(("systemctl", "daemon-reload"), SERVICE_TIMEOUT)
+
+    def settle_devices(self) -> None:
+        """Wait until udev has no event left."""
+        command = ("udevadm", "settle", f"--timeout={SETTLE_TIMEOUT:.0f}")
+        commands.run(command, SERVICE_TIMEOUT)
 
     def stop(self, service: str) -> None:
         """Stop a service, which stays enabled for the next boot."""

@@ -41,6 +41,7 @@ class OwnedFile(NamedTuple):
         feeds: the rebuild by which a change takes effect; None where it needs none.
         mode: its permission bits.
         needs: values of the template; the charm writes the file while any of them is true.
+        needs_claims: whether something has to be claimed besides.
         in_initramfs: whether an image that was built with it holds a copy.
     """
 
@@ -49,6 +50,7 @@ class OwnedFile(NamedTuple):
     feeds: enums.Rebuild | None = None
     mode: int = 0o644
     needs: tuple[str, ...] = ("claims",)
+    needs_claims: bool = True
     in_initramfs: bool = False
 
 

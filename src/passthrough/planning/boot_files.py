@@ -12,7 +12,7 @@ from typing import NamedTuple
 from passthrough import enums, frozen, naming
 from passthrough.config import options
 from passthrough.host import generators, machine, modules, pci
-from passthrough.planning import claims, templates, vfio_driver
+from passthrough.planning import claims, templates, vfio_driver, vfs
 from passthrough.state import digest
 from passthrough.system import files
 
@@ -65,6 +65,8 @@ _GRUB_DROP_IN = generators.OwnedFile(
     needs=("kernel_options",),
 )
 
+_VFS_PROGRAM = "var/lib/pci-passthrough/{name}.vfs.sh"
+
 _FILES = (
     _GRUB_DROP_IN,
     generators.OwnedFile("etc/modules-load.d/{name}.conf", "modules-load.conf.j2"),
@@ -79,6 +81,16 @@ _FILES = (
     # Sorts before 80-drivers.rules, which loads the native driver by modalias.
     generators.OwnedFile(
         "etc/udev/rules.d/60-{name}.rules", "udev.rules.j2", feeds=enums.Rebuild.INITRAMFS
+    ),
+    # VFs are made by the driver of their card, which the initramfs may not have. The last file has
+    # systemd start the unit at every boot, as a folder of that target that it merges.
+    *(
+        generators.OwnedFile(path, template, needs=("vfs",), needs_claims=False)
+        for path, template in (
+            (_VFS_PROGRAM, "vfs.sh.j2"),
+            ("etc/systemd/system/{name}-vfs.service", "vfs.service.j2"),
+            ("etc/systemd/system/multi-user.target.d/{name}-vfs.conf", "vfs-boot.conf.j2"),
+        )
     ),
 )
 
@@ -133,6 +145,7 @@ class Wanted(NamedTuple):
         allow_unsafe_interrupts: the option of that name.
         generator: the host's initramfs generator, for which the charm writes its files.
         keeps_kernel_options: whether the GRUB drop-in stays although nothing is claimed.
+        vfs: the functions that stay with the host and have VFs made at boot.
     """
 
     application: str
@@ -143,6 +156,7 @@ class Wanted(NamedTuple):
     allow_unsafe_interrupts: bool = False
     generator: generators.Generator | None = None
     keeps_kernel_options: bool = False
+    vfs: tuple[vfs.Wanted, ...] = ()
 
 
 def desired_files(
@@ -161,20 +175,14 @@ def desired_files(
     context = {
         "application": wanted.application,
         "name": naming.name_for(wanted.application),
-        "claims": [
-            {
-                "address": claim.address,
-                "vendor": claim.function.vendor,
-                "product": claim.function.product,
-            }
-            for claim in wanted.claims
-            if not claim.vfio.is_left
-        ],
+        "claims": [_spell(claim.function) for claim in wanted.claims if not claim.vfio.is_left],
         "variants": _variants(wanted.claims),
         "twins": wanted.twins,
         "blacklist": wanted.blacklist,
         "kernel_options": wanted.kernel_options,
         "allow_unsafe_interrupts": wanted.allow_unsafe_interrupts,
+        "vfs": [_spell_vfs(each, wanted.claims) for each in wanted.vfs],
+        "program": _VFS_PROGRAM.format(name=naming.name_for(wanted.application)),
     }
     found: list[File] = []
     for row, generator in _rows():
@@ -182,6 +190,7 @@ def desired_files(
         wants = (
             (
                 bool(wanted.claims)
+                or not row.needs_claims
                 or (row.feeds == enums.Rebuild.GRUB and wanted.keeps_kernel_options)
             )
             and generator in (None, wanted.generator)
@@ -235,6 +244,25 @@ def _where(
     is_default = choice.at_boot == module
     named = [each for each in releases if (choice.module_at(each) == module) != is_default]
     return {"module": module, "operator": "!=" if is_default else "==", "releases": named}
+
+
+def _spell(function: pci.Function) -> dict[str, digest.Plain]:
+    return {
+        "address": function.address,
+        "vendor": function.vendor,
+        "product": function.product,
+    }
+
+
+def _spell_vfs(wanted: vfs.Wanted, claimed: Iterable[claims.Claim]) -> dict[str, digest.Plain]:
+    """A function, how many VFs it gets, and those of them that go to vfio-pci at once."""
+    function = wanted.function
+    mine = (each for each in claimed if each.function.physfn == function.address)
+    return {
+        **_spell(function),
+        "count": wanted.number,
+        "claims": [_spell(each.function) for each in mine if not each.vfio.is_left],
+    }
 
 
 def _rows() -> Iterator[tuple[generators.OwnedFile, generators.Generator | None]]:

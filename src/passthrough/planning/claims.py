@@ -64,12 +64,23 @@ class Refusal(NamedTuple):
         return self.objection.guard
 
 
+class Parent(NamedTuple):
+    """A function that stays with the host, and whose VFs its item counts."""
+
+    function: pci.Function
+    item: devices.Item
+
+
 class Outcome(frozen.Value):
-    """The claims, by address, and the refusals, by item, on the host that they are about."""
+    """The claims, by address, and the refusals, by item, on the host that they are about.
+
+    ``parents`` are the functions that shall have VFs, in the order of the items.
+    """
 
     claims: tuple[Claim, ...] = ()
     refusals: tuple[Refusal, ...] = ()
     host: pci.Host = frozen.field(default_factory=lambda: pci.Host({}))
+    parents: tuple[Parent, ...] = ()
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -106,6 +117,7 @@ def decide(
     refusals: list[Refusal] = []
     by_address: dict[str, Claim] = {}
     excepted = frozenset(filter(wanted.excepts, host.functions if wanted.excepted else ()))
+    parents: list[Parent] = []
     for item in wanted.items:
         matches = _match(item, host)
         refusals += _refuse_mismatches(item, host, excepted)
@@ -114,6 +126,10 @@ def decide(
                 guards.Rule.ABSENT, "no such device on this host", _find_near_miss(item, host)
             )
             refusals.append(Refusal(item, absent, blocking=False))
+        if item.vfs is not None:
+            cards = [each for each in matches if not each.physfn] or matches
+            parents += [Parent(each, item) for each in cards if each.address not in excepted]
+            continue
         chosen, mistyped = _choose_by_type(item, matches, known, excepted)
         refusals += mistyped
         for function in chosen:
@@ -138,10 +154,20 @@ def decide(
             _with_overridden(by_address[each], by_address, there)
             for each in sorted(by_address, key=pci_address.sort_key)
         ),
-        refusals=tuple(
-            sorted(refusals, key=lambda each: (each.item.position, each.address or "", each.rule))
-        ),
+        refusals=_in_order(refusals),
         host=host,
+        parents=tuple(parents),
+    )
+
+
+def with_refusals(outcome: Outcome, more: Iterable[Refusal]) -> Outcome:
+    """The same outcome with more refusals, in the order of the items."""
+    return frozen.replace(outcome, refusals=_in_order([*outcome.refusals, *more]))
+
+
+def _in_order(refusals: Iterable[Refusal]) -> tuple[Refusal, ...]:
+    return tuple(
+        sorted(refusals, key=lambda each: (each.item.position, each.address or "", each.rule))
     )
 
 

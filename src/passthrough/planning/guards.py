@@ -32,6 +32,11 @@ class Rule(enums.StrEnum):
     EXCEPTED = "excepted"
     GROUP_IN_USE = "group-in-use"
     GROUP_NOT_VIABLE = "group-not-viable"
+    NO_VFS = "no-vfs"
+    TOO_MANY_VFS = "too-many-vfs"
+    VFS_SET_ELSEWHERE = "vfs-set-elsewhere"
+    VFS_HELD = "vfs-held"
+    VFS_WANT_PORT = "vfs-want-port"
 
 
 class Guard(NamedTuple):

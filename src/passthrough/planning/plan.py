@@ -18,6 +18,7 @@ from passthrough.planning import (
     prerequisites,
     templates,
     vfio_driver,
+    vfs,
     viability,
 )
 from passthrough.problem import Kind, Problem
@@ -79,6 +80,7 @@ class Plan(frozen.Value):
             told.
         kept_options: those of them that the option kernel-options takes no more, and that stay
             since this host runs with them.
+        vfs: what becomes of the VFs of functions that stay with the host; before all the rest.
     """
 
     release: tuple[Binding, ...] = ()
@@ -93,11 +95,13 @@ class Plan(frozen.Value):
     kernel_options: tuple[str, ...] = ()
     generator: generators.Generator | None = None
     kept_options: tuple[str, ...] = ()
+    vfs: vfs.Outcome = frozen.field(default_factory=vfs.Outcome)
 
     @property
     def changes_host(self) -> bool:
         """Whether applying it would change anything on the host."""
-        return bool(self.release or self.files or self.rebuild or self.bind)
+        made = self.vfs.changes or self.vfs.restores
+        return bool(self.release or self.files or self.rebuild or self.bind or made)
 
 
 class Situation(NamedTuple):
@@ -111,6 +115,7 @@ class Situation(NamedTuple):
         held: who holds a function that is to be given back, by its address.
         others: addresses that another application has taken, which are its own to give back.
         aliases: the modules that the installed kernels name for a function.
+        vfs: what becomes of the VFs.
     """
 
     application: str
@@ -120,6 +125,7 @@ class Situation(NamedTuple):
     held: Container[str] = ()
     others: Collection[str] = ()
     aliases: modules.Aliases = modules.Aliases.none()
+    vfs: vfs.Outcome = vfs.Outcome()
 
 
 def make(
@@ -146,6 +152,8 @@ def make(
     facts = _told_by_record(now)
     application, present, held = now.application, now.present, now.held
     claimed = outcome.claims
+    # VFs are for guests, so they need all of the kernel that claims need, one boot earlier.
+    asks = bool(claimed or now.vfs.wanted)
     blacklist = boot_files.blacklisted_drivers(wanted, claimed, host, now.aliases, others)
     tokens = boot_files.kernel_options(wanted, blacklist, facts)
     # Keep the option that turns the IOMMU on where a group bars a claim: a boot without it shows no
@@ -153,9 +161,9 @@ def make(
     unviable = any(refusal.rule in claims.GROUP_RULES for refusal in outcome.refusals)
     keeps = unviable and bool(present.get(boot_files.grub_path(application)))
     kept: tuple[str, ...] = ()
-    if claimed or keeps:
+    if asks or keeps:
         kept = kernel_options.check(wanted.kernel_options, _options_in_force(now))
-    if claimed:
+    if asks:
         drop_in = boot_files.grub_path(application)
         prerequisites.check(wanted, tokens, host, facts, drop_in)
         prerequisites.check_blacklist(blacklist, host, {*outcome.addresses, *others})
@@ -168,7 +176,8 @@ def make(
             kernel_options=tokens if facts.boots_by_grub else (),
             allow_unsafe_interrupts=wanted.allow_unsafe_interrupts,
             generator=facts.generator,
-            keeps_kernel_options=keeps,
+            keeps_kernel_options=keeps or bool(now.vfs.wanted),
+            vfs=now.vfs.wanted,
         ),
         renderer,
         present,
@@ -191,7 +200,7 @@ def make(
         if present.get(file.path) != file.as_present()
     )
     grub_problem = None
-    if claimed and facts.boots_by_grub:
+    if asks and facts.boots_by_grub:
         ours = tokens if enums.Rebuild.GRUB in activated else ()
         drop_in = boot_files.grub_path(application)
         grub_problem = grub.find_problem(facts.grub, drop_in, ours, facts.iommu_table)
@@ -221,7 +230,7 @@ def make(
         rebuild=rebuild,
         bind=tuple(each for each in _bindings(claimed) if each.address not in waiting),
         at_boot=waiting,
-        reboot=_reboot_reasons(tokens, host, facts) if claimed and not facts.switch else (),
+        reboot=() if facts.switch else _reboot_reasons(tokens if asks else None, now, host),
         record=frozen.replace(
             record,
             taken=taken,
@@ -230,13 +239,15 @@ def make(
             activated=activated,
             # Keep the reboot record while any device is requested; otherwise a late device
             # triggers a second reboot.
-            reboot=record.reboot if wanted.devices.items or pending else None,
+            reboot=record.reboot if wanted.devices.items or pending or now.vfs.record else None,
+            vfs=now.vfs.record,
         ),
         pending=pending,
         grub_problem=None if enums.Rebuild.GRUB in rebuild else grub_problem,
-        kernel_options=tokens if claimed else (),
+        kernel_options=tokens if asks else (),
         generator=facts.generator if enums.Rebuild.INITRAMFS in rebuild else None,
         kept_options=kept,
+        vfs=now.vfs,
     )
 
 
@@ -416,18 +427,19 @@ def _target_variants(claimed: tuple[claims.Claim, ...], record: Record) -> dict[
 
 
 def _reboot_reasons(
-    tokens: tuple[str, ...], host: pci.Host, facts: machine.Platform
+    tokens: tuple[str, ...] | None, now: Situation, host: pci.Host
 ) -> tuple[Problem, ...]:
+    """What only another boot brings; ``tokens`` is None where the kernel needs nothing."""
     reasons: list[Problem] = []
-    if not host.has_groups:
+    if tokens is not None and not host.has_groups:
         fact = "the IOMMU is off until the kernel starts with intel_iommu=on"
         reasons.append(Problem(Kind.IOMMU_IS_OFF, fact))
     missing = [
         token
-        for token in prerequisites.missing(tokens, facts)
+        for token in prerequisites.missing(tokens or (), _told_by_record(now))
         if not prerequisites.starts_iommu(token)
     ]
     if missing:
         fact = f"the running kernel lacks {' '.join(missing)}"
         reasons.append(Problem(Kind.KERNEL_LACKS_OPTIONS, fact))
-    return tuple(reasons)
+    return (*reasons, *now.vfs.waits)

@@ -271,7 +271,7 @@ def _find_udev(path: str, lines: list[str]) -> list[Leftover]:
         reason = "it makes VFs" if not binding else f"{reason}; it makes VFs"
     leftover = _describe(path, list(logical.values()), hits, reason, numbers=list(logical))
     if not binding:
-        advice = "keep it while the charm claims these VFs: it makes none"
+        advice = "keep it while the charm claims these VFs, or have vfs make them"
         return [frozen.replace(leftover, can_go=False, advice=advice)]
     ids = tuple(sorted({each for line in binding for each in _udev_ids(line)}))
     return [
@@ -293,7 +293,7 @@ def _find_netplan(path: str, lines: list[str]) -> list[Leftover]:
     if not hits:
         return []
     parts = tuple(Part(number, hits[number].strip()) for number in sorted(hits))
-    advice = "keep it while the charm claims these VFs: it makes none"
+    advice = "keep it while the charm claims these VFs, or have vfs make them"
     return [Leftover(path, parts, False, "netplan makes the VFs of these interfaces", advice)]
 
 

@@ -62,6 +62,7 @@ def describe_plan(
             for path, change in _changes_of_caretaker(decision, caretaker).items()
         ],
         "rebuild": list(planned.rebuild),
+        "vfs": [each._asdict() for each in planned.vfs.changes],
         "bind": [binding.address for binding in planned.bind],
         "release": [binding.address for binding in planned.release],
         "pending": [
@@ -104,11 +105,17 @@ def plan_text(
         f"caretaker: {change} /{path}"
         for path, change in _changes_of_caretaker(decision, caretaker).items()
     ]
+    steps += [
+        f"VFs of {each.address} now: {each.present} -> {each.number}"
+        for each in planned.vfs.changes
+    ]
     steps += [f"rebuild: {what}" for what in planned.rebuild]
     steps += [f"give back: {_movement(binding)}" for binding in planned.release]
     steps += [
         f"give back when the guest is gone: {_movement(binding)}, held by process"
         f" {', '.join(map(str, decision.held[binding.address]))}"
+        if decision.held[binding.address]
+        else f"goes with the other VFs of its card: {binding.address}"
         for binding in planned.pending
     ]
     steps += [f"bind now: {_movement(binding)}" for binding in planned.bind]
@@ -243,7 +250,7 @@ def _changes_of_caretaker(decision: Decision, present: Mapping[str, str | None])
     if not present:
         return {}
     aim = decision.plan.record
-    comes = aim.taken or aim.activated or decision.nova_planned.content
+    comes = aim.taken or aim.activated or aim.vfs or decision.nova_planned.content
     wanted = caretaking.contents(decision.site.application) if comes else {}
     changed = {path: text for path, text in present.items() if wanted.get(path) != text}
     if not comes and aim.reboot:

@@ -65,7 +65,8 @@ def summarize(
     """
     failed = failed or {}
     planned = decision.plan
-    if not (decision.options.devices.items or planned.release or planned.pending):
+    undone = planned.release or planned.pending or planned.vfs.record
+    if not (decision.options.devices.items or undone):
         return Status(Kind.BLOCKED, NO_DEVICES)
     obstacle = _find_obstacle(decision, failed)
     if obstacle:
@@ -154,6 +155,7 @@ def _describe_work(planned: plan.Plan) -> str:
     said = [
         f"rebuilds {' and '.join(rebuilds)}" if rebuilds else "",
         f"writes {_count(planned.files, 'file')}" if planned.files and not rebuilds else "",
+        f"changes the VFs of {_count(planned.vfs.changes, 'card')}" if planned.vfs.changes else "",
         f"binds {_count(planned.bind, 'function')}" if planned.bind else "",
         f"gives {_count(planned.release, 'function')} back" if planned.release else "",
     ]
@@ -176,18 +178,21 @@ def handed_over(owner: record.Owner) -> str:
     return f"{owner.unit} looks after this host"
 
 
-def describe_removal(left: Sequence[str], stays: str = "") -> str:
+def describe_removal(left: Sequence[str], stays: str = "", vfs: Sequence[str] = ()) -> str:
     """Say how a unit leaves its host.
 
     Args:
         left: the addresses that stay on vfio-pci for now.
         stays: why everything stays in place; empty where it does not.
+        vfs: the addresses that keep their VFs for now.
     """
     if stays:
         return f"everything stays in place: {stays}"
-    if not left:
-        return "everything given back"
-    return f"left on vfio-pci until the next boot: {' '.join(left)}"
+    said = [
+        f"left on vfio-pci until the next boot: {' '.join(left)}" if left else "",
+        f"left until the next boot: the VFs of {' '.join(vfs)}" if vfs else "",
+    ]
+    return "; ".join(filter(None, said)) or "everything given back"
 
 
 def settled(decision: Decision) -> str:
@@ -241,6 +246,7 @@ def _describe_pending(decision: Decision) -> list[str]:
         f" {', '.join(map(str, decision.held[binding.address]))}), and it is given back when that"
         " guest is gone; stop or migrate the guest"
         for binding in decision.plan.pending
+        if decision.held[binding.address]  # else it waits with the other VFs of its card
     ]
 
 
@@ -294,6 +300,12 @@ def _count_ready(decision: Decision) -> str:
 
 
 def _describe_no_match(decision: Decision) -> str:
+    unclaimed = [
+        f"{function.address} has {function.num_vfs} VFs, and no item claims any"
+        for function, _ in decision.plan.vfs.wanted
+    ]
+    if unclaimed:
+        return "; ".join(unclaimed)
     hints = [each.objection.way_out for each in decision.refusals if each.objection.way_out]
     return "; ".join(["no matching device", *hints[:1]])
 

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 
 # Where a problem is about a driver, its cause is an aside in parentheses.
-_ASIDES = (Kind.ON_ANOTHER_DRIVER, Kind.EXPECTATION_UNMET)
+_ASIDES = (
+    Kind.ON_ANOTHER_DRIVER,
+    Kind.EXPECTATION_UNMET,
+    Kind.VFS_WAIT,
+    Kind.VFS_DIFFER_IN_NUMBER,
+)
 # How many guests and others a sentence names.
 _MAX_GUESTS = 3
 
@@ -144,7 +149,7 @@ def _by_hand(judged: reboot.Verdict) -> str:
 def switched_off(decision: survey.Decision) -> str:
     """Tell that the host was started so that nothing is claimed; empty where it was not."""
     switch = decision.facts.machine.switch
-    if not (switch and decision.claims):
+    if not (switch and (decision.claims or decision.plan.vfs.wanted)):
         return ""
     return (
         f"switched off for this boot: the kernel was started with {switch}; reboot without it to"

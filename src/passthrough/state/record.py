@@ -27,12 +27,12 @@ DIRECTORY = "var/lib/pci-passthrough"
 
 # Files of format 1 do not say so: they have the record's own keys at the top, to which releases
 # have added `reboot`, `nova`, and the keys of `nova`. Format 3 has added `owner`,
-# `keep`, `caretaker`, `identities` and `inherited`; format 4 `variants`.
+# `keep`, `caretaker`, `identities` and `inherited`; format 4 `variants` and `vfs`.
 FORMAT = 4
 _READ = (2, 3, 4)
 _SAYS_INHERITED = 3
 # Left out where they are empty.
-_INHERITED, _VARIANTS = "inherited", "variants"
+_INHERITED, _VARIANTS, _VFS = "inherited", "variants", "vfs"
 # 52ee0af shows this between "is not readable (" and ")": at most 58 characters of a name that is no
 # address.
 _REFUSAL = f"format {FORMAT} of a newer charm: refresh, and leave it in place"
@@ -112,6 +112,22 @@ class Caretaker(NamedTuple):
     filesystem: str = ""
 
 
+class Vfs(NamedTuple):
+    """The VFs that the application has a function made to have.
+
+    Attributes:
+        number: how many the function shall have.
+        found: the boot in which somebody else had made just as many; they are not the
+            application's to take away before the next boot. Empty where it has made them.
+        autoprobe: what the function's sriov_drivers_autoprobe has to be set to again; empty where
+            it is as it was.
+    """
+
+    number: int
+    found: str = ""
+    autoprobe: str = ""
+
+
 class Record(frozen.Value):
     """What one application has done to this host.
 
@@ -133,6 +149,7 @@ class Record(frozen.Value):
             two records that differ in it are alike.
         variants: the addresses among ``taken`` for which the kernel is asked for a variant of
             vfio-pci, now or at the next boot → the variant's module.
+        vfs: the address of every function that stays with the host and has VFs made → those.
     """
 
     taken: Mapping[str, str | None] = frozen.field(default_factory=dict[str, str | None])
@@ -147,14 +164,16 @@ class Record(frozen.Value):
     )
     inherited: frozenset[str] = frozen.field(default=frozenset(), compare=False)
     variants: Mapping[str, str] = frozen.field(default_factory=dict[str, str])
+    vfs: Mapping[str, Vfs] = frozen.field(default_factory=dict[str, Vfs])
 
     @property
     def is_empty(self) -> bool:
-        """Whether nothing is taken or activated, and nothing is to be remembered.
+        """Whether nothing is taken, made or activated, and nothing is to be remembered.
 
         Nobody has to look after nothing, so neither the owner nor the caretaker counts.
         """
-        return not (self.taken or self.activated or self.reboot) and self.nova == Nova()
+        held = self.taken or self.activated or self.reboot or self.vfs
+        return not held and self.nova == Nova()
 
 
 class Ledger:
@@ -177,6 +196,7 @@ class Ledger:
         taken: Mapping[str, str | None],
         rebuilds: Iterable[str],
         variants: Mapping[str, str] | None = None,
+        vfs: Mapping[str, Vfs] | None = None,
     ) -> None:
         """Record functions before they are touched, and rebuilds before they run.
 
@@ -184,6 +204,7 @@ class Ledger:
             taken: address → the driver that has the function, or None.
             rebuilds: what is about to be rebuilt, which makes it DIRTY.
             variants: address → the variant that the kernel is about to be asked for.
+            vfs: address → the VFs that a boot unit is about to be written for.
 
         Raises:
             OSError: as `put`.
@@ -193,6 +214,7 @@ class Ledger:
             taken={**self._present.taken, **taken},
             activated={**self._present.activated, **unknown},
             variants={**self._present.variants, **(variants or {})},
+            vfs={**self._present.vfs, **(vfs or {})},
         )
 
     def rebuilt(self, what: str, digest: str | None) -> None:
@@ -275,7 +297,7 @@ def find_unknown(site: Site) -> tuple[str, ...]:
         return ()
     data = json.loads(present.content)
     held = data.get("record", data)
-    known = {*_spell_out(Record()), _INHERITED, _VARIANTS}
+    known = {*_spell_out(Record()), _INHERITED, _VARIANTS, _VFS}
     strange = [*(held.keys() - known), *(held["activated"].keys() - set(enums.Rebuild))]
     return tuple(sorted(map(str, strange)))
 
@@ -383,13 +405,15 @@ def _spell_out(record: Record) -> dict[str, object]:
         "identities": {
             address: dict(known)
             for address, known in record.identities.items()
-            if address in record.taken
+            if address in record.taken or address in record.vfs
         },
     }
     if record.inherited:
         spelled[_INHERITED] = sorted(record.inherited)
     if record.variants:
         spelled[_VARIANTS] = dict(record.variants)
+    if record.vfs:
+        spelled[_VFS] = {address: each._asdict() for address, each in record.vfs.items()}
     return spelled
 
 
@@ -433,6 +457,7 @@ def _parse(data: Any, *, inherits: bool = True) -> Record:
             naming.check_unit(owner["principal"]) if owner["principal"] else "",
         )
     watcher: dict[str, Any] = data.get("caretaker") or {}
+    vfs = {address: _parse_vfs(address, each) for address, each in data.get(_VFS, {}).items()}
     return Record(
         taken,
         activated,
@@ -444,7 +469,7 @@ def _parse(data: Any, *, inherits: bool = True) -> Record:
         {
             address: {"id": str(card["id"]), "serial": str(card["serial"])}
             for address, card in dict(data.get("identities") or {}).items()
-            if address in taken
+            if address in taken or address in vfs
         },
         frozenset(map(str, taken if inherits else data.get(_INHERITED, ()))),
         {
@@ -452,7 +477,17 @@ def _parse(data: Any, *, inherits: bool = True) -> Record:
             for address, module in dict(data.get(_VARIANTS) or {}).items()
             if address in taken
         },
+        vfs,
     )
+
+
+def _parse_vfs(address: str, data: Any) -> Vfs:
+    found = Vfs(data["number"], str(data.get("found", "")), str(data.get("autoprobe", "")))
+    if not pci_address.is_exact(address) or type(found.number) is not int:
+        raise ValueError(f"{quoting.show(address)} is not a function with a number of VFs")
+    if found.autoprobe not in ("", "0", "1"):
+        raise ValueError(f"{quoting.show(found.autoprobe)} is no value of sriov_drivers_autoprobe")
+    return found
 
 
 def _path(site: Site) -> Path:

@@ -264,7 +264,7 @@ class Box:
         """Reboot the made-up host with what its initramfs and grub.cfg hold by now.
 
         The kernel starts afresh (`HostTree.power_cycle`), the boot scripts of the initramfs run in
-        the box, then the native drivers load.
+        the box, then the native drivers load, then the boot units that make VFs run.
 
         Returns:
             The runs of the boot scripts, for a test to look into.
@@ -275,6 +275,10 @@ class Box:
             for script in programs.unpack_boot_scripts(self.tree.root, pathlib.Path(scratch)):
                 runs.append(self.run(["/bin/sh", str(script)]))
         self.tree.load_natives()
+        for unit in sorted(self.tree.root.glob("etc/systemd/system/*-vfs.service")):
+            lines = unit.read_text(encoding="utf-8").splitlines()
+            (start,) = [line for line in lines if line.startswith("ExecStart=")]
+            runs.append(self.run(start.removeprefix("ExecStart=").split()))
         return runs
 
     def _change_mounts(self, *command: str) -> None:

@@ -22,6 +22,10 @@ NATIVE = ".made/native"
 MODULES = ".made/modules"
 # The variants of vfio-pci that the kernel has as modules: a file for each driver, with its module.
 VARIANTS = ".made/variants"
+# What stands there once a function is told to have VFs: DIRECTORY/PF/NUMBER-ADDRESS.
+VFS = ".made/vfs"
+GROUPS = "sys/kernel/iommu_groups"
+AUTOPROBE = "sriov_drivers_autoprobe"
 # The kernel's log: what was written to /dev/kmsg.
 KMSG = ".made/kmsg"
 
@@ -51,6 +55,10 @@ def store(root: pathlib.Path, path: str, data: bytes) -> None:
         if not (root / DEVICES / text.strip()).exists():
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         probe(root, text.strip())
+    elif name == AUTOPROBE:
+        (root / path).write_text(f"{int(bool(int(text)))}\n")
+    elif name == "sriov_numvfs":
+        set_number_of_vfs(root, path.split("/")[-2], int(text))
     elif path.startswith(DRIVERS) and name in ("bind", "unbind"):
         _bind_or_unbind(root, path.split("/")[-2], text.strip(), bind=name == "bind")
     else:
@@ -99,8 +107,78 @@ def probe(root: pathlib.Path, address: str) -> None:
         set_driver(root, address, driver)
 
 
+def set_number_of_vfs(root: pathlib.Path, address: str, number: int) -> None:
+    """Let a function have so many VFs, as sriov_numvfs_store() of drivers/pci/iov.c does.
+
+    What udev does then comes at once: it loads what the VFs' own modalias names.
+    """
+    device = (root / DEVICES / address).resolve()
+    present = int((device / "sriov_numvfs").read_text())
+    if number == present:
+        return
+    for refused, code in (
+        (number > int((device / "sriov_totalvfs").read_text()), errno.ERANGE),
+        (driver_of(root, address) is None, errno.ENOENT),
+        (bool(number and present), errno.EBUSY),
+    ):
+        if refused:
+            raise OSError(code, os.strerror(code))
+    (device / "sriov_numvfs").write_text(f"{number}\n")
+    kept = root / VFS / address
+    if number:
+        for index, stashed in enumerate(sorted(kept.iterdir())[:number]):
+            _add_vf(root, device, index, stashed)
+    else:
+        for virtfn in sorted(device.glob("virtfn*")):
+            _remove_vf(root, virtfn, kept)
+
+
+def _add_vf(root: pathlib.Path, physfn: pathlib.Path, index: int, stashed: pathlib.Path) -> None:
+    address = stashed.name.partition("-")[2]
+    place = physfn.parent / address
+    stashed.rename(place)
+    link(root / DEVICES / address, place)
+    link(place / "physfn", physfn)
+    link(physfn / f"virtfn{index}", place)
+    groups = [int(path.name) for path in (root / GROUPS).iterdir()]
+    if groups:
+        group = root / GROUPS / str(max(groups) + 1)
+        (group / "devices").mkdir(parents=True)
+        (group / "type").write_text("DMA-FQ\n")
+        (group / "reserved_regions").write_text("0x00000000fee00000 0x00000000feefffff msi\n")
+        link(group / "devices" / address, place)
+        link(place / "iommu_group", group)
+    probe(root, address)
+    load(root, [(place / "modalias").read_text().strip()])
+
+
+def _remove_vf(root: pathlib.Path, virtfn: pathlib.Path, kept: pathlib.Path) -> None:
+    place = virtfn.resolve()
+    set_driver(root, place.name, None)
+    (place / "driver_override").write_text(f"{NO_OVERRIDE}\n")
+    if (place / "iommu_group").is_symlink():
+        shutil.rmtree((place / "iommu_group").resolve())
+        (place / "iommu_group").unlink()
+    for path in (virtfn, place / "physfn", root / DEVICES / place.name):
+        path.unlink()
+    place.rename(kept / f"{virtfn.name.removeprefix('virtfn')}-{place.name}")
+
+
+def _is_kept_off(root: pathlib.Path, address: str) -> bool:
+    """Whether its parent bars a VF's own driver: pci_device_can_probe() of pci-driver.c."""
+    device = root / DEVICES / address
+    autoprobe = device / "physfn" / AUTOPROBE
+    return (
+        autoprobe.exists()
+        and autoprobe.read_text().strip() == "0"
+        and (device / "driver_override").read_text().strip() == NO_OVERRIDE
+    )
+
+
 def _probe_succeeds(root: pathlib.Path, address: str, driver: str) -> bool:
     # vfio-pci refuses a device without an IOMMU group: "probe failed with error -22".
+    if _is_kept_off(root, address):
+        return False
     return not is_vfio(root, driver) or (root / DEVICES / address / "iommu_group").is_symlink()
 
 

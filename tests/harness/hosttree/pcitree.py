@@ -148,6 +148,36 @@ class PciTree:
             link(directory / "physfn", self.directory(physfn))
             link(self.directory(physfn) / f"virtfn{number}", directory)
 
+    def can_have_vfs(
+        self, physfn: str, addresses: list[str], identity: str, *, driver: str | None = None
+    ) -> None:
+        """Let a function that has the capability have these VFs once it is told to.
+
+        Args:
+            physfn: the function.
+            addresses: where its VFs stand.
+            identity: ``vendor:device`` of each.
+            driver: their native driver, which is not loaded yet.
+        """
+        of, above = self._functions[physfn], self.directory(physfn).parent
+        parent = above.name if above.name in self._functions else None
+        stash = self.root / kernel.VFS / physfn
+        stash.mkdir(parents=True)
+        for number, address in enumerate(addresses):
+            directory = self.function(
+                address,
+                identity,
+                of.class_code,
+                parent=parent,
+                driver=driver,
+                numa=of.numa,
+                loaded=False,
+                multifunction=False,
+            )
+            (self.root / DEVICES / address).unlink()
+            directory.rename(stash / f"{number}-{address}")
+            del self._functions[address]
+
     def unplug(self, address: str) -> None:
         """Take a function out of the host; it is not to be seen any more."""
         kernel.set_driver(self.root, address, None)
@@ -225,14 +255,23 @@ class PciTree:
         if groups is None:
             slots = sorted({address[:-2] for address in self._functions})
             groups = {a: slots.index(a[:-2]) for a in sorted(self._functions)}
+            groups.update(self._groups_of_vfs(len(slots)))
         for address, group in groups.items():
             self._join_group(address, group)
             link(self.directory(address) / "iommu", device)
 
+    def _groups_of_vfs(self, first: int) -> dict[str, int]:
+        """A group for each VF that its card was told to have."""
+        made = sorted(path.resolve().name for path in self.root.glob(f"{DEVICES}/*/virtfn*"))
+        return {
+            address: first + number
+            for number, address in enumerate(each for each in made if each not in self._functions)
+        }
+
     def iommu_off(self) -> None:
         """Turn the IOMMU off: no group is left."""
         self.write("proc/interrupts", _INTERRUPTS.format(remapped=""))
-        for address in self._functions:
+        for address in (*self._functions, *self._groups_of_vfs(0)):
             for name in ("iommu_group", "iommu"):
                 (self.directory(address) / name).unlink(missing_ok=True)
         for directory in (GROUPS, "sys/class/iommu", "sys/devices/virtual/iommu"):

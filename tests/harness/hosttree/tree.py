@@ -142,6 +142,10 @@ class HostTree(pcitree.PciTree):
         The command line is the one in grub.cfg, the IOMMU is on if that and the kernel's default
         say so, no module is loaded and only drivers that are part of the kernel have bound.
         """
+        for physfn in self._with_vfs():
+            (self.directory(physfn) / kernel.AUTOPROBE).write_text("1\n")
+            if self.driver_of(physfn):
+                kernel.set_number_of_vfs(self.root, physfn, 0)
         for driver in os.listdir(self.root / kernel.DRIVERS):
             kernel.remove_driver(self.root, driver)
         shutil.rmtree(self.root / "sys/module")
@@ -158,6 +162,11 @@ class HostTree(pcitree.PciTree):
             (self.directory(address) / "driver_override").write_text(f"{kernel.NO_OVERRIDE}\n")
         for driver in sorted(self.built_in):
             kernel.load_built_in(self.root, driver)
+
+    def _with_vfs(self) -> list[str]:
+        """The functions that `can_have_vfs` was called for."""
+        place = self.root / kernel.VFS
+        return sorted(os.listdir(place)) if place.exists() else []
 
     def iommu_starts(self) -> bool:
         """Whether a kernel with this command line turns the IOMMU on."""

@@ -202,9 +202,17 @@ class Host:
         os.sync()
         self._files.checkpoint(ROOT / "boot/grub")
         now = self.read().devices
+        for physfn in {self._parent(address) for address in now.keys() - state.devices.keys()}:
+            (physfn / "sriov_numvfs").write_text("0")
+            (physfn / "sriov_drivers_autoprobe").write_text("1")
         for address in sorted(state.devices):
             if now[address] != state.devices[address]:
                 self._vfio.release(ROOT, address, lambda name: None)
+
+    @staticmethod
+    def _parent(address: str) -> pathlib.Path:
+        """The card of a VF, which makes it and takes it away."""
+        return (ROOT / "sys/bus/pci/devices" / address / "physfn").resolve()
 
     @staticmethod
     def _content(path: pathlib.Path) -> str | None:

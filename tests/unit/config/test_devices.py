@@ -59,6 +59,7 @@ FULL_MAPPING = """\
   companions: False
   allow-in-use: TRUE
 - {id: 8086:0a54, address: 0000:03:00.0}
+- {id: 8086:10c9, address: "3b:00.*", exclude: 3b:00.1, vfs: 4}
 """
 
 
@@ -91,6 +92,7 @@ FULL_MAPPING = """\
                     allow_in_use=True,
                 ),
                 Item(3, "8086", "0a54", ("0000:03:00.0",)),
+                Item(4, "8086", "10c9", ("0000:3b:00.*",), exclude=("0000:3b:00.1",), vfs=4),
             ),
         ),
         ("---\n- 1234:5678\n", (Item(1, "1234", "5678"),)),
@@ -199,13 +201,30 @@ REFUSALS = {
         "item 1 {'adress': '83:00.0', 'id': '10de:1bb0'}: unknown key \"adress\"; the keys are"
         " alias, id, address, exclude, device-type, numa-policy, resource-class, traits,"
         " live-migratable, managed, physical-network, trusted, one-time-use, driver,"
-        " companions, allow-in-use",
+        " companions, allow-in-use, vfs",
     ),
     "merge-key": (
         "- &a {id: 10de:1bb0}\n- {<<: *a}",
         "item 2 {'<<': {'id': '10de:1bb0'}}: unknown key \"<<\"; the keys are alias, id,"
         " address, exclude, device-type, numa-policy, resource-class, traits, live-migratable,"
-        " managed, physical-network, trusted, one-time-use, driver, companions, allow-in-use",
+        " managed, physical-network, trusted, one-time-use, driver, companions, allow-in-use,"
+        " vfs",
+    ),
+    "no-vfs": (
+        "- {id: 8086:10c9, vfs: 0}",
+        "item 1 {'id': '8086:10c9', 'vfs': '0'}: vfs: \"0\" is not a number from 1 to 65535;"
+        " leave the item out for no VFs",
+    ),
+    "more-vfs-than-the-kernel-counts": (
+        "- {id: 8086:10c9, vfs: 65536}",
+        "item 1 {'id': '8086:10c9', 'vfs': '65536'}: vfs: \"65536\" is not a number from 1 to"
+        " 65535; leave the item out for no VFs",
+    ),
+    "alias-beside-vfs": (
+        "- {id: 8086:10c9, vfs: 4, alias: vf}",
+        "item 1 {'alias': 'vf', 'id': '8086:10c9', 'vfs': '4'}: alias beside vfs: the card stays"
+        " with the host, and its VFs have their own id; write a second item for the VFs, with"
+        " alias",
     ),
     "mapping-without-id": (
         "- {address: 83:00.0}",

@@ -122,7 +122,9 @@ def test_no_option_is_forgotten(field: str):
     [each.name for each in dataclasses.fields(devices.Item) if each.name != "position"],
 )
 def test_no_key_of_an_item_is_forgotten(field: str):
-    (everything, _) = options.parse(EVERYTHING).devices.items
+    (claims, _) = options.parse(EVERYTHING).devices.items
+    (counts,) = options.parse({"devices": "- {id: 8086:10c9, vfs: 4}"}).devices.items
+    everything = dataclasses.replace(claims, vfs=counts.vfs)  # the one that stands beside no other
     plain = devices.Item(position=1, vendor="0000", product="0000")
     changed = dataclasses.replace(plain, **{field: getattr(everything, field)})
     assert spelling.spell_item(changed) != spelling.spell_item(plain)

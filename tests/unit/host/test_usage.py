@@ -535,6 +535,6 @@ def test_the_disks_of_this_very_machine_are_read():
 
 def test_the_addresses_of_this_very_machine_are_read():
     """The loopback interface has an address wherever tests run, and no route in the main table."""
-    found = network._with_ipv4(Path("/"))
+    found = network.interfaces_with_ipv4(Path("/"))
     assert "lo" in found
     assert found <= {name for _, name in socket.if_nameindex()}

@@ -414,6 +414,49 @@ PRESENT = """\
 }"""
 
 
+class TestVfs:
+    @pytest.mark.parametrize(
+        "entry",
+        [record.Vfs(4), record.Vfs(4, "a boot"), record.Vfs(4, autoprobe="1")],
+        ids=["made", "found", "halfway"],
+    )
+    def test_they_are_read_as_they_were_written(self, tmp_path, entry):
+        site = Site(tmp_path, "pci-passthrough")
+        kept = record.Record(vfs={"0000:3b:00.0": entry})
+        with record.open(site) as ledger:
+            ledger.put(kept)
+        assert record.read(site) == kept
+        assert not kept.is_empty
+        assert record.find_unknown(site) == ()
+
+    def test_the_card_that_makes_them_is_named(self, tmp_path):
+        site = Site(tmp_path, "pci-passthrough")
+        card = {"0000:3b:00.0": {"id": "8086:10c9", "serial": "1"}}
+        with record.open(site) as ledger:
+            ledger.put(record.Record(vfs={"0000:3b:00.0": record.Vfs(4)}, identities=card))
+        assert record.read(site).identities == card
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            '{"x": {"number": 4}}',
+            '{"0000:3b:00.0": {"number": "4"}}',
+            '{"0000:3b:00.0": {"number": true}}',
+            '{"0000:3b:00.0": {"number": 4, "autoprobe": "$(reboot)"}}',
+            '{"0000:3b:00.0": {}}',
+            '{"0000:3b:00.0": 4}',
+            "[]",
+        ],
+        ids=["address", "number", "truth", "autoprobe", "empty", "bare", "list"],
+    )
+    def test_a_damaged_one_is_refused(self, tmp_path, text):
+        path_of(tmp_path).parent.mkdir(parents=True)
+        held = f'{{"taken": {{}}, "activated": {{}}, "vfs": {text}}}'
+        path_of(tmp_path).write_text(f'{{"format": 3, "record": {held}}}')
+        with pytest.raises(record.RecordError, match="is not readable"):
+            record.read(Site(tmp_path, "pci-passthrough"))
+
+
 class TestFormats:
     @pytest.mark.parametrize(("text", "expected"), OLDER.values(), ids=OLDER)
     def test_every_older_one_is_read_and_brought_forward(self, tmp_path, text, expected):

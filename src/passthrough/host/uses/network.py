@@ -145,7 +145,8 @@ def _is_second_half(root: Path, function: pci.Function) -> bool:
 
 
 def _of_interfaces(root: Path) -> Iterator[tuple[str, kinds.Use]]:
-    defaults, with_ipv4, ipv6 = _default_routes(root), _with_ipv4(root), _read_ipv6(root)
+    defaults = _default_routes(root)
+    with_ipv4, ipv6 = interfaces_with_ipv4(root), addresses_of_ipv6(root)
     others = _carried_unlinked(root)
     for name, path in sysfs.links_or_raise(root / _NET).items():
         functions = sorted(pci_address.functions_on(path))
@@ -228,7 +229,7 @@ def _addresses(
         yield "a connection over its link-local address"
 
 
-def _read_ipv6(root: Path) -> Mapping[str, list[tuple[str, str]]]:
+def addresses_of_ipv6(root: Path) -> Mapping[str, list[tuple[str, str]]]:
     """Map each interface to its IPv6 addresses: scope and address, as if_inet6 prints them.
 
     Raises:
@@ -241,7 +242,7 @@ def _read_ipv6(root: Path) -> Mapping[str, list[tuple[str, str]]]:
     return found
 
 
-def _with_ipv4(root: Path) -> frozenset[str]:
+def interfaces_with_ipv4(root: Path) -> frozenset[str]:
     """Find the interfaces with an IPv4 address.
 
     Raises:

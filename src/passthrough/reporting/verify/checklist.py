@@ -94,7 +94,7 @@ def _rebuilt(decision: Decision) -> Iterator[Check]:
 def _command_line(decision: Decision) -> Iterator[Check]:
     if not decision.claims:
         return
-    reasons = decision.plan.reboot
+    reasons = [each for each in decision.plan.reboot if each.kind is not Kind.VFS_WAIT]
     if reasons:
         follows = all(each.kind is Kind.IOMMU_IS_OFF for each in reasons)
         mend = f"reboot the host{_once_rebuilt(decision)}"
@@ -136,6 +136,20 @@ def _once_rebuilt(decision: Decision) -> str:
     return " once the action reconcile has run" if decision.plan.rebuild else ""
 
 
+def _vfs(decision: Decision) -> Iterator[Check]:
+    planned = decision.plan.vfs
+    waits = {each.subject: words.sentence(each) for each in planned.waits}
+    for function, number in planned.wanted:
+        good = function.num_vfs == number
+        waits_for = waits.get(function.address)
+        yield Check(
+            f"vfs {function.address}",
+            OK if good else FAIL,
+            waits_for or f"{function.num_vfs} of {number}",
+            "" if good else "reboot the host" if waits_for else "run any hook, and see dmesg",
+        )
+
+
 def _groups(decision: Decision) -> Iterator[Check]:
     claimed = set(decision.outcome.addresses)
     numbers = {each.function.group for each in decision.claims}
@@ -156,5 +170,6 @@ CHECKS = (
     _rebuilt,
     _command_line,
     _drivers,
+    _vfs,
     _groups,
 )

@@ -179,6 +179,8 @@ def _holders(decision: Decision, seen: Seen) -> Iterator[Check]:
             yield Check(f"in-use {claim.address}", OK, f"held by {names}")
     for binding in decision.plan.pending:
         who = ", ".join(map(str, decision.held[binding.address]))
+        if not who:
+            continue  # it waits with the other VFs of its card
         yield Check(
             f"in-use {binding.address}",
             FAIL,

@@ -31,6 +31,14 @@ def test_a_host_that_is_ready_is_green(ready: World):
     assert "intel_iommu=on" in checks["command-line"].seen
 
 
+def test_a_card_without_its_vfs_is_red(world: World):
+    world.tree.function("0000:05:00.0", "144d:a824", 0x010802, driver="nvme", total_vfs=2)
+    checks = world.checks('{id: "144d:a824", vfs: 2}')
+    assert checks["vfs 0000:05:00.0"] == Check(
+        "vfs 0000:05:00.0", FAIL, "0 of 2", "run any hook, and see dmesg"
+    )
+
+
 def test_a_host_with_nothing_to_claim_is_green_and_has_little_to_show(world: World):
     checks = world.checks("x=1234:5678")
     assert failed(checks) == set()
