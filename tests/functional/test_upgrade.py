@@ -166,7 +166,7 @@ class TestRefresh:
         unit.agent.hook("update-status")
         unit.box.forget_calls()
         (run,) = unit.agent.hook("update-status")
-        assert [call.tool for call in run.calls] == ["juju-log", "juju-log", "is-leader"]
+        assert [call.tool for call in run.calls] == []
         assert unit.box.calls() == []
         assert (unit.agent.reboot_due(), str(unit.agent.status())) == ("", before["status"])
         assert drivers(unit.tree) == READY
