@@ -80,9 +80,7 @@ def _change(
     if wanted.number:
         _make(ledger, wanted, tools)
         report(f"{address}: {wanted.number} VFs made")
-    else:
-        rest = {each: made for each, made in ledger.present.vfs.items() if each != address}
-        ledger.update(vfs=rest)
+    # The record keeps those that are gone until the boot unit is, which would make them again.
 
 
 def _make(ledger: record.Ledger, wanted: vfs.Change, tools: Tools) -> None:
