@@ -41,7 +41,7 @@ class Event:
 def test_a_hostile_match_chooses_or_does_not(tmp_path: Path):
     root = hosttree.compute_host(tmp_path / "host").root
     every = {each["address"]: each for each in inventory.describe(root, pci.read(root))}
-    unit = types.SimpleNamespace(site=Site(root, "pci-passthrough"))
+    unit = types.SimpleNamespace(site=Site(root, "pci-passthrough"), config={})
     seen = set()
     for text in mutation.variants("match", mutation.seeds("match"), PARAMETERS):
         results: dict[str, Any] = {}
