@@ -62,6 +62,7 @@ class Guest:
         self.machine = machine
         self.progress = steps
         self.boot_id = ""
+        self._boots = False
         self._console_read = 0
         self._disk_cache = disk_cache
         self._folder = folder
@@ -198,11 +199,12 @@ class Guest:
         return self._qemu
 
     def _check_alive(self) -> None:
-        self._running().check_alive()
+        self._running().check_alive(boots=self._boots)
 
     def _wait_ready(self) -> None:
         for aborts in range(ABORTS + 1):
             self._running().begin_boot()
+            self._boots = True
             try:
                 self._wait_login(time.monotonic() + BOOT_SECONDS)
                 break
@@ -217,6 +219,7 @@ class Guest:
                     raise
                 self.progress.say("the emulator aborted: the machine is switched on again")
             self._start()
+        self._boots = False
         # A boot is over when the devices have their drivers and systemd has nothing left to start.
         self.progress.waiting("udev and systemd")
         self.run(["udevadm", "settle", f"--timeout={SETTLE_SECONDS}"])
