@@ -146,7 +146,11 @@ def _vfs(decision: Decision) -> Iterator[Check]:
             f"vfs {function.address}",
             OK if good else FAIL,
             waits_for or f"{function.num_vfs} of {number}",
-            "" if good else "reboot the host" if waits_for else "run any hook, and see dmesg",
+            ""
+            if good
+            else "reboot the host"
+            if waits_for
+            else "run the action reconcile, and see dmesg",
         )
 
 

@@ -35,7 +35,7 @@ def test_a_card_without_its_vfs_is_red(world: World):
     world.tree.function("0000:05:00.0", "144d:a824", 0x010802, driver="nvme", total_vfs=2)
     checks = world.checks('{id: "144d:a824", vfs: 2}')
     assert checks["vfs 0000:05:00.0"] == Check(
-        "vfs 0000:05:00.0", FAIL, "0 of 2", "run any hook, and see dmesg"
+        "vfs 0000:05:00.0", FAIL, "0 of 2", "run the action reconcile, and see dmesg"
     )
 
 
