@@ -26,7 +26,7 @@ PROCESSOR = "(CPU "
 ARGUMENTS = ("-name", "lab,debug-threads=on")
 
 
-class Pulse:
+class _Watch:
     """Looks at one machine again and again.
 
     Args:
@@ -43,42 +43,37 @@ class Pulse:
         self._used = read_ticks(process)
         self._still = 0.0
 
+    def _look(self, *, moves: bool, used: int) -> float:
+        """Note what a look has found; returns for how many seconds nothing has moved."""
+        now = self._clock()
+        self._still += min(now - self._looked, LOOK_SECONDS)
+        self._looked = now
+        if moves:
+            self._used, self._still = used, 0.0
+        return self._still
+
+
+class Pulse(_Watch):
+    """Whether a machine's processors run at all."""
+
     def check(self) -> None:
         """Look once more. Whoever waits for the machine calls this every few seconds.
 
         Raises:
             StillError: its processors have used no time for `STILL_SECONDS`.
         """
-        now, used = self._clock(), read_ticks(self._process)
-        if used == self._used:
-            self._still += min(now - self._looked, LOOK_SECONDS)
-        else:
-            self._used, self._still = used, 0.0
-        self._looked = now
-        if self._still >= STILL_SECONDS:
+        used = read_ticks(self._process)
+        still = self._look(moves=used != self._used, used=used)
+        if still >= STILL_SECONDS:
             raise errors.StillError(
-                "the machine stands still: its processors have used no time for"
-                f" {self._still:.0f} s"
+                f"the machine stands still: its processors have used no time for {still:.0f} s"
             )
 
 
-class BootPulse:
-    """Looks at one machine again and again while it boots.
+class BootPulse(_Watch):
+    """Whether a machine that boots works or says anything."""
 
-    Args:
-        process: the folder of its process in /proc.
-        clock: gives the seconds since some time.
-    """
-
-    def __init__(
-        self, process: pathlib.Path, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._process = process
-        self._clock = clock
-        self._looked = clock()
-        self._used = read_ticks(process)
-        self._said = 0
-        self._idle = 0.0
+    _said = 0
 
     def check(self, said: int) -> None:
         """Look once more; `said` is how much the console has said so far.
@@ -87,15 +82,14 @@ class BootPulse:
             StillError: for `IDLE_SECONDS` it has said nothing, and used less than `IDLE_SHARE` of
                 one processor.
         """
-        now, used = self._clock(), read_ticks(self._process)
-        self._idle += min(now - self._looked, LOOK_SECONDS)
-        self._looked = now
+        used = read_ticks(self._process)
         work = IDLE_SECONDS * IDLE_SHARE * os.sysconf("SC_CLK_TCK")
-        if said != self._said or used - self._used > work:
-            self._used, self._said, self._idle = used, said, 0.0
-        if self._idle >= IDLE_SECONDS:
+        moves = said != self._said or used - self._used > work
+        self._said = said
+        idle = self._look(moves=moves, used=used)
+        if idle >= IDLE_SECONDS:
             raise errors.StillError(
-                f"the machine does not get on: for {self._idle:.0f} s it has said nothing and done"
+                f"the machine does not get on: for {idle:.0f} s it has said nothing and done"
                 " next to nothing"
             )
 
