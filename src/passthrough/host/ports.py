@@ -5,6 +5,8 @@ Source: the kernel's Documentation/ABI/testing/sysfs-class-net.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,7 +37,7 @@ class Port(NamedTuple):
 
 
 class Ports:
-    """The interfaces of functions, read when a function is asked for.
+    """The interfaces of functions; what they share is read at the first question.
 
     Args:
         root: the host's root; None for a host that has no interface.
@@ -60,12 +62,24 @@ class Ports:
         root = self._root
         if root is None:
             return ()
-        links = sysfs.links_or_raise(root / _NET)
-        mine = [name for name in links if address in pci_address.functions_on(links[name])]
-        if not mine:
-            return ()
-        named = network.interfaces_with_ipv4(root) | network.addresses_of_ipv6(root).keys()
-        return tuple(_read(root, name, has_address=name in named) for name in mine)
+        mine = [name for name, on in self._functions.items() if address in on]
+        return tuple(_read(root, name, has_address=name in self._with_address) for name in mine)
+
+    @functools.cached_property
+    def _functions(self) -> Mapping[str, frozenset[str]]:
+        """The functions that each interface stands on."""
+        links = sysfs.links_or_raise(self._root / _NET) if self._root else {}
+        return {name: pci_address.functions_on(path) for name, path in links.items()}
+
+    @functools.cached_property
+    def _with_address(self) -> frozenset[str]:
+        """The interfaces that have an address."""
+        if self._root is None:
+            return frozenset()
+        found = (
+            network.interfaces_with_ipv4(self._root) | network.addresses_of_ipv6(self._root).keys()
+        )
+        return frozenset(found)
 
 
 def _read(root: Path, name: str, *, has_address: bool) -> Port:

@@ -11,6 +11,7 @@ To recognise one more, write a finder and add a row to ``_PLACES``.
 from __future__ import annotations
 
 import fnmatch
+import functools
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -43,8 +44,11 @@ class Card(NamedTuple):
         return tuple(port.mac for port in self.ports)
 
 
+_Finder = Callable[[str, Card], bool]
+
+
 class Makers:
-    """Who else makes the VFs of functions; the settings are read when a function is asked for.
+    """Who else makes the VFs of functions; the settings are read at the first question.
 
     Args:
         root: the host's root; None for a host where nobody does.
@@ -70,19 +74,22 @@ class Makers:
         Raises:
             OSError: when a file is there and cannot be read.
         """
-        return tuple(self._find(Card(function, its_ports)))
+        card = Card(function, its_ports)
+        return tuple(path for path, text, finder in self._settings if finder(text, card))
 
-    def _find(self, card: Card) -> Iterator[str]:
-        if self._root is None:
-            return
-        for pattern, finder in _PLACES:
-            for path in sysfs.paths_if_there(self._root, pattern):
-                if not os.path.isfile(path):
-                    continue
+    @functools.cached_property
+    def _settings(self) -> tuple[tuple[str, str, _Finder], ...]:
+        """Each file, its content, and what finds the cards that it means."""
+        return tuple(_read(self._root)) if self._root else ()
+
+
+def _read(root: Path) -> Iterator[tuple[str, str, _Finder]]:
+    for pattern, finder in _PLACES:
+        for path in sysfs.paths_if_there(root, pattern):
+            if os.path.isfile(path):
                 with open(path, "rb") as file:
                     text = file.read(_MOST).decode("utf-8", "replace")
-                if finder(text, card):
-                    yield f"/{os.path.relpath(path, self._root)}"
+                yield f"/{os.path.relpath(path, root)}", text, finder
 
 
 def _load(text: str) -> Mapping[str, Any] | None:
@@ -222,8 +229,6 @@ def _in_script(text: str, card: Card) -> bool:
         for each in (card.function.address, short, *card.names)
     )
 
-
-_Finder = Callable[[str, Card], bool]
 
 _PLACES: tuple[tuple[str, _Finder], ...] = (
     ("etc/netplan/*.yaml", _in_netplan),
