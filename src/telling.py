@@ -8,7 +8,6 @@ comes to, and so does the status.
 from __future__ import annotations
 
 import logging
-import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,7 @@ import ops
 
 from passthrough import enums
 from passthrough.effects import tools
-from passthrough.host import generators
+from passthrough.host import generators, modules
 from passthrough.reporting import status
 
 logger = logging.getLogger(__name__)
@@ -32,11 +31,7 @@ def find_kernels(root: Path) -> tuple[str, ...]:
         root: ``/`` on a real host.
     """
     found = {path.name.removeprefix(_KERNEL) for path in (root / "boot").glob(f"{_KERNEL}*")}
-    return tuple(sorted(found, key=_numbers, reverse=True))
-
-
-def _numbers(version: str) -> tuple[list[int], str]:
-    return [int(number) for number in re.findall(r"[0-9]+", version)], version
+    return tuple(sorted(found, key=modules.age, reverse=True))
 
 
 class Telling:

@@ -77,9 +77,8 @@ def object_to_vfs(decision: Decision, address: str) -> str | None:
     Raises:
         PassthroughError, OSError: as `survey.ask_again` and `survey.decide` do.
     """
-    functions = decision.host.functions.values()
-    vfs = [each.address for each in functions if each.physfn == address]
-    now = survey.decide(decision.options, survey.ask_again(decision.facts, [address, *vfs]))
+    asked = [address, *decision.host.vfs_of(address)]
+    now = survey.decide(decision.options, survey.ask_again(decision.facts, asked))
     planned = now.plan.vfs
     if any(change.address == address for change in planned.changes):
         return None

@@ -81,8 +81,7 @@ def _have_it_watched(
 ) -> None:
     """See to it that whatever is written from here on, somebody takes it back."""
     aim = before.plan.record
-    kept = aim.taken or aim.activated or aim.vfs or before.nova.content
-    if kept and not before.options.leaving:
+    if (aim.has_host or before.nova.content) and not before.options.leaving:
         watching.install(ledger, tools, progress)
         watching.identify(ledger, (*aim.taken, *aim.vfs))
 

@@ -42,7 +42,7 @@ def bind(
         StuckError: when its driver has not released it in time.
         BindError: when the kernel shows another driver afterwards; the former one is back then.
     """
-    device = _device(root, address)
+    device = device_of(root, address)
     former = pci.driver_of(root, address)
     former_override = sysfs.attribute_if_there(device / "driver_override")
     names = _names_to_bind(root, address, module, is_pinned=is_pinned)
@@ -154,7 +154,7 @@ def release(
         StuckError: when the VFIO driver has not released it in time.
         BindError: when the function is still on that afterwards.
     """
-    device = _device(root, address)
+    device = device_of(root, address)
     before = pci.driver_of(root, address)
     ours = (pci.VFIO_PCI, *([variant] if variant else ()))
     bound = before in ours
@@ -271,7 +271,7 @@ def _unbind(root: Path, address: str) -> None:
             would sleep then, too.
         OSError: when the kernel refuses.
     """
-    path = _device(root, address) / "driver/unbind"
+    path = device_of(root, address) / "driver/unbind"
     write_in_time(root, address, path, address, UNBIND_DEADLINE)
 
 
@@ -298,7 +298,7 @@ def write_in_time(root: Path, address: str, path: Path, text: str, seconds: floa
 
 def _put_back(root: Path, address: str, former_override: str | None, tried: Iterable[str]) -> None:
     """Put back the override and the driver of before; an override of those tried is cleared."""
-    device = _device(root, address)
+    device = device_of(root, address)
     kept = former_override if former_override not in (None, "(null)", *tried) else "\n"
     try:
         write(device / "driver_override", kept or "\n")
@@ -325,7 +325,8 @@ def write(path: Path, text: str) -> None:
         file.write(text.encode())
 
 
-def _device(root: Path, address: str) -> Path:
+def device_of(root: Path, address: str) -> Path:
+    """The function's directory in sysfs."""
     return root / pci.DEVICES / address
 
 

@@ -86,7 +86,7 @@ def _change(
 def _make(ledger: record.Ledger, wanted: vfs.Change, tools: Tools) -> None:
     """Make VFs, of none; the record has them, and what to put back, before anything is written."""
     root, address = ledger.site.root, wanted.address
-    autoprobe = _device(root, address) / _AUTOPROBE
+    autoprobe = drivers.device_of(root, address) / _AUTOPROBE
     known = ledger.present.vfs.get(address, record.Vfs(wanted.number))
     before = known.autoprobe or sysfs.attribute_if_there(autoprobe) or ""
     entry = record.Vfs(wanted.number, autoprobe=before if before in ("0", "1") else "")
@@ -105,7 +105,7 @@ def _make(ledger: record.Ledger, wanted: vfs.Change, tools: Tools) -> None:
         except commands.CommandError as error:
             raise errors.BindError(address, f"udev does not come to an end: {error}") from error
         _restore(ledger, address)
-    made = sysfs.attribute_if_there(_device(root, address) / _NUMBER)
+    made = sysfs.attribute_if_there(drivers.device_of(root, address) / _NUMBER)
     if made != str(wanted.number):
         raise errors.BindError(
             address,
@@ -117,7 +117,7 @@ def _make(ledger: record.Ledger, wanted: vfs.Change, tools: Tools) -> None:
 def _restore(ledger: record.Ledger, address: str) -> None:
     """Put sriov_drivers_autoprobe back to what it was."""
     entry = ledger.present.vfs[address]
-    path = _device(ledger.site.root, address) / _AUTOPROBE
+    path = drivers.device_of(ledger.site.root, address) / _AUTOPROBE
     if entry.autoprobe and path.exists():
         drivers.write(path, entry.autoprobe)
     ledger.update(vfs={**ledger.present.vfs, address: entry._replace(autoprobe="")})
@@ -130,9 +130,5 @@ def _set_number(root: Path, address: str, count: int) -> None:
         StuckError: when a driver has not released a VF in time.
         OSError: when the kernel refuses.
     """
-    path = _device(root, address) / _NUMBER
+    path = drivers.device_of(root, address) / _NUMBER
     drivers.write_in_time(root, address, path, str(count), DEADLINE)
-
-
-def _device(root: Path, address: str) -> Path:
-    return root / pci.DEVICES / address

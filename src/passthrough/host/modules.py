@@ -121,7 +121,7 @@ class Aliases:
         """
         wanted = f"vfio_{modalias}" if modalias else ""
         found: dict[str, str] = {}
-        for release in sorted(self._vfio_rows, key=_age):
+        for release in sorted(self._vfio_rows, key=age):
             matching = [row for row in self._vfio_rows[release] if row[1].fullmatch(wanted)]
             best = min(matching, key=lambda row: row[0], default=None)
             found[release] = best[2] if best else VFIO_PCI
@@ -171,5 +171,6 @@ def _read_vfio_rows(text: bytes) -> Iterator[tuple[int, re.Pattern[str], str]]:
         start = text.find(_VFIO_ROW, start + 1)
 
 
-def _age(release: str) -> tuple[list[int], str]:
+def age(release: str) -> tuple[list[int], str]:
+    """Give the key that sorts kernels by their releases, the oldest first."""
     return [int(number) for number in re.findall(r"[0-9]+", release)], release

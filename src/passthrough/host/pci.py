@@ -186,6 +186,10 @@ class Host(frozen.Value):
     regions: Regions = frozen.field(default_factory=Regions, compare=False)
     denylist_is_off: bool = False
 
+    def vfs_of(self, address: str) -> tuple[str, ...]:
+        """The addresses of a function's VFs."""
+        return tuple(each for each, vf in self.functions.items() if vf.physfn == address)
+
     def has_direct_region(self, group: int) -> bool:
         """Whether a group has a reserved region with which VFIO refuses it: type ``direct``."""
         return self.regions.has_direct(group)

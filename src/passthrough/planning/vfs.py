@@ -196,7 +196,7 @@ def _decide_wanted(
         found.waits.append(_wait(function, f"gets its {count} VFs at the next boot", busy))
         return
     found.changes.append(Change(address, present, count))
-    found.gone.update(_vfs_of(function, now.host))
+    found.gone.update(now.host.vfs_of(function.address))
 
 
 def _decide_unwanted(address: str, now: Situation, found: _Found) -> None:
@@ -207,7 +207,7 @@ def _decide_unwanted(address: str, now: Situation, found: _Found) -> None:
         if known.autoprobe:
             found.record[address] = known
         return
-    vfs = _vfs_of(function, now.host)
+    vfs = now.host.vfs_of(function.address)
     held = _find_holder(vfs, now)
     busy = held or _find_bar(function, now)
     if not busy:
@@ -231,12 +231,6 @@ def _are_ours(function: pci.Function, now: Situation) -> bool:
     """Whether a function has VFs, and the application has made them."""
     known = now.known.vfs.get(function.address)
     return bool(function.num_vfs and known and not (known.found and known.found == now.boot_id))
-
-
-def _vfs_of(function: pci.Function, host: pci.Host) -> tuple[str, ...]:
-    return tuple(
-        address for address, each in host.functions.items() if each.physfn == function.address
-    )
 
 
 def _object(function: pci.Function, count: int, now: Situation) -> guards.Objection | None:
@@ -272,7 +266,7 @@ def _object_to_others(
     address, present = function.address, function.num_vfs
     makers = now.makers.of(function, now.ports.of(address))
     differs = present not in (0, count)
-    held = _find_holder(_vfs_of(function, now.host), now) if differs else ""
+    held = _find_holder(now.host.vfs_of(function.address), now) if differs else ""
     if address in now.taken:
         rule, fact = guards.Rule.TAKEN, f"is the application {now.taken[address]}'s already"
         way_out = "take it out of one of the two"

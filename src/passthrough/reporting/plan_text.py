@@ -250,7 +250,7 @@ def _changes_of_caretaker(decision: Decision, present: Mapping[str, str | None])
     if not present:
         return {}
     aim = decision.plan.record
-    comes = aim.taken or aim.activated or aim.vfs or decision.nova_planned.content
+    comes = aim.has_host or decision.nova_planned.content
     wanted = caretaking.contents(decision.site.application) if comes else {}
     changed = {path: text for path, text in present.items() if wanted.get(path) != text}
     if not comes and aim.reboot:

@@ -172,8 +172,12 @@ class Record(frozen.Value):
 
         Nobody has to look after nothing, so neither the owner nor the caretaker counts.
         """
-        held = self.taken or self.activated or self.reboot or self.vfs
-        return not held and self.nova == Nova()
+        return not (self.has_host or self.reboot) and self.nova == Nova()
+
+    @property
+    def has_host(self) -> bool:
+        """Whether anything of the host itself is taken, made or activated."""
+        return bool(self.taken or self.activated or self.vfs)
 
 
 class Ledger:
