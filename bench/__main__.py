@@ -13,9 +13,9 @@ import sys
 import tempfile
 from typing import Any
 
-from bench import former, hook, inventory, package, pairs, plans, report
+from bench import busy, former, hook, inventory, package, pairs, plans, report
 
-PARTS = ("inventory", "hook", "plans", "package")
+PARTS = ("inventory", "hook", "busy", "plans", "package")
 
 
 def main() -> int:
@@ -28,7 +28,7 @@ def main() -> int:
         return 1
     print(report.to_json(results) if given.json else report.to_text(results))
     if given.keep:
-        report.KEPT.write_text(report.to_json(results), encoding="utf-8")
+        report.keep(results)
         report.PAGE.write_text(report.page(*report.kept()), encoding="utf-8")
         _say(f"written: {report.PAGE.relative_to(report.ROOT)}")
     return 0
@@ -55,12 +55,28 @@ def _measure(given: argparse.Namespace) -> dict[str, Any]:
                 former.pack(root, given.against, given.charm, other[1])
             found = hook.measure(given.charm, 5 if given.quick else 21, _say, other)
         results["comparisons"] += [each.as_row() for each in found]
+    if "busy" in given.parts:
+        results["busy"] = _measure_busy(given)
     if "plans" in given.parts:
         claims = plans.CLAIMS[:3] if given.quick else plans.CLAIMS
         results["plans"] = plans.measure(claims, 1 if given.quick else 3, _say)
     if "package" in given.parts:
         results["parts"] = package.weigh(given.charm)
     return results
+
+
+def _measure_busy(given: argparse.Namespace) -> dict[str, Any]:
+    rounds = 3 if given.quick else 7
+    program = report.ROOT / former.PROGRAM
+    found = busy.compare(program, rounds, _say, quick=given.quick)
+    if not given.quick:
+        found.append(hook.measure_busy(given.charm, rounds, _say))
+    return {
+        "machine": report.machine(),
+        "comparisons": [each.as_row() for each in found],
+        "passes": busy.count(_say, quick=given.quick),
+        "growth": [] if given.quick else busy.grow(rounds, _say),
+    }
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -82,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument(
-        "--keep", action="store_true", help=f"write {report.PAGE.name} of the documentation anew"
+        "--keep",
+        action="store_true",
+        help=f"write {report.PAGE.name} of the documentation anew, as far as it was measured",
     )
     return parser
 

@@ -7,21 +7,27 @@ hook tools (tests/harness/standin, tests/harness/hostbox).
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import os
 import pathlib
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
 
 from harness import hostbox, hosttree, standin
 
-from bench import pairs
+from bench import busy, crowds, pairs
 
-GOAL = 1.25
+GOAL, GOAL_BUSY = 1.25, 1.1
 FUNCTIONS, CLAIMS = 64, 8
 # What an OpenStack host has of each; more than a megabyte of dpkg's status, and a boot menu.
 PACKAGES, KERNELS = 1500, 6
 
+_CARDS = [f"0000:{0x10 + number:02x}:00.0" for number in range((FUNCTIONS - 2) // 2)]
+_GPUS, _NICS, _HBA = _CARDS[:CLAIMS], _CARDS[CLAIMS:-1], _CARDS[-1]
 _PRINCIPAL = "nova-compute/0"
 _EMPTY_CHARM = """\
 #!/usr/bin/env python3
@@ -78,9 +84,44 @@ def measure(
             for name, side, told, goal in sides
         ]
         for agent in ready:
-            if str(agent.status()) != f"active: gpu: {CLAIMS} ready":
-                raise pairs.BenchError(f"the unit is not ready: {agent.status()}")
+            _check_ready(agent)
         return found
+
+
+def measure_busy(
+    charm: pathlib.Path, rounds: int, progress: Callable[[str], object]
+) -> pairs.Comparison:
+    """Compare the hook with an empty charm's where programs, interfaces and disks are many.
+
+    The processes are genuine ones, since the hook sees the box's own.
+
+    Args:
+        charm: the packed charm.
+        rounds: pairs.
+        progress: told what is under way.
+
+    Raises:
+        BenchError: when this machine cannot make a host box, or the hook is no no-op.
+    """
+    size = busy.FULL
+    progress(f"hook: {busy.describe(size)}, {CLAIMS} functions claimed")
+    with contextlib.ExitStack() as stack:
+        place = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        ours, empty, report = stack.enter_context(_agents(place / "ours", charm, size))
+        found = pairs.compare(
+            f"update-status, busy host and {CLAIMS} claims / an empty charm's",
+            lambda: _run(ours, report),
+            lambda: _run(empty, report),
+            rounds,
+            GOAL_BUSY,
+        )
+        _check_ready(ours)
+        return dataclasses.replace(found, judged="cpu")
+
+
+def _check_ready(agent: standin.Agent) -> None:
+    if str(agent.status()) != f"active: gpu: {CLAIMS} ready":
+        raise pairs.BenchError(f"the unit is not ready: {agent.status()}")
 
 
 def _run(agent: standin.Agent, report: pathlib.Path) -> pairs.Run:
@@ -90,9 +131,12 @@ def _run(agent: standin.Agent, report: pathlib.Path) -> pairs.Run:
 
 @contextlib.contextmanager
 def _agents(
-    place: pathlib.Path, charm: pathlib.Path
+    place: pathlib.Path, charm: pathlib.Path, crowd: crowds.Size | None = None
 ) -> Iterator[tuple[standin.Agent, standin.Agent, pathlib.Path]]:
-    """Agents of a unit that is ready and of an empty charm, and where their hooks report."""
+    """Agents of a unit that is ready and of an empty charm, and where their hooks report.
+
+    The host then has a ``crowd`` beside its functions, where one is asked for.
+    """
     place.mkdir()
     tree = make_host(place / "host")
     report = place / "run.json"
@@ -110,7 +154,16 @@ def _agents(
             agent.deploy(charm, principal=_PRINCIPAL, config={"devices": "gpu=10de:1bb0"})
             box.reboot()
             agent.rebooted()
-        with hostbox.Box(tree, place / "still", writable=[place], still=True) as box:
+        if crowd:
+            ports = [os.fspath(_below_sys(tree, each)) for each in _NICS]
+            crowds.add_interfaces(tree.root, ports, crowd.interfaces)
+            crowds.add_disks(tree.root, [os.fspath(_below_sys(tree, _HBA))], crowd.disks)
+            for name in ("1", "net"):
+                shutil.rmtree(tree.root / "proc" / name)  # the box has its own
+        with (
+            hostbox.Box(tree, place / "still", writable=[place], still=True) as box,
+            _running(box, crowd) if crowd else contextlib.nullcontext(),
+        ):
             prefix = [*pairs.measuring(report), *box.command_prefix]
             ours = standin.Agent(place / "ours", command_prefix=prefix, path_prefix=path)
             empty = standin.Agent(place / "empty", command_prefix=prefix, path_prefix=path)
@@ -118,6 +171,26 @@ def _agents(
             yield ours, empty, report
     except hostbox.BoxError as error:
         raise pairs.BenchError(str(error)) from error
+
+
+def _below_sys(tree: hosttree.HostTree, address: str) -> pathlib.Path:
+    return tree.directory(address).relative_to(tree.root.resolve() / "sys")
+
+
+@contextlib.contextmanager
+def _running(box: hostbox.Box, crowd: crowds.Size) -> Iterator[None]:
+    """Let processes with open files run in the box."""
+    command = [sys.executable, *crowds.program(crowd.processes, crowd.files)]
+    with subprocess.Popen(
+        [*box.command_prefix, *command], stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as running:
+        try:
+            assert running.stdout
+            if running.stdout.readline() != "ready\n":
+                raise pairs.BenchError("the host's processes do not start")
+            yield
+        finally:
+            os.killpg(running.pid, signal.SIGKILL)
 
 
 def _make_empty(agent: standin.Agent, target: pathlib.Path) -> pathlib.Path:
@@ -129,19 +202,21 @@ def _make_empty(agent: standin.Agent, target: pathlib.Path) -> pathlib.Path:
 
 
 def make_host(root: pathlib.Path) -> hosttree.HostTree:
-    """A compute host with GPUs to claim and NICs to leave alone, and Nova."""
+    """A compute host with GPUs to claim, NICs and a disk controller to leave alone, and Nova."""
     tree = hosttree.HostTree(root, ubuntu="24.04")
     tree.function("0000:00:00.0", "8086:29c0", 0x060000)
     tree.function("0000:00:02.0", "1234:1111", 0x030000, driver="bochs-drm", boot_vga=True)
-    for number in range((FUNCTIONS - 2) // 2):
-        bus, node = f"{0x10 + number:02x}", number % 2
-        port, address = f"0000:00:{number // 8 + 3:02x}.{number % 8}", f"0000:{bus}:00.0"
+    for number, address in enumerate(_CARDS):
+        bus, node = address[5:7], number % 2
+        port = f"0000:00:{number // 8 + 3:02x}.{number % 8}"
         tree.bridge(port)
-        if number < CLAIMS:
+        if address in _GPUS:
             tree.function(address, "10de:1bb0", 0x030000, parent=port, driver="nouveau", numa=node)
-        else:
+        elif address in _NICS:
             tree.function(address, "8086:10d3", 0x020000, parent=port, driver="e1000e", numa=node)
             tree.nic(address, f"ens{number}", mac=f"52:54:00:00:00:{bus}", up=number == CLAIMS)
+        else:
+            tree.function(address, "1000:0097", 0x010700, parent=port, driver="mpt3sas", numa=node)
     tree.write("var/lib/dpkg/status", "".join(map(_stanza, range(PACKAGES))))
     tree.install_nova()
     (root / "sys/dev/char").mkdir(parents=True)  # as on every kernel

@@ -36,41 +36,53 @@ def measure(
     Raises:
         BenchError: when there is no lspci, or a program fails.
     """
-    if not shutil.which("lspci"):
-        raise pairs.BenchError("there is no lspci to compare with: apt-get install pciutils")
+    check_lspci()
     found = []
     for size in sizes:
         with pairs.scratch() as root:
             progress(f"inventory: a tree of {size:,} functions")
             trees.write(pathlib.Path(root), trees.functions(size))
-            ours = _list(command, root)
+            ours = list_command(command, root)
             for listing in LISTINGS:
-                theirs = _lspci(listing, root)
+                theirs = lspci(listing, root)
                 goal = GOAL if (size, listing) == (GOAL_SIZE, LISTINGS[0]) else None
                 found.append(
-                    _compare(
+                    compare(
                         f"list, {size:,} functions / lspci {listing}", ours, theirs, rounds, goal
                     )
                 )
             if size == GOAL_SIZE:
                 least = [sys.executable, "-I", str(_FLOOR), root]
                 name = f"the least that Python needs, {size:,} functions / lspci {LISTINGS[0]}"
-                found.append(_compare(name, least, _lspci(LISTINGS[0], root), rounds, None))
+                found.append(compare(name, least, lspci(LISTINGS[0], root), rounds, None))
             if former:
                 name = f"list, {size:,} functions / the same at {former[0]}"
-                found.append(_compare(name, ours, _list(former[1], root), rounds, None))
+                found.append(compare(name, ours, list_command(former[1], root), rounds, None))
     return found
 
 
-def _list(command: pathlib.Path, root: str) -> list[str]:
+def check_lspci() -> None:
+    """Make sure that there is something to compare with.
+
+    Raises:
+        BenchError: when there is no lspci.
+    """
+    if not shutil.which("lspci"):
+        raise pairs.BenchError("there is no lspci to compare with: apt-get install pciutils")
+
+
+def list_command(command: pathlib.Path, root: str) -> list[str]:
+    """What lists the functions of a tree."""
     return [sys.executable, "-I", str(command), "--root", root, "--json", "list"]
 
 
-def _lspci(listing: str, root: str) -> list[str]:
+def lspci(listing: str, root: str) -> list[str]:
+    """What has lspci list the same tree."""
     return ["lspci", "-O", f"sysfs.path={root}/sys/bus/pci", listing]
 
 
-def _compare(
+def compare(
     name: str, ours: list[str], theirs: list[str], rounds: int, goal: float | None
 ) -> pairs.Comparison:
+    """Run two programs in pairs."""
     return pairs.compare(name, lambda: pairs.run(ours), lambda: pairs.run(theirs), rounds, goal)

@@ -65,13 +65,15 @@ class Spread:
 class Comparison:
     """Pairs of one kind.
 
-    ``goal`` is what the ratio of the clock times should not exceed, None where there is none.
+    ``goal`` is what the ratio of the times should not exceed, None where there is none; ``judged``
+    says which times those are, a field of `Run`.
     """
 
     name: str
     ours: tuple[Run, ...]
     theirs: tuple[Run, ...]
     goal: float | None = None
+    judged: str = "seconds"
 
     def ratio(self, of: str = "seconds") -> Spread:
         """Ours over theirs, pair by pair, for a field of `Run`."""
@@ -83,7 +85,7 @@ class Comparison:
         """``met`` or ``MISSED``; empty without a goal."""
         if self.goal is None:
             return ""
-        return "met" if self.ratio().median <= self.goal else "MISSED"
+        return "met" if self.ratio(self.judged).median <= self.goal else "MISSED"
 
     def as_row(self) -> dict[str, Any]:
         """Everything of it that a table or a program wants, as plain values."""

@@ -16,6 +16,9 @@ PAGE = ROOT / "docs/reference/benchmarks.md"
 # What the page was written from: the last run that was kept, on one machine, and in the lab.
 KEPT = pathlib.Path(__file__).parent / "results.json"
 KEPT_LAB = pathlib.Path(__file__).parent / "results-lab.json"
+KEPT_BUSY = pathlib.Path(__file__).parent / "results-busy.json"
+_WHOLE = ("comparisons", "plans", "parts")  # what a run of everything else has
+_NOT_YET = "Not measured yet."
 
 
 def machine() -> dict[str, Any]:
@@ -39,15 +42,21 @@ def comparison_rows(rows: Iterable[dict[str, Any]]) -> list[list[str]]:
             _spread(row["ratio"]),
             f"{row['cpu-ratio']['median']:.2f}",
             f"{row['memory-ratio']['median']:.2f}",
-            "" if row["goal"] is None else f"≤ {row['goal']:g} {row['verdict']}",
+            _goal(row),
         ]
         for row in rows
     ]
 
 
+def _goal(row: dict[str, Any]) -> str:
+    return "" if row["goal"] is None else f"≤ {row['goal']:g} {row['verdict']}"
+
+
 COMPARISON_HEAD = ("ours / theirs", ">pairs", ">time", ">processor", ">memory", "goal")
 PLAN_HEAD = (">claims", ">plan", ">first hook", ">next hook", ">first hook, each claim")
 PART_HEAD = ("part", ">files", ">KiB packed", ">KiB unpacked")
+PASS_HEAD = ("what", ">passes", "goal")
+BUSY_HEAD = ("what grows", ">from", ">to", ">one look takes, times", "goal")
 LAB_HEAD = (">functions", ">pairs", ">bind, ours / driverctl", ">release, ours / driverctl", "goal")
 
 
@@ -80,6 +89,21 @@ def part_rows(rows: Iterable[dict[str, Any]]) -> list[list[str]]:
     ]
 
 
+def busy_tables(busy: dict[str, Any]) -> list[tuple[tuple[str, ...], list[list[str]]]]:
+    """The tables about a busy host, each with its head; what was not measured is left out."""
+    passes = [[row["name"], f"{row['passes']:g}", _goal(row)] for row in busy["passes"]]
+    grown = [
+        [row["name"], f"{row['from']:,}", f"{row['to']:,}", f"{row['ratio']:.1f}", _goal(row)]
+        for row in busy["growth"]
+    ]
+    tables = [
+        (COMPARISON_HEAD, comparison_rows(busy["comparisons"])),
+        (PASS_HEAD, passes),
+        (BUSY_HEAD, grown),
+    ]
+    return [(head, rows) for head, rows in tables if rows]
+
+
 def growth(rows: Iterable[dict[str, Any]]) -> list[list[str]]:
     """How the listing's processor time for each function changes with the size of the tree.
 
@@ -109,7 +133,12 @@ def to_text(results: dict[str, Any]) -> str:
         parts.append(_align(PLAN_HEAD, plan_rows(results["plans"])))
     if results.get("parts"):
         parts.append(_align(PART_HEAD, part_rows(results["parts"])))
-    missed = [row["name"] for row in results["comparisons"] if row["verdict"] == "MISSED"]
+    rows = [*results["comparisons"]]
+    if results.get("busy"):
+        busy = results["busy"]
+        parts += [_align(head, cells) for head, cells in busy_tables(busy)]
+        rows += [*busy["comparisons"], *busy["passes"], *busy["growth"]]
+    missed = [row["name"] for row in rows if row["verdict"] == "MISSED"]
     parts += [f"above its goal: {name}" for name in missed]
     return "\n\n".join(parts)
 
@@ -119,16 +148,10 @@ def to_json(results: dict[str, Any]) -> str:
     return json.dumps(results, indent=1, sort_keys=True) + "\n"
 
 
-def page(results: dict[str, Any], lab: dict[str, Any] | None) -> str:
+def page(results: dict[str, Any], lab: dict[str, Any] | None, busy: dict[str, Any] | None) -> str:
     """Write the documentation's page anew from results that were kept."""
     text = PAGE.read_text(encoding="utf-8")
-    on = results["machine"]
-    text = markdown.fill(
-        text,
-        "machine",
-        f"Measured on {on['system']}, kernel {on['kernel']}, Python {on['python']}, {on['cores']}"
-        f" processors, load {on['load']} at the start.",
-    )
+    text = markdown.fill(text, "machine", _measured_on(results["machine"]))
     text = markdown.fill(
         text,
         "comparisons",
@@ -138,7 +161,21 @@ def page(results: dict[str, Any], lab: dict[str, Any] | None) -> str:
     text = markdown.fill(text, "growth", markdown.table(head, growth(results["comparisons"])))
     text = markdown.fill(text, "plans", markdown.table(PLAN_HEAD, plan_rows(results["plans"])))
     text = markdown.fill(text, "parts", markdown.table(PART_HEAD, part_rows(results["parts"])))
-    return markdown.fill(text, "lab", lab_part(lab) if lab else "Not measured yet.")
+    text = markdown.fill(text, "lab", lab_part(lab) if lab else _NOT_YET)
+    return markdown.fill(text, "busy", busy_part(busy) if busy else _NOT_YET)
+
+
+def busy_part(busy: dict[str, Any]) -> str:
+    """What was measured on busy hosts, as Markdown."""
+    tables = [markdown.table(head, rows) for head, rows in busy_tables(busy)]
+    return "\n\n".join([_measured_on(busy["machine"]), *tables])
+
+
+def _measured_on(on: dict[str, Any]) -> str:
+    return (
+        f"Measured on {on['system']}, kernel {on['kernel']}, Python {on['python']}, {on['cores']}"
+        f" processors, load {on['load']} at the start."
+    )
 
 
 def lab_part(lab: dict[str, Any]) -> str:
@@ -166,10 +203,23 @@ def lab_part(lab: dict[str, Any]) -> str:
     )
 
 
-def kept() -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """Read the results that the page is made of."""
-    lab = json.loads(KEPT_LAB.read_text(encoding="utf-8")) if KEPT_LAB.exists() else None
-    return json.loads(KEPT.read_text(encoding="utf-8")), lab
+def keep(results: dict[str, Any]) -> None:
+    """Keep what the page is made of; what a run did not measure stays as it was."""
+    others = {key: value for key, value in results.items() if key != "busy"}
+    if all(results.get(part) for part in _WHOLE):
+        KEPT.write_text(to_json(others), encoding="utf-8")
+    if "busy" in results:
+        KEPT_BUSY.write_text(to_json(results["busy"]), encoding="utf-8")
+
+
+def kept() -> tuple[dict[str, Any], dict[str, Any] | None, dict[str, Any] | None]:
+    """Read the results that the page is made of: of this machine, of the lab, of busy hosts."""
+    whole = json.loads(KEPT.read_text(encoding="utf-8"))
+    return whole, _read(KEPT_LAB), _read(KEPT_BUSY)
+
+
+def _read(path: pathlib.Path) -> dict[str, Any] | None:
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def _spread(spread: dict[str, float]) -> str:

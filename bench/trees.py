@@ -25,6 +25,7 @@ _CARDS = (
 )
 _PORT, _VF = ("8086:3420", 0x060400, "pcieport"), ("8086:154c", 0x020000, "iavf")
 _TOTAL_VFS = 64
+_VFIO = "vfio-pci"  # leaves a function disabled until somebody opens it
 _BUSES = 256
 _NODES = 2
 # IORESOURCE_MEM of linux/ioport.h, a BAR of 64 KiB.
@@ -35,7 +36,10 @@ _RESOURCES = "0x00000000fe000000 0x00000000fe00ffff 0x0000000000040200\n" + (
 
 @dataclasses.dataclass(frozen=True)
 class Function:
-    """One function of a made-up host; ``parent`` is the bridge above, ``physfn`` the VF's PF."""
+    """One function of a made-up host; ``parent`` is the bridge above, ``physfn`` the VF's PF.
+
+    ``is_open`` tells that a guest has it.
+    """
 
     address: str
     identity: str
@@ -46,6 +50,7 @@ class Function:
     parent: str | None = None
     total_vfs: int = 0
     physfn: str | None = None
+    is_open: bool = False
 
 
 def functions(count: int) -> list[Function]:
@@ -127,8 +132,7 @@ def write(root: pathlib.Path, made: Sequence[Function], *, with_groups: bool = T
 
 
 def _write_function(root: str, of: Function, vfs: list[str], with_groups: bool) -> None:
-    above = f"/{of.parent}" if of.parent else ""
-    inside = f"devices/pci{of.address[:5]}00{above}/{of.address}"
+    inside = place(of)
     here = f"{root}/sys/{inside}"
     os.makedirs(here)
     vendor, device = of.identity.split(":")
@@ -144,7 +148,8 @@ def _write_function(root: str, of: Function, vfs: list[str], with_groups: bool) 
         "irq": "16\n",
         "resource": _RESOURCES,
         "numa_node": f"{of.node}\n",
-        "driver_override": "(null)\n",
+        "driver_override": "(null)\n" if of.driver != _VFIO else f"{_VFIO}\n",
+        "enable": f"{int(of.driver != _VFIO or of.is_open)}\n",
         "modalias": _modalias(of),
     }
     if of.total_vfs:
@@ -153,8 +158,8 @@ def _write_function(root: str, of: Function, vfs: list[str], with_groups: bool) 
     if of.class_code >> 16 == 0x03:
         files["boot_vga"] = "0\n"
     for name, text in files.items():
-        _put(f"{here}/{name}", text.encode())
-    _put(f"{here}/config", _config(of))
+        put(f"{here}/{name}", text.encode())
+    put(f"{here}/config", _config(of))
     up = "../" * (inside.count("/") + 1)
     os.symlink(f"{up}bus/pci", f"{here}/subsystem")
     os.symlink(f"{up}bus/pci/drivers/{of.driver}", f"{here}/driver")
@@ -168,7 +173,14 @@ def _write_function(root: str, of: Function, vfs: list[str], with_groups: bool) 
         os.symlink(f"../{address}", f"{here}/virtfn{number}")
 
 
-def _put(path: str, content: bytes) -> None:
+def place(of: Function) -> str:
+    """The directory of a function, below the tree's /sys."""
+    above = f"/{of.parent}" if of.parent else ""
+    return f"devices/pci{of.address[:5]}00{above}/{of.address}"
+
+
+def put(path: str, content: bytes) -> None:
+    """Write a new file."""
     handle = os.open(path, os.O_WRONLY | os.O_CREAT, 0o644)
     os.write(handle, content)
     os.close(handle)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -10,9 +13,23 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench import fleet, former, lab, markdown, package, pairs, plot, report, trees
-from passthrough.host import pci
+from bench import (
+    busy,
+    crowds,
+    fleet,
+    former,
+    lab,
+    markdown,
+    package,
+    pairs,
+    plot,
+    report,
+    trees,
+)
+from passthrough.host import disks, pci, usage, vfio_users
+from passthrough.host.uses import kinds
 from passthrough.reporting import inventory
+from passthrough.system import procfs
 
 
 def runs(*seconds: float) -> tuple[pairs.Run, ...]:
@@ -34,6 +51,12 @@ class TestPairs:
     def test_nothing_measured_is_an_error(self):
         with pytest.raises(ValueError, match="nothing was measured"):
             pairs.Comparison("x", (), ()).ratio()
+
+    def test_a_goal_can_be_about_processor_time(self):
+        # The clock of the first side stood still for a while, its processor did not work more.
+        found = pairs.Comparison("x", (pairs.Run(9, 1, 1),), (pairs.Run(1, 1, 1),), 1.5)
+        assert found.verdict == "MISSED"
+        assert dataclasses.replace(found, judged="cpu").verdict == "met"
 
     def test_sides_take_turns_to_go_first_and_the_first_pair_does_not_count(self):
         order: list[str] = []
@@ -116,6 +139,59 @@ class TestTrees:
     def test_without_an_iommu_there_are_no_groups(self, tmp_path: pathlib.Path):
         trees.write(tmp_path, trees.cards(3), with_groups=False)
         assert not pci.read(tmp_path).has_groups
+
+
+class TestBusyHosts:
+    SIZE = crowds.Size(processes=6, files=10, interfaces=8, disks=4, namespaces=3)
+
+    def test_have_what_is_asked_for(self, tmp_path: pathlib.Path):
+        crowds.write(tmp_path, self.SIZE)
+        known = procfs.Processes(tmp_path)
+        assert len(known.numbers) == 6
+        assert len(list((tmp_path / "proc").glob("*/fd/*"))) == 60
+        namespaces = [procfs.mount_namespace_or_raise(tmp_path, each) for each in known.numbers]
+        assert len(set(namespaces)) == 3
+        assert len(os.listdir(tmp_path / "sys/class/net")) == 8
+        found = disks.read(tmp_path)
+        assert len(found.own) == 4
+        assert found.functions("dm-1") == found.functions("sd0") != frozenset()
+
+    def test_have_mounted_disks_and_interfaces_in_use_or_idle(self, tmp_path: pathlib.Path):
+        crowds.write(tmp_path, self.SIZE)
+        used = usage.read(tmp_path, pci.read(tmp_path))
+        assert {use.kind for uses in used.uses.values() for use in uses} == {
+            kinds.Kind.MOUNT,
+            kinds.Kind.MEMBER,
+        }
+
+    @pytest.mark.parametrize("is_open", [False, True])
+    def test_have_functions_on_vfio_pci_that_guests_have_or_not(
+        self, tmp_path: pathlib.Path, is_open: bool
+    ):
+        size = dataclasses.replace(self.SIZE, is_open=is_open)
+        made = crowds.write(tmp_path, size)
+        addresses = [each.address for each in made if each.driver == "vfio-pci"]
+        assert len(addresses) == 8
+        enabled = {(tmp_path / trees.DEVICES / each / "enable").read_text() for each in addresses}
+        assert enabled == {f"{int(is_open)}\n"}
+        held = vfio_users.Users(tmp_path, procfs.Processes(tmp_path)).of(addresses)
+        assert sorted(held) == (addresses if is_open else [])
+
+    def test_can_be_in_one_group(self, tmp_path: pathlib.Path):
+        crowds.write(tmp_path, crowds.Size(in_one_group=True))
+        assert len(pci.read(tmp_path).groups[0]) == 64
+
+    def test_passes_are_counted_by_the_descriptors_that_are_listed(self, tmp_path: pathlib.Path):
+        crowds.write(tmp_path, self.SIZE)
+        with busy.counted() as listed:
+            for _ in range(2):
+                assert procfs.Processes(tmp_path).opened.unread == ()
+        assert len(listed) == 2 * 6
+
+    def test_their_tables_leave_out_what_was_not_measured(self):
+        row = {"name": "list", "passes": 1.0, "goal": 0, "verdict": "MISSED"}
+        tables = report.busy_tables({"comparisons": [], "passes": [row], "growth": []})
+        assert tables == [(report.PASS_HEAD, [["list", "1", "≤ 0 MISSED"]])]
 
 
 class TestFleet:
@@ -223,6 +299,18 @@ class TestPages:
             for size, each in [(int(size), 0.001)]
         ]
         assert report.growth(rows) == [["1,024", "1.00"], ["4,096", "1.00"]]
+
+    def test_a_run_of_a_part_keeps_what_others_have_measured(
+        self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(report, "KEPT", tmp_path / "all.json")
+        monkeypatch.setattr(report, "KEPT_BUSY", tmp_path / "busy.json")
+        report.keep({"comparisons": [], "busy": {"growth": []}})
+        assert not report.KEPT.exists()
+        whole = {"comparisons": [1], "plans": [2], "parts": [3]}
+        report.keep(whole)
+        assert json.loads(report.KEPT.read_text()) == whole
+        assert json.loads(report.KEPT_BUSY.read_text()) == {"growth": []}
 
     def test_the_page_of_the_benchmarks_is_what_the_kept_run_gives(self):
         assert report.PAGE.read_text(encoding="utf-8") == report.page(*report.kept())
