@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import pathlib
 import shutil
@@ -21,18 +22,50 @@ from harness.standin import JUJU_3, JUJU_4
 
 OLDER = "5.15.0-7-generic"
 RECORD = test_caretaker.RECORD
-# In the charm of the unit: it ends its own hook just before it does what $KILL_BEFORE names.
+# In the charm of the unit: it ends its own hook just before it does what $KILL_BEFORE names. With
+# $ARRIVES, a stop hook comes first, and waits for the host's lock; it holds a lock on the file that
+# is named. Where $GOES_ON is set the first hook is not killed.
 KILLER = textwrap.dedent(
     """\
-    import os, signal, subprocess
+    import fcntl, os, signal, subprocess, time
 
     WHERE, ME = os.environ.get("KILL_BEFORE", ""), os.getpid()
+    ARRIVES, GOES_ON = os.environ.get("ARRIVES", ""), os.environ.get("GOES_ON", "")
 
 
     def check(what):
         named = " ".join(map(str, what)) if isinstance(what, (list, tuple)) else str(what)
         if WHERE and WHERE in named:
-            os.kill(ME, signal.SIGKILL)
+            if ARRIVES and not os.path.exists(ARRIVES):
+                have_another_arrive()
+            if not GOES_ON:
+                os.kill(ME, signal.SIGKILL)
+
+
+    def have_another_arrive():
+        handle = os.open(ARRIVES, os.O_RDWR | os.O_CREAT)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        os.set_inheritable(handle, True)
+        hook = {"JUJU_HOOK_NAME": "stop", "JUJU_DISPATCH_PATH": "hooks/stop", "KILL_BEFORE": ""}
+        program = os.environ["JUJU_CHARM_DIR"] + "/dispatch"
+        process = os.posix_spawn(program, [program], {**os.environ, **hook})
+        os.close(handle)
+        while not waits_for_the_lock(process):
+            time.sleep(0.05)
+        os.write(os.open(ARRIVES, os.O_WRONLY), b"it waited")
+
+
+    def waits_for_the_lock(process):
+        if os.waitpid(process, os.WNOHANG)[0]:
+            raise SystemExit("the hook that arrived did not wait")
+        folder = f"/proc/{process}/fd"
+        for each in os.listdir(folder):
+            try:
+                if os.readlink(f"{folder}/{each}").endswith("/pci-passthrough.lock"):
+                    return True
+            except FileNotFoundError:
+                pass  # it closed this one meanwhile
+        return False
 
 
     def watch(do):
@@ -157,17 +190,28 @@ class TestRoads:
 class TestKilled:
     """Juju runs the hook again, or an operator resolves it and the next one comes."""
 
-    def kill(self, story: Story, effect: str) -> None:
+    @pytest.fixture
+    def story(self, story: Story) -> Story:
+        """The charm of the unit ends its own hooks where it is told to."""
         charm = story.agent.unit_directory(UNIT) / "charm"
         (charm / "src/killer.py").write_text(KILLER)
         main = charm / "src/charm.py"
         future = "from __future__ import annotations\n"
         main.write_text(main.read_text().replace(future, f"{future}import killer\n", 1))
-        story.agent.surroundings.env = {"KILL_BEFORE": effect}
+        return story
+
+    def kill(self, story: Story, effect: str, **more: str) -> None:
+        story.agent.surroundings.env = {"KILL_BEFORE": effect, **more}
         with pytest.raises(standin.HookFailedError) as caught:
             ROADS["remove-relation"](story.agent)
         assert caught.value.exit_code in (-9, 137)
         story.agent.surroundings.env = {}
+
+    def wait_for_the_other(self, arrives: pathlib.Path) -> None:
+        """Until the hook that arrived in the middle has ended."""
+        with arrives.open() as file:
+            assert file.read() == "it waited"
+            fcntl.flock(file, fcntl.LOCK_EX)
 
     @pytest.mark.parametrize("effect", EFFECTS)
     def test_the_hook_again(self, story: Story, effect: str):
@@ -180,6 +224,33 @@ class TestKilled:
     def test_another_hook_arrives(self, story: Story, effect: str):
         self.kill(story, effect)
         story.agent.resolve(retry=False)
+        assert story.agent.units() == []
+        story.check_given_back()
+
+    @pytest.mark.parametrize("effect", EFFECTS[::2])
+    def test_another_hook_arrives_in_the_middle_and_it_is_killed(
+        self, story: Story, effect: str, tmp_path: pathlib.Path
+    ):
+        """As when Juju's agent is restarted, while the hook of the former one still works."""
+        self.kill(story, effect, ARRIVES=str(tmp_path / "arrives"))
+        self.wait_for_the_other(tmp_path / "arrives")
+        story.check_given_back()
+        story.agent.resolve()
+        assert story.agent.units() == []
+        story.check_given_back()
+
+    @pytest.mark.parametrize("effect", EFFECTS[::2])
+    def test_another_hook_arrives_in_the_middle_and_it_goes_on(
+        self, story: Story, effect: str, tmp_path: pathlib.Path
+    ):
+        arrives = tmp_path / "arrives"
+        story.agent.surroundings.env = {
+            "KILL_BEFORE": effect,
+            "ARRIVES": str(arrives),
+            "GOES_ON": "yes",
+        }
+        ROADS["remove-relation"](story.agent)
+        self.wait_for_the_other(arrives)
         assert story.agent.units() == []
         story.check_given_back()
 
