@@ -168,8 +168,8 @@ VFS = Machine(
     iommu="intel",
     devices=(
         *CHASSIS,
-        Device("sriov", hardware.SRIOV_NIC, bus=0x04),
-        Device("other", hardware.SRIOV_NIC, bus=0x05),
+        Device("sriov", hardware.SRIOV_NIC, bus=0x01),
+        Device("other", hardware.SRIOV_NIC, bus=0x02),
     ),
 )
 AMD = Machine(
