@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import missing
 
 from passthrough.system import netlink
 
@@ -44,9 +45,7 @@ def test_an_address_without_a_route_counts_whatever_its_label(charm_root: Path, 
         timeout=30,
     )
     if done.stderr.startswith("unshare: "):
-        # Where CI runs, a namespace that cannot be made is a failure.
-        assert "CI" not in os.environ, done.stderr
-        pytest.skip(done.stderr)
+        missing.skip(done.stderr)
     assert (done.stderr, done.stdout) == ("", "['lo']\n")
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from harness import missing
 
 from passthrough.system import commands, lock, package_lock
 
@@ -78,7 +79,7 @@ def locked(root: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
 def configure(root: Path) -> subprocess.CompletedProcess[str]:
     """The real dpkg, on the host's database: it takes both locks, or fails."""
     if not shutil.which("dpkg"):
-        pytest.skip("dpkg is not installed")
+        missing.skip("dpkg is not installed")
     return subprocess.run(
         [
             *("dpkg", f"--admindir={root / 'var/lib/dpkg'}", "--force-not-root"),

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness import hosttree, uses
+from harness import hosttree, missing, uses
 
 from passthrough.host import guests, pci, usage
 from passthrough.planning import guards
@@ -370,7 +370,7 @@ print(open_files.look(root, [os.getpid()], mounts).unasked.get(sys.argv[1]) == (
 def test_a_file_system_whose_server_has_stopped_is_not_asked(tmp_path: Path):
     """It would never answer, and the hook, and with it every unit of the machine, would hang."""
     if os.geteuid() or not os.path.exists("/dev/fuse"):
-        pytest.skip("mounting needs root and /dev/fuse")
+        missing.skip("mounting needs root and /dev/fuse")
     place = tmp_path / "dev/vfio"
     place.mkdir(parents=True)
     done = subprocess.run(
