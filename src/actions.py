@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from passthrough.reporting import (
     leftovers,
     nova_text,
     plan_text,
+    schema,
     status,
 )
 from passthrough.reporting.verify import checklist, result
@@ -101,7 +101,8 @@ def _plan(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Done:
     if unit.is_controller:
         published = unit.survey_controller(tried)
         described = nova_text.describe_publication(published)
-        _answer(event, lambda: nova_text.publication_text(published), "plan", {"nova": described})
+        plan = {"schema": schema.NUMBER, "nova": described}
+        _answer(event, lambda: nova_text.publication_text(published), "plan", plan)
         return dispatched.Nothing() if tried else dispatched.Published(published)
     # An option that cannot be tried is no problem of the unit's.
     decision = unit.decide(tried) if tried else _decide(unit)
@@ -167,7 +168,7 @@ def _verify(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Don
         decision = _decide(unit)
         checks = checklist.verify(decision)
         seen = dispatched.Seen(decision)
-    described = [dataclasses.asdict(each) for each in checks]
+    described = plan_text.describe_checks(checks)
     _answer(event, lambda: plan_text.checks_table(checks), "checks", described)
     failed = [each.name for each in checks if each.status == result.FAIL]
     if failed:

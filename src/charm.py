@@ -143,7 +143,7 @@ class PciPassthroughCharm(ops.CharmBase):
         """
         role = None
         try:
-            settled.forget(self.site.root, self.unit.name)  # this hook may fail at any point
+            settled.unsettle(self.site.root, self.unit.name)  # this hook may fail at any point
             role = roles.of(self.model)
             roles.check_place(self.model, self.place.agents)
             wanted = self.options()

@@ -62,17 +62,25 @@ def remember(
 
     One that did not reconcile, such as an action, sets the status too, by what it has seen; whether
     that stays right nobody knows but the next hook. Nor is a unit settled whose NRPE check has to
-    wait: its server may be installed at any time.
+    wait: its server may be installed at any time. Of a unit that looks after this host, the options
+    are kept all the same.
     """
     try:
-        if isinstance(done, dispatched.Reconciled) and check is not dispatched.Check.WAITS:
-            decision = done.result.decision
-            name = status.settled(decision)
-            if name:
-                has_check = check is dispatched.Check.THERE
-                found = settled.Memory(name, dict(config), decision.rendered, has_check)
-                settled.keep(site.root, unit, found)
-                return
-        settled.forget(site.root, unit)
+        if isinstance(done, (dispatched.Published, dispatched.Barred)):
+            settled.forget(site.root, unit)
+            return
+        if not (isinstance(done, dispatched.Reconciled) or settled.is_kept(site.root, unit)):
+            return  # it has not looked after this host since the boot
+        settled.keep(site.root, unit, _memory(dict(config), done, check))
     except OSError as error:
         logger.warning("the next update-status has to do all again: %s", error)
+
+
+def _memory(
+    config: Mapping[str, Any], done: dispatched.Done, check: dispatched.Check
+) -> settled.Memory:
+    if isinstance(done, dispatched.Reconciled) and check is not dispatched.Check.WAITS:
+        decision = done.result.decision
+        has_check = check is dispatched.Check.THERE
+        return settled.Memory(status.settled(decision), config, decision.rendered, has_check)
+    return settled.unsettled(config)

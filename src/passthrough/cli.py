@@ -15,6 +15,7 @@ from passthrough import TYPE_CHECKING
 from passthrough.errors import PassthroughError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     from passthrough import survey
@@ -30,6 +31,7 @@ EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits(3)
 # What the tables are drawn with, and what stands for it on a terminal that cannot show it.
 _LINES = "─┬├└…"
 _ASCII_LINES = "-+|`~"
+_APPLICATION = "pci-passthrough"
 _NOT_ROOT = (
     "not run as root: what other users' processes have open is not seen, so a function that is"
     " free here may be in use; the charm itself sees it"
@@ -43,10 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code. 1: a check failed; 2: the request was refused; 3: the plan refuses an item;
         70: an error that nobody thought of.
     """
-    given = _parser().parse_args(arguments)
+    given = parser().parse_args(arguments)
     try:
         text, data, code, processes = given.command(given)
         shown = _to_json(data) if given.json else text()
+    except _MisusedError as error:
+        return given.misused(str(error))  # ends as argparse ends, with the usage
     except (PassthroughError, OSError) as error:
         return _fail(str(error), EXIT_REFUSED)
     except Exception as error:
@@ -58,6 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if os.geteuid() and processes.opened.hidden:
         print(f"pci-passthrough: {_NOT_ROOT}", file=sys.stderr)
     return code
+
+
+class _MisusedError(PassthroughError):
+    """An argument is missing that this host could do without, had a hook left what it says."""
 
 
 def _fail(message: str, code: int) -> int:
@@ -91,31 +99,53 @@ def _to_json(data: Any) -> str:
     return f"[\n{rows}\n]" if rows else "[]"
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Make the parser of the command line; its completions and its man page are made of it too."""
     parser = argparse.ArgumentParser(
         prog="pci-passthrough",
         description="Show this host's PCI functions as the charm sees them. Changes nothing.",
         parents=[_common(before=True)],
     )
+    text = "print the revision of the charm and of the JSON, and end"
+    parser.add_argument("--version", action=_Version, nargs=0, help=text)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     common = [_common(before=False)]
     text = "every PCI function and whether it can be claimed"
-    listing = commands.add_parser("list", help=text, parents=common)
+    listing = commands.add_parser("list", help=text, description=_sentence(text), parents=common)
     listing.set_defaults(command=_list)
     for name, command, text in (
         ("plan", _plan, "what the charm would change, as a diff"),
         ("verify", _verify, "check the host against what was asked"),
     ):
-        sub = commands.add_parser(name, help=text, parents=common)
-        sub.add_argument("--devices", required=True, metavar="SPEC", help="the option devices")
-        sub.add_argument(
-            "--application",
-            type=_application,
-            default="pci-passthrough",
-            help="the Juju application",
-        )
-        sub.set_defaults(command=command)
+        sub = commands.add_parser(name, help=text, description=_sentence(text), parents=common)
+        text = "the option devices; left out, all options are as the unit was last told"
+        sub.add_argument("--devices", metavar="SPEC", help=text)
+        text = "the option host-exceptions, in place of what the unit was last told"
+        sub.add_argument("--host-exceptions", metavar="SPEC", help=text)
+        text = f"the Juju application; left out, the one that keeps options here, or {_APPLICATION}"
+        sub.add_argument("--application", type=_application, metavar="NAME", help=text)
+        sub.set_defaults(command=command, misused=sub.error)
     return parser
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."
+
+
+class _Version(argparse.Action):
+    """Print what runs here. Most runs do not ask, and read no file for it."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from passthrough.reporting import schema
+
+        charm = Path(__file__).resolve().parents[2]
+        try:
+            # Juju's agent writes it beside the charm that it unpacks, as a scalar of YAML.
+            revision = (charm / ".juju-charm").read_text(encoding="utf-8").strip().strip("\"'")
+        except OSError:
+            revision = "not deployed by Juju"
+        print(f"{parser.prog} ({revision}), JSON schema {schema.NUMBER}")
+        parser.exit()
 
 
 def _common(*, before: bool) -> argparse.ArgumentParser:
@@ -186,11 +216,34 @@ def _list(given: argparse.Namespace) -> _Answer:
 
 def _decide(given: argparse.Namespace) -> survey.Decision:
     from passthrough import survey
-    from passthrough.config import options
+    from passthrough.config import host_exceptions, options
     from passthrough.site import Site
 
-    wanted = options.parse({"devices": given.devices})
-    return survey.decide(wanted, survey.look(Site(given.root, given.application)))
+    application = given.application or _APPLICATION
+    config = {"devices": given.devices}
+    if given.devices is None:
+        application, config = _last_told(given)
+    if given.host_exceptions is not None:
+        config = {**config, host_exceptions.OPTION: given.host_exceptions}
+    return survey.decide(options.parse(config), survey.look(Site(given.root, application)))
+
+
+def _last_told(given: argparse.Namespace) -> tuple[str, Mapping[str, Any]]:
+    """Give what the unit on this host was last told, with its application; else, end."""
+    from passthrough.state import settled
+
+    kept = settled.kept_options(given.root, given.application or "")
+    if len(kept) == 1:
+        return next(iter(kept.items()))
+    if kept:
+        named = ", ".join(kept)
+        raise _MisusedError(f"the options of {named} are kept here", "name one by --application")
+    whose = f"of {given.application} " if given.application else ""
+    others = ", ".join(settled.kept_options(given.root)) if whose else ""
+    raise _MisusedError(
+        f"no options {whose}are kept on this host, as a hook of the unit does until the next boot",
+        f"give --devices, or another --application: {others}" if others else "give --devices",
+    )
 
 
 def _plan(given: argparse.Namespace) -> _Answer:
@@ -199,7 +252,7 @@ def _plan(given: argparse.Namespace) -> _Answer:
 
     decision = _decide(given)
     by_hand = leftovers.find(given.root)
-    watched = watch.read(given.root, given.application)
+    watched = watch.read(given.root, decision.site.application)
     return (
         lambda: plan_text.plan_text(decision, by_hand, _style(), watched),
         plan_text.describe_plan(decision, by_hand, watched),
@@ -209,8 +262,6 @@ def _plan(given: argparse.Namespace) -> _Answer:
 
 
 def _verify(given: argparse.Namespace) -> _Answer:
-    import dataclasses
-
     from passthrough.planning import prerequisites
     from passthrough.reporting import plan_text
     from passthrough.reporting.verify import checklist, result
@@ -226,7 +277,7 @@ def _verify(given: argparse.Namespace) -> _Answer:
     code = EXIT_FAILED_CHECK if result.has_failed(checks) else 0
     return (
         lambda: plan_text.checks_table(checks, _style()),
-        [dataclasses.asdict(each) for each in checks],
+        plan_text.describe_checks(checks),
         code,
         processes,
     )

@@ -11,10 +11,12 @@ from collections.abc import Callable
 
 import pytest
 from harness import hosttree, uses
-from harness.constants import CLAIMED, GPUS, INIT_TOP, OWNED
+from harness.constants import CLAIMED, GPUS, GRUB, INIT_TOP, OWNED
+from harness.unit import Unit
 from harness.world import World
 
 from passthrough import cli
+from passthrough.state import settled
 
 Run = Callable[..., tuple[int, str, str]]
 EVERYWHERE = ("etc", "var", "boot", "run", "usr", "sys", "proc", "dev")
@@ -170,6 +172,104 @@ def test_an_application_that_juju_would_not_name_so_is_refused(run: Run, capsys,
     assert caught.value.code == cli.EXIT_REFUSED
     message = f"argument --application: {name!r} is not the name of a Juju application\n"
     assert capsys.readouterr().err.endswith(message)
+
+
+class TestWithoutDevices:
+    """plan and verify go by what the unit on this host was last told."""
+
+    @pytest.mark.parametrize("command", ["plan", "verify"])
+    def test_it_says_the_same_as_the_action(self, run: Run, ready_unit: Unit, command: str):
+        ready_unit.run("config_changed", devices=GPUS)
+        told = ready_unit.act(command)[{"plan": "plan", "verify": "checks"}[command]]
+        code, shown, errors = run("--json", command)
+        assert (code, errors) == (0, "")
+        assert json.loads(shown) == told
+
+    def test_all_options_are_as_they_were_told(self, run: Run, unit: Unit, capsys):
+        unit.run(devices=GPUS, **{"kernel-options": "hugepages=64"})
+        assert unit.status.startswith("blocked: reboot required")
+        capsys.readouterr()  # what the unit's tools have said
+        assert json.loads(run("--json", "plan")[1])["files"] == []
+        others = json.loads(run("--json", "plan", "--devices", GPUS)[1])["files"]
+        assert [each["path"] for each in others] == [f"/{GRUB}"], "the others have their defaults"
+
+    def test_what_is_not_accepted_is_refused_as_the_unit_says(self, run: Run, ready_unit: Unit):
+        ready_unit.run("config_changed", devices=GPUS)
+        ready_unit.run("config_changed", devices="gpu=10de:zzzz")
+        code, shown, errors = run("plan")
+        assert (code, shown) == (cli.EXIT_REFUSED, "")
+        assert errors == f"pci-passthrough: {ready_unit.status.removeprefix('blocked: ')}\n"
+
+    def test_exceptions_are_tried_in_their_place(self, run: Run, ready_unit: Unit, tree):
+        ready_unit.run("config_changed", devices=GPUS)
+        name = tree.root / "proc/sys/kernel/hostname"
+        given = f"{name.read_text().strip()}=83:00.0"
+        plan = json.loads(run("--json", "plan", "--host-exceptions", given)[1])
+        assert {each["address"] for each in plan["claims"]} == {"0000:84:00.0", "0000:84:00.1"}
+        assert plan["release"] == ["0000:83:00.0", "0000:83:00.1"]
+        assert json.loads(run("--json", "plan")[1])["release"] == []
+
+    def test_exceptions_go_with_devices(self, run: Run, tree):
+        name = tree.root / "proc/sys/kernel/hostname"
+        given = f"{name.read_text().strip()}=83:00.0"
+        shown = run("--json", "plan", "--devices", GPUS, "--host-exceptions", given)[1]
+        assert {each["address"] for each in json.loads(shown)["claims"]} == {
+            "0000:84:00.0", "0000:84:00.1",
+        }  # fmt: skip
+
+    def refused(self, run: Run, capsys, *arguments: str) -> str:
+        capsys.readouterr()  # what the unit's tools have said
+        with pytest.raises(SystemExit) as caught:
+            run("plan", *arguments)
+        assert caught.value.code == cli.EXIT_REFUSED
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        return captured.err.splitlines()[-1].removeprefix("pci-passthrough plan: error: ")
+
+    def test_nothing_that_is_kept_is_said(self, run: Run, capsys):
+        assert self.refused(run, capsys) == (
+            "no options are kept on this host, as a hook of the unit does until the next boot; give"
+            " --devices"
+        )
+
+    def test_of_several_applications_one_is_to_be_named(self, run: Run, capsys, tree):
+        for name, devices in (("gpu", GPUS), ("qat", "qat=8086:37c8")):
+            settled.keep(tree.root, f"{name}/0", settled.unsettled({"devices": devices}))
+        assert self.refused(run, capsys) == (
+            "the options of gpu, qat are kept here; name one by --application"
+        )
+        paths = [
+            each["path"]
+            for each in json.loads(run("--json", "plan", "--application", "gpu")[1])["files"]
+        ]
+        assert "/etc/modules-load.d/pci-passthrough-gpu.conf" in paths
+        assert self.refused(run, capsys, "--application", "nic") == (
+            "no options of nic are kept on this host, as a hook of the unit does until the next"
+            " boot; give --devices, or another --application: gpu, qat"
+        )
+
+    def test_the_only_application_needs_no_name(self, run: Run, tree):
+        settled.keep(tree.root, "gpu/0", settled.unsettled({"devices": GPUS}))
+        paths = [each["path"] for each in json.loads(run("--json", "plan")[1])["files"]]
+        assert "/etc/modules-load.d/pci-passthrough-gpu.conf" in paths
+
+    def test_a_boot_or_the_units_end_forgets_them(self, run: Run, ready_unit: Unit, capsys):
+        ready_unit.run("stop")
+        assert self.refused(run, capsys).startswith("no options are kept on this host")
+
+
+@pytest.mark.parametrize("revision", ["ch:amd64/pci-passthrough-12", ""])
+def test_the_version_is_the_charms_revision(
+    tmp_path: pathlib.Path, capsys, monkeypatch: pytest.MonkeyPatch, revision: str
+):
+    if revision:
+        (tmp_path / ".juju-charm").write_text(f"{revision}\n")
+    monkeypatch.setattr(cli, "__file__", os.fspath(tmp_path / "src/passthrough/cli.py"))
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["--version"])
+    assert caught.value.code == 0
+    named = revision or "not deployed by Juju"
+    assert capsys.readouterr().out == f"pci-passthrough ({named}), JSON schema 1\n"
 
 
 @pytest.mark.parametrize("arguments", [[], ["plan"], ["bind"]], ids=["none", "no-devices", "other"])

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from passthrough import TYPE_CHECKING
 from passthrough.host import pci, pci_ids, usage
 from passthrough.planning import viability
-from passthrough.reporting import words
+from passthrough.reporting import schema, words
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +50,7 @@ def describe(
         )
         identity = function.id
         yield {
+            "schema": schema.NUMBER,
             "address": address,
             "id": identity,
             "name": known.device(function),

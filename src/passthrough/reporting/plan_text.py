@@ -11,7 +11,7 @@ from passthrough import errors
 from passthrough.host import pci
 from passthrough.planning import caretaking, plan
 from passthrough.reporting import leftovers as hand_made
-from passthrough.reporting import nova_text, tables, words
+from passthrough.reporting import nova_text, schema, tables, words
 from passthrough.reporting.verify import result
 from passthrough.survey import Decision
 
@@ -37,6 +37,7 @@ def describe_plan(
     planned = decision.plan
     problem = planned.grub_problem
     return {
+        "schema": schema.NUMBER,
         "claims": [
             {
                 "address": claim.address,
@@ -159,6 +160,11 @@ def _leftovers_text(
         )
         lines.insert(1, tables.wrap(text, style))
     return "\n".join(lines)
+
+
+def describe_checks(checks: Sequence[result.Check]) -> list[dict[str, Any]]:
+    """Describe checks in plain values."""
+    return [{"schema": schema.NUMBER, **dataclasses.asdict(each)} for each in checks]
 
 
 def checks_table(checks: Sequence[result.Check], style: tables.Style = tables.PLAIN) -> str:

@@ -1,19 +1,21 @@
 """What a hook that left nothing to do tells the next one, which then only looks.
 
-It is a file below /run, which a boot empties. Juju's own store does not serve: Juju discards what a
-failed hook stored there, and the memory of an earlier hook would hold again. A file in another
-format is ignored, and costs one full hook.
+The options are kept where there is more to do, too: the command line goes by them. It is a file
+below /run, which a boot empties. Juju's own store does not serve: Juju discards what a failed hook
+stored there, and the memory of an earlier hook would hold again. A file in another format is
+ignored, and costs one full hook.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from passthrough import frozen
-from passthrough.system import files
+from passthrough.system import files, sysfs
 
 _PREFIX = "run/pci-passthrough.settled-"
 _MODE = 0o600
@@ -24,7 +26,8 @@ class Memory(frozen.Value):
     """How the last hook left a unit.
 
     Attributes:
-        settled: the name of the unit's state, as `status.settled` gives it.
+        settled: the name of the unit's state, as `status.settled` gives it; empty where the unit is
+            not settled, so that only the options count.
         options: the charm's options that the hook went by.
         rendered: what the hook learned of the templates, as `templates.Renderer.learned` gives it.
         has_check: whether the NRPE check is on the host, and waits for a report of each hook.
@@ -37,7 +40,7 @@ class Memory(frozen.Value):
 
 
 def recall(root: Path, unit: str) -> Memory | None:
-    """Read how the last hook left a unit; None where it left no file, or none to be trusted.
+    """Read how the last hook left a unit; None where it is not settled, or that is not known.
 
     Args:
         root: ``/`` on a real host.
@@ -46,7 +49,63 @@ def recall(root: Path, unit: str) -> Memory | None:
     Raises:
         OSError: when the file is there and cannot be read.
     """
-    present = files.read(root / _path(unit))
+    found = _read(root / _path(unit))
+    return found if found and found.settled else None
+
+
+def unsettle(root: Path, unit: str) -> None:
+    """Have the next hook of a unit do everything; the options that are kept stay.
+
+    Raises:
+        OSError: when the file cannot be read or written.
+    """
+    found = _read(root / _path(unit))
+    if found is None:
+        forget(root, unit)
+    elif found.settled:
+        keep(root, unit, unsettled(found.options))
+
+
+def unsettled(options: Mapping[str, Any]) -> Memory:
+    """What is kept of a unit that is not settled: its options."""
+    return Memory("", options, {}, False)
+
+
+def is_kept(root: Path, unit: str) -> bool:
+    """Whether a hook of a unit has left anything on this host since it booted."""
+    return (root / _path(unit)).exists()
+
+
+def kept_options(root: Path, application: str = "") -> dict[str, Mapping[str, Any]]:
+    """Read the options that units were last told, by their application.
+
+    Args:
+        root: ``/`` on a real host.
+        application: whose units; empty for those of every application.
+
+    Raises:
+        OSError: when a file is there and cannot be read.
+    """
+    found: dict[str, Mapping[str, Any]] = {}
+    folder, pattern = os.path.split(f"{_PREFIX}{application or '*'}-*")
+    # A unit beside another principal may be there too, so the one told last counts.
+    for path in sorted(map(Path, sysfs.paths_if_there(root / folder, pattern)), key=_written):
+        name, _, number = path.name.removeprefix(os.path.basename(_PREFIX)).rpartition("-")
+        if not number.isdecimal() or name != (application or name):
+            continue
+        memory = _read(path)
+        if memory:
+            found[name] = memory.options
+    return {name: found[name] for name in sorted(found)}
+
+
+def _written(path: Path) -> int:
+    return path.stat().st_mtime_ns
+
+
+def _read(path: Path) -> Memory | None:
+    """Read one file; None where it is not there, or not to be trusted."""
+    present = files.read(path)
     if not present or present.mode != _MODE:
         return None
     try:
@@ -61,7 +120,7 @@ def recall(root: Path, unit: str) -> Memory | None:
         and isinstance(found.rendered, dict)
         and isinstance(data["has_check"], bool)
     )
-    return found if parts_fit and isinstance(data["settled"], str) and found.settled else None
+    return found if parts_fit and isinstance(data["settled"], str) else None
 
 
 def keep(root: Path, unit: str, memory: Memory) -> None:
@@ -80,7 +139,7 @@ def keep(root: Path, unit: str, memory: Memory) -> None:
 
 
 def forget(root: Path, unit: str) -> None:
-    """Have the next hook of a unit do everything, instead of only looking.
+    """Have the next hook of a unit do everything, and keep nothing, not even its options.
 
     Raises:
         OSError: when the file cannot be removed.
