@@ -85,13 +85,15 @@ coverage: unit ## Write the unit tests' coverage to build/coverage/index.html
 
 docs: env ## Build the documentation into build/docs; a broken link or a warning is an error
 	@$(PYTHON) scripts/reference.py --check
+	@$(PYTHON) scripts/manual.py --check
 	@$(PYTHON) scripts/rooms.py --check
 	@scripts/sync-env .venv-docs requirements/docs.txt
 	@.venv-docs/bin/mkdocs build --strict --clean --site-dir build/docs
 	@echo "build/docs/index.html"
 
-reference: env ## Write what the documentation repeats: options, actions, the picture of the rooms
+reference: env ## Write what repeats the code: options, actions, man page, completions, the rooms
 	@$(PYTHON) scripts/reference.py
+	@$(PYTHON) scripts/manual.py
 	@$(PYTHON) scripts/rooms.py
 
 pack: ## Build build/pci-passthrough.charm with charmcraft

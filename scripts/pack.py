@@ -45,6 +45,7 @@ INPUTS = (
     "metadata.yaml",
     "requirements/build.txt",
     "requirements/charm.txt",
+    "share",
     "src",
     "templates",
 )

@@ -29,7 +29,7 @@ TOP_FILES = {
 }
 # lib/ is there from the charm's first library on.
 HAS_LIBRARY = any(path.is_file() for path in (ROOT / "lib").rglob("*.py"))
-SHIPPED_DIRECTORIES = ("bin", *(["lib"] if HAS_LIBRARY else []), "src", "templates")
+SHIPPED_DIRECTORIES = ("bin", *(["lib"] if HAS_LIBRARY else []), "share", "src", "templates")
 
 # Run with the charm's packages alone: import all there is, print what came from where.
 IMPORT_EVERYTHING = """
