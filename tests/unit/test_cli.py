@@ -186,7 +186,7 @@ class TestWithoutDevices:
         assert json.loads(shown) == told
 
     def test_all_options_are_as_they_were_told(self, run: Run, unit: Unit, capsys):
-        unit.run(devices=GPUS, **{"kernel-options": "hugepages=64"})
+        unit.run(devices=GPUS, kernel_options="hugepages=64")
         assert unit.status.startswith("blocked: reboot required")
         capsys.readouterr()  # what the unit's tools have said
         assert json.loads(run("--json", "plan")[1])["files"] == []
