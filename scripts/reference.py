@@ -49,9 +49,9 @@ KERNEL_OPTIONS_HEAD = """\
 <!-- Written by `make reference` from src/passthrough/config/kernel_options.py: edit that file. -->
 
 The option `kernel-options` takes these and nothing else. A name that ends in `.` stands for every
-parameter of that module, except for `ids`; `-` and `_` are the same. Where no values are named, any
-value is taken. Put anything else into a file of your own in `/etc/default/grub.d`, or set it
-through charm-sysconfig.
+parameter of that module, except for `ids` and `blacklist`; `-` and `_` are the same. Where no
+values are named, any value is taken. Put anything else into a file of your own in
+`/etc/default/grub.d`, or set it through charm-sysconfig.
 
 An earlier revision of the charm took nearly anything. A host that runs with such an option keeps
 it, and the status, `plan` and `verify` say so.

@@ -55,6 +55,10 @@ _NOIOMMU = ("lets guests write to all of the host's memory, and is never to be u
 _SYSTEMD = ("tells systemd what to do, which decides what the host boots", _LEAVE_OUT)
 
 
+# By ids a driver takes every device of a model, the host's own too; the other keeps a module off.
+_OF_NO_MODULE = ("ids", "blacklist")
+
+
 class Row(frozen.Value):
     """Names that are taken, and why they may be.
 
@@ -72,16 +76,16 @@ class Row(frozen.Value):
 
     def has(self, name: str) -> bool:
         """Tell whether the row is about an option of this name."""
-        module, dot, parameter = name.partition(".")
-        # By ids a driver takes every device of a model, the host's own too.
-        return name in self.names or (
-            bool(dot) and parameter != "ids" and f"{module}." in self.names
-        )
+        module, _, parameter = name.partition(".")
+        if f"{module}." in self.names:
+            return bool(re.fullmatch(r"\w+", parameter)) and parameter not in _OF_NO_MODULE
+        return name in self.names
 
     def takes(self, value: str) -> bool:
         """Tell whether each part of a value may be set; the value is empty where there is none."""
         if self.parts is None:
-            return "=" not in value
+            # Firmware that a module names by ".." comes from outside its folder.
+            return "=" not in value and ".." not in value
         return all(re.fullmatch(self.parts, part) for part in value.split(","))
 
 

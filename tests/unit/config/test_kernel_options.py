@@ -69,6 +69,9 @@ def test_what_operators_of_such_hosts_set_is_taken_in_order_and_as_often_as_give
         "mount.usr=/dev/sdb", "resume=/dev/sdb", "modules_load=x", "rd.neednet=1", "ip=dhcp",
         "fsck.mode=skip", "udev.children_max=1", "multipath=off", "snapd_recovery_mode=run",
         "random.word", "word",
+        # What no module of the table has as a parameter.
+        "kvm.", "kvm.=1", "kvm..ids=1", "kvm.ids=1", "i915.ids=1", "nouveau.blacklist=1",
+        "vhost.a.b=1",
     ],
 )  # fmt: skip
 def test_what_the_table_does_not_hold_is_refused_with_the_way_out(token: str):
@@ -89,7 +92,8 @@ def test_the_refusal_says_what_is_wrong_and_where_to_put_it():
     "token",
     ["intel_iommu=off", "intel_iommu=on,off", "amd_iommu=off", "amd-iommu=off", "iommu=off",
      "iommu=soft", "iommu=pt,off", "intremap=off", "pci=off", "pci=noats,assign-busses", "pci",
-     "vga=ask", "idle=x", "rd.driver.pre=vfio-pci,nvme", "intel_iommu", "iommu.passthrough=2"],
+     "vga=ask", "idle=x", "rd.driver.pre=vfio-pci,nvme", "intel_iommu", "iommu.passthrough=2",
+     "i915.guc_firmware_path=../../home/u/x", "xe.guc_firmware_path=.."],
 )  # fmt: skip
 def test_a_dangerous_value_of_a_listed_name_is_refused(token: str):
     assert refuse(token).fact.startswith("no value that this charm sets (")
