@@ -137,7 +137,18 @@ def find_problem(
             f"take {off} out of {_others(grub, off, drop_in)}, then run update-grub",
             subject=f"/{CONFIG}",
         )
-    missing = [token for token in tokens if token not in grub.entry.arguments]
+    read = tuple(kernel_line.own(grub.entry.arguments))
+    missing = [token for token in tokens if token not in read]
+    lost = [token for token in missing if token in grub.entry.arguments]
+    if lost:
+        return Problem(
+            Kind.OPTION_LOSES,
+            f"boots {title!r} with {' '.join(lost)} behind {kernel_line.END}, where the kernel"
+            " reads no option of its own any more",
+            f"take {kernel_line.END} out of {_others(grub, kernel_line.END, drop_in)}, then run"
+            " update-grub",
+            subject=f"/{CONFIG}",
+        )
     if missing:
         lacks = f"boots {title!r} without {' '.join(missing)}"
         erasers = _behind(grub.erasers, drop_in)
@@ -156,9 +167,9 @@ def find_problem(
             f" /{drop_in}",
             subject=f"/{CONFIG}",
         )
-    lost = kernel_line.revoked(tokens, grub.entry.arguments)
-    if lost:
-        ours, last = lost[0].token, lost[1].token
+    revoked = kernel_line.revoked(tokens, grub.entry.arguments)
+    if revoked:
+        ours, last = revoked[0].token, revoked[1].token
         return Problem(
             Kind.OPTION_LOSES,
             f"boots {title!r} with {last} after {ours}, and the last one counts",
@@ -171,7 +182,8 @@ def find_problem(
 def settled_options(grub: Grub, drop_in: str) -> tuple[str, ...]:
     """Work out what the settings but ours put on the command line of what boots by default.
 
-    Where only a run of them would tell, everything that they may put there.
+    Where only a run of them would tell, everything that they may put there, and that the last run
+    has put there: an ``if`` may be for another machine.
 
     Args:
         grub: what `read` gave.
@@ -185,7 +197,7 @@ def settled_options(grub: Grub, drop_in: str) -> tuple[str, ...]:
             words += _words(sourced)
     values = [sourced.value(name) for name in (_ALL, _USUAL)]
     if None in values:
-        return tuple(words)
+        return tuple(each for each in words if not grub.entry or each in grub.entry.arguments)
     return tuple(" ".join(value or "" for value in values).split())
 
 
@@ -193,7 +205,8 @@ def holders(grub: Grub, token: str, drop_in: str) -> tuple[str, ...]:
     """Find the other settings files that put a token on the kernel's command line.
 
     Only those that grub-mkconfig sources after ours, where there are any: before ours, the token
-    loses.
+    loses. Where none is seen to set it, those that mention it: a loop, a function or a program may
+    put it there.
 
     Args:
         grub: what `read` gave.
@@ -204,6 +217,9 @@ def holders(grub: Grub, token: str, drop_in: str) -> tuple[str, ...]:
         path
         for path, text in grub.settings.items()
         if path != drop_in and token in _words(_source(text))
+    ]
+    found = found or [
+        path for path, text in grub.settings.items() if path != drop_in and _mentions(text, token)
     ]
     return _behind(found, drop_in) or tuple(found)
 
@@ -238,6 +254,12 @@ def _words(sourced: shell_settings.Sourced) -> list[str]:
         text = " ".join(each.literals) if each.value is None else each.value
         found += text.split()
     return found
+
+
+def _mentions(text: str, token: str) -> bool:
+    """Tell whether a word of a file that is no comment is a token."""
+    alone = re.compile(rf"(?<![\w.,:/=-]){re.escape(token)}(?![\w.,:/=-])")
+    return any(alone.search(line) for line in text.splitlines() if line.lstrip()[:1] != "#")
 
 
 def _behind(paths: Iterable[str], drop_in: str) -> tuple[str, ...]:

@@ -30,6 +30,10 @@ _WITHOUT_REMAPPING = ("nointremap", "noapic", "nolapic", "disableapic")
 _BLACKLISTS = ("module_blacklist", "modprobe.blacklist", "rd.driver.blacklist")
 
 
+# What comes behind it goes to PID 1.
+END = "--"
+
+
 class Effect(NamedTuple):
     """What one option does, of those options that can revoke one another.
 
@@ -46,7 +50,7 @@ class Effect(NamedTuple):
 
 def own(tokens: Iterable[str]) -> Iterator[str]:
     """Give the tokens that are the kernel's own: those behind a lone ``--`` go to PID 1."""
-    return itertools.takewhile(lambda each: each != "--", tokens)
+    return itertools.takewhile(lambda each: each != END, tokens)
 
 
 def effects(tokens: Iterable[str]) -> dict[tuple[str, ...], Effect]:

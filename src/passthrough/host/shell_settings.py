@@ -138,6 +138,7 @@ class _Reader:
         self._at = 0
         self._is_whole = True
         self._here: list[str] = []  # the words that end here-documents to come
+        self._function = ""  # the last one that was defined
 
     def run(self) -> None:
         """Read all of it."""
@@ -172,11 +173,18 @@ class _Reader:
         """Do what the command does; ``operator`` is what ends it, empty at the file's end."""
         if operator == "(" and len(now.words) == 1:
             now.enclosing.append("()")
+            # Of one within another it is not told apart which runs.
+            self._function = "" if "function" in now.enclosing else now.words[0].plain
             now.words = []
             return
         piped = now.is_piped or operator in ("|", "&")
-        if not (piped or "(" in now.enclosing):
-            self._run(now.words, certain=not (now.is_optional or now.enclosing))
+        idle = "function" in now.enclosing and not self._is_called(self._function)
+        if not (piped or idle or "(" in now.enclosing):
+            is_certain = not (now.is_optional or now.enclosing)
+            for word in now.words:
+                if not self._split(word):
+                    self._assign_in(word, certain=is_certain)
+            self._run(now.words, certain=is_certain)
         certain = self._succeeds(now.words)
         if operator == "(":
             now.enclosing.append("(")
@@ -189,6 +197,11 @@ class _Reader:
         )
         now.is_piped = operator == "|"
         now.words = []
+
+    def _is_called(self, function: str) -> bool:
+        """Tell whether the file may run a function that it defines; it has the name once more."""
+        named = re.findall(rf"(?<![\w-]){re.escape(function)}(?![\w-])", self._text)
+        return not function or len(named) > 1
 
     def _succeeds(self, words: list[_Word]) -> bool:
         """Tell whether a command succeeds for certain: all that it does is to assign."""
@@ -274,6 +287,25 @@ class _Reader:
                 appends=bool(plus),
             )
         )
+
+    def _assign_in(self, word: _Word, *, certain: bool) -> None:
+        """Assign what the expansions of a command's argument do, as in ``: ${NAME:=word}``."""
+        for part in word.parts:
+            if not part.operator.endswith("="):
+                continue
+            before = self._value(part.name)
+            value = self._expand((part,))
+            self.variables[part.name] = value if certain or value == before else None
+            flat = _flatten((part,))
+            self.assignments.append(
+                Assignment(
+                    part.name,
+                    word.lines,
+                    self.variables[part.name],
+                    tuple(each.text for each in flat if each.text and not each.is_opaque),
+                    frozenset(name for each in flat for name in _mentioned(each)),
+                )
+            )
 
     def _unset(self, word: _Word, *, certain: bool) -> None:
         name = word.plain

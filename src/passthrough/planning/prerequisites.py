@@ -59,7 +59,7 @@ def _is_in_force(token: str, tokens: tuple[str, ...], facts: machine.Platform) -
     if kernel_line.has_effects(token):
         return kernel_line.is_in_force(token, tokens, facts.command_line)
     # Some stand there several times: hugepages= behind each hugepagesz=.
-    return facts.command_line.count(token) >= tokens.count(token)
+    return [*kernel_line.own(facts.command_line)].count(token) >= tokens.count(token)
 
 
 def starts_iommu(token: str) -> bool:

@@ -195,6 +195,31 @@ class TestFindProblem:
             assert problem
             assert problem.endswith(f"; take intel_iommu=off out of {shown}, then run update-grub")
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "for each in intel_iommu=off quiet; do add $each; done\n",
+            'add() {\n  GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX $1"\n}\nadd intel_iommu=off\n',
+            'GRUB_CMDLINE_LINUX=$(printf "%s intel_iommu=off" "$GRUB_CMDLINE_LINUX")\n',
+            "eval GRUB_CMDLINE_LINUX='intel_iommu=off'\n",
+            ": ${GRUB_CMDLINE_LINUX:=intel_iommu=off}\n",
+        ],
+    )
+    def test_names_the_file_that_mentions_it_where_only_a_run_would_tell(self, text: str):
+        other = "# intel_iommu=off\nGRUB_CMDLINE_LINUX=xintel_iommu=off,x\n"
+        texts = {"etc/default/grub.d/98-x.cfg": text, "etc/default/grub.d/99-x.cfg": other}
+        said = self.find_among("intel_iommu=on iommu=pt intel_iommu=off", texts)
+        assert said
+        assert "; take intel_iommu=off out of /etc/default/grub.d/98-x.cfg, then" in said
+
+    def test_what_goes_to_pid_1_is_not_the_kernels(self):
+        text = {grub.SETTINGS: 'GRUB_CMDLINE_LINUX="quiet -- x"\n'}
+        assert self.find_among("quiet -- x intel_iommu=on iommu=pt", text) == (
+            "/boot/grub/grub.cfg boots 'Ubuntu' with intel_iommu=on iommu=pt behind --, where the"
+            " kernel reads no option of its own any more; take -- out of /etc/default/grub, then"
+            " run update-grub"
+        )
+
     def test_an_earlier_value_loses(self):
         assert self.find("intel_iommu=off intel_iommu=on iommu=pt") is None
 
@@ -266,6 +291,13 @@ def test_the_options_that_the_settings_make_without_ours(text: str, options: tup
     ours = 'GRUB_CMDLINE_LINUX_DEFAULT="$GRUB_CMDLINE_LINUX_DEFAULT intel_iommu=on"\n'
     found = grub.Grub(settings={grub.SETTINGS: text, GRUB: ours})
     assert grub.settled_options(found, GRUB) == options
+
+
+def test_what_may_be_for_another_machine_is_what_the_last_run_has_put_there():
+    text = "if x; then GRUB_CMDLINE_LINUX=iommu=off; fi\nGRUB_CMDLINE_LINUX_DEFAULT=quiet\n"
+    for options, settled in (("quiet", ("quiet",)), ("iommu=off quiet", ("iommu=off", "quiet"))):
+        entry = grub.default_entry(config(options=options))
+        assert grub.settled_options(grub.Grub(entry, {grub.SETTINGS: text}), GRUB) == settled
 
 
 class TestOtherWriters:

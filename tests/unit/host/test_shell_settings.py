@@ -154,6 +154,8 @@ _CHOICE = strategies.sampled_from(
         "echo <<x\n{}\nx\n{}",
         "A=1 [ x = y ]; {}",
         "A=1 :; {}",
+        "f() {{ {}; }}; f() {{ {}; }}; f",
+        ": ${{A:=a}} ${{A=b}}; {}",
         "command export {}; \"export\" {}",
         "A=~; {}",
     ]
@@ -234,6 +236,13 @@ def test_any_text_is_read_without_a_crash(text: str):
         ("B=A\nexport $B=b\n", None),
         ("A=~/x\n", None),
         ("A='~/x'\n", "~/x"),
+        (": ${A:=b}\n", "b"),
+        ("A=a\n: ${A:=b}\n", "a"),
+        ("x && : ${A:=b}\n", None),
+        ("eval x\n: ${A=b}\n", None),
+        ("A=a\nf() {\nA=b\n}\n", "a"),
+        ("A=a\nf() {\nA=b\n}\nf c\n", None),
+        ("A=a\nf() {\ng() {\nA=b\n}\nA=c\n}\nf\n", None),
     ],
 )
 def test_the_shapes_of_an_assignment(text: str, value: str | None):
