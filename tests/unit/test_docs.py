@@ -371,6 +371,13 @@ def test_tutorial_shows_the_real_lists(seed_host: hosttree.HostTree):
     assert find_marked("tutorial/first-gpu.md", "after") == list_cards(seed_host)[:5]
 
 
+def test_the_tutorial_shows_what_guests_need():
+    cards = made.gpus("83", "84", group=41, driver=pci.VFIO_PCI, override=pci.VFIO_PCI)
+    text = plan_text.plan_text(madenova.decision("gpu=10de:1bb0", *cards))
+    shown = find_marked("tutorial/first-gpu.md", "guests")
+    assert "\n".join(["", *shown, ""]) in text
+
+
 def test_renaming_shows_the_real_answers():
     devices_option = "gpu|p5000=10de:1bb0"
     on_vfio = {"driver": pci.VFIO_PCI, "override": pci.VFIO_PCI}

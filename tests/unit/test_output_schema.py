@@ -29,7 +29,7 @@ Check = Callable[[str, Any], None]
 def objects(part: Any) -> Iterator[dict[str, Any]]:
     """Every schema of an object within a schema."""
     if isinstance(part, dict):
-        if "properties" in part:
+        if part.get("type") == "object" and "properties" in part:
             yield part
         for each in part.values():
             yield from objects(each)

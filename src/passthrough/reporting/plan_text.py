@@ -10,8 +10,8 @@ from typing import Any
 from passthrough import errors
 from passthrough.host import pci
 from passthrough.planning import caretaking, plan
+from passthrough.reporting import flavors, nova_text, schema, tables, words
 from passthrough.reporting import leftovers as hand_made
-from passthrough.reporting import nova_text, schema, tables, words
 from passthrough.reporting.verify import result
 from passthrough.survey import Decision
 
@@ -54,6 +54,7 @@ def describe_plan(
             {"rule": refusal.rule, "blocking": refusal.blocking, "reason": words.refusal(refusal)}
             for refusal in decision.refusals
         ],
+        "flavors": flavors.describe(decision),
         "files": [
             {"path": f"/{change.file.path}", "change": _kind_of(change), "diff": _diff(change)}
             for change in _changes(decision)
@@ -101,6 +102,7 @@ def plan_text(
     ]
     if overridden:
         sections.append("\n".join(tables.wrap(each, style) for each in overridden))
+    sections += flavors.sections(decision)
     sections += [tables.paint_diff(_diff(change), style) for change in _changes(decision)]
     steps = [
         f"caretaker: {change} /{path}"
