@@ -98,11 +98,22 @@ def check_place(model: ops.Model, agents_folder: Path) -> None:
             f"{unit} is a subordinate: units without end",
             f"juju remove-relation {own}:{CHAIN} {beside}",
         )
-    if of(model) is not Role.COMPUTE:
+    role = of(model)
+    if role is Role.CONTROLLER:
         return
     from passthrough.host import juju_agents
 
     charm = juju_agents.charm_of(agents_folder, unit)
+    if role is None:
+        if charm and charm.subordinate:
+            # Left behind: no relation leads to its principal any more, and there was but one way.
+            chained = CHAIN in charm.interfaces
+            endpoint = CHAIN if chained else Role.COMPUTE.value
+            raise MisplacedError(
+                f"{unit} is a subordinate" + (": units without end" if chained else ""),
+                f"juju remove-relation {own}:{endpoint} {beside}",
+            )
+        return
     undo = f"juju remove-relation {own}:{Role.COMPUTE.value} {beside}"
     if charm and charm.subordinate:
         raise MisplacedError(f"{unit} is a subordinate", undo)

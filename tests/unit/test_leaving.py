@@ -603,6 +603,38 @@ class TestMisplaced:
             " pci-passthrough:nrpe-external-master nrpe",
         )
 
+    @pytest.mark.parametrize(
+        ("more", "expected"),
+        [
+            (
+                "provides: {nrpe-external-master: {interface: nrpe-external-master}}\n",
+                "blocked: nrpe/5 is a subordinate: units without end; juju remove-relation"
+                " pci-passthrough:nrpe-external-master nrpe",
+            ),
+            (
+                "",
+                "blocked: nrpe/5 is a subordinate; juju remove-relation"
+                " pci-passthrough:juju-info nrpe",
+            ),
+            (None, "waiting: waiting for a principal: integrate nova-compute"),
+        ],
+        ids=["chain", "juju-info", "cannot-be-told"],
+    )
+    def test_one_that_is_left_behind(self, world, unit: Unit, more: str | None, expected: str):
+        """The relation is gone, and Juju leaves the unit below its subordinate."""
+        before = world.tree.snapshot(*OWNED, "boot", "run")
+        found = Unit(world, "nrpe/5", (PRINCIPAL,))
+        if more is not None:
+            self.place(found, "nrpe/5", f"name: nrpe\nsubordinate: true\n{more}")
+        for event in ("config_changed", "update_status", "leader_elected"):
+            found.run(event, devices=GPUS)
+            assert found.status == expected
+        assert found.act("list-devices")
+        assert found.status == expected
+        found.run("stop")
+        assert world.tree.snapshot(*OWNED, "boot", "run") == before
+        assert world.tools.calls == []
+
     def test_the_first_unit_of_a_chain_goes_on(self, ready_unit: Unit):
         ready_unit.relate(PRINCIPAL, NRPE)
         assert ready_unit.run("config_changed") == ops.ActiveStatus("gpu: 2 ready")
