@@ -12,21 +12,6 @@ resource "juju_application" "pci_passthrough" {
   }
 }
 
-resource "juju_integration" "nova_compute" {
-  count      = var.nova_compute == null ? 0 : 1
-  model_uuid = var.model_uuid
-
-  application {
-    name     = juju_application.pci_passthrough.name
-    endpoint = "juju-info"
-  }
-
-  application {
-    name     = var.nova_compute
-    endpoint = "juju-info"
-  }
-}
-
 resource "juju_integration" "nova_cloud_controller" {
   count      = var.nova_cloud_controller == null ? 0 : 1
   model_uuid = var.model_uuid
@@ -39,6 +24,21 @@ resource "juju_integration" "nova_cloud_controller" {
   application {
     name     = var.nova_cloud_controller
     endpoint = "nova-vmware"
+  }
+}
+
+resource "juju_integration" "nova_compute" {
+  count      = var.nova_compute == null ? 0 : 1
+  model_uuid = var.model_uuid
+
+  application {
+    name     = juju_application.pci_passthrough.name
+    endpoint = "juju-info"
+  }
+
+  application {
+    name     = var.nova_compute
+    endpoint = "juju-info"
   }
 }
 

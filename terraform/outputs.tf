@@ -1,6 +1,6 @@
-output "app_name" {
-  description = "The application's name."
-  value       = juju_application.pci_passthrough.name
+output "application" {
+  description = "The application, as the provider has it: its name, its charm, its model."
+  value       = juju_application.pci_passthrough
 }
 
 output "provides" {

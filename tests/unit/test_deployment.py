@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
 from typing import Any
 
 import hcl2
 import jsonschema
 import pytest
 import yaml
+from harness.standin import pages
 
 from passthrough.config import options
 
@@ -70,6 +72,30 @@ def test_schema_refuses_what_juju_refuses(schema: dict[str, Any], change: dict[s
         jsonschema.validate({"applications": {CHARM: {}}, **change}, schema)
 
 
+@pytest.mark.parametrize("name", ["with-tags.yaml", "without-tags.yaml"])
+def test_the_bundles_of_the_page_are_valid(
+    charm_root: pathlib.Path, schema: dict[str, Any], endpoints: dict[str, str], name: str
+):
+    shown = dict(pages.files_of(charm_root / "docs/how-to/bundles-and-tags.md"))
+    bundle = yaml.safe_load(shown[name])
+    jsonschema.validate(bundle, schema)
+    applications = bundle["applications"]
+    placed = [each for given in applications.values() for each in given.get("to", [])]
+    assert sorted(placed) == list(bundle["machines"])
+    assert options.parse(applications[CHARM]["options"]).devices.aliases()
+    assert applications[CHARM]["base"] == bundle["default-base"]
+    ((ours, theirs),) = bundle["relations"]
+    assert endpoints[ours.removeprefix(f"{CHARM}:")] == theirs.partition(":")[2]
+    assert theirs.partition(":")[0] in applications
+    tagged = {
+        number
+        for number, machine in bundle["machines"].items()
+        if "gpu" in machine.get("constraints", "")
+    }
+    beside = set(applications[theirs.partition(":")[0]]["to"])
+    assert beside == (tagged or set(bundle["machines"]))
+
+
 def test_overlay_deploys_a_subordinate(overlay: dict[str, Any]):
     application = overlay["applications"][CHARM]
     assert application["charm"] == CHARM
@@ -115,14 +141,43 @@ def _unquote(value: Any) -> Any:
 
 def test_terraform_has_the_files_that_charms_have(charm_root: pathlib.Path):
     names = {path.name for path in (charm_root / "terraform").glob("*.tf")}
-    assert names == {"main.tf", "outputs.tf", "variables.tf", "versions.tf"}
+    assert names == {"main.tf", "outputs.tf", "terraform.tf", "variables.tf"}
+    (versions,) = _read_hcl(charm_root / "terraform/terraform.tf")["terraform"]
+    assert versions["required_version"]
+
+
+def _read_hcl(path: pathlib.Path) -> dict[str, Any]:
+    with path.open(encoding="utf-8") as file:
+        return _unquote(hcl2.load(file))
+
+
+def test_terraform_is_in_alphabetical_order(charm_root: pathlib.Path):
+    for name, kind in (("variables", "variable"), ("outputs", "output")):
+        blocks = _read_hcl(charm_root / f"terraform/{name}.tf")[kind]
+        named = [each for block in blocks for each in block]
+        assert named == sorted(named)
+
+
+def test_terraforms_page_has_every_input_and_output(
+    terraform: dict[str, Any], charm_root: pathlib.Path
+):
+    page = (charm_root / "terraform/README.md").read_text(encoding="utf-8")
+    inputs, outputs = page.split("## Inputs")[1].split("## Outputs")
+    for table, kind in ((inputs, "variable"), (outputs, "output")):
+        rows = re.findall(r"(?m)^\| `(\w+)`", table)
+        assert rows == sorted(name for block in terraform[kind] for name in block)
+    defaults = dict(re.findall(r"(?m)^\| `(\w+)` \| [\w()]+ \| (?:`(.*?)`)? *\|", inputs))
+    for block in terraform["variable"]:
+        for name, body in block.items():
+            has_default = "default" in body and body["default"] is not None
+            assert (defaults[name] not in ("", "null")) is has_default, name
 
 
 def test_terraform_has_what_callers_expect(terraform: dict[str, Any]):
     variables = {name for block in terraform["variable"] for name in block}
     assert {"app_name", "base", "channel", "config", "model_uuid", "revision"} <= variables
     outputs = {name for block in terraform["output"] for name in block}
-    assert outputs == {"app_name", "provides", "requires"}
+    assert outputs == {"application", "provides", "requires"}
 
 
 def test_terraform_uses_every_variable_and_no_other(

@@ -192,7 +192,7 @@ def test_renovate_sees_every_lock(renovate: dict[str, Any], charm_root: pathlib.
         ("pip_requirements", "requirements/*.txt"),
         ("pre-commit", ".pre-commit-config.yaml"),
         ("gomod", "requirements/*/go.mod"),
-        ("terraform", "terraform/versions.tf"),
+        ("terraform", "terraform/terraform.tf"),
         ("github-actions", ".github/workflows/*.yaml"),
     ],
 )
