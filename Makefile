@@ -4,7 +4,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help demo test unit faults functional lab matrix integration lint format coverage docs reference pack \
-	analyse lock upgrade nova-env clean distclean env test-packages \
+	sbom analyse lock upgrade nova-env clean distclean env test-packages \
 	functional-packages deps bare bare-packages
 
 # Survives `git clone` and `make clean`: tools, Nova, the lab's disk images.
@@ -98,6 +98,10 @@ reference: env ## Write what repeats the code: options, actions, man page, compl
 
 pack: ## Build build/pci-passthrough.charm with charmcraft
 	@scripts/pack
+
+sbom: pack env ## Write build/pci-passthrough.cdx.json: what the packed charm is made of
+	@$(PYTHON) scripts/sbom.py $(CHARM) >build/pci-passthrough.cdx.json
+	@echo "build/pci-passthrough.cdx.json"
 
 analyse: pack ## Run charmcraft's linters over the packed charm
 	@scripts/analyse $(CHARM)

@@ -11,6 +11,7 @@ import zipfile
 
 import packaging.markers
 import pytest
+import sbom
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
@@ -86,6 +87,11 @@ def unpacked(packed_charm: pathlib.Path, tmp_path_factory: pytest.TempPathFactor
 def test_top_level_holds_what_juju_reads_and_nothing_else(names: list[str]):
     assert {name for name in names if "/" not in name} == TOP_FILES
     assert {name.split("/")[0] for name in names if "/" in name} == {*SHIPPED_DIRECTORIES, "venv"}
+
+
+def test_its_bill_of_materials_names_each_package_that_it_carries(packed_charm: pathlib.Path):
+    found = sbom.describe(packed_charm)
+    assert {each["name"]: each["version"] for each in found["components"]} == locked_packages()
 
 
 @pytest.mark.parametrize("directory", SHIPPED_DIRECTORIES)
