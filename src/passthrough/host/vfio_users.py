@@ -82,10 +82,19 @@ def of_nodes(processes: procfs.Processes, nodes: frozenset[str]) -> dict[str, tu
 def number_of(root: Path, node: str) -> str | None:
     """The device number of a VFIO node, as the kernel shows it; None where it does not."""
     name = os.path.basename(node)
-    places = ((OWN_NODES, "vfio-dev"), (_VDPA_NODES, "vhost-vdpa"), ("", "vfio"))
-    place = next(place for start, place in places if node.startswith(start))
-    number = sysfs.attribute_if_there(f"{root}/sys/class/{place}/{name}/dev")
+    number = next(filter(None, map(sysfs.attribute_if_there, _numbers(root, node, name))), None)
     return f"c{number}" if number else None
+
+
+def _numbers(root: Path, node: str, name: str) -> Iterator[str]:
+    """Yield the files that may have a node's number."""
+    if node.startswith(_VDPA_NODES):
+        # vhost-vdpa has no class; its node stands below the vDPA device (drivers/vhost/vdpa.c).
+        for device in sysfs.names_if_there(root / VDPA):
+            yield f"{root}/{VDPA}/{device}/{name}/dev"
+    else:
+        place = "vfio-dev" if node.startswith(OWN_NODES) else "vfio"
+        yield f"{root}/sys/class/{place}/{name}/dev"
 
 
 def nodes_of(root: Path, address: str) -> frozenset[str]:

@@ -50,6 +50,12 @@ def open_in(tree: hosttree.HostTree, node: str) -> None:
     (descriptors / "7").symlink_to(node)
 
 
+def vdpa_of(tree: hosttree.HostTree, address: str, number: str) -> None:
+    """A function has a vDPA device whose node vhost-vdpa has made, which has no class in sysfs."""
+    node = uses.node(tree, address, "vdpa0/vhost-vdpa-0", number)
+    uses.on_bus(tree, "vdpa", "vdpa0", node.parent)
+
+
 def holders_of(root: pathlib.Path, addresses: list[str]) -> dict[str, tuple[int, ...]]:
     return vfio_users.Users(root, procfs.Processes(root)).of(addresses)
 
@@ -352,10 +358,7 @@ class TestVfs:
         self, host, kernel, address, holder
     ):
         host.bind(VF, "iavf")
-        node = uses.node(host, VF, "vdpa0/vhost-vdpa-0", "511:0", kind="vhost-vdpa")
-        link = host.root / "sys/bus/vdpa/devices/vdpa0"
-        link.parent.mkdir(parents=True)
-        model.link(link, node.parent)
+        vdpa_of(host, VF, "511:0")
         before = host.driver_of(address)
         open_in(host, "/dev/vhost-vdpa-0" if holder else "/dev/vhost-vdpa-1")
         if not holder:
@@ -364,6 +367,20 @@ class TestVfs:
         with pytest.raises(errors.InUseError, match="/dev/vhost-vdpa-0 is open in process 99"):
             drivers.bind(host.root, address)
         assert host.driver_of(address) == before
+        assert kernel.writes() == []
+
+    @pytest.mark.parametrize("address", [VF, NIC])
+    def test_also_by_a_node_of_another_name_in_another_mount_namespace(
+        self, host, kernel, address, tmp_path
+    ):
+        host.bind(VF, "iavf")
+        vdpa_of(host, VF, "1:3")  # this machine's own /dev/null
+        renamed = tmp_path / "card"
+        renamed.symlink_to("/dev/null")
+        uses.mount_line(host, 25, "devtmpfs")
+        uses.process(host, 99, "/bin/anything", os.fspath(renamed), mount=25)
+        with pytest.raises(errors.InUseError, match="/dev/vhost-vdpa-0 is open in process 99"):
+            drivers.bind(host.root, address)
         assert kernel.writes() == []
 
     def test_that_a_guest_has_keep_their_parent_on_its_native_driver(self, host, kernel):
