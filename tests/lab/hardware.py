@@ -109,6 +109,8 @@ NO_DRIVER = Model(
     functions=(Function("1234:11e8", None),),
     arguments=("-device edu,bus={bus},addr={slot}.0",),
 )
+# The same card where the lab's own driver for it is installed, which makes a vDPA device of it.
+VDPA_CARD = dataclasses.replace(NO_DRIVER, functions=(Function("1234:11e8", "lab-vdpa"),))
 MANAGEMENT_NIC = Model(
     functions=(Function("1af4:1000", "virtio-pci"),),
     arguments=("-device virtio-net-pci,bus={bus},addr={slot}.0,netdev=management,romfile=",),

@@ -54,6 +54,16 @@ NOVA = Image(
 DRACUT = Image("dracut", (*COMMON_PACKAGES, "dracut"), trees=("common", "dracut"))
 # A dracut of the generation that Ubuntu 26.04 has, with a newer kernel, systemd and Python.
 NEWER_DRACUT = dataclasses.replace(DRACUT, name="newer-dracut", suite="trixie")
+# Nova 31, a libvirt that prefers variants of vfio-pci, and drivers of the lab's own, which are
+# built when the kernel's headers come (rootfs/drivers).
+NEWER_NOVA = dataclasses.replace(
+    NOVA,
+    name="newer-nova",
+    packages=(*NOVA.packages, "linux-headers-amd64", "make"),
+    trees=(*NOVA.trees, "drivers"),
+    size_mib=7168,
+    suite="trixie",
+)
 # A newer kernel than Debian 12's own, which stands in its security archive, to upgrade to; and what
 # makes containers.
 UPGRADE = Image(
@@ -62,4 +72,6 @@ UPGRADE = Image(
 # File systems of more kinds, such as one whose log lies on a disk of its own.
 STORAGE = Image("storage", (*BASE.packages, "xfsprogs"), trees=BASE.trees)
 # The table. Another kind of host is another row.
-IMAGES = {image.name: image for image in (BASE, NOVA, DRACUT, NEWER_DRACUT, UPGRADE, STORAGE)}
+IMAGES = {
+    image.name: image for image in (BASE, NOVA, NEWER_NOVA, DRACUT, NEWER_DRACUT, UPGRADE, STORAGE)
+}

@@ -124,6 +124,20 @@ NOVA = Machine(
         Device("gpu2", hardware.GPU, bus=0x85),
     ),
 )
+NEWER_NOVA = Machine(
+    "newer-nova",
+    purpose="the kernel, libvirt and Nova of Debian 13, a card whose native driver makes a vDPA"
+    " device, and two identical NICs for which there is a variant of vfio-pci",
+    iommu="intel",
+    image="newer-nova",
+    memory_mib=4096,
+    devices=(
+        *CHASSIS,
+        Device("vdpa", hardware.VDPA_CARD, bus=0x00, slot=0x08),
+        Device("nic0", hardware.NIC, bus=0x01),
+        Device("nic1", hardware.NIC, bus=0x02),
+    ),
+)
 DRACUT = Machine(
     "dracut",
     purpose="dracut in place of initramfs-tools, as on Ubuntu 26.04",
@@ -201,6 +215,7 @@ MACHINES = {
         INTEL,
         GUARDED,
         NOVA,
+        NEWER_NOVA,
         DRACUT,
         NEWER_DRACUT,
         NO_IOMMU,

@@ -75,6 +75,13 @@ ROWS = (
         always=True,
     ),
     Row(
+        "vdpa",
+        machines.NEWER_NOVA,
+        host="a card with a vDPA device, whose vhost-vdpa node a process has open",
+        proves="refused as a guest's, whatever the item says, and nothing is touched, also for a"
+        " process in other namespaces; claimed once that has ended",
+    ),
+    Row(
         "in-use",
         machines.GUARDED,
         host="devices that the host or a process uses",

@@ -54,12 +54,18 @@ def run(name: str, *script: str, program: str = "sleep") -> str:
     )
 
 
-def run_elsewhere(name: str) -> str:
-    """Return one for a program that has the disk in namespaces of its own, by another node."""
+def run_elsewhere(name: str, kind: str, number: str) -> str:
+    """Return one for a program that has a node open, by a name of its own in namespaces of its own.
+
+    Args:
+        name: the unit.
+        kind: b or c, as mknod(1) has it.
+        number: a command that prints the node's number as sysfs does, such as 511:0.
+    """
     lines = "; ".join(
         [
             "mount -t tmpfs none /srv",
-            f'mknod /srv/card b $(lsblk -dno MAJ:MIN {DISK} | tr : " ")',
+            f'mknod /srv/card {kind} $({number} | tr : " ")',
             "exec 3</srv/card",
             "systemd-notify --ready",
             "mount -t proc none /proc",
@@ -249,7 +255,7 @@ DISK_ELSEWHERE = Use(
     NVME,
     "program",
     f"is in use by a program of the host: {DISK} is open in process {{process}} (sleep)",
-    make=run_elsewhere("lab-elsewhere"),
+    make=run_elsewhere("lab-elsewhere", "b", f"lsblk -dno MAJ:MIN {DISK}"),
     undo="systemctl stop lab-elsewhere",
     unit="lab-elsewhere",
 )
