@@ -13,6 +13,12 @@ def is_exact(address: str) -> bool:
     return _EXACT.fullmatch(address) is not None
 
 
+def canonical(address: str) -> str:
+    """Write a full address as the kernel does: a domain of four digits, or more where it needs."""
+    domain, rest = sort_key(address)
+    return f"{domain:04x}:{rest}"
+
+
 def sort_key(address: str) -> tuple[int, str]:
     """Order addresses as numbers: domains may have more than four digits."""
     domain, _, rest = address.partition(":")

@@ -171,15 +171,14 @@ def parse(text: str) -> Spec:
 def _split(text: str) -> list[object]:
     """Split the option into items, in either form; comments are blanks in both."""
     plain = words.without_comments(text).strip()
-    if plain.startswith("{"):
-        return _load_yaml(f"[{text}\n]")
-    if plain.startswith(("-", "[")):
-        return _load_yaml(text)
-    mistake = pasted.of_text(plain, KEYS)
+    is_yaml = plain.startswith(("-", "[", "{"))
+    mistake = pasted.of_any(plain) or (None if is_yaml else pasted.of_text(plain, KEYS))
     if mistake:
         raise OptionError(
             "devices", mistake.fact, words.label(1, plain.split()[0]), mistake.way_out
         )
+    if is_yaml:
+        return _load_yaml(f"[{text}\n]" if plain.startswith("{") else text)
     return [entry for entry in re.split(r"[,\s]+", plain) if entry]
 
 

@@ -97,9 +97,9 @@ def read_address(value: object) -> str:
     address = text.lower()
     if address.count(":") == 1:
         address = f"0000:{address}"
-    if pci_address.is_exact(address) or (
-        re.fullmatch(_GLOB, address) and re.search(r"[?*\[]", address)
-    ):
+    if pci_address.is_exact(address):
+        return pci_address.canonical(address)
+    if re.fullmatch(_GLOB, address) and re.search(r"[?*\[]", address):
         return address
     raise NotAcceptedError(
         f"address {quoting.show(text)} is not [DOMAIN:]BUS:SLOT.FUNCTION in hex, such as"
