@@ -80,7 +80,8 @@ class Nodes:
         # One listing says of most functions that guests have no part of them, and that they have
         # no VF: a question for each costs a fifth of what `list` takes.
         names = sysfs.names_or_raise(f"{self._root}/{pci.DEVICES}/{address}")
-        if self._has_vdpa or not _OF_GUESTS.isdisjoint(names) or "vfio" in (function.driver or ""):
+        is_cut = not _OF_GUESTS.isdisjoint(names)
+        if address in self._vdpa or is_cut or "vfio" in (function.driver or ""):
             found.update(dict.fromkeys(self._lent(address)))
         if any(name.startswith("virtfn") for name in names):
             for vf in vfio_users.vfs_of(self._root, address):
@@ -90,14 +91,16 @@ class Nodes:
         return tuple(found)
 
     @functools.cached_property
-    def _has_vdpa(self) -> bool:
-        return bool(sysfs.names_or_raise(self._root / vfio_users.VDPA))
+    def _vdpa(self) -> Mapping[str, frozenset[str]]:
+        return vfio_users.vdpa_nodes(self._root)
 
     def _lent(self, address: str) -> Iterator[Node]:
         """VFIO's nodes of a function that guests can have on another driver than vfio-pci."""
         driver = pci.driver_of(self._root, address)
-        if driver != pci.VFIO_PCI and vfio_users.is_lent(self._root, address, driver or ""):
-            for path in sorted(vfio_users.nodes_of(self._root, address)):
+        if driver == pci.VFIO_PCI:
+            return
+        if vfio_users.is_lent(self._root, address, driver or "", self._vdpa):
+            for path in sorted(vfio_users.nodes_of(self._root, address, self._vdpa)):
                 yield Node(path, vfio_users.number_of(self._root, path), of_guests=True)
 
     @functools.cached_property

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from passthrough import pci_address
@@ -43,8 +44,8 @@ class Users:
         if root is None:
             return {}
         nodes = {
-            address: nodes_of(root, address).union(
-                *(nodes_of(root, each) for each in vfs_of(root, address))
+            address: nodes_of(root, address, self._vdpa).union(
+                *(nodes_of(root, each, self._vdpa) for each in vfs_of(root, address))
             )
             for address in addresses
         }
@@ -54,6 +55,10 @@ class Users:
             for address, mine in nodes.items()
         }
         return {address: tuple(sorted(found[address])) for address in found if found[address]}
+
+    @functools.cached_property
+    def _vdpa(self) -> Mapping[str, frozenset[str]]:
+        return vdpa_nodes(self._root) if self._root else {}
 
 
 def of_nodes(processes: procfs.Processes, nodes: frozenset[str]) -> dict[str, tuple[int, ...]]:
@@ -97,17 +102,40 @@ def _numbers(root: Path, node: str, name: str) -> Iterator[str]:
         yield f"{root}/sys/class/{place}/{name}/dev"
 
 
-def nodes_of(root: Path, address: str) -> frozenset[str]:
+def nodes_of(
+    root: Path, address: str, vdpa: Mapping[str, frozenset[str]] | None = None
+) -> frozenset[str]:
     """Find the device nodes through which a process holds a function, or a part of it.
 
     Its group's and its own, and those of the mediated devices that it is cut up into; and those of
     its vDPA devices, which guests have while it is on its native driver.
+
+    Args:
+        root: the host's root.
+        address: the function.
+        vdpa: what `vdpa_nodes` gave; None lets it be read for this function alone.
     """
+    vdpa = vdpa_nodes(root) if vdpa is None else vdpa
     device = _device(root, address)
     return frozenset[str]().union(
         *(_nodes(root, each) for each in (device, *_mediated_devices(device))),
-        _vdpa_nodes(root, address),
+        vdpa.get(address, frozenset()),
     )
+
+
+def vdpa_nodes(root: Path) -> Mapping[str, frozenset[str]]:
+    """Map each function to the nodes of the vDPA devices below it, also on its scalable functions.
+
+    A function without such a node is left out.
+    """
+    directory = root / VDPA
+    found: dict[str, set[str]] = {}
+    for name, path in sysfs.links_or_raise(directory).items():
+        children = (f"/dev/{child}" for child in sysfs.names_if_there(directory / name))
+        nodes = [child for child in children if child.startswith(_VDPA_NODES)]
+        for address in pci_address.functions_on(path) if nodes else ():
+            found.setdefault(address, set()).update(nodes)
+    return {address: frozenset(nodes) for address, nodes in found.items()}
 
 
 def is_cut_up(root: Path, address: str) -> bool:
@@ -115,14 +143,18 @@ def is_cut_up(root: Path, address: str) -> bool:
     return bool(_mediated_devices(_device(root, address)))
 
 
-def is_lent(root: Path, address: str, driver: str) -> bool:
+def is_lent(
+    root: Path, address: str, driver: str, vdpa: Mapping[str, frozenset[str]] | None = None
+) -> bool:
     """Whether guests can have a function on that driver: whole, or in parts.
 
     The variants of vfio-pci have its name in theirs (mlx5_vfio_pci); from Linux 6.1 on the kernel
     shows each device that VFIO has, whichever driver gave it (NVIDIA's does, for vGPUs on VFs).
+    ``vdpa`` is as for `nodes_of`.
     """
+    vdpa = vdpa_nodes(root) if vdpa is None else vdpa
     shown = sysfs.is_there_or_raise(f"{_device(root, address)}/vfio-dev")
-    parts = is_cut_up(root, address) or bool(_vdpa_nodes(root, address))
+    parts = is_cut_up(root, address) or address in vdpa
     return shown or "vfio" in driver or parts
 
 
@@ -170,18 +202,6 @@ def _nodes(root: Path, device: str) -> Iterator[str]:
         # The group's node in the kernel's "unsafe noiommu mode".
         if (root / f"dev/vfio/noiommu-{group}").exists():
             yield f"/dev/vfio/noiommu-{group}"
-
-
-def _vdpa_nodes(root: Path, address: str) -> frozenset[str]:
-    """The nodes of the vDPA devices below a function, also on its scalable functions."""
-    directory = root / VDPA
-    return frozenset(
-        f"/dev/{child}"
-        for name, path in sysfs.links_or_raise(directory).items()
-        if address in pci_address.functions_on(path)
-        for child in sysfs.names_if_there(directory / name)
-        if f"/dev/{child}".startswith(_VDPA_NODES)
-    )
 
 
 def _mediated_devices(device: str) -> list[str]:

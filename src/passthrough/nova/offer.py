@@ -15,7 +15,7 @@ from passthrough.nova import facts as nova_facts
 from passthrough.nova import limits as nova_limits
 from passthrough.nova import lines as nova_lines
 from passthrough.nova import release as nova_release
-from passthrough.planning import boot_files, claims, plan, templates, viability
+from passthrough.planning import boot_files, claims, groups, plan, templates
 from passthrough.problem import Kind, Problem
 
 
@@ -157,13 +157,14 @@ def find_verified(outcome: claims.Outcome) -> tuple[claims.Claim, ...]:
     Their functions are on vfio-pci or a variant of it, in a viable group of an active IOMMU that
     VFIO can give to a guest.
     """
+    known = groups.Groups(outcome.host)
     return tuple(
         claim
         for claim in find_primary(outcome)
         if claim.function.is_on_vfio
         and claim.function.group is not None
         and not outcome.host.has_direct_region(claim.function.group)
-        and not viability.strangers(claim.function, outcome.host)
+        and not known.strangers(claim.function)
     )
 
 

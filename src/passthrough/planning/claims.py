@@ -10,7 +10,7 @@ from passthrough.config import devices, values
 from passthrough.errors import OptionError
 from passthrough.host import modules, pci
 from passthrough.host.usage import Usage
-from passthrough.planning import guards, vfio_driver, viability
+from passthrough.planning import groups, guards, vfio_driver, viability
 from passthrough.state import record
 
 # The rules that look at IOMMU groups, which exist only while an IOMMU is on.
@@ -146,8 +146,9 @@ def decide(
             by_address[function.address] = Claim(function, item, inherited=stays)
     refusals = [_with_own_alias(each, by_address.values(), host) for each in refusals]
     _add_companions(list(by_address.values()), by_address, host, known, excepted)
-    usage = usage or Usage()
-    there = _Circumstances(host, taken or {}, usage, known, frozenset(by_address), excepted)
+    in_groups = groups.Groups(host, usage)
+    standing = groups.Standing(in_groups, frozenset(by_address))
+    there = _Circumstances(host, taken or {}, known, in_groups, standing, excepted)
     refusals += _drop_refused(by_address, there)
     return Outcome(
         claims=tuple(
@@ -282,30 +283,31 @@ def _choose_by_type(
     matches = tuple(matches)
     kept = known.taken.keys() if item.device_type is None else known.inherited
     stays = {each.address for each in matches if each.address in kept}
-    wanted = _of_type(item, matches)
+    wanted = {each.address for each in _of_type(item, matches)}
     parents = {each.physfn for each in matches if each.address in stays}
     chosen = [
         each
         for each in matches
-        if each.address in stays or (each in wanted and each.address not in parents)
+        if each.address in stays or (each.address in wanted and each.address not in parents)
     ]
-    asked = [each for each in matches if not item.excludes(each.address)]
-    left_out = [each.address for each in chosen if each in asked and each.address in excepted]
-    asked = [each for each in asked if each.address not in excepted]
-    chosen = [each for each in chosen if each in asked]
+    named = {each.address for each in matches if not item.excludes(each.address)}
+    asked = {address for address in named if address not in excepted}
+    left_out = [each.address for each in chosen if each.address in named - asked]
     refusals: dict[str, Refusal] = {}
-    for function in tuple(chosen):
+    fitting: list[pci.Function] = []
+    for function in (each for each in chosen if each.address in asked):
         objection = object_to_type(item, function)
         if objection and function.address not in known.taken:
-            chosen.remove(function)
             refusals.setdefault(function.device_type, Refusal(item, objection, function.address))
-    for function in asked:
-        if function not in wanted and function.address not in stays:
+        else:
+            fitting.append(function)
+    for function in (each for each in matches if each.address in asked):
+        if function.address not in wanted and function.address not in stays:
             refusal = _refuse_type(item, function, alone=not wanted)
             if refusal:
                 refusals.setdefault(function.device_type, refusal)
     there = (Refusal(item, viability.leave_out(each), each, blocking=False) for each in left_out)
-    return chosen, [*refusals.values(), *there]
+    return fitting, [*refusals.values(), *there]
 
 
 def _of_type(item: devices.Item, matches: tuple[pci.Function, ...]) -> tuple[pci.Function, ...]:
@@ -371,17 +373,17 @@ class _Circumstances(NamedTuple):
     Attributes:
         host: the host's functions.
         taken: address → name of another application that has claimed it.
-        usage: what the host itself uses.
         known: what the application has taken before.
-        asked: the functions that the items ask for, whether or not they can be claimed.
+        groups: the host's groups, with what the host itself uses.
+        standing: what the groups have by way of strangers, while claims fall away.
         excepted: the functions that the host leaves out.
     """
 
     host: pci.Host
     taken: Mapping[str, str]
-    usage: Usage
     known: record.Record
-    asked: frozenset[str]
+    groups: groups.Groups
+    standing: groups.Standing
     excepted: frozenset[str]
 
 
@@ -444,24 +446,23 @@ def _drop(
     for each in left:
         if gone in (each.address, each.companion_of):
             del by_address[each.address]
+            there.standing.drop(each.function)
     rest = [each for each in left if each.companion_of is None and each.address in by_address]
     in_order = sorted(rest, key=lambda each: each.item.position)
     _add_companions(in_order, by_address, host, there.known, barred)
 
 
 def _with_overridden(claim: Claim, by_address: Mapping[str, Claim], there: _Circumstances) -> Claim:
-    host, usage = there.host, there.usage
-    group = guards.object_to_group(claim.function, host, usage, by_address)
-    objections = guards.all_objections(claim.function, usage)
+    group = there.groups.object_to_use(claim.function, by_address)
+    objections = guards.all_objections(claim.function, there.groups.usage)
     return frozen.replace(
         claim,
         overridden=(*objections, *([group] if group else [])),
-        inherited=claim.inherited or _never_to_be_had(claim, host) is not None,
+        inherited=claim.inherited or _never_to_be_had(claim, there.host) is not None,
     )
 
 
 def _refuse(claim: Claim, by_address: Mapping[str, Claim], there: _Circumstances) -> Refusal | None:
-    host, function = there.host, claim.function
     objection: guards.Objection | None = None
     if claim.address in there.taken:
         objection = guards.Objection(
@@ -470,11 +471,11 @@ def _refuse(claim: Claim, by_address: Mapping[str, Claim], there: _Circumstances
             address=claim.address,
         )
     elif claim.address not in there.known.inherited:
-        objection = _never_to_be_had(claim, host)
+        objection = _never_to_be_had(claim, there.host)
     objection = (
         objection
         or viability.object_to_use(
-            function, host, there.usage, by_address, allow_in_use=claim.item.allow_in_use
+            claim.function, there.groups, by_address, allow_in_use=claim.item.allow_in_use
         )
         or _object_to_group(claim, by_address, there)
     )
@@ -489,18 +490,28 @@ def _object_to_group(
     claim: Claim, by_address: Mapping[str, Claim], there: _Circumstances
 ) -> guards.Objection | None:
     """Object where the IOMMU group of a claim would not be viable."""
-    function, host, item = claim.function, there.host, claim.item
-    objection = viability.object_to_group(function, host, by_address, there.asked)
-    others = viability.strangers(function, host, by_address) if objection else ()
-    left_out = [
-        each.address
-        for each in others
-        if each.address in there.excepted or item.excludes(each.address)
-    ]
+    unasked = there.standing.unasked(claim.function)
+    fallen = there.standing.fallen(claim.function, by_address)
+    others = unasked or fallen
+    objection = viability.object_to_group(
+        claim.function, others, len(others), are_asked=not unasked
+    )
+    left_out = _left_out(claim.item, (*unasked, *fallen), there) if objection else ()
     if objection and left_out:
         way_out = f"leave out the whole group, or {' and '.join(left_out)} no more"
         return objection._replace(way_out=way_out)
     return objection
+
+
+def _left_out(
+    item: devices.Item, others: Iterable[pci.Function], there: _Circumstances
+) -> tuple[str, ...]:
+    """The functions that the item or the host leaves out, in address order."""
+    if not (item.exclude or there.excepted):
+        return ()
+    addresses = (each.address for each in others)
+    found = (each for each in addresses if each in there.excepted or item.excludes(each))
+    return tuple(sorted(found, key=pci_address.sort_key))
 
 
 def _never_to_be_had(claim: Claim, host: pci.Host) -> guards.Objection | None:

@@ -7,7 +7,7 @@ a guard, write the rule, add its row, and a line to docs/reference/guards.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container
+from collections.abc import Callable
 from typing import NamedTuple
 
 from passthrough import enums
@@ -172,36 +172,9 @@ def all_objections(function: pci.Function, usage: Usage | None = None) -> tuple[
     return tuple(objection for _, objection in _ask(function, usage or Usage()))
 
 
-def object_to_group(
-    function: pci.Function, host: pci.Host, usage: Usage, claimed: Container[str]
-) -> Objection | None:
-    """Object to claiming ``function`` because the host needs another function of its IOMMU group.
-
-    A group belongs to the host or to one guest, never to both (the kernel's
-    Documentation/driver-api/vfio.rst).
-
-    Args:
-        function: a member of the group.
-        host: the host's functions.
-        usage: what the host itself uses.
-        claimed: addresses of the functions that are claimed together. These do not count: their
-            own guards have been asked. Nor do PCI bridges: a bridge stays the host's, and a use
-            of what is below it is a use of the function there.
-    """
-    for sibling in host.group_members(function):
-        if sibling.address in claimed or sibling.is_pci_bridge:
-            continue
-        for guard, objection in _ask(sibling, usage):
-            if guard.for_group:
-                return Objection(
-                    Rule.GROUP_IN_USE,
-                    f"shares IOMMU group {function.group}",
-                    "free that, or move the card to a slot with a group of its own",
-                    overridable=True,
-                    address=function.address,
-                    sibling=objection,
-                )
-    return None
+def object_for_group(sibling: pci.Function, usage: Usage) -> Objection | None:
+    """Give the first objection of a function that keeps others of its IOMMU group, or None."""
+    return next((each for guard, each in _ask(sibling, usage) if guard.for_group), None)
 
 
 def _ask(function: pci.Function, usage: Usage) -> list[tuple[Guard, Objection]]:

@@ -5,18 +5,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Container
+import itertools
+from collections.abc import Container, Iterable, Mapping
 
 from passthrough.host import pci
 from passthrough.host.usage import Usage
-from passthrough.planning import guards
+from passthrough.planning import groups, guards
 
 _NETWORK = 0x02  # a PCI base class
 
-# Drivers that leave a group's DMA to whoever owns the group: the kernel lets them share it with
-# vfio, beside the VFIO drivers themselves (vfio_driver_allowed[] in drivers/vfio).
-_HARMLESS_DRIVERS = ("pci-stub",)
-
+# As many functions of a group are named; a group of hundreds would fill every message.
+_NAMED = 16
 
 # What vfio-pci refuses since a guest could break out: vfio_pci_dev_in_denylist() in the kernel's
 # drivers/vfio/pci/vfio_pci.c (QAT of the first generation, DSA and IAA).
@@ -115,31 +114,9 @@ def object_forever(function: pci.Function, host: pci.Host) -> guards.Objection |
     return None
 
 
-def strangers(
-    function: pci.Function, host: pci.Host, friends: Container[str] = ()
-) -> tuple[pci.Function, ...]:
-    """The functions whose drivers keep the IOMMU group of ``function`` from being viable.
-
-    Args:
-        function: one member of the group.
-        host: the host's functions.
-        friends: addresses of members that are or will be on vfio-pci.
-    """
-    return tuple(
-        each
-        for each in host.group_members(function)
-        if each.address not in friends
-        and each.driver
-        and not each.is_pci_bridge
-        and not each.is_on_vfio
-        and each.driver not in _HARMLESS_DRIVERS
-    )
-
-
 def object_to_use(
     function: pci.Function,
-    host: pci.Host,
-    usage: Usage,
+    known: groups.Groups,
     claimed: Container[str],
     *,
     allow_in_use: bool = False,
@@ -148,14 +125,13 @@ def object_to_use(
 
     Args:
         function: the function to claim.
-        host: the host's functions.
-        usage: what the host itself uses.
+        known: the host's groups, with what it uses.
         claimed: addresses of the functions that are claimed together, ``function`` among them.
         allow_in_use: whether to set aside objections that can be overridden.
     """
     for objection in (
-        guards.object_to(function, usage),
-        guards.object_to_group(function, host, usage, claimed),
+        guards.object_to(function, known.usage),
+        known.object_to_use(function, claimed),
     ):
         if objection and not (objection.overridable and allow_in_use):
             return objection
@@ -163,56 +139,79 @@ def object_to_use(
 
 
 def object_to_group(
-    function: pci.Function, host: pci.Host, claimed: Container[str], asked: Container[str] = ()
+    function: pci.Function,
+    others: Iterable[pci.Function],
+    number: int,
+    *,
+    are_asked: bool = False,
 ) -> guards.Objection | None:
     """Object where the IOMMU group of ``function`` would not be viable.
 
     Args:
         function: the function to claim.
-        host: the host's functions.
-        claimed: addresses of the functions that are claimed together, ``function`` among them.
-        asked: those that an item asks for, whether or not they can be claimed.
+        others: the strangers in its group, the first of them at least.
+        number: how many there are; none is no objection.
+        are_asked: whether items ask for all of them, in vain.
     """
-    others = strangers(function, host, claimed)
-    if not others:
+    if not number:
         return None
-    unasked = tuple(each for each in others if each.address not in asked)
-    named = unasked or others
+    named = tuple(itertools.islice(others, _NAMED))
     names = ", ".join(f"{each.address} ({each.id}, {each.driver})" for each in named)
+    more = f" and {number - len(named)} more" if number > len(named) else ""
     way_out = "what stands against claiming that, stands against this"
     if function.is_beyond_nova or any(each.is_beyond_nova for each in named):
         way_out = (
             "what is behind Intel VMD shares its controller's group: turn VMD off in the firmware's"
             " settings"
         )
-    elif unasked:
+    elif not are_asked:
         way_out = "claim them too, or move the card to a slot with a group of its own"
     return guards.Objection(
         guards.Rule.GROUP_NOT_VIABLE,
-        f"shares IOMMU group {function.group} with {names}",
+        f"shares IOMMU group {function.group} with {names}{more}",
         way_out,
         address=function.address,
     )
 
 
 def object_to_card(
-    function: pci.Function, host: pci.Host, usage: Usage | None = None
+    function: pci.Function,
+    host: pci.Host,
+    usage: Usage | None = None,
+    known: groups.Groups | None = None,
 ) -> guards.Objection | None:
     """Give what would be against ``function`` if an item named it; None when it could be claimed.
 
     Where the objection's address is another one, it is against a companion of ``function``.
+
+    Args:
+        function: one of the host's functions.
+        host: the host's functions.
+        usage: what the host itself uses; None stands for nothing.
+        known: the groups of that host and usage, for whoever asks about many functions.
     """
+    known = known or groups.Groups(host, usage)
     card = {each.address: each for each in (function, *companions(function, host))}
     for each in card.values():
         objection = (
             object_to_domain(each)
             or object_forever(each, host)
-            or object_to_use(each, host, usage or Usage(), card)
-            or object_to_group(each, host, card)
+            or object_to_use(each, known, card)
+            or _object_to_group_of_card(each, known, card)
         )
         if objection:
             return of_companion(objection)
     return None
+
+
+def _object_to_group_of_card(
+    function: pci.Function, known: groups.Groups, card: Mapping[str, pci.Function]
+) -> guards.Objection | None:
+    strangers = known.strangers(function)
+    if not strangers:
+        return None
+    own = sum(each.group == function.group and groups.is_stranger(each) for each in card.values())
+    return object_to_group(function, groups.without(strangers, card), len(strangers) - own)
 
 
 def of_companion(objection: guards.Objection) -> guards.Objection:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from passthrough import TYPE_CHECKING
 from passthrough.host import pci, pci_ids, usage
-from passthrough.planning import viability
+from passthrough.planning import groups, viability
 from passthrough.reporting import schema, words
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # How an item says the type of its device, which an alias for that device would need.
 _TYPES = {"type-PF": "/PF", "type-VF": "/VF"}
+# The members of a larger group are named with its first function alone.
+_LISTED = 64
 
 
 def describe(
@@ -42,11 +44,12 @@ def describe(
     """
     known = pci_ids.look_up(root, host.functions.values())
     used = usage.read(root, host, processes=processes)
+    in_groups = groups.Groups(host, used)
     for address, function in host.functions.items():
         objection = (
             viability.leave_out(address)
             if excepts(address)
-            else viability.object_to_card(function, host, used)
+            else viability.object_to_card(function, host, used, in_groups)
         )
         identity = function.id
         yield {
@@ -60,7 +63,7 @@ def describe(
             "driver": function.driver,
             "numa-node": function.numa_node,
             "iommu-group": function.group,
-            "group-members": [each.address for each in host.group_members(function)],
+            "group-members": _members(function, host),
             "device-type": function.device_type,
             "sriov-total-vfs": function.total_vfs,
             "sriov-vfs": function.num_vfs,
@@ -68,3 +71,11 @@ def describe(
             "reason": words.reason(objection, address) if objection else None,
             "devices": f"{identity}{_TYPES.get(function.device_type, '')}@{address}",
         }
+
+
+def _members(function: pci.Function, host: pci.Host) -> list[str] | None:
+    """The group of a function; None for a large one, but for its first function."""
+    members = host.group_members(function)
+    if len(members) > _LISTED and members[0].address != function.address:
+        return None
+    return [each.address for each in members]

@@ -10,7 +10,7 @@ import functools
 import itertools
 import os
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from passthrough import TYPE_CHECKING, pci_address
@@ -73,6 +73,7 @@ class Unseen:
     def __init__(self, root: Path | None, processes: procfs.Processes | None):
         self._root = root or Path("/nowhere")
         self._processes = processes or procfs.Processes.none()
+        self._by_lower: dict[int, list[str]] | None = None
 
     def of(self, function: pci.Function) -> Iterator[kinds.Use]:
         """Find what uses the interfaces of a function.
@@ -97,8 +98,20 @@ class Unseen:
         if told is None:
             return
         for name in names:
-            index = sysfs.attribute_if_there(self._root / _NET / name / "ifindex") or "0"
-            yield from _unseen(told, int(index), quoting.plain(name))
+            index = int(sysfs.attribute_if_there(self._root / _NET / name / "ifindex") or "0")
+            shown = quoting.plain(name)
+            for upper in self._uppers(told).get(index, ()):
+                what = f"{shown} carries {quoting.plain(upper)} in another network namespace"
+                yield kinds.Use(kinds.Kind.PORT, what)
+            yield from _unseen(told, index, shown)
+
+    def _uppers(self, told: namespaces.Interfaces) -> Mapping[int, list[str]]:
+        """The interfaces of other namespaces, by the number of the own one that each stands on."""
+        if self._by_lower is None:
+            self._by_lower = {}
+            for upper in told.uppers:
+                self._by_lower.setdefault(upper.lower, []).append(upper.name)
+        return self._by_lower
 
     @functools.cached_property
     def _everything(self) -> pci.Host:
@@ -114,10 +127,6 @@ class Unseen:
 
 
 def _unseen(told: namespaces.Interfaces, index: int, name: str) -> Iterator[kinds.Use]:
-    for upper in told.uppers:
-        if upper.lower == index:
-            what = f"{name} carries {quoting.plain(upper.name)} in another network namespace"
-            yield kinds.Use(kinds.Kind.PORT, what)
     if index in told.programmed:
         yield kinds.Use(kinds.Kind.PORT, f"{name} has an XDP program")
     if told.sockets is None:
@@ -146,13 +155,12 @@ def _is_second_half(root: Path, function: pci.Function) -> bool:
 
 def _of_interfaces(root: Path) -> Iterator[tuple[str, kinds.Use]]:
     defaults = _default_routes(root)
-    with_ipv4, ipv6 = interfaces_with_ipv4(root), addresses_of_ipv6(root)
-    others = _carried_unlinked(root)
+    reached, others = _Reached(root), _carried_unlinked(root)
     for name, path in sysfs.links_or_raise(root / _NET).items():
         functions = sorted(pci_address.functions_on(path))
         if functions:
             uses = [
-                *_uses(root, name, with_ipv4, ipv6.get(name, ())),
+                *_uses(root, name, reached),
                 *_routes(name, defaults),
                 *_carries(root, name, others),
             ]
@@ -171,14 +179,12 @@ def _of_subfunctions(root: Path) -> Iterator[tuple[str, kinds.Use]]:
                 yield from ((address, use) for address in sorted(pci_address.functions_on(path)))
 
 
-def _uses(
-    root: Path, name: str, with_ipv4: Container[str], ipv6: Iterable[tuple[str, str]]
-) -> Iterator[kinds.Use]:
+def _uses(root: Path, name: str, reached: _Reached) -> Iterator[kinds.Use]:
     device = root / _NET / name
     shown = quoting.plain(name)
     flags = int(sysfs.attribute_if_there(device / "flags") or "0", 16)
     if flags & _UP:
-        for what in _addresses(root, name, with_ipv4, ipv6):
+        for what in reached.by(name):
             yield kinds.Use(kinds.Kind.ADDRESS, f"{shown} is up with {what}")
     links = sysfs.links_or_raise(device)
     if flags & _UP and flags & _PROMISCUOUS and "master" not in links:
@@ -208,25 +214,46 @@ def _describe_master(root: Path, master: str) -> str:
     return quoting.plain(master)
 
 
-def _addresses(
-    root: Path, name: str, with_ipv4: Container[str], ipv6: Iterable[tuple[str, str]]
-) -> Iterator[str]:
-    """Yield what others reach an interface by that is up.
+class _Reached:
+    """What others reach interfaces by: read once for all of them, which may be thousands.
 
-    A link-local address of IPv6 alone tells nothing: the kernel gives one to every interface that
-    MAAS or netplan bring up. It counts while a connection uses it, as between BGP's routers.
+    The connections are read where the first interface asks for them.
     """
-    if name in with_ipv4:
-        yield "an IPv4 address"
-    local = [
-        address
-        for scope, address in ipv6
-        if scope == _LINK_LOCAL and re.fullmatch(_ADDRESS6, address)
-    ]
-    if any(scope != _LINK_LOCAL for scope, _ in ipv6):
-        yield "an IPv6 address"
-    elif local and _has_session(root, local):
-        yield "a connection over its link-local address"
+
+    def __init__(self, root: Path):
+        self._root = root
+        self._with_ipv4 = interfaces_with_ipv4(root)
+        self._ipv6 = addresses_of_ipv6(root)
+
+    def by(self, name: str) -> Iterator[str]:
+        """Yield what others reach an interface by that is up.
+
+        A link-local address of IPv6 alone tells nothing: the kernel gives one to every interface
+        that MAAS or netplan bring up. It counts while a connection uses it, as between BGP's
+        routers.
+        """
+        if name in self._with_ipv4:
+            yield "an IPv4 address"
+        ipv6 = self._ipv6.get(name, ())
+        local = [
+            _spelled_by_tcp6(address)
+            for scope, address in ipv6
+            if scope == _LINK_LOCAL and re.fullmatch(_ADDRESS6, address)
+        ]
+        if any(scope != _LINK_LOCAL for scope, _ in ipv6):
+            yield "an IPv6 address"
+        elif local and not self._connected.isdisjoint(local):
+            yield "a connection over its link-local address"
+
+    @functools.cached_property
+    def _connected(self) -> frozenset[str]:
+        """The local addresses of the connections over IPv6, as tcp6 spells them."""
+        rows = map(str.split, procfs.lines_or_raise(self._root, "net/tcp6"))
+        return frozenset(
+            words[1].partition(":")[0]
+            for words in rows
+            if len(words) > 3 and words[3] == _ESTABLISHED
+        )
 
 
 def addresses_of_ipv6(root: Path) -> Mapping[str, list[tuple[str, str]]]:
@@ -260,18 +287,11 @@ def interfaces_with_ipv4(root: Path) -> frozenset[str]:
     return routed | netlink.interfaces_with_ipv4()
 
 
-def _has_session(root: Path, addresses: list[str]) -> bool:
-    # tcp6 prints an address as four words in the machine's byte order.
-    local = {
-        "".join(
-            f"{int.from_bytes(bytes.fromhex(each[at : at + 8]), 'little'):08X}"
-            for at in range(0, 32, 8)
-        )
-        for each in addresses
-    }
-    return any(
-        len(words) > 3 and words[1].partition(":")[0] in local and words[3] == _ESTABLISHED
-        for words in map(str.split, procfs.lines_or_raise(root, "net/tcp6"))
+def _spelled_by_tcp6(address: str) -> str:
+    """Spell an address of if_inet6 as tcp6 does: four words in the machine's byte order."""
+    return "".join(
+        f"{int.from_bytes(bytes.fromhex(address[at : at + 8]), 'little'):08X}"
+        for at in range(0, 32, 8)
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 from passthrough import enums
 from passthrough.host import kernel_line
-from passthrough.planning import prerequisites, viability
+from passthrough.planning import groups, prerequisites
 from passthrough.problem import Kind
 from passthrough.reporting import words
 from passthrough.reporting.verify import evidence
@@ -156,10 +156,12 @@ def _vfs(decision: Decision) -> Iterator[Check]:
 
 def _groups(decision: Decision) -> Iterator[Check]:
     claimed = set(decision.outcome.addresses)
+    known = groups.Groups(decision.host)
     numbers = {each.function.group for each in decision.claims}
     for group in sorted(number for number in numbers if number is not None):
         members = decision.host.groups[group]
-        others = [each.address for each in viability.strangers(members[0], decision.host, claimed)]
+        strangers = groups.without(known.strangers(members[0]), claimed)
+        others = [each.address for each in strangers]
         seen = " ".join(each.address for each in members)
         if others:
             yield Check(f"group {group}", FAIL, seen, f"also claim {' '.join(others)}")
