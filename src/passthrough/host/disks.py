@@ -147,11 +147,7 @@ def read(root: Path) -> Disks:
             backing = sysfs.attribute_if_there(device / place) or ""
             if backing:
                 behind[name] = backing
-        ways = [path, *_controllers(root, path)]
-        own[name] = frozenset[str]().union(
-            *(pci_address.functions_on(way) for way in ways),
-            *(_ports(root, way) for way in ways if "/nvme-fabrics/" in way),
-        )
+        own[name] = functions_on(root, path)
     for name, parent in parents.items():
         # The head of a multipath subsystem shows its functions; a partition stands on its path.
         own[name] |= own[parent]
@@ -160,6 +156,23 @@ def read(root: Path) -> Disks:
     for name, backing in behind.items():
         lower[name].update(found.named(root, backing))
     return frozen.replace(found, lower={name: frozenset(lower[name]) for name in lower})
+
+
+def functions_on(root: Path, path: str) -> frozenset[str]:
+    """The PCI functions that a device of NVMe or another disk stands on.
+
+    Args:
+        root: the host's root.
+        path: the device in sysfs, as a link of a class's directory or of /sys/dev/char has it.
+
+    Raises:
+        OSError: when sysfs cannot be read.
+    """
+    ways = [path, *_controllers(root, path)]
+    return frozenset[str]().union(
+        *(pci_address.functions_on(way) for way in ways),
+        *(_ports(root, way) for way in ways if "/nvme-fabrics/" in way),
+    )
 
 
 def _read_database(root: Path, number: str) -> Iterator[tuple[str, str]]:

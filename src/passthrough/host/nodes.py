@@ -23,9 +23,14 @@ _VFIO = "vfio-dev"
 _OF_GUESTS = frozenset((_VFIO, "mdev_supported_types"))
 # NVIDIA's driver has this major number for itself (the kernel's admin-guide/devices.txt).
 _NVIDIA, _NVIDIA_MAJOR, _MINOR = "driver/nvidia/gpus", 195, "Device Minor"
-_NVIDIA_VENDOR = "10de"
-# AMD's compute node stands for all of its GPUs.
-_COMPUTE, _COMPUTE_DRIVER = "sys/class/kfd/kfd/dev", "amdgpu"
+_NVIDIA_VENDOR, _NVIDIA_DRIVER, _MOST = "10de", "nvidia", 32
+# Nodes that stand for all functions of a driver, by their class and name below /sys/class: AMD's
+# compute node for its GPUs, the node of encrypted guests for its security processor, and BMCs.
+_SHARED = {"amdgpu": ("kfd", "kfd"), "ccp": ("misc", "sev"), "ipmi_si": ("ipmi", "ipmi0")}
+# The first watchdog has an older node as well (drivers/watchdog/watchdog_dev.c).
+_WATCHDOG, _OLD_WATCHDOG = "/dev/watchdog0", ("/dev/watchdog", "10:130")
+# What stands below no function and is NVMe's all the same: several controllers, and over fabrics.
+_VIRTUAL = ("sys/devices/virtual/nvme-subsystem", "sys/devices/virtual/nvme-fabrics")
 # The switches between NVIDIA's GPUs: whoever manages them has all of their nodes.
 _SWITCH_DRIVER, _SWITCHES = "nvidia-nvswitch", 32
 
@@ -66,14 +71,17 @@ class Nodes:
         address = function.address
         found = dict.fromkeys(self._blocks.get(address, ()))
         for path, number in self._characters(address):
-            found[_node(path, number)] = None
+            node = _node(path, number)
+            found[node] = None
+            if node.path == _WATCHDOG:
+                found[Node(_OLD_WATCHDOG[0], f"c{_OLD_WATCHDOG[1]}")] = None
         found.update(dict.fromkeys(self._uio.get(address, ())))
         if function.vendor == _NVIDIA_VENDOR:
-            found.update(dict.fromkeys(_nvidia(self._root, address)))
-        if function.driver == _COMPUTE_DRIVER:
-            number = sysfs.attribute_if_there(self._root / _COMPUTE)
-            if number:
-                found[Node("/dev/kfd", f"c{number}")] = None
+            found.update(dict.fromkeys(self._nvidia(function)))
+        if function.driver in _SHARED:
+            place, name = _SHARED[function.driver]
+            number = sysfs.attribute_if_there(self._root / "sys/class" / place / name / "dev")
+            found[Node(f"/dev/{name}", f"c{number}" if number else None)] = None
         if function.driver == _SWITCH_DRIVER:
             paths = (f"/dev/{_SWITCH_DRIVER}{number}" for number in range(_SWITCHES))
             found.update(dict.fromkeys(map(Node, paths)))
@@ -118,11 +126,24 @@ class Nodes:
             return self._listed.get(address, [])
         # A tree without the kernel's list of them.
         directory = f"{self._root}/{pci.DEVICES}/{address}"
+        places = [os.path.dirname(path) for path in sysfs.files_below_or_raise(directory, "dev")]
+        places += self._virtual.get(address, [])
         return [
-            (os.path.dirname(path), sysfs.attribute_if_there(path) or "")
-            for path in sysfs.files_below_or_raise(directory, "dev")
-            if os.path.basename(os.path.dirname(path)) not in self._disks.own
+            (place, sysfs.attribute_if_there(f"{place}/dev") or "")
+            for place in places
+            if os.path.basename(place) not in self._disks.own
         ]
+
+    @functools.cached_property
+    def _virtual(self) -> Mapping[str, list[str]]:
+        """What `_VIRTUAL` has for each function, in a tree without the kernel's list."""
+        found: dict[str, list[str]] = {}
+        for directory in _VIRTUAL:
+            for path in sysfs.files_below_or_raise(f"{self._root}/{directory}", "dev"):
+                place = os.path.dirname(path)
+                for address in disks.functions_on(self._root, place):
+                    found.setdefault(address, []).append(place)
+        return found
 
     @functools.cached_property
     def _is_listed(self) -> bool:
@@ -132,11 +153,21 @@ class Nodes:
     def _listed(self) -> Mapping[str, list[tuple[str, str]]]:
         found: dict[str, list[tuple[str, str]]] = {}
         for number, path in sysfs.links_or_raise(self._root / _CHARACTERS).items():
-            for address in pci_address.functions_on(path):
+            for address in disks.functions_on(self._root, path):
                 found.setdefault(address, []).append(
                     (f"{self._root}/{_CHARACTERS}/{number}", number)
                 )
         return found
+
+    def _nvidia(self, function: pci.Function) -> Iterator[Node]:
+        """NVIDIA's node of a GPU; where its driver tells none, all that are no other one's."""
+        mine = _minors(self._root, function.address)
+        if not mine and function.driver == _NVIDIA_DRIVER:
+            others = procfs.names_or_raise(self._root, _NVIDIA)
+            told = {minor for each in others for minor in _minors(self._root, each)}
+            mine = [minor for minor in range(_MOST) if minor not in told]
+        for minor in mine:
+            yield Node(f"/dev/nvidia{minor}", f"c{_NVIDIA_MAJOR}:{minor}")
 
     @functools.cached_property
     def _uio(self) -> Mapping[str, list[Node]]:
@@ -162,9 +193,9 @@ def _node(path: str, number: str) -> Node:
     )
 
 
-def _nvidia(root: Path, address: str) -> Iterator[Node]:
-    for line in procfs.lines_or_raise(root, f"{_NVIDIA}/{address}/information"):
-        key, _, value = line.partition(":")
-        if key.strip() == _MINOR and value.strip().isdecimal():
-            minor = int(value)
-            yield Node(f"/dev/nvidia{minor}", f"c{_NVIDIA_MAJOR}:{minor}")
+def _minors(root: Path, address: str) -> list[int]:
+    """The numbers of a GPU's nodes, as NVIDIA's driver tells them."""
+    lines = procfs.lines_or_raise(root, f"{_NVIDIA}/{address}/information")
+    pairs = [line.partition(":") for line in lines]
+    minors = [value.strip() for key, _, value in pairs if key.strip() == _MINOR]
+    return [int(each) for each in minors if each.isdecimal()]

@@ -88,6 +88,31 @@ def bcachefs_on_two_disks(tree: hosttree.HostTree) -> Iterator[tuple[str, str]]:
     yield HBA, "mount: /data on sda"
 
 
+def bcachefs_by_the_kernels_own_list(tree: hosttree.HostTree) -> Iterator[tuple[str, str]]:
+    disk = uses.disk(tree, NVME, "nvme0n1", "259:0")
+    member = tree.root / "sys/fs/bcachefs/0f5a1c52/dev-0"
+    member.mkdir(parents=True)
+    (member / "block").symlink_to(disk)
+    yield NVME, 'mount: "a live bcachefs file system" on nvme0n1'
+
+
+def bcache_that_nothing_is_attached_to(tree: hosttree.HostTree) -> Iterator[tuple[str, str]]:
+    disk = uses.disk(tree, NVME, "nvme0n1", "259:0")
+    (disk / "bcache").mkdir()
+    group = tree.root / "sys/fs/bcache/0f5a1c52"
+    group.mkdir(parents=True)
+    (group / "cache0").symlink_to(disk / "bcache")
+    (group / "cache_available_percent").write_text("100\n")
+    yield NVME, "member: nvme0n1 is part of a live bcache set"
+
+
+def compressed_memory_with_a_disk_behind_it(tree: hosttree.HostTree) -> Iterator[tuple[str, str]]:
+    uses.disk(tree, NVME, "nvme0n1", "259:0")
+    zram = uses.assembled(tree, "zram0", "252:0")
+    (zram / "backing_dev").write_text("/dev/nvme0n1\n")
+    yield NVME, "member: nvme0n1 is behind zram0"
+
+
 def logical_volume(tree: hosttree.HostTree) -> Iterator[tuple[str, str]]:
     uses.disk(tree, NVME, "nvme0n1", "259:0")
     uses.partition(tree, "nvme0n1", "nvme0n1p3", "259:3")
@@ -357,6 +382,9 @@ def text_console(tree: hosttree.HostTree) -> Iterator[tuple[str, str]]:
         btrfs_by_its_source,
         btrfs_on_two_disks,
         bcachefs_on_two_disks,
+        bcachefs_by_the_kernels_own_list,
+        bcache_that_nothing_is_attached_to,
+        compressed_memory_with_a_disk_behind_it,
         logical_volume,
         multipath_over_two_hbas,
         raid,

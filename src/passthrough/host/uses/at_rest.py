@@ -67,12 +67,26 @@ _WORDS_OF_USAGE = {
 }
 # A partition says by its type whose it is, whatever its content looks like.
 _PARTITION_TYPES = {
-    "4fbd7e29-9d25-41b8-afd0-5ec00ceff05d": "is part of a Ceph OSD",  # plain dm-crypt
+    "0x8e": "is part of an LVM volume group",
+    "0xe8": "is a LUKS volume, which may be locked",
+    "0xfd": "is part of a RAID array",
     "6a898cc3-1dd2-11b2-99a6-080020736631": "is part of a ZFS pool",
     "a19d880f-05fc-4d3b-a006-743f0f84911e": "is part of a RAID array",
     "ca7d7ccb-63ed-4c53-861c-1742536059cc": "is a LUKS volume, which may be locked",
     "e6d6d379-f507-44c2-a23c-238f2a3df928": "is part of an LVM volume group",
 }
+# Ceph's begin like these, for an OSD's data, journal, block device and lockbox; the rest tells how
+# it is encrypted. Its database and its log have one each, plain and in LUKS.
+_CEPH = (
+    "4fbd7e29-9d25-41b8-afd0-",
+    "45b0969e-9b03-4f30-b4c6-",
+    "cafecafe-9b03-4f30-b4c6-",
+    "fb3aabf9-d25f-47cc-bf5e-721d1816496b",
+    "30cd0809-c2b2-499c-8879-2d6b78529876",
+    "166418da-c469-4022-adf4-b30afd37f176",
+    "5ce17fce-4087-4169-b7ff-056cc58473f9",
+    "86a32090-3647-40b9-bbbd-38d8c573aa86",
+)
 _TYPE, _USAGE = "E:ID_FS_TYPE", "E:ID_FS_USAGE"
 # For a disk with several signatures, such as a pool's over an older file system's: USAGE:TYPE of
 # each, perhaps with a version behind it; and then there is no _TYPE.
@@ -102,8 +116,13 @@ _UNITS = (
     "usr/lib/systemd/system",
 )
 _UNIT_KINDS, _DROP_IN_KINDS = (".mount", ".swap"), (".mount.d", ".swap.d")
-# What is exported or mirrored when its service starts: targets of LIO, nvmet and tgt, and DRBD.
+# What is had when its service, or a guest, starts: targets of LIO, nvmet, tgt and SCST, DRBD,
+# autofs' maps, and the disks and pools of libvirt's guests that are shut off.
 _SERVICES = (
+    "etc/auto.*",
+    "etc/libvirt/qemu/*.xml",
+    "etc/libvirt/storage/*.xml",
+    "etc/scst.conf",
     "etc/rtslib-fb-target/saveconfig.json",
     "etc/target/saveconfig.json",
     "etc/nvmet/config.json",
@@ -112,7 +131,15 @@ _SERVICES = (
     "etc/drbd.conf",
     "etc/drbd.d/*.res",
 )
-_NODE = r"""/dev/[^\s"';,]+"""
+_DEV = "/dev/"  # guests of libvirt have long files, of which few lines name a device
+_NODE = r"""/dev/[^\s"';,<>]+"""
+# Where Ceph's OSDs, also down ones, have links to their devices: Debian's, cephadm's, MicroCeph's.
+_OSDS = (
+    "var/lib/ceph/osd/*/block*",
+    "var/lib/ceph/osd/*/journal*",
+    "var/lib/ceph/*/osd.*/block*",
+    "var/snap/microceph/common/data/osd/*/block*",
+)
 # What udev keeps of a name's characters in a link; the others become \xNN (encode_devnode_name()).
 _ENCODED = r"(?![0-9A-Za-z#+.:=@_-])[\x00-\x7f]"
 
@@ -176,9 +203,11 @@ def find(
 def _signature(said: Iterable[tuple[str, str]]) -> str | None:
     """What the signatures of a device say, as what it is; None where it may be free."""
     values = dict(said)
-    kind = _PARTITION_TYPES.get(values.get(_PARTITION, "").lower())
-    if kind:
-        return kind
+    kind = values.get(_PARTITION, "").lower()
+    if kind in _PARTITION_TYPES:
+        return _PARTITION_TYPES[kind]
+    if kind.startswith(_CEPH):
+        return "is part of a Ceph OSD"
     signatures = [(values.get(_USAGE, ""), values.get(_TYPE, ""))]
     for word in values.get(_AMBIVALENT, "").split():
         usage, _, rest = word.partition(":")
@@ -241,9 +270,14 @@ def _services(root: Path) -> Iterator[tuple[str, str]]:
     for pattern in _SERVICES:
         for path in sysfs.paths_if_there(root, pattern):
             what = f"an entry of /{quoting.plain(os.path.relpath(path, root))}"
-            for line in _lines(path):
-                for device in re.findall(_NODE, line.partition("#")[0]):
+            for line in _lines(path) if not os.path.isdir(path) else ():  # autofs has auto.master.d
+                for device in re.findall(_NODE, line.partition("#")[0]) if _DEV in line else ():
                     yield device, what
+    for pattern in _OSDS:
+        for path in sysfs.paths_if_there(root, pattern):
+            place = f"/{os.path.relpath(path, root)}"
+            if sysfs.link_target_if_there(path):
+                yield place, f"the device of Ceph's {quoting.plain(place)}"
 
 
 def _rows(path: str | Path) -> Iterator[list[str]]:

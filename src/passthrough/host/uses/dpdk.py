@@ -5,6 +5,7 @@ Sources: DPDK's dpdk-devbind and Debian's /etc/dpdk/interfaces, VPP's startup.co
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterator
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def find(root: Path, host: pci.Host, ours: Container[str]) -> Iterator[tuple[str
     """
     for name in _FILES:
         for line in sysfs.lines_or_raise(root / name):
-            for word in line.partition("#")[0].split():
+            # VPP's may write a brace right behind an address: dev 0000:3b:00.0{ name x }
+            for word in re.split(r"[\s{}]+", line.partition("#")[0].lower()):
                 for address in (word, f"0000:{word}"):
                     if address in host.functions and address not in ours:
                         yield address, kinds.Use(kinds.Kind.DPDK, f"/{name} names it")

@@ -35,6 +35,9 @@ _SEVERAL_PORTS = ("mlx4_core", "cxgb4")
 _SOCKET_DIRECT = "mlx5_core"
 # Contrail's router puts this one in front of a NIC whose address it takes over, and links neither.
 _VROUTER = "vhost0"
+# Where the kernel names the interface that its own messages leave by (netconsole.rst), and the one
+# below a software RDMA device (drivers/infiniband/sw/rxe).
+_NETCONSOLE, _RDMA = "sys/kernel/config/netconsole/*/dev_name", "sys/class/infiniband/*/parent"
 _AUXILIARY, _USB, _VDPA = "sys/bus/auxiliary/devices", "sys/bus/usb/devices", "sys/bus/vdpa/devices"
 _SUBFUNCTION = ".sf."  # as in mlx5_core.sf.4
 _ELSEWHERE = kinds.Use(kinds.Kind.NAMESPACE, "its interface is in another network namespace")
@@ -315,6 +318,13 @@ def _carried_unlinked(root: Path) -> Mapping[str, str]:
         for words in map(str.split, procfs.lines_or_raise(root, "net/pppoe")[1:])
         if len(words) == 3
     }
+    for place in sysfs.paths_if_there(root, _NETCONSOLE):
+        enabled = sysfs.attribute_if_there(os.path.join(os.path.dirname(place), "enabled"))
+        if enabled != "0":
+            found[sysfs.attribute_if_there(place) or ""] = "netconsole"
+    for place in sysfs.paths_if_there(root, _RDMA):
+        name = os.path.basename(os.path.dirname(place))
+        found[sysfs.attribute_if_there(place) or ""] = f"{quoting.plain(name)} (RDMA)"
     router = sysfs.attribute_if_there(root / _NET / _VROUTER / "address")
     return {**found, router: f"{_VROUTER} of Contrail"} if router else found
 
@@ -359,14 +369,29 @@ def _misses_a_port(device: str, driver: str | None) -> bool:
     if driver not in _SEVERAL_PORTS:
         return False
     here = sysfs.names_or_raise(f"{device}/net")
-    ports = [
-        f"{device}/infiniband/{name}/ports/{port}"
+    ports = {
+        port: sysfs.attribute_if_there(f"{device}/infiniband/{name}/ports/{port}/link_layer")
         for name in sysfs.names_or_raise(f"{device}/infiniband")
         for port in sysfs.names_or_raise(f"{device}/infiniband/{name}/ports")
-    ]
-    layers = [sysfs.attribute_if_there(f"{port}/link_layer") for port in ports]
+    }
+    if _misses_a_number(device, here, ports):
+        return True
     types = [sysfs.attribute_if_there(f"{device}/net/{name}/type") for name in here]
     # Without an interface at all, the part of the driver that makes them is not there.
     return bool(here) and sum(each != _INFINIBAND for each in types) < sum(
-        each != "InfiniBand" for each in layers
+        each != "InfiniBand" for each in ports.values()
+    )
+
+
+def _misses_a_number(device: str, here: list[str], ports: Mapping[str, str | None]) -> bool:
+    """Tell whether an Ethernet port below the highest one that is here has no interface.
+
+    Interfaces number their ports from 0 (Documentation/ABI/testing/sysfs-class-net, dev_port), and
+    InfiniBand from 1. A VF may have the second port alone.
+    """
+    texts = [sysfs.attribute_if_there(f"{device}/net/{name}/dev_port") for name in here]
+    numbers = {int(text) for text in texts if text}
+    return not sysfs.link_name_or_raise(f"{device}/physfn") and any(
+        number not in numbers and ports.get(str(number + 1)) != "InfiniBand"
+        for number in range(max(numbers, default=0))
     )

@@ -11,7 +11,7 @@ import functools
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from passthrough import pci_address
@@ -22,9 +22,13 @@ from passthrough.system import procfs, quoting, sysfs
 # The file systems that the kernel has at work, by their devices, below /sys/fs. Some are mounted
 # where no process is: in a namespace that a file keeps, or detached while a file was open.
 _LIVE = ("btrfs/*/devices/*", "erofs/*", "ext4/*", "f2fs/*", "nilfs2/*", "xfs/*")
+# The same, where a link leads to the device or to its ``bcache``. A cache that nothing is attached
+# to yet has no holder.
+_BCACHEFS, _BCACHE = "bcachefs/*/dev-*/block", ("bcache/*/bdev*", "bcache/*/cache*")
 # The journals that the kernel has at work: ``sda2-8`` lies in a file of sda2, and ``sdb`` is an
-# external one, whose device has no other sign of it.
+# external one, whose device has no other sign of it. OCFS2's file systems show there alone.
 _JOURNALS = "fs/jbd2"
+_WITHIN = r"-[0-9]+$"
 # Disks that the kernel itself serves to other machines: where configfs names them, and to whom.
 _OVER_FABRICS, _SCSI_TARGET = "NVMe over fabrics", "a SCSI target"
 _EXPORTS = (
@@ -32,8 +36,12 @@ _EXPORTS = (
     ("target/core/*/*/udev_path", _SCSI_TARGET),
     ("usb_gadget/*/functions/mass_storage.*/lun.*/file", "USB"),
 )
-# A SCSI target names a device in its own text as well: by its number, or by its place on the bus.
+# Out of the kernel's tree, and not in configfs: SCST's, each with more lines behind the name.
+_SCST = "sys/kernel/scst_tgt/devices/*/filename"
+# A SCSI target names a device in its own text as well: by its node, by its number, or by its place
+# on the bus.
 _TARGETS = "target/core/*/*/info"
+_BY_NODE = r"File: (/dev/\S+)"
 _BY_NUMBER = r"Major: *([0-9]+) +Minor: *([0-9]+)"
 _BY_PLACE = r"Channel ID: *([0-9]+) +Target ID: *([0-9]+) +LUN: *([0-9]+) +Host ID: *([0-9]+)"
 # A whole NVMe controller, which is no block device: ``/dev/nvme0``.
@@ -42,7 +50,7 @@ _CONFIGFS = "sys/kernel/config"
 
 
 def find(
-    root: Path, disks: Disks, mounted: Mapping[str, set[str]], swaps: Iterable[str]
+    root: Path, disks: Disks, mounted: Mapping[str, set[str]], swaps: Collection[str]
 ) -> Iterator[tuple[str, kinds.Use]]:
     """Find the uses of functions by storage, as pairs of address and use.
 
@@ -66,7 +74,7 @@ def find(
 
 
 def _uses(
-    root: Path, disks: Disks, mounted: Mapping[str, set[str]], swaps: Iterable[str]
+    root: Path, disks: Disks, mounted: Mapping[str, set[str]], swaps: Collection[str]
 ) -> Iterator[tuple[str, kinds.Use]]:
     for name, places in mounted.items():
         place = quoting.plain(min(places, key=lambda each: (len(each), each)))
@@ -76,9 +84,12 @@ def _uses(
     for name, holders in disks.holders.items():
         for holder in holders:
             yield name, kinds.Use(kinds.Kind.MEMBER, f"{name} is part of {disks.label(holder)}")
+    for name in itertools.chain(*(_linked(root, disks, each) for each in _BCACHE)):
+        if not disks.holders[name]:
+            yield name, kinds.Use(kinds.Kind.MEMBER, f"{name} is part of a live bcache set")
     for name, path in disks.backing.items():
-        # A loop device that nothing has mounted holds its disk all the same.
-        idle = name.startswith("loop") and name not in mounted
+        # A loop device that nothing has mounted holds its disk all the same, and so does zram.
+        idle = name not in mounted and name not in swaps
         for lower in disks.named(root, path) if idle else ():
             yield lower, kinds.Use(kinds.Kind.MEMBER, f"{disks.label(lower)} is behind {name}")
 
@@ -95,8 +106,13 @@ def _exports(root: Path, disks: Disks, targets: Iterable[str]) -> Iterator[tuple
         for place in sysfs.paths_if_there(root / _CONFIGFS, pattern):
             for name in disks.named(root, sysfs.attribute_if_there(place) or ""):
                 yield name, whom
+    for place in sysfs.paths_if_there(root, _SCST):
+        for line in (sysfs.attribute_if_there(place) or "").splitlines()[:1]:
+            yield from ((name, _SCSI_TARGET) for name in disks.named(root, line))
     for text in targets:
-        number = re.search(_BY_NUMBER, text)
+        node, number = re.search(_BY_NODE, text), re.search(_BY_NUMBER, text)
+        for name in disks.named(root, node[1]) if node else ():
+            yield name, _SCSI_TARGET
         name = disks.numbers.get(":".join(number.groups())) if number else None
         if name:
             yield name, _SCSI_TARGET
@@ -155,9 +171,21 @@ def _live(root: Path, disks: Disks) -> Iterator[tuple[str, str]]:
             name = os.path.basename(place)
             if name in disks.own:
                 yield name, f"a live {pattern.partition('/')[0]} file system"
+    for name in _linked(root, disks, _BCACHEFS):
+        yield name, "a live bcachefs file system"
     for journal in procfs.names_or_raise(root, _JOURNALS):
-        if journal in disks.own:
+        within = re.sub(_WITHIN, "", journal)
+        if journal in disks.own:  # dm-0 is a device of its own
             yield journal, "the journal of a live file system"
+        elif within in disks.own:
+            yield within, "a live file system"
+
+
+def _linked(root: Path, disks: Disks, pattern: str) -> Iterator[str]:
+    """The devices that links below /sys/fs lead to."""
+    for place in sysfs.paths_if_there(root / "sys/fs", pattern):
+        parts = (sysfs.link_target_if_there(place) or "").split("/")
+        yield from [each for each in parts if each in disks.own][-1:]
 
 
 def find_swaps(root: Path, disks: Disks) -> Iterator[str]:

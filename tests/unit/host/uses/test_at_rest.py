@@ -110,15 +110,41 @@ def test_an_idle_disk_is_free(objection: Callable):
 
 @pytest.mark.parametrize(
     "partition_type",
-    ["CA7D7CCB-63ED-4C53-861C-1742536059CC", "4fbd7e29-9d25-41b8-afd0-5ec00ceff05d"],
+    [
+        "CA7D7CCB-63ED-4C53-861C-1742536059CC",
+        "4fbd7e29-9d25-41b8-afd0-5ec00ceff05d",
+        "4fbd7e29-9d25-41b8-afd0-062c0ceff05d",
+        "45b0969e-9b03-4f30-b4c6-b4b80ceff106",
+        "30CD0809-C2B2-499C-8879-2D6B78529876",
+        "0xfd",
+        "0x8e",
+        "0xe8",
+    ],
 )
 def test_a_partition_without_a_signature_counts_by_its_type(
     host: hosttree.HostTree, objection: Callable, partition_type: str
 ):
-    """LUKS with its header elsewhere, and plain dm-crypt, leave no signature."""
+    """LUKS with its header elsewhere, plain dm-crypt, and a FileStore's journal leave none."""
     uses.partition(host, "nvme0n1", "nvme0n1p1", "259:1")
     uses.udev(host, "259:1", ID_PART_ENTRY_TYPE=partition_type)
     assert objection()
+
+
+@pytest.mark.parametrize(
+    "partition_type",
+    [
+        "0x83",
+        "0xef",
+        "0fc63daf-8483-4772-8e79-3d69d8477de4",
+        "c12a7328-f81f-11d2-ba4b-00a0c93ec93b",
+    ],
+)
+def test_an_ordinary_partition_is_free(
+    host: hosttree.HostTree, objection: Callable, partition_type: str
+):
+    uses.partition(host, "nvme0n1", "nvme0n1p1", "259:1")
+    uses.udev(host, "259:1", ID_PART_ENTRY_TYPE=partition_type)
+    assert objection() is None
 
 
 @pytest.mark.parametrize(
@@ -249,6 +275,18 @@ def test_a_key_or_a_header_on_another_disk_in_crypttab(
             "an entry of /etc/tgt/conf.d/lab.conf",
         ),
         ("etc/drbd.d/r0.res", "disk /dev/nvme0n1;\n", "an entry of /etc/drbd.d/r0.res"),
+        ("etc/auto.misc", "data -fstype=ext4 :/dev/nvme0n1\n", "an entry of /etc/auto.misc"),
+        (
+            "etc/libvirt/qemu/vm.xml",
+            "<disk type='block'><source dev='/dev/nvme0n1'/></disk>\n",
+            "an entry of /etc/libvirt/qemu/vm.xml",
+        ),
+        (
+            "etc/libvirt/storage/pool.xml",
+            "<source><device path='/dev/nvme0n1'/></source>\n",
+            "an entry of /etc/libvirt/storage/pool.xml",
+        ),
+        ("etc/scst.conf", "filename /dev/nvme0n1\n", "an entry of /etc/scst.conf"),
     ],
 )
 def test_a_service_that_will_have_the_disk(
@@ -258,6 +296,34 @@ def test_a_service_that_will_have_the_disk(
     assert objection() == f"configured: is meant for the host's own storage: {what} on nvme0n1"
     host.write(path, text.replace("/dev/nvme0n1", "/dev/sdz"))
     assert objection() is None
+
+
+def test_a_folder_of_autofs_is_no_map(host: hosttree.HostTree, objection: Callable):
+    (host.root / "etc/auto.master.d").mkdir()
+    assert objection() is None
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        "var/lib/ceph/osd/ceph-3/block.db",
+        "var/lib/ceph/osd/ceph-3/journal",
+        "var/lib/ceph/0f5a1c52/osd.3/block",
+        "var/snap/microceph/common/data/osd/ceph-3/block",
+    ],
+)
+def test_an_osd_that_is_down_has_its_devices(
+    host: hosttree.HostTree, objection: Callable, place: str
+):
+    path = host.root / place
+    path.parent.mkdir(parents=True)
+    path.write_text("a file, as of a FileStore's journal on the root disk")
+    assert objection() is None
+    path.unlink()
+    path.symlink_to("/dev/nvme0n1")
+    assert objection() == (
+        f"configured: is meant for the host's own storage: the device of Ceph's /{place} on nvme0n1"
+    )
 
 
 def test_a_mounted_one_is_told_once(host: hosttree.HostTree, objection: Callable):
@@ -297,6 +363,10 @@ def journal_by_the_kernel(tree: hosttree.HostTree) -> None:
     (tree.root / "proc/fs/jbd2/sda-8").mkdir(parents=True)
 
 
+def journal_of_a_file_system_that_shows_nowhere_else(tree: hosttree.HostTree) -> None:
+    (tree.root / "proc/fs/jbd2/nvme0n1-65").mkdir(parents=True)
+
+
 def log_by_mountinfo(tree: hosttree.HostTree) -> None:
     super_options("xfs", tree, "rw,attr2,logbufs=8,logdev=/dev/nvme0n1,noquota")
 
@@ -312,7 +382,13 @@ def super_options(kind: str, tree: hosttree.HostTree, options: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "arrange", [journal_by_the_kernel, log_by_mountinfo, realtime_device_by_mountinfo]
+    "arrange",
+    [
+        journal_by_the_kernel,
+        journal_of_a_file_system_that_shows_nowhere_else,
+        log_by_mountinfo,
+        realtime_device_by_mountinfo,
+    ],
 )
 def test_a_file_systems_second_device_is_as_mounted_as_its_first(
     host: hosttree.HostTree, objection: Callable, arrange: Callable
@@ -398,6 +474,25 @@ def test_a_target_is_known_by_its_own_text_where_it_bears_no_name(
     assert str(objection()).endswith(f": {name} is exported through a SCSI target")
     assert objection(HBA) is None
     host.write(f"{LIO}/{place}/info", "Status: ACTIVATED  SectorSize: 512\n")
+    assert objection() is None
+
+
+@pytest.mark.parametrize(
+    ("place", "text"),
+    [
+        (
+            f"{LIO}/fileio_0/vol/info",
+            "Status: ACTIVATED\n        TCM FILEIO ID: 0        File: %s  Size: 1099\n",
+        ),
+        ("sys/kernel/scst_tgt/devices/lun/filename", "%s\n[key]\n"),
+    ],
+)
+def test_a_disk_that_a_target_has_as_a_file(
+    host: hosttree.HostTree, objection: Callable, place: str, text: str
+):
+    host.write(place, text % "/dev/nvme0n1")
+    assert objection() == f"{MEMBER} is exported through a SCSI target"
+    host.write(place, text % "/srv/image.raw")
     assert objection() is None
 
 

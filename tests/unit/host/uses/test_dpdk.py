@@ -25,6 +25,8 @@ def host(tmp_path: Path) -> hosttree.HostTree:
         ("etc/dpdk/interfaces", f"pci\t{NIC}\tvfio-pci\n"),
         ("etc/dpdk/interfaces", f"# pci {TWIN} vfio-pci\npci 3b:00.0 vfio-pci # {TWIN}\n"),
         ("etc/vpp/startup.conf", f"dpdk {{\n  dev {NIC} {{\n    num-rx-queues 2\n  }}\n}}\n"),
+        ("etc/vpp/startup.conf", f"dpdk {{ dev {NIC}{{ name x }} }}\n"),
+        ("etc/dpdk/interfaces", f"pci {NIC.upper()} vfio-pci\n"),
     ],
 )
 def test_a_port_that_a_configuration_gives_to_dpdk(

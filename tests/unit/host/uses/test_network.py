@@ -125,6 +125,40 @@ def test_a_function_with_fewer_interfaces_than_ports(
     assert find() == ({CONNECTX3: [ELSEWHERE]} if elsewhere else {})
 
 
+@pytest.mark.parametrize("driver", ["mlx4_core", "cxgb4"])
+@pytest.mark.parametrize(
+    ("first_layer", "numbers", "elsewhere"),
+    [
+        ("", ["1"], True),
+        ("Ethernet", ["1"], True),
+        ("InfiniBand", ["1"], False),
+        ("", ["0", "2"], True),
+        ("", ["0", "1"], False),
+        ("", ["0"], False),
+    ],
+)
+def test_a_port_without_an_interface_by_the_numbers_of_the_others(
+    host: hosttree.HostTree,
+    find: Callable,
+    driver: str,
+    first_layer: str,
+    numbers: list[str],
+    elsewhere: bool,
+):
+    """InfiniBand has an interface only where IPoIB is loaded."""
+    host.function(CONNECTX3, "15b3:1003", 0x028000, driver=driver)
+    for number in numbers:
+        directory = uses.interface(host, CONNECTX3, f"ens9d{number}", up=False)
+        (directory / "dev_port").write_text(f"{number}\n")
+    if first_layer:
+        place = host.directory(CONNECTX3) / "infiniband/mlx4_0/ports/1"
+        place.mkdir(parents=True)
+        (place / "link_layer").write_text(f"{first_layer}\n")
+    assert find() == ({CONNECTX3: [ELSEWHERE]} if elsewhere else {})
+    (host.directory(CONNECTX3) / "physfn").symlink_to(f"../{NIC}")
+    assert find() == {}
+
+
 def test_a_function_whose_driver_makes_one_interface_has_any_number_of_ports(
     host: hosttree.HostTree, find: Callable
 ):
@@ -208,6 +242,19 @@ def test_a_pppoe_session_has_no_link_in_sysfs(host: hosttree.HostTree, find: Cal
     head = "Id       Address              Device\n"
     host.write("proc/net/pppoe", f"{head}0000002A 00:11:22:33:44:55    ens1f1\n")
     assert find() == {TWIN: ["port: ens1f1 carries a PPPoE session"]}
+
+
+def test_the_kernels_own_messages_leave_by_an_interface(host: hosttree.HostTree, find: Callable):
+    host.write("sys/kernel/config/netconsole/lab/dev_name", "ens1f1\n")
+    host.write("sys/kernel/config/netconsole/lab/enabled", "0\n")
+    assert find() == {}
+    host.write("sys/kernel/config/netconsole/lab/enabled", "1\n")
+    assert find() == {TWIN: ["port: ens1f1 carries netconsole"]}
+
+
+def test_rdma_in_software_stands_on_an_interface(host: hosttree.HostTree, find: Callable):
+    host.write("sys/class/infiniband/rxe0/parent", "ens1f1\n")
+    assert find() == {TWIN: ["port: ens1f1 carries rxe0 (RDMA)"]}
 
 
 @pytest.fixture

@@ -120,6 +120,71 @@ def test_nvidias_own_node_by_its_minor(host: hosttree.HostTree, objection: Calla
     assert objection(GPU) == f"{PROGRAM}/dev/nvidia0 is open in process 812 (nvidia-persistenced)"
 
 
+def test_a_gpu_whose_driver_does_not_tell_its_node(host: hosttree.HostTree, objection: Callable):
+    """Any node is its own that is no other GPU's."""
+    other = "proc/driver/nvidia/gpus/0000:84:00.0/information"
+    host.write(other, "Model: \t\t NVIDIA A100\nDevice Minor: \t 1\n")
+    uses.process(host, 811, "/usr/bin/nvidia-smi", "/dev/nvidiactl", "/dev/nvidia1")
+    assert objection(GPU) is None
+    uses.process(host, 812, "/usr/bin/nvidia-persistenced", "/dev/nvidia0")
+    assert objection(GPU) == f"{PROGRAM}/dev/nvidia0 is open in process 812 (nvidia-persistenced)"
+    host.bind(GPU, "nouveau")
+    assert objection(GPU) is None
+
+
+@pytest.mark.parametrize(
+    ("driver", "identity", "class_code", "place", "path"),
+    [
+        ("ccp", "1022:1486", 0x108000, "misc/sev", "/dev/sev"),
+        ("ipmi_si", "103c:3300", 0x0C0701, "ipmi/ipmi0", "/dev/ipmi0"),
+        ("amdgpu", "1002:740f", 0x038000, "", "/dev/kfd"),
+    ],
+)
+def test_a_node_that_stands_for_all_functions_of_a_driver(
+    host: hosttree.HostTree,
+    objection: Callable,
+    driver: str,
+    identity: str,
+    class_code: int,
+    place: str,
+    path: str,
+):
+    host.function("0000:84:00.0", identity, class_code, driver=driver)
+    if place:
+        host.write(f"sys/class/{place}/dev", "10:124\n")
+    assert objection("0000:84:00.0") is None
+    uses.process(host, 812, QEMU, path)
+    shown = f"{path} is open in process 812 (qemu-system-x86_64)"
+    assert objection("0000:84:00.0") == f"guest: is a guest's: {shown}"
+    assert objection(GPU) is None
+
+
+def test_the_first_watchdog_has_an_older_node(host: hosttree.HostTree, objection: Callable):
+    uses.node(host, UART, "watchdog/watchdog0", "249:0", "/dev/watchdog0")
+    uses.node(host, NIC, "watchdog/watchdog1", "249:1", "/dev/watchdog1")
+    uses.process(host, 1, "/usr/lib/systemd/systemd", "/dev/watchdog")
+    assert objection(UART) == f"{PROGRAM}/dev/watchdog is open in process 1 (systemd)"
+    assert objection(NIC) is None
+
+
+@pytest.mark.parametrize("listed", [True, False], ids=["listed", "walked"])
+def test_the_character_device_of_a_namespace_behind_two_controllers(
+    host: hosttree.HostTree, objection: Callable, listed: bool
+):
+    """It stands beside its disk, below no function."""
+    uses.multipath_namespace(host, "nvme5n1", "259:5", {"nvme5": NVME})
+    place = host.root / "sys/devices/virtual/nvme-subsystem/nvme-subsys0/ng5n1"
+    place.mkdir()
+    (place / "dev").write_text("240:5\n")
+    (place / "uevent").write_text("DEVNAME=ng5n1\n")
+    if listed:
+        uses.list_nodes(host)
+    uses.process(host, 812, QEMU, "/dev/ng5n1")
+    shown = "/dev/ng5n1 is open in process 812 (qemu-system-x86_64)"
+    assert objection(NVME) == f"guest: is a guest's: {shown}"
+    assert objection(RAID) is None
+
+
 def test_amds_compute_node_stands_for_its_gpus(host: hosttree.HostTree, objection: Callable):
     host.function("0000:84:00.0", "1002:740f", 0x038000, driver="amdgpu")
     host.write("sys/class/kfd/kfd/dev", "236:0\n")
