@@ -160,10 +160,10 @@ class Nodes:
         return found
 
     def _nvidia(self, function: pci.Function) -> Iterator[Node]:
-        """NVIDIA's node of a GPU; where its driver tells none, all that are no other one's."""
+        """NVIDIA's node of a GPU; where the driver tells others' alone, all that are no other's."""
         mine = _minors(self._root, function.address)
-        if not mine and function.driver == _NVIDIA_DRIVER:
-            others = procfs.names_or_raise(self._root, _NVIDIA)
+        others = procfs.names_or_raise(self._root, _NVIDIA)
+        if others and not mine and function.driver == _NVIDIA_DRIVER:
             told = {minor for each in others for minor in _minors(self._root, each)}
             mine = [minor for minor in range(_MOST) if minor not in told]
         for minor in mine:
