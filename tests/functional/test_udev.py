@@ -46,6 +46,15 @@ def host(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> hosttree.Ho
 
 def add(tree: hosttree.HostTree, address: str, command_line: str) -> str:
     """Have udev see a function for the first time; gives its driver_override afterwards."""
+    return tell(tree, address, command_line)[0]
+
+
+def tell(tree: hosttree.HostTree, address: str, command_line: str) -> tuple[str, str]:
+    """Have udev see a function for the first time.
+
+    Returns:
+        Its driver_override afterwards, and what udevadm says: also what udev would run.
+    """
     place = tree.directory(address).resolve()
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", SCRIPT],
@@ -65,7 +74,7 @@ def add(tree: hosttree.HostTree, address: str, command_line: str) -> str:
     said = done.stdout + done.stderr
     assert "60-pci-passthrough.rules" in said, said
     assert not [line for line in said.splitlines() if "60-pci" in line and "nvalid" in line], said
-    return (place / "driver_override").read_text().strip()
+    return (place / "driver_override").read_text().strip(), said
 
 
 @pytest.mark.parametrize(
@@ -84,6 +93,14 @@ def add(tree: hosttree.HostTree, address: str, command_line: str) -> str:
 )
 def test_a_claimed_function_is_claimed_unless_it_is_switched_off(host, line: str, override: str):
     assert add(host, ADDRESS, line) == override
+
+
+def test_the_kernel_is_asked_once_more_where_vfio_pci_is_loaded_already(host):
+    """It looks for a driver of a function that appears before udev hears of it."""
+    probe = f"echo {ADDRESS} >/sys/bus/pci/drivers_probe"
+    assert probe in tell(host, ADDRESS, "quiet intel_iommu=on")[1]
+    assert probe not in tell(host, ADDRESS, "quiet pci-passthrough=off")[1]
+    assert "/drivers_probe" not in tell(host, TWIN, "quiet intel_iommu=on")[1]
 
 
 VARIANT, MODULE = "acme-vfio-pci", "acme_vfio_pci"

@@ -43,7 +43,8 @@ LINES = (
         rf'KERNEL=="{ADDRESS}", ATTR{{vendor}}=="0x{HEX}{{4}}", ATTR{{device}}=="0x{HEX}{{4}}",'
         rf' TEST=="iommu_group",( ATTR{{\[pci/{ADDRESS}\]vendor}}=="0x{HEX}{{4}}",'
         rf' ATTR{{\[pci/{ADDRESS}\]device}}=="0x{HEX}{{4}}",)* ATTR{{driver_override}}="vfio-pci",'
-        r' RUN{builtin}\+="kmod load vfio-pci"'
+        r' RUN{builtin}\+="kmod load vfio-pci",'
+        r""" RUN\+="/bin/sh -c 'echo %k >/sys/bus/pci/drivers_probe'\""""
     ),
 )
 NOVA_LINE = re.compile(r"(?:device_spec|passthrough_whitelist|alias) = (\{.*\})")

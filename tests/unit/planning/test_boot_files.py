@@ -80,11 +80,12 @@ class TestFiles:
         rule = (
             'KERNEL=="{}", ATTR{{vendor}}=="0x10de", ATTR{{device}}=="0x{}", TEST=="iommu_group",'
             ' ATTR{{[pci/{}]vendor}}=="0x10de", ATTR{{[pci/{}]device}}=="0x{}",'
-            ' ATTR{{driver_override}}="vfio-pci", RUN{{builtin}}+="kmod load vfio-pci"'
+            ' ATTR{{driver_override}}="vfio-pci", RUN{{builtin}}+="kmod load vfio-pci",'
+            """ RUN+="/bin/sh -c 'echo %k >/sys/bus/pci/drivers_probe'\""""
         )
         gpu = ("1bb0", *["0000:85:00.0"] * 2, "1bb0")
         audio = ("10f0", *["0000:85:00.1"] * 2, "10f0")
-        assert found["etc/udev/rules.d/60-pci-passthrough.rules"].splitlines()[5:] == [
+        assert found["etc/udev/rules.d/60-pci-passthrough.rules"].splitlines()[7:] == [
             'ACTION!="add", GOTO="pci-passthrough_end"',
             'SUBSYSTEM!="pci", GOTO="pci-passthrough_end"',
             "# Switched off for this boot; the last two are what GRUB's recovery entries carry.",
