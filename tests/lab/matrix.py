@@ -149,7 +149,8 @@ ROWS = (
         "sr-iov",
         machines.MIXED,
         host="an SR-IOV capable NIC",
-        proves="refused while it has VFs; they go to vfio-pci, after a boot with the first hook",
+        proves="refused while it has VFs; they go to vfio-pci as they appear, after a boot before"
+        " any hook",
     ),
     Row(
         "vfs",
