@@ -32,6 +32,8 @@ _DISPLAYS, _BRIDGES = 0x03, 0x06
 # and the system peripherals that keep a machine going: interrupt controller, DMA, timer, clock,
 # hot-plug controller, IOMMU, root complex event collector.
 _OF_THE_MACHINE = (0x0C05, 0x0800, 0x0801, 0x0802, 0x0803, 0x0804, 0x0806, 0x0807)
+# A DMA controller by its class, which is a card's way to its own management: BlueField's.
+_OF_A_CARD = "15b3:c2d"
 _OTHER_BRIDGE, _POWER_MANAGEMENT = 0x0680, ("8086:7113",)
 _CXL_MEMORY = 0x0502
 
@@ -95,6 +97,8 @@ class Function(frozen.Value):
         kind = self.class_code >> 8
         if kind == _OTHER_BRIDGE:
             return self.id in _POWER_MANAGEMENT or (self.driver or "").endswith("_smbus")
+        if self.id.startswith(_OF_A_CARD):
+            return False
         return (self.is_bridge and not self.is_pci_bridge) or kind in _OF_THE_MACHINE
 
     @property

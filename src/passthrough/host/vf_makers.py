@@ -2,7 +2,8 @@
 
 Two that set it fight at every boot, and the second is refused by the kernel: VFs are made from none
 alone. Sources: netplan(5), "virtual-function-count" and "link"; systemd.link(5),
-"SR-IOVVirtualFunctions="; udev(7); /etc/sriov-netplan-shim/interfaces.yaml, which the charms
+"SR-IOVVirtualFunctions="; udev(7); tmpfiles.d(5); nm-settings-keyfile(5), "sriov"; modinfo(8) of igb
+and mlx4_core; /etc/sriov-netplan-shim/interfaces.yaml, which the charms
 ovn-chassis and neutron-openvswitch write for their option sriov-numvfs.
 
 To recognise one more, write a finder and add a row to ``_PLACES``.
@@ -23,6 +24,7 @@ from passthrough.system import sysfs
 
 _MOST = 1 << 20
 _UDEV_MATCH = re.compile(r'([A-Z]+(?:\{[^}]*\})?)\s*==\s*"([^"]*)"')
+_VFS_PARAMETER = re.compile(r"\b(?:max_vfs|num_vfs)=(?!0\b)")
 _LINK_SECTION = re.compile(r"^\s*\[(\w+)\]")
 _LINK_SETTING = re.compile(r"^\s*([\w-]+)\s*=\s*(.*?)\s*$")
 
@@ -230,6 +232,28 @@ def _in_script(text: str, card: Card) -> bool:
     )
 
 
+def _in_keyfile(text: str, card: Card) -> bool:
+    """Look for the SR-IOV setting of a connection of NetworkManager's."""
+    pairs = [line.partition("=") for line in text.splitlines() if not line.startswith("#")]
+    settings = {key.strip(): value.strip() for key, _, value in pairs}
+    name, mac = settings.get("interface-name"), settings.get("mac-address")
+    return "total-vfs" in settings and (
+        (not name or name in card.names) and (not mac or mac.lower() in card.macs)
+    )
+
+
+def _in_modprobe(text: str, card: Card) -> bool:
+    """Look for the parameter of the card's own module that makes VFs of every card."""
+    module = card.function.module or card.function.driver or ""
+    return any(
+        words[:1] == ["options"]
+        and words[1:2] == [each]
+        and re.search(_VFS_PARAMETER, " ".join(words[2:]))
+        for words in map(str.split, re.sub(r"\\\n", " ", text).splitlines())
+        for each in (module, module.replace("_", "-"))
+    )
+
+
 _PLACES: tuple[tuple[str, _Finder], ...] = (
     ("etc/netplan/*.yaml", _in_netplan),
     ("run/netplan/*.yaml", _in_netplan),
@@ -240,4 +264,14 @@ _PLACES: tuple[tuple[str, _Finder], ...] = (
     ("run/systemd/network/*.link", _in_link),
     ("etc/systemd/system/*.service", _in_script),
     ("etc/rc.local", _in_script),
+    ("etc/tmpfiles.d/*.conf", _in_script),
+    ("etc/sysfs.conf", _in_script),
+    ("etc/sysfs.d/*.conf", _in_script),
+    ("etc/network/interfaces", _in_script),
+    ("etc/network/interfaces.d/*", _in_script),
+    ("etc/network/if-*.d/*", _in_script),
+    ("etc/networkd-dispatcher/*.d/*", _in_script),
+    ("etc/NetworkManager/system-connections/*", _in_keyfile),
+    ("run/NetworkManager/system-connections/*", _in_keyfile),
+    ("etc/modprobe.d/*.conf", _in_modprobe),
 )

@@ -81,8 +81,44 @@ MEANT = {
         "[Service]\nExecStart=sh -c 'echo 4 >/sys/class/net/eno1/device/sriov_numvfs'\n",
     ),
     "rc.local": ("etc/rc.local", "echo 4 > /sys/bus/pci/devices/0000:3b:00.0/sriov_numvfs\n"),
+    "tmpfiles": (
+        "etc/tmpfiles.d/vfs.conf",
+        "w /sys/class/net/eno1/device/sriov_numvfs - - - - 4\n",
+    ),
+    "sysfsutils": ("etc/sysfs.d/vfs.conf", "class/net/eno1/device/sriov_numvfs = 4\n"),
+    "ifupdown": (
+        "etc/network/interfaces",
+        "iface eno1 inet manual\n  pre-up echo 4 > /sys/class/net/$IFACE/device/sriov_numvfs\n",
+    ),
+    "networkd-dispatcher": (
+        "etc/networkd-dispatcher/routable.d/vfs",
+        "#!/bin/sh\necho 4 > /sys/class/net/eno1/device/sriov_numvfs\n",
+    ),
+    "NetworkManager, by name": (
+        "etc/NetworkManager/system-connections/a.nmconnection",
+        "[connection]\ninterface-name=eno1\n[sriov]\ntotal-vfs=4\n",
+    ),
+    "NetworkManager, by address": (
+        "etc/NetworkManager/system-connections/a.nmconnection",
+        "[ethernet]\nmac-address=52:54:00:00:00:01\n[sriov]\ntotal-vfs=4\n",
+    ),
+    "the module's parameter": ("etc/modprobe.d/igb.conf", "options igb \\\n max_vfs=4\n"),
 }
 NOT_MEANT = {
+    "tmpfiles, another interface": (
+        "etc/tmpfiles.d/vfs.conf",
+        "# eno1\nw /sys/class/net/eno12/device/sriov_numvfs - - - - 4\n",
+    ),
+    "NetworkManager, another interface": (
+        "etc/NetworkManager/system-connections/a.nmconnection",
+        "[connection]\ninterface-name=eno2\n[sriov]\ntotal-vfs=4\n",
+    ),
+    "NetworkManager, no VFs": (
+        "etc/NetworkManager/system-connections/a.nmconnection",
+        "[connection]\ninterface-name=eno1\n",
+    ),
+    "the parameter of another module": ("etc/modprobe.d/a.conf", "options ixgbe max_vfs=4\n"),
+    "the parameter for none": ("etc/modprobe.d/a.conf", "options igb max_vfs=0 debug=1\n"),
     "netplan, another interface": ("etc/netplan/a.yaml", netplan("eno2", COUNT)),
     "netplan, another address": (
         "etc/netplan/a.yaml",

@@ -153,6 +153,8 @@ def test_a_use_refuses_with_its_reason(guard: str, kind: kinds.Kind, what: str, 
         ("10de:22a3", 0x068000, None, None),
         ("8086:a36d", 0x0C0330, "xhci_hcd", None),
         ("8086:0b00", 0x088000, None, None),
+        ("8086:9c60", 0x080100, None, "host-controller"),
+        ("15b3:c2d3", 0x080100, None, None),
         ("1234:11e8", 0x00FF00, None, None),
     ],
 )
