@@ -12,6 +12,7 @@ the file holds two keys for them, which make them stop before they act. Later fo
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping
@@ -41,6 +42,9 @@ _FOR_FIRST_RELEASE = {"taken": {_REFUSAL: None}, "activated": {}}
 # Takes the place of a fingerprint while a rebuild runs, and stays when it fails: nobody knows then
 # what the image holds, so the next run rebuilds even where the files are unchanged.
 DIRTY = ""
+
+# What stands in the place of a record and is no file, or none that a record could be.
+_NO_FILE = (errno.EISDIR, errno.EINVAL, errno.EFBIG, errno.ELOOP)
 
 
 class RecordError(PassthroughError):
@@ -188,7 +192,7 @@ class Ledger:
 
     def __init__(self, site: Site):
         self.site = site
-        self._present = _load(site)
+        self._present = read(site)
 
     @property
     def present(self) -> Record:
@@ -286,7 +290,12 @@ def read(site: Site) -> Record:
         NewerRecordError: when a newer revision of the charm wrote it.
         OSError: when it is there and cannot be read.
     """
-    return _load(site)
+    try:
+        return _load(site)
+    except OSError as error:
+        if error.errno not in _NO_FILE:
+            raise
+        raise _unreadable(site, str(error.strerror)) from error
 
 
 def find_unknown(site: Site) -> tuple[str, ...]:
@@ -310,7 +319,8 @@ def read_others(site: Site, lives: Callable[[str], bool]) -> dict[str, Record]:
     """Read the records of the host's other applications of this charm, by their names.
 
     What else somebody has put into the folder, such as a broken record moved aside, is nobody's:
-    a file whose name no application can have, or a damaged one of an application without a trace.
+    a file whose name no application can have, a damaged one of an application without a trace, or
+    a copy of another application's, by the unit that it names.
 
     Args:
         site: where; its application is left out.
@@ -318,6 +328,7 @@ def read_others(site: Site, lives: Callable[[str], bool]) -> dict[str, Record]:
 
     Raises:
         RecordError: as `read`.
+        OSError: when one of them cannot be read, or is no file.
     """
     paths = sysfs.paths_if_there(site.root / DIRECTORY, "*.json")
     names = [os.path.basename(path).removesuffix(".json") for path in paths]
@@ -326,12 +337,15 @@ def read_others(site: Site, lives: Callable[[str], bool]) -> dict[str, Record]:
         if name == site.application or not naming.is_application(name):
             continue
         try:
-            found[name] = read(Site(site.root, name))
+            other = _load(Site(site.root, name))
         except NewerRecordError:
             raise
         except RecordError:
             if lives(name):
                 raise
+            continue
+        if other.owner is None or other.owner.unit.partition("/")[0] == name:
+            found[name] = other
     return found
 
 
@@ -353,8 +367,7 @@ def taken_by(others: Mapping[str, Record]) -> dict[str, str]:
 
 
 def _load(site: Site) -> Record:
-    path = _path(site)
-    present = files.read(path)
+    present = files.read(_path(site))
     if present is None:
         return Record()
     try:
@@ -364,18 +377,26 @@ def _load(site: Site) -> Record:
         found = data["format"]
         if type(found) is int and found > FORMAT:
             raise NewerRecordError(
-                f"/{path.relative_to(site.root)} is in format {found}, of a newer revision of this"
-                f" charm, and this one reads up to {FORMAT}, so it does nothing to the host;"
+                f"/{_path(site).relative_to(site.root)} is in format {found}, of a newer revision"
+                f" of this charm, and this one reads up to {FORMAT}, so it does nothing to the host;"
                 " refresh the charm to that revision, and leave the file in place"
             )
         if type(found) is not int or found not in _READ:
             raise ValueError(f"{quoting.show(found)} is no format")
         return _parse(data["record"], inherits=found < _SAYS_INHERITED)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RecordError(
-            f"/{path.relative_to(site.root)} is not readable ({error}); move it away, and what it"
-            " held is found again from the configuration"
-        ) from error
+    except KeyError as error:
+        raise _unreadable(site, f"it has no {error}") from error
+    except (ValueError, OverflowError) as error:
+        raise _unreadable(site, str(error) if present.content else "it is empty") from error
+    except (TypeError, AttributeError, RecursionError) as error:
+        raise _unreadable(site, "it holds something else than a record") from error
+
+
+def _unreadable(site: Site, reason: str) -> RecordError:
+    return RecordError(
+        f"/{_path(site).relative_to(site.root)} is not readable ({reason}); move it away, and what"
+        " it held is found again from the configuration"
+    )
 
 
 def _spell(record: Record) -> dict[str, object]:
@@ -439,7 +460,7 @@ def _parse(data: Any, *, inherits: bool = True) -> Record:
             raise ValueError(f"{quoting.show(address)} is not the address of a function")
     for what, digest in activated.items():
         if not isinstance(digest, str):
-            raise TypeError(f"{quoting.show(what)} has no fingerprint")
+            raise ValueError(f"{quoting.show(what)} has no fingerprint")
     reboot = data.get("reboot")
     if reboot is not None:
         reboot = Reboot(

@@ -13,6 +13,7 @@ import stat
 import struct
 from collections.abc import Generator, Iterable
 from pathlib import Path
+from typing import cast
 
 from passthrough import frozen
 
@@ -57,9 +58,12 @@ def read(path: Path) -> Present | None:
             status = os.fstat(handle)
             _check_kind(path, status)
             with open(handle, "rb", closefd=False) as file:
-                content = file.read(LARGEST + 1)
+                # None of a file that has no end, and nothing to give yet, as /proc/kmsg.
+                content = cast("bytes | None", file.read(LARGEST + 1))
     except (FileNotFoundError, NotADirectoryError):
         return None
+    if content is None:
+        raise OSError(errno.EINVAL, "no regular file, so not read", os.fspath(path))
     if len(content) > LARGEST:
         raise OSError(errno.EFBIG, f"larger than {LARGEST >> 20} MiB, so not read", os.fspath(path))
     text = content.decode("utf-8", "surrogateescape")

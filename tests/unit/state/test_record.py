@@ -5,7 +5,10 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import os
 import pathlib
+import re
+from collections.abc import Callable
 
 import pytest
 
@@ -136,6 +139,10 @@ def test_a_reboot_that_was_asked_for_is_kept(tmp_path: pathlib.Path):
 
 DAMAGED = {
     "empty": "",
+    "endless-number": (
+        '{"format": 4, "record": {"taken": {}, "activated": {},'
+        ' "reboot": {"plan": "x", "boot_id": "y", "asked": 1e999}}}'
+    ),
     "cut": '{"taken": {"0000:83:0',
     "not-json": "hello",
     "no-mapping": "[]",
@@ -189,6 +196,56 @@ def test_a_damaged_record_is_named_with_the_way_out(tmp_path: pathlib.Path, text
         assert message.endswith(
             "move it away, and what it held is found again from the configuration"
         )
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "it is empty"),
+        ("null", "it holds something else than a record"),
+        ('{"format": 4, "record": {"taken": {}}}', "it has no 'activated'"),
+        (
+            '{"format": 4, "record": {"taken": {}, "activated": {"grub": 5}}}',
+            '"grub" has no fingerprint',
+        ),
+    ],
+)
+def test_the_reason_is_one_for_people(tmp_path: pathlib.Path, text: str, reason: str):
+    path_of(tmp_path).parent.mkdir(parents=True)
+    path_of(tmp_path).write_text(text)
+    with pytest.raises(record.RecordError, match=re.escape(f"is not readable ({reason}); move")):
+        record.read(Site(tmp_path, "pci-passthrough"))
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda path: path.mkdir(),
+        os.mkfifo,
+        lambda path: path.symlink_to("/dev/zero"),
+        lambda path: path.symlink_to(path.name),
+        lambda path: os.truncate(os.open(path, os.O_CREAT | os.O_WRONLY), files.LARGEST + 1),
+    ],
+    ids=["directory", "fifo", "device", "loop", "too large"],
+)
+def test_what_is_no_file_in_its_place_is_damage_too(
+    tmp_path: pathlib.Path, make: Callable[[pathlib.Path], object]
+):
+    path_of(tmp_path).parent.mkdir(parents=True)
+    make(path_of(tmp_path))
+    with pytest.raises(record.RecordError, match=r"\.json is not readable \(.*move it away"):
+        record.read(Site(tmp_path, "pci-passthrough"))
+    with pytest.raises(record.RecordError), record.open(Site(tmp_path, "pci-passthrough")):
+        pass
+
+
+def test_a_copy_of_another_applications_record_is_nobodys(tmp_path: pathlib.Path):
+    owner = record.Owner("m", "pci-passthrough/0", "nova-compute/0")
+    with record.open(Site(tmp_path, "pci-passthrough")) as ledger:
+        ledger.put(record.Record({"0000:83:00.0": None}, {"grub": "x"}, owner=owner))
+    path_of(tmp_path).with_name("backup.json").write_text(path_of(tmp_path).read_text())
+    assert list(read_others(Site(tmp_path, "qat"))) == ["pci-passthrough"]
+    assert read_others(Site(tmp_path, "pci-passthrough")) == {}
 
 
 @pytest.mark.parametrize("name", ["pci-passthrough.bad.json", "Old.json", "1.json", "a b.json"])

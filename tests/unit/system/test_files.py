@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -9,6 +10,7 @@ import pathlib
 import socket
 import stat
 from collections.abc import Callable
+from unittest import mock
 
 import pytest
 
@@ -355,6 +357,18 @@ class TestWhatIsNoPlainFile:
             bound.bind("x.conf")
             with pytest.raises(OSError, match="no regular file, so not read"):
                 files.read(tmp_path / "x.conf")
+
+    def test_a_file_of_the_kernels_without_an_end_is_not_waited_for(
+        self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """/proc/kmsg is a regular file, and gives nothing while there is nothing new."""
+        (tmp_path / "x.conf").write_text("")
+        idle = mock.Mock(**{"read.return_value": None})
+        monkeypatch.setattr(
+            files, "open", lambda *_, **__: contextlib.nullcontext(idle), raising=False
+        )
+        with pytest.raises(OSError, match="no regular file, so not read"):
+            files.read(tmp_path / "x.conf")
 
     @pytest.mark.parametrize("device", ["/dev/zero", "/dev/full", "/dev/tty"])
     def test_a_link_to_a_device_is_not_opened(self, tmp_path: pathlib.Path, device: str):
