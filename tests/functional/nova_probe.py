@@ -90,7 +90,7 @@ def answer(case):
         "aliases": aliases,
         "listed": sorted(matches),
         "assignable": sorted(address for address, spec in matches.items() if spec),
-        "hostdevs": make_hostdevs(driver, assignable) if driver else {},
+        "hostdevs": make_hostdevs(driver, assignable, matches) if driver else {},
         "tags": {address: spec.get_tags() for address, spec in matches.items() if spec},
         "passes": {flavor: passes(pools, flavor) for flavor in case.get("flavors", ())},
         "report_in_placement": CONF.pci.report_in_placement,
@@ -119,12 +119,24 @@ def start_driver():
     return driver.LibvirtDriver(None, read_only=True)
 
 
-def make_hostdevs(driver, devices):
+def make_hostdevs(driver, devices, matches):
     """Write the XML with which Nova's libvirt driver gives each device to a guest, by address."""
     return {
-        each["address"]: driver._get_guest_pci_device(make_device(each)).to_xml()
+        each["address"]: driver._get_guest_pci_device(
+            make_device(add_tags(each, matches[each["address"]]))
+        ).to_xml()
         for each in devices
     }
+
+
+def add_tags(device, spec):
+    """Add what the tracker takes of a device's device_spec, from Nova 31 on.
+
+    Source: PciDevTracker.update_devices_from_hypervisor_resources in nova/pci/manager.py.
+    """
+    enhanced = dict(device)
+    getattr(spec, "enhanced_pci_device_with_spec_tags", lambda fields: None)(enhanced)
+    return enhanced
 
 
 def read_devices(sysfs):

@@ -6,13 +6,12 @@ charm is asked to take what a guest holds, and does so when that guest is gone.
 
 import dataclasses
 import json
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from lab import booting, kernel, machine, nested, story, unit
+from lab import booting, kernel, machine, nested, nova, story, unit
 
 pytestmark = pytest.mark.row("guest")
 
@@ -23,11 +22,8 @@ GIVEN = f"gpu={CARD_ID}@{FIRST}, gpu={CARD_ID}@{SECOND}"
 FEWER = f"gpu={CARD_ID}@{SECOND}"
 FLAVORS = ("", "gpu:1", "gpu:2", "gpu:3")
 DROP_IN = "/etc/nova/nova.conf.d/pci-passthrough.conf"
-SERVICE = "nova-compute"
 # Seconds that systemd gives nova-compute to become ready: less than the lab's and than its own.
 SHORT_START = "[Service]\nTimeoutStartSec=45\n"
-PROBE = pathlib.Path(__file__).parents[1] / "functional" / "nova_probe.py"
-PROBE_INSIDE = f"{unit.LIBRARY}/nova_probe.py"
 # The guests, named for what they are given.
 WITHOUT, WITH_FIRST, WITH_SECOND = "without", "with-first", "with-second"
 
@@ -42,14 +38,6 @@ class Story(story.Story):
         """Return the process that runs a guest, by libvirt's own note of it."""
         return self.host.read(f"/run/libvirt/qemu/{name}.pid").strip()
 
-    def ask_nova(self) -> dict[str, Any]:
-        """Have Nova look at the machine as nova-compute would: its user, its command line."""
-        words = self.host.run(["/etc/init.d/nova-compute", "show-args"]).stdout.split()
-        case = {"program": SERVICE, "arguments": words[1:], "driver": True, "flavors": FLAVORS}
-        self.host.write("/run/question", json.dumps(case))
-        command = f"runuser -u nova -- python3 {PROBE_INSIDE} </run/question"
-        return json.loads(self.host.run(command).stdout)
-
 
 def cards_in(lines: list[str]) -> list[str]:
     """Return the lines of lspci -nn about a function of the cards, the companion's included."""
@@ -61,7 +49,6 @@ def cards_in(lines: list[str]) -> list[str]:
 def bound(boot: booting.Boot) -> Iterator[Story]:
     """The charm is deployed, two cards are claimed, and the machine has been rebooted."""
     with boot(machine.NOVA, disk_cache="writeback") as host:
-        host.put(PROBE, PROBE_INSIDE)
         charm = unit.Unit(host)
         with host.progress.step("deploy with two cards claimed"):
             charm.deploy(devices=GIVEN)
@@ -73,7 +60,7 @@ def bound(boot: booting.Boot) -> Iterator[Story]:
 def seen(bound: Story) -> dict[str, Any]:
     """What the real Nova makes of it."""
     with bound.host.progress.step("Nova's libvirt driver lists the devices"):
-        return bound.ask_nova()
+        return nova.ask(bound.host, flavors=FLAVORS)
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +99,10 @@ def fewer(again: Story) -> Story:
 @pytest.fixture(scope="module")
 def waiting(fewer: Story) -> Story:
     """nova-compute was started; it waits for a message broker, of which there is none."""
-    fewer.host.write(f"/etc/systemd/system/{SERVICE}.service.d/lab.conf", SHORT_START)
+    fewer.host.write(f"/etc/systemd/system/{nova.SERVICE}.service.d/lab.conf", SHORT_START)
     fewer.host.run(["systemctl", "daemon-reload"])
-    fewer.host.run(["systemctl", "enable", SERVICE])  # invoke-rc.d restarts no other
-    fewer.host.run(["systemctl", "start", "--no-block", SERVICE])
+    fewer.host.run(["systemctl", "enable", nova.SERVICE])  # invoke-rc.d restarts no other
+    fewer.host.run(["systemctl", "start", "--no-block", nova.SERVICE])
     return fewer
 
 
@@ -131,7 +118,7 @@ def freed(waiting: Story) -> Story:
 @pytest.fixture(scope="module")
 def removed(freed: Story) -> Story:
     """The application was removed while a guest has the second card."""
-    freed.host.run(["systemctl", "stop", SERVICE])
+    freed.host.run(["systemctl", "stop", nova.SERVICE])
     with freed.host.progress.step("remove the application while a guest runs"):
         freed.charm.remove()
     return freed
@@ -226,7 +213,7 @@ def test_the_next_hook_after_the_guest_gives_the_card_back(freed: Story) -> None
 
 
 def test_nova_compute_that_is_not_ready_holds_up_no_hook(freed: Story) -> None:
-    said = f"{SERVICE}: started anew, but not ready yet: invoke-rc.d"
+    said = f"{nova.SERVICE}: started anew, but not ready yet: invoke-rc.d"
     assert freed.charm.read_log().count(said) == 1
 
 
