@@ -75,6 +75,13 @@ ROWS = (
         always=True,
     ),
     Row(
+        "variant",
+        machines.NEWER_NOVA,
+        host="a card with a variant of vfio-pci, Nova 31 and a libvirt that prefers variants",
+        proves="libvirt takes it from vfio-pci, and leaves it to the host behind a guest; with"
+        " driver: auto it is on the variant from the boot on, over a guest's start and stop",
+    ),
+    Row(
         "vdpa",
         machines.NEWER_NOVA,
         host="a card with a vDPA device, whose vhost-vdpa node a process has open",

@@ -88,6 +88,12 @@ class Nested:
                     f"{self.report(names[0])}\n{self.host.report()}"
                 )
 
+    def start_paused(self, *names: str) -> None:
+        """Start guests whose processors stand still: QEMU has their devices, and no kernel runs."""
+        with self.host.progress.step(f"start {', '.join(names)}, paused"):
+            for name in names:
+                self._virsh(name, "start", "--paused", name)
+
     def recover(self) -> None:
         """Switch a machine that lost a processor off and on, and start what ran on it again."""
         self.host.progress.say("the emulated machine lost a processor: switched off and on again")
@@ -97,8 +103,12 @@ class Nested:
 
     def stop(self, name: str) -> None:
         """Take a guest's power away, as Nova does when a guest does not shut down by itself."""
-        self._wanted.remove(name)
+        self._wanted = [each for each in self._wanted if each != name]
         self._virsh(name, "destroy", name)
+
+    def delete(self, name: str) -> None:
+        """Have libvirt forget a guest that is off, as Nova does when its server is deleted."""
+        self._virsh(name, "undefine", name)
 
     def is_running(self, name: str) -> bool:
         """Say whether libvirt has the guest running."""
