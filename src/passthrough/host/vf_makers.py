@@ -2,9 +2,9 @@
 
 Two that set it fight at every boot, and the second is refused by the kernel: VFs are made from none
 alone. Sources: netplan(5), "virtual-function-count" and "link"; systemd.link(5),
-"SR-IOVVirtualFunctions="; udev(7); tmpfiles.d(5); nm-settings-keyfile(5), "sriov"; modinfo(8) of igb
-and mlx4_core; /etc/sriov-netplan-shim/interfaces.yaml, which the charms
-ovn-chassis and neutron-openvswitch write for their option sriov-numvfs.
+"SR-IOVVirtualFunctions="; udev(7); tmpfiles.d(5); nm-settings-keyfile(5), "sriov"; modinfo(8) of
+igb and mlx4_core; /etc/sriov-netplan-shim/interfaces.yaml, which the charms ovn-chassis and
+neutron-openvswitch write for their option sriov-numvfs.
 
 To recognise one more, write a finder and add a row to ``_PLACES``.
 """
