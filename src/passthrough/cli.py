@@ -238,10 +238,10 @@ def _last_told(given: argparse.Namespace) -> tuple[str, Mapping[str, Any]]:
     if kept:
         named = ", ".join(kept)
         raise _MisusedError(f"the options of {named} are kept here", "name one by --application")
-    whose = f"of {given.application} " if given.application else ""
-    others = ", ".join(settled.kept_options(given.root)) if whose else ""
+    others = ", ".join(settled.kept_options(given.root)) if given.application else ""
+    unit = f"unit of {given.application}" if given.application else "unit"
     raise _MisusedError(
-        f"no options {whose}are kept on this host, as a hook of the unit does until the next boot",
+        f"no {unit} has left its options on this host since it booted",
         f"give --devices, or another --application: {others}" if others else "give --devices",
     )
 

@@ -228,8 +228,7 @@ class TestWithoutDevices:
 
     def test_nothing_that_is_kept_is_said(self, run: Run, capsys):
         assert self.refused(run, capsys) == (
-            "no options are kept on this host, as a hook of the unit does until the next boot; give"
-            " --devices"
+            "no unit has left its options on this host since it booted; give --devices"
         )
 
     def test_of_several_applications_one_is_to_be_named(self, run: Run, capsys, tree):
@@ -244,8 +243,8 @@ class TestWithoutDevices:
         ]
         assert "/etc/modules-load.d/pci-passthrough-gpu.conf" in paths
         assert self.refused(run, capsys, "--application", "nic") == (
-            "no options of nic are kept on this host, as a hook of the unit does until the next"
-            " boot; give --devices, or another --application: gpu, qat"
+            "no unit of nic has left its options on this host since it booted; give --devices, or"
+            " another --application: gpu, qat"
         )
 
     def test_the_only_application_needs_no_name(self, run: Run, tree):
@@ -255,7 +254,7 @@ class TestWithoutDevices:
 
     def test_a_boot_or_the_units_end_forgets_them(self, run: Run, ready_unit: Unit, capsys):
         ready_unit.run("stop")
-        assert self.refused(run, capsys).startswith("no options are kept on this host")
+        assert self.refused(run, capsys).startswith("no unit has left its options")
 
 
 @pytest.mark.parametrize("revision", ["ch:amd64/pci-passthrough-12", ""])
