@@ -36,34 +36,45 @@ _BINDS = re.compile(
     r"|\bdriverctl\b.*\bset-override\b|\b(?:dpdk-devbind|dpdk_nic_bind)(?:\.py)?\b.*(?:-b|--bind)"
 )
 _STUB = re.compile(r"\b(?:vfio[-_]pci|pci[-_]stub)\b")
+_VFIO_DRIVER = re.compile(r"\b(?:\w+[-_])?vfio[-_]pci\b|\bpci[-_]stub\b")
 # An id as the kernel takes it in new_id, "10de 1b80", and as udev compares it.
 _PAIR = re.compile(r"\becho\s+[\"']?(?:0x)?([0-9a-f]{4})[\s:]+(?:0x)?([0-9a-f]{4})\b", re.I)
 _UDEV_VENDOR = re.compile(r"ATTRS?\{vendor\}==\"0x([0-9a-f]{4})\"", re.I)
 _UDEV_DEVICE = re.compile(r"ATTRS?\{device\}==\"0x([0-9a-f]{4})\"", re.I)
 _UDEV_PCI_ID = re.compile(r"(?:ENV\{)?PCI_ID\}?==\"([0-9a-f]{4}:[0-9a-f]{4})\"", re.I)
 _MODALIAS = re.compile(r"\bpci:v0000([0-9a-f]{4})d0000([0-9a-f]{4})", re.I)
+# As dpdk's own service reads /etc/dpdk/interfaces: BUS ID DRIVER.
+_DPDK = re.compile(r"\s*pci\s+\S+\s+\S+")
 _VFS = re.compile(r"\bsriov_numvfs\b")
 _NETPLAN_VFS = re.compile(r"\s*virtual-function-count\s*:\s*\d")
 _DRACUT = re.compile(
     r"\s*(?:(?:add|force)_drivers|kernel_cmdline|install_items|add_dracutmodules)\s*\+?="
     r".*\b(?:vfio|pci[-_]stub)"
 )
+# Packages own these, and expect them, even empty.
+_OF_PACKAGES = (
+    "/etc/modules",
+    "/etc/initramfs-tools/modules",
+    "/etc/crontab",
+    "/etc/dpdk/interfaces",
+)
 # A longer file is no script that somebody wrote.
 _MOST = 1 << 20
 _MODULE = re.compile(r"\s*(?:pci[_-]stub|vfio(?:[_-](?:pci|iommu_type1|virqfd))?)(?:\s|$)")
-_IDS = re.compile(r"\bids=[\"']?(?P<ids>[0-9A-Fa-f:,]+)")
+_IDS = re.compile(r"\bids=\\?[\"']?(?P<ids>[0-9A-Fa-f:,]+)")
 _MODPROBE = re.compile(
     r"\s*(?:options\s+(?:vfio[_-]pci|pci[_-]stub)\s.*\bids="
     r"|options\s+vfio_iommu_type1\s.*\ballow_unsafe_interrupts="
     r"|softdep\s+\S+\s+pre:.*\bvfio[_-]pci\b"
-    r"|install\s+vfio[_-]pci\s"
+    r"|install\s+vfio[_-]pci\s|install\s+\S+\s.*\b(?:vfio|pci)[_-](?:pci|stub)\b"
     r"|alias\s+pci:\S+\s+(?:vfio[_-]pci|pci[_-]stub)\b)"
 )
-_INSTALL = re.compile(r"\s*install\s+vfio[_-]pci\s+(.*)")
+_INSTALL = re.compile(r"\s*install\s+\S+\s+(.*)")
 _GRUB_TOKEN = re.compile(
     r"(?<![\w.=-])(?:intel_iommu=on|amd_iommu=on|iommu=pt|modprobe\.blacklist="
     r"|vfio_iommu_type1\.allow_unsafe_interrupts=|(?:vfio|pci)[_-](?:pci|stub)\.ids="
-    r"|rd\.driver\.pre=(?:[^\s\"'\\]*,)?(?:vfio|pci[_-]stub))[^\s\"'\\]*"
+    r"|rd\.driver\.pre=(?:[^\s\"'\\]*,)?(?:vfio|pci[_-]stub))"
+    r"(?:(?<=\.ids=)\\?[\"'])?[^\s\"'\\;]*"
 )
 
 # As charm-sysconfig heads what it generates.
@@ -248,11 +259,26 @@ def _find_unit(path: str, lines: list[str]) -> list[Leftover]:
 
 
 def _find_driverctl(path: str, lines: list[str]) -> list[Leftover]:
-    if not _STUB.search("\n".join(_code(lines))):
+    if not _VFIO_DRIVER.search("\n".join(_code(lines))):
         return []
     addresses = _addresses([path.rpartition("/")[2]])
     reason = "driverctl gives the device to vfio-pci at each boot"
     return [Leftover(path, (), True, reason, "delete the file", addresses=addresses)]
+
+
+def _find_table(path: str, lines: list[str]) -> list[Leftover]:
+    """Look at a file of which each line stands for itself, as in a crontab."""
+    numbered = enumerate(lines, 1)
+    hits = {
+        number: line
+        for number, line in numbered
+        if _VFIO_DRIVER.search(line) and (_binds(line) or _DPDK.match(line))
+    }
+    if not hits:
+        return []
+    leftover = _describe(path, lines, hits, "it binds devices by itself, behind their drivers")
+    meant = hits.values()
+    return [frozen.replace(leftover, addresses=_addresses(meant), ids=_pairs(meant))]
 
 
 def _find_udev(path: str, lines: list[str]) -> list[Leftover]:
@@ -348,7 +374,8 @@ def _find_modprobe(path: str, lines: list[str]) -> list[Leftover]:
     by_alias = {f"{vendor}:{device}".lower() for vendor, device in aliases}
     ids = tuple(sorted({*_ids(hits.values()), *by_alias}))
     leftover = _describe(path, list(logical.values()), hits, reason, numbers=list(logical))
-    return [frozen.replace(leftover, rebuild=_REBUILD_INITRAMFS, ids=ids)]
+    meant = _addresses(line for line in hits.values() if _INSTALL.match(line))
+    return [frozen.replace(leftover, rebuild=_REBUILD_INITRAMFS, addresses=meant, ids=ids)]
 
 
 def _find_grub(path: str, lines: list[str]) -> list[Leftover]:
@@ -449,8 +476,7 @@ def _describe(
     numbers = numbers or range(1, len(lines) + 1)
     rest = (line.strip() for number, line in zip(numbers, lines, strict=True) if number not in hits)
     is_empty = all(not line or line.startswith("#") or line == "exit 0" for line in rest)
-    # Packages own the two lists of modules and expect them, even empty.
-    can_go = is_empty and path not in ("/etc/modules", "/etc/initramfs-tools/modules")
+    can_go = is_empty and path not in _OF_PACKAGES
     advice = "delete the file" if can_go else "delete these lines"
     parts = tuple(Part(number, hits[number].strip()) for number in sorted(hits))
     return Leftover(path, parts, can_go, reason, advice)
@@ -477,6 +503,11 @@ _PLACES: tuple[tuple[str, _Finder], ...] = (
     ("etc/initramfs-tools/hooks/*", _find_early_script),
     ("usr/lib/dracut/modules.d/*/*.sh", _find_early_script),
     ("etc/systemd/system/*.service", _find_unit),
+    ("var/lib/cloud/scripts/per-boot/*", _find_any_script),
+    ("etc/cron.d/*", _find_table),
+    ("etc/crontab", _find_table),
+    ("etc/tmpfiles.d/*.conf", _find_table),
+    ("etc/dpdk/interfaces", _find_table),
     ("etc/driverctl.d/*", _find_driverctl),
     ("etc/udev/rules.d/*.rules", _find_udev),
     ("etc/netplan/*.yaml", _find_netplan),

@@ -428,6 +428,52 @@ class TestOtherGuides:
             ),
             ("etc/driverctl.d/0000:83:00.0", "vfio-pci\n", ADDRESSES[:1], ()),
             ("etc/driverctl.d/pci-0000:83:00.0", "vfio-pci\n", ADDRESSES[:1], ()),
+            ("etc/driverctl.d/0000:83:00.0", "mlx5_vfio_pci\n", ADDRESSES[:1], ()),
+            ("var/lib/cloud/scripts/per-boot/gpus", EARLY, ADDRESSES, ()),
+            (
+                "etc/cron.d/gpus",
+                "@reboot root echo 0000:83:00.0 > /sys/bus/pci/drivers/vfio-pci/bind\n",
+                ADDRESSES[:1],
+                (),
+            ),
+            (
+                "etc/crontab",
+                "@reboot root driverctl set-override 0000:83:00.0 vfio-pci\n",
+                ADDRESSES[:1],
+                (),
+            ),
+            (
+                "etc/tmpfiles.d/gpus.conf",
+                "w /sys/bus/pci/devices/0000:83:00.0/driver_override - - - - vfio-pci\n",
+                ADDRESSES[:1],
+                (),
+            ),
+            ("etc/dpdk/interfaces", "pci 0000:83:00.0 vfio-pci\n", ADDRESSES[:1], ()),
+            (
+                "etc/modprobe.d/vfio.conf",
+                "install vfio-pci echo vfio-pci > /sys/bus/pci/devices/0000:83:00.0/driver_override"
+                "; modprobe -i vfio-pci\n",
+                ADDRESSES[:1],
+                (),
+            ),
+            (
+                "etc/modprobe.d/vfio.conf",
+                "install nvidia modprobe vfio-pci ids=10de:1bb0; modprobe -i nvidia\n",
+                (),
+                ("10de:1bb0",),
+            ),
+            (
+                "etc/default/grub.d/x.cfg",
+                "GRUB_CMDLINE_LINUX=\"$GRUB_CMDLINE_LINUX vfio-pci.ids='10de:1bb0,10de:10f0'\"\n",
+                (),
+                ("10de:10f0", "10de:1bb0"),
+            ),
+            (
+                "etc/default/grub.d/x.cfg",
+                'GRUB_CMDLINE_LINUX="$GRUB_CMDLINE_LINUX vfio-pci.ids=\\"10de:1bb0\\""\n',
+                (),
+                ("10de:1bb0",),
+            ),
             (
                 "etc/udev/rules.d/10-vfio.rules",
                 'ACTION=="add", SUBSYSTEM=="pci", KERNEL=="0000:83:00.0", \\\n'
@@ -538,6 +584,26 @@ class TestOtherGuides:
     ):
         host.write(path, text)
         assert leftovers.find(host.root) == ()
+
+    @pytest.mark.parametrize(
+        ("path", "text"),
+        [
+            ("etc/crontab", "0 0 * * * root driverctl list-devices\n"),
+            ("etc/tmpfiles.d/x.conf", "d /run/vfio-pci 0755\n"),
+            ("etc/dpdk/interfaces", "# pci 0000:83:00.0 vfio-pci\npci 0000:83:00.0 igb_uio\n"),
+            ("etc/driverctl.d/0000:83:00.0", "nouveau\n"),
+            ("etc/modprobe.d/x.conf", "install nouveau /bin/false\n"),
+        ],
+    )
+    def test_are_not_what_binds_nothing_to_vfio(
+        self, host: hosttree.HostTree, path: str, text: str
+    ):
+        host.write(path, text)
+        assert leftovers.find(host.root) == ()
+
+    def test_are_no_file_of_a_packages_to_delete(self, host: hosttree.HostTree):
+        host.write("etc/crontab", "@reboot root driverctl set-override 0000:83:00.0 vfio-pci\n")
+        assert find_one(host.root, "/etc/crontab").advice == "delete these lines"
 
     def test_have_modprobe_run_a_script_which_is_named_too(self, host: hosttree.HostTree):
         host.write("etc/modprobe.d/local.conf", "install vfio-pci /sbin/vfio-pci-override-vga.sh\n")
