@@ -150,12 +150,12 @@ def look(site: Site) -> Facts:
     host = pci.read(root)
     mine = record.read(site)
     others = record.read_others(site, partial(_has_files, root))
-    processes = procfs.Processes(root)
+    processes, closed = procfs.Processes(root), vfio_users.Closed(root)
     return Facts(
         site=site,
         host=host,
         machine=machine.read(root),
-        usage=usage.read(root, host, _ours(mine, others), processes),
+        usage=usage.read(root, host, _ours(mine, others), processes, closed),
         record=mine,
         others=others,
         present={
@@ -164,7 +164,7 @@ def look(site: Site) -> Facts:
         },
         nova=nova_facts.read(site, mine.nova),
         processes=processes,
-        users=vfio_users.Users(root, processes),
+        users=vfio_users.Users(root, processes, closed),
         watched=watch.is_installed(root, site.application),
         aliases=modules.Aliases(root),
         ports=ports.Ports(root),
@@ -176,7 +176,8 @@ def ask_again(facts: Facts, addresses: Iterable[str]) -> Facts:
     """Ask once more, for safety, about a few functions: what has them, and what the host uses.
 
     A function's group and card belong to the question, since their uses can bar it, and so do the
-    records of other applications. The rest of the facts stays as it was.
+    records of other applications. What the kernel says of a function by itself does not do here:
+    the processes are asked. The rest of the facts stays as it was.
 
     Raises:
         RecordError: when another application's record is damaged.

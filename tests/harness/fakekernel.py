@@ -84,13 +84,22 @@ class FakeKernel:
         return not self._refused
 
     def hold(self, address: str, process: int = 4711) -> Path:
-        """Let a process have the node of a function's group open; the link to remove again."""
+        """Let a process have the node of a function's group open; the link to remove again.
+
+        Whoever removes it tells of that: `close`, or the function stays enabled.
+        """
         group = os.path.basename(os.readlink(self.tree.directory(address) / "iommu_group"))
         descriptors = self.root / "proc" / str(process) / "fd"
         descriptors.mkdir(parents=True, exist_ok=True)
         held = descriptors / str(len(list(descriptors.iterdir())))
         held.symlink_to(f"/dev/vfio/{group}")
+        model.show_open(self.root)
         return held
+
+    def close(self, held: Path) -> None:
+        """Let a process close what `hold` has opened."""
+        held.unlink()
+        model.show_open(self.root)
 
     def drivers(self) -> dict[str, str | None]:
         """The driver of every function of the GPUs."""

@@ -268,6 +268,7 @@ def process(
         if mount is not None:
             text = f"pos:\t0\nflags:\t02\nmnt_id:\t{mount}\nino:\t7\n"
             (directory / f"fdinfo/{descriptor}").write_text(text)
+    kernel.show_open(tree.root)
     return directory
 
 

@@ -269,7 +269,7 @@ class TestLeaving:
         assert said not in left.told, "it is in the journal already"
         assert left.world.tools.calls == calls, "nothing is rebuilt for it"
         assert watch.is_installed(left.root, "pci-passthrough")
-        held.unlink()
+        left.world.kernel.close(held)
         left.run()
         assert left.world.drivers() == {**READY, **NATIVE}
         assert not watch.is_installed(left.root, "pci-passthrough")

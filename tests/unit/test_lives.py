@@ -312,7 +312,7 @@ class Life:
 
     def release(self) -> None:
         if self.held:
-            self.held.unlink()
+            self.world.kernel.close(self.held)
             self.held = None
 
     def check_guest(self) -> None:

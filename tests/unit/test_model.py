@@ -154,7 +154,7 @@ class Life:
 
     def release(self) -> None:
         for link in self.holds.values():
-            link.unlink()
+            self.world.kernel.close(link)
         self.holds.clear()
 
     def calm(self, config: dict[str, Any]) -> dict[str, object]:

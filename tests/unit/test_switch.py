@@ -72,7 +72,7 @@ def test_nova_is_offered_what_a_guest_holds_and_nothing_else(unit: Started):
     unit.hook()
     assert unit.nova.offered() == ["0000:83:00.0"]
     assert unit.drivers()["0000:83:00.0"] == "vfio-pci"
-    held.unlink()
+    unit.kernel.close(held)
     unit.hook()
     assert unit.nova.offered() == []
 

@@ -143,7 +143,7 @@ class TestAuto:
         assert named.hook("").kind is Kind.BLOCKED
         assert named.tree.driver_of(GPU) == NVGRACE
         assert named.record().variants == {GPU: NVGRACE}
-        guest.unlink()
+        named.kernel.close(guest)
         named.hook()
         assert named.tree.driver_of(GPU) == "nvidia"
         assert named.record().is_empty
@@ -255,7 +255,7 @@ class TestPinned:
         assert status.kind is Kind.BLOCKED
         assert "a guest holds it" in status.message
         assert named.tree.driver_of(GPU) == NVGRACE
-        guest.unlink()
+        named.kernel.close(guest)
         assert named.hook().message == "gh200: 1 ready"
         assert named.tree.driver_of(GPU) == "vfio-pci"
 

@@ -317,7 +317,7 @@ class TestAnotherNumber:
         assert numbers(having) == (2, "1")
         assert f"{PF} 0x8086 0x10c9 2\n" in having.tree.read(SCRIPT)
         assert having.record().vfs == {PF: record.Vfs(2)}
-        held.unlink()
+        having.kernel.close(held)
         assert having.hook().message == "vf: 4 ready"
 
     def test_a_port_that_is_up_has_it_wait_for_the_boot(self, having):
@@ -366,7 +366,7 @@ class TestGivenUp:
             " guest is gone; stop or migrate the guest"
         )
         assert vf_drivers(having) == ["vfio-pci", "vfio-pci"]
-        held.unlink()
+        having.kernel.close(held)
         having.hook()
         assert numbers(having) == (0, "1")
         assert PF not in having.record().vfs

@@ -60,11 +60,13 @@ class Nodes:
     Args:
         root: the host's root.
         known: its block devices.
+        closed: what the kernel says by itself of functions on vfio-pci; None leaves it out.
     """
 
-    def __init__(self, root: Path, known: disks.Disks):
+    def __init__(self, root: Path, known: disks.Disks, closed: vfio_users.Closed | None = None):
         self._root = root
         self._disks = known
+        self._closed = closed
 
     def of(self, function: pci.Function) -> tuple[Node, ...]:
         """The nodes through which programs have a function on a native driver, or VFs of it."""
@@ -97,6 +99,13 @@ class Nodes:
                 found.update(dict.fromkeys(node for node in below if node.of_guests))
                 found.update(dict.fromkeys(self._lent(vf)))
         return tuple(found)
+
+    def of_vfio(self, function: pci.Function) -> tuple[Node, ...]:
+        """The nodes of a function on vfio-pci; none where the kernel says that nobody has it."""
+        paths = sorted(vfio_users.nodes_of(self._root, function.address, self._vdpa))
+        if self._closed and self._closed.has_all(paths):
+            return ()
+        return tuple(Node(path, vfio_users.number_of(self._root, path)) for path in paths)
 
     @functools.cached_property
     def _vdpa(self) -> Mapping[str, frozenset[str]]:

@@ -12,7 +12,7 @@ from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 from passthrough import frozen
-from passthrough.host import disks, nodes, pci
+from passthrough.host import disks, nodes, pci, vfio_users
 from passthrough.host.uses import (
     at_rest,
     coming_up,
@@ -74,7 +74,7 @@ class Openers:
         function = host.functions.get(address) if host else None
         if root is None or function is None or found is None or processes is None:
             return ()
-        uses = set(programs.find_open(root, function, found, processes, self._ours))
+        uses = set(programs.find_open(function, found, processes, self._ours))
         if function.driver != pci.VFIO_PCI:
             uses.update(self._unseen.of(function))
         return _in_order(uses)
@@ -114,6 +114,7 @@ def read(
     host: pci.Host,
     ours: Container[str] = (),
     processes: procfs.Processes | None = None,
+    closed: vfio_users.Closed | None = None,
 ) -> Usage:
     """Find every use of the functions of ``host``.
 
@@ -122,6 +123,8 @@ def read(
         host: the host's functions.
         ours: addresses of functions that applications of this charm have taken.
         processes: the host's processes, where the caller asks more of them.
+        closed: what the kernel says of functions on vfio-pci, which spares a pass over the
+            processes; None before a driver changes.
 
     Raises:
         OSError: when /proc or /sys cannot be read; a use that cannot be seen is not the same as
@@ -145,7 +148,7 @@ def read(
         # What is on vfio-pci or a variant the host has given up already, unless that is DPDK's.
         if function and (not function.is_on_vfio or each.kind == kinds.Kind.DPDK):
             found.setdefault(address, set()).add(each)
-    openers = Openers(root, host, nodes.Nodes(root, known), processes, ours)
+    openers = Openers(root, host, nodes.Nodes(root, known, closed), processes, ours)
     uses = {address: _in_order(found[address]) for address in sorted(found)}
     return Usage(uses, openers, known)
 

@@ -12,9 +12,63 @@ from passthrough import pci_address
 from passthrough.host import pci
 from passthrough.system import procfs, sysfs
 
+_GROUP_NODES = "/dev/vfio/"
 OWN_NODES = "/dev/vfio/devices/"  # each function's own one; its group's stands above
 _VDPA_NODES = "/dev/vhost-vdpa-"  # drivers/vhost/vdpa.c
 VDPA = "sys/bus/vdpa/devices"
+
+
+class Closed:
+    """Whether the kernel says that nobody has functions on vfio-pci open, asked once for each node.
+
+    Their ``enable`` is 0 until somebody opens them (vfio_pci_core_enable() of the kernel's
+    drivers/vfio/pci/vfio_pci_core.c). What does not show is the moment between the opening of a
+    group and that of its function. So this tells and offers, and spares a pass over the processes;
+    before a driver changes they are asked all the same.
+
+    Args:
+        root: the host's root.
+    """
+
+    def __init__(self, root: Path):
+        self._root = root
+        self._known: dict[str, bool] = {}
+
+    def has_all(self, nodes: Iterable[str]) -> bool:
+        """Tell whether the kernel says that nobody has any of these nodes open.
+
+        False is no answer. There is one for groups' nodes alone: a process can have a function's
+        own node open while the function is closed.
+        """
+        return all(self._has(node) for node in nodes)
+
+    def _has(self, node: str) -> bool:
+        if node not in self._known:
+            group = node.removeprefix(_GROUP_NODES)
+            self._known[node] = group.isdecimal() and self._has_group(group)
+        return self._known[node]
+
+    def _has_group(self, group: str) -> bool:
+        """Whether no member of a group is open, as the kernel says of at least one."""
+        members = sysfs.names_if_there(f"{self._root}/{pci.GROUPS}/{group}/devices")
+        said = [self._is_closed(member) for member in members]
+        return True in said and False not in said
+
+    def _is_closed(self, address: str) -> bool | None:
+        """Whether nobody has one function open; None where nobody could."""
+        device = _device(self._root, address)
+        try:
+            driver = sysfs.link_name_or_raise(f"{device}/driver")
+            if driver == pci.VFIO_PCI:
+                return sysfs.regular_value_if_there(f"{device}/enable") == "0"
+            is_other = driver is not None and is_lent(self._root, address, driver, self._vdpa)
+            return False if is_other else None
+        except OSError:
+            return False
+
+    @functools.cached_property
+    def _vdpa(self) -> Mapping[str, frozenset[str]]:
+        return vdpa_nodes(self._root)
 
 
 class Users:
@@ -23,11 +77,15 @@ class Users:
     Args:
         root: the host's root; None for a host where nobody has any.
         processes: the host's processes.
+        closed: what the kernel says by itself, which spares the pass; None asks the processes.
     """
 
-    def __init__(self, root: Path | None, processes: procfs.Processes):
+    def __init__(
+        self, root: Path | None, processes: procfs.Processes, closed: Closed | None = None
+    ):
         self._root = root
         self._processes = processes
+        self._closed = closed
 
     @classmethod
     def none(cls) -> Users:
@@ -49,6 +107,8 @@ class Users:
             )
             for address in addresses
         }
+        if self._closed:
+            nodes = {each: mine for each, mine in nodes.items() if not self._closed.has_all(mine)}
         held = of_nodes(self._processes, frozenset[str]().union(*nodes.values()))
         found = {
             address: {process for node in mine if node in held for process in held[node]}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from passthrough import TYPE_CHECKING
-from passthrough.host import pci, pci_ids, usage
+from passthrough.host import pci, pci_ids, usage, vfio_users
 from passthrough.planning import groups, viability
 from passthrough.reporting import schema, words
 
@@ -43,7 +43,7 @@ def describe(
         OSError: when the host's own uses cannot be read.
     """
     known = pci_ids.look_up(root, host.functions.values())
-    used = usage.read(root, host, processes=processes)
+    used = usage.read(root, host, processes=processes, closed=vfio_users.Closed(root))
     in_groups = groups.Groups(host, used)
     for address, function in host.functions.items():
         objection = (

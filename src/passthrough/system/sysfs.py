@@ -8,6 +8,7 @@ every other error through: a use that cannot be seen is not the same as none.
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 _CHUNK = 1 << 16
@@ -28,6 +29,25 @@ def value_if_there(path: str) -> str | None:
     (Documentation/filesystems/sysfs.rst).
     """
     return _read(path, once=True)
+
+
+def regular_value_if_there(path: str) -> str | None:
+    """Read an attribute as `value_if_there` does; None for what is no regular file, too.
+
+    For a value that something is left undone for: it has to be the kernel's own.
+    """
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            return None
+        return os.read(handle, _CHUNK).decode("utf-8", "replace").rstrip("\n")
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
 
 
 def link_target_if_there(path: str) -> str | None:

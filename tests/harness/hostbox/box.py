@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harness.hosttree import HostTree, programs
+from harness.hosttree import HostTree, kernel, programs
 
 HERE = pathlib.Path(__file__).parent
 TESTS = HERE.parents[1]  # what holds the package harness
@@ -215,10 +215,24 @@ class Box:
             number = holder.stdout.readline()
             if not number:
                 raise BoxError(f"{path}: cannot be held open in the box")
-            yield int(number)
+            with self._seen_in_tree(int(number), path):
+                yield int(number)
         finally:
             holder.communicate("\n")
             self._change_mounts("umount", path)
+
+    @contextlib.contextmanager
+    def _seen_in_tree(self, process: int, path: str) -> Iterator[None]:
+        """Let the tree's kernel know that a process of the box has a file open."""
+        place = self.tree.root / f"proc/{process}"
+        (place / "fd").mkdir(parents=True)
+        (place / "fd/3").symlink_to(path)
+        kernel.show_open(self.tree.root)
+        try:
+            yield
+        finally:
+            shutil.rmtree(place)
+            kernel.show_open(self.tree.root)
 
     def stub(
         self,

@@ -199,12 +199,36 @@ def set_driver(root: pathlib.Path, address: str, driver: str | None) -> None:
     (device / "uevent").write_text("".join(lines))
     if is_vfio(root, former) or is_vfio(root, driver):
         _vfio_nodes(root, device, present=is_vfio(root, driver))
+    show_enabled(root, address)
     # Linux 6.1 shows it of every device of VFIO's; here a variant alone has it.
     own = device / "vfio-dev"
     if driver != VFIO_PCI and is_vfio(root, driver):
         (own / "vfio0").mkdir(parents=True, exist_ok=True)
     elif is_vfio(root, former) and own.is_dir():
         shutil.rmtree(own)
+
+
+def show_enabled(root: pathlib.Path, address: str) -> None:
+    """Let ``enable`` of a function say what the kernel has done with it.
+
+    A native driver enables what it binds. vfio-pci and its variants leave that to whoever opens the
+    function: a process that has the group's node open is taken to have all of its functions.
+    """
+    device = root / DEVICES / address
+    driver = driver_of(root, address)
+    is_enabled = driver is not None
+    if is_vfio(root, driver) and (device / "iommu_group").is_symlink():
+        node = f"/dev/vfio/{os.path.basename(os.readlink(device / 'iommu_group'))}"
+        descriptors = (root / "proc").glob("[0-9]*/fd/*")
+        links = (os.readlink(each) for each in descriptors if each.is_symlink())
+        is_enabled = node in links
+    (device / "enable").write_text(f"{int(is_enabled)}\n")
+
+
+def show_open(root: pathlib.Path) -> None:
+    """Let ``enable`` of all functions follow what processes have opened or closed."""
+    for device in (root / DEVICES).iterdir():
+        show_enabled(root, device.name)
 
 
 def _vfio_nodes(root: pathlib.Path, device: pathlib.Path, *, present: bool) -> None:

@@ -122,7 +122,7 @@ def attributes(of: Identity) -> dict[str, tuple[int, bytes]]:
         "device": (_READ, text(f"0x{of.device:04x}")),
         "dma_mask_bits": (_READ, text(32)),
         "driver_override": (_BOTH, text("(null)")),
-        "enable": (_BOTH, text(1)),
+        "enable": (_BOTH, text(0)),
         "irq": (_READ, text(0)),
         "local_cpulist": (_READ, text("0-7")),
         "local_cpus": (_READ, text("ff")),

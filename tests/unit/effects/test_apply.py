@@ -406,7 +406,7 @@ class TestFunctionThatDoesNotMove:
         assert "0000:84:00.0" in found
         assert on.drivers()["0000:84:00.0"] == on.drivers()["0000:84:00.1"] == "vfio-pci"
         assert [each for each in on.kernel.writes() if "unbind" in each] == []
-        held.unlink()
+        on.kernel.close(held)
         on.hook("gpu=10de:1bb0@83:00.0")
         assert on.status == "active: gpu: 1 ready"
         assert on.drivers()["0000:84:00.0"] == "nouveau"

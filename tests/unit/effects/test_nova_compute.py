@@ -116,7 +116,7 @@ class TestOffering:
         ready.hook(ONE)
         assert ready.nova.offered() == ["0000:83:00.0", "0000:84:00.0"]
         assert ready.nova.restarts() == 0
-        held.unlink()
+        ready.kernel.close(held)
         assert ready.hook() == Status(Kind.ACTIVE, "gpu: 1 ready")
         assert ready.nova.offered() == ["0000:83:00.0"]
 

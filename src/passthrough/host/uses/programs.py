@@ -12,7 +12,7 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 
 from passthrough import pci_address
-from passthrough.host import pci, vfio_users
+from passthrough.host import pci
 from passthrough.host.nodes import Node, Nodes
 from passthrough.host.uses import kinds
 from passthrough.system import procfs, quoting, sysfs
@@ -28,7 +28,6 @@ def find(root: Path) -> Iterator[tuple[str, kinds.Use]]:
 
 
 def find_open(
-    root: Path,
     function: pci.Function,
     nodes: Nodes,
     processes: procfs.Processes,
@@ -37,7 +36,6 @@ def find_open(
     """Find who has a function open; asks the processes only where it has a node.
 
     Args:
-        root: the host's root.
         function: which one.
         nodes: the device nodes of functions.
         processes: the host's processes.
@@ -47,7 +45,7 @@ def find_open(
     on_vfio = function.driver == pci.VFIO_PCI
     if function.is_on_vfio and function.address in ours:
         return
-    mine = _vfio_nodes(root, function) if on_vfio else nodes.of(function)
+    mine = nodes.of_vfio(function) if on_vfio else nodes.of(function)
     if not mine:
         return
     unread = processes.opened.unread
@@ -69,11 +67,6 @@ def find_open(
             kind = kinds.Kind.GUEST if is_guests else kinds.Kind.PROGRAM
             shown, program = quoting.plain(path), _program(processes, process)
             yield kinds.Use(kind, f"{shown} is open in process {process} ({program})")
-
-
-def _vfio_nodes(root: Path, function: pci.Function) -> tuple[Node, ...]:
-    paths = sorted(vfio_users.nodes_of(root, function.address))
-    return tuple(Node(path, vfio_users.number_of(root, path)) for path in paths)
 
 
 def _holders(node: Node, processes: procfs.Processes) -> Iterator[tuple[str, int]]:
