@@ -153,13 +153,16 @@ def _of_runtimes(root: Path) -> Iterator[str]:
     """Name the containers of the other programs that run some, by their cgroups."""
     for path in _cgroups(root):
         found = _RUNTIME.fullmatch(path.name)
-        by_name = path.parent.name == "docker" and _IDENTITY.fullmatch(path.name)
+        # Where no systemd has a say, a runtime names the group after the container alone.
+        by_name = _IDENTITY.fullmatch(path.name)
         if not (found or by_name) or not _is_populated(path):
             continue
         if found and found[4]:
             yield quoting.bare(found[4])
+        elif found:
+            yield f"{found[1]} {found[2][:12]}"
         else:
-            yield f"{found[1]} {found[2][:12]}" if found else f"docker {path.name[:12]}"
+            yield f"{quoting.bare(path.parent.name)} {path.name[:12]}"
 
 
 def _of_lxc(root: Path, processes: procfs.Processes) -> Iterator[str]:

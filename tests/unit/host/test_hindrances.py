@@ -138,6 +138,9 @@ class TestContainers:
                 "cri-containerd 0123456789ab",
             ),
             (f"kubepods.slice/crio-{IDENTITY}.scope", "crio 0123456789ab"),
+            (f"kubepods/burstable/pod1234/{IDENTITY}", "pod1234 0123456789ab"),
+            (f"memory/kubepods/besteffort/pod1234/{IDENTITY}", "pod1234 0123456789ab"),
+            (f"default/{IDENTITY}", "default 0123456789ab"),
             ("machine.slice/systemd-nspawn@web.service", "web"),
         ],
     )
