@@ -138,6 +138,12 @@ NEWER_NOVA = Machine(
         Device("nic1", hardware.NIC, bus=0x02),
     ),
 )
+NOVA_VFS = dataclasses.replace(
+    NOVA,
+    name="nova-vfs",
+    purpose="as 'nova', with a NIC that has virtual functions",
+    devices=(*NOVA.devices, Device("sriov", hardware.SRIOV_NIC, bus=0x02)),
+)
 DRACUT = Machine(
     "dracut",
     purpose="dracut in place of initramfs-tools, as on Ubuntu 26.04",
@@ -211,18 +217,8 @@ NO_GRUB = Machine(
 MACHINES = {
     machine.name: machine
     for machine in (
-        BARE,
-        INTEL,
-        GUARDED,
-        NOVA,
-        NEWER_NOVA,
-        DRACUT,
-        NEWER_DRACUT,
-        NO_IOMMU,
-        MIXED,
-        VFS,
-        AMD,
-        NO_GRUB,
+        *(BARE, INTEL, GUARDED, NOVA, NOVA_VFS, NEWER_NOVA, DRACUT, NEWER_DRACUT),
+        *(NO_IOMMU, MIXED, VFS, AMD, NO_GRUB),
     )
 }
 

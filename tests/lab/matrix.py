@@ -89,6 +89,13 @@ ROWS = (
         " process in other namespaces; claimed once that has ended",
     ),
     Row(
+        "resume",
+        machines.NOVA_VFS,
+        host="a host that goes down while guests have a card and a VF",
+        proves="after the boot Nova starts each guest with what it had, before any hook; what a"
+        " shut-off domain names stays when the unit has vanished",
+    ),
+    Row(
         "in-use",
         machines.GUARDED,
         host="devices that the host or a process uses",

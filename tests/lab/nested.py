@@ -116,9 +116,7 @@ class Nested:
 
     def read_devices(self, name: str) -> list[str]:
         """Return the lines of lspci -nn as the guest itself printed them."""
-        lines = [line.strip() for line in self.host.read(_console(name)).splitlines()]
-        said = [line.removeprefix(f"{SIGN} ") for line in lines if line.startswith(f"{SIGN} ")]
-        return said[: said.index("ready")]
+        return find_devices(self.host.read(_console(name)))
 
     def report(self, name: str) -> str:
         """Return the ends of libvirt's log of a guest and of its console."""
@@ -167,6 +165,13 @@ class Nested:
                 return False
             time.sleep(POLL_SECONDS)
         return True
+
+
+def find_devices(console: str) -> list[str]:
+    """Return the lines of lspci -nn that a guest printed on its console."""
+    lines = [line.strip() for line in console.splitlines()]
+    said = [line.removeprefix(f"{SIGN} ") for line in lines if line.startswith(f"{SIGN} ")]
+    return said[: said.index("ready")]
 
 
 def _console(name: str) -> str:
