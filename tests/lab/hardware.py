@@ -21,8 +21,8 @@ class Function:
 class Model:
     """A kind of hardware: its functions, and the QEMU arguments that make it.
 
-    The arguments know {bus} and {slot} (where to plug it), {name} (unique in the machine), {mac}
-    and {disk} (a file of `disk_mib` mebibytes).
+    The arguments know {bus} and {slot} (where to plug it), {name} (unique in the machine), {mac},
+    {second_mac} and {disk} (a file of `disk_mib` mebibytes).
     """
 
     functions: tuple[Function, ...]
@@ -104,6 +104,15 @@ SERIAL_CARD = Model(
 SRIOV_NIC = Model(
     functions=(Function("8086:10c9", "igb"),),
     arguments=("-device igb,bus={bus},addr={slot}.0,mac={mac},romfile=",),
+)
+# Two of them as one NIC of two ports; the kernel knows that this model's do not reach each other,
+# so each has a group of its own (pci_quirk_mf_endpoint_acs in drivers/pci/quirks.c).
+TWO_PORT_NIC = Model(
+    functions=(Function("8086:10c9", "igb"), Function("8086:10c9", "igb", place="00.1")),
+    arguments=(
+        "-device igb,bus={bus},addr={slot}.0,multifunction=on,mac={mac},romfile=",
+        "-device igb,bus={bus},addr={slot}.1,mac={second_mac},romfile=",
+    ),
 )
 NO_DRIVER = Model(
     functions=(Function("1234:11e8", None),),

@@ -69,8 +69,8 @@ NEWER_NOVA = dataclasses.replace(
 UPGRADE = Image(
     "upgrade", (*BASE.packages, "linux-image-6.12-amd64", "systemd-container"), trees=BASE.trees
 )
-# File systems of more kinds, such as one whose log lies on a disk of its own.
-STORAGE = Image("storage", (*BASE.packages, "xfsprogs"), trees=BASE.trees)
+# More kinds of file systems, such as one whose log lies on a disk of its own; QEMU without Nova.
+STORAGE = Image("storage", (*BASE.packages, "xfsprogs", "qemu-system-x86"), trees=BASE.trees)
 # The table. Another kind of host is another row.
 IMAGES = {
     image.name: image for image in (BASE, NOVA, NEWER_NOVA, DRACUT, NEWER_DRACUT, UPGRADE, STORAGE)

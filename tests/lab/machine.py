@@ -100,13 +100,15 @@ GUARDED = dataclasses.replace(
     INTEL,
     name="guarded",
     purpose="devices that the host itself needs: as 'intel', with a display chip for the console, a"
-    " serial card, a second disk of the root disk's model, and a graphics card with USB",
+    " serial card, a second disk of the root disk's model, a NIC of two ports, and a graphics card"
+    " with USB",
     image="storage",
     devices=(
         *INTEL.devices,
         Device("vga", hardware.BOOT_VGA, bus=0x00, slot=0x05),
         Device("serial", hardware.SERIAL_CARD, bus=0x00, slot=0x09),
         Device("spare", hardware.SPARE_DISK, bus=0x00, slot=0x0A),
+        Device("ports", hardware.TWO_PORT_NIC, bus=0x06),
         Device("gpu3", hardware.GPU_WITH_USB, bus=0x86),
     ),
 )
@@ -263,6 +265,7 @@ def qemu_arguments(machine: Machine, folder: pathlib.Path) -> list[str]:
             "slot": f"{device.slot:#x}",
             "name": device.name,
             "mac": f"52:54:00:00:00:{number:02x}",
+            "second_mac": f"52:54:00:00:01:{number:02x}",
             "disk": str(_disk(device, folder)).replace(",", ",,"),  # QEMU's way to quote one
         }
         words += [word.format(**where) for line in device.model.arguments for word in line.split()]

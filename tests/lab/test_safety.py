@@ -29,10 +29,15 @@ WATCHED = ("/etc", "/boot", "/var/lib/pci-passthrough", "/usr/lib/modules-load.d
 USED_AT_LAST = {use.address: use for use in (*uses.ALWAYS, *uses.ROUNDS[-1])}
 # Everything that some round uses, and what is always in use, each as an item by itself.
 ASKED = sorted({use.address for round in uses.ROUNDS for use in round} | set(USED_AT_LAST))
-EVERYTHING = ", ".join(f"{machine.GUARDED.functions[each].id}@{each}" for each in ASKED)
-# What nobody uses: a card of four functions, a disk of the root disk's model, one without driver.
-FREE = [*machine.GUARDED["gpu3"].functions, uses.SPARE, uses.NO_DRIVER]
-FREE_ITEMS = f"gpu=1234:1111@{FREE[0]}, 1af4:1001@{uses.SPARE}, 1234:11e8@{uses.NO_DRIVER}"
+IDS = {address: each.id for address, each in machine.GUARDED.functions.items()}
+# Nova calls a port that can have VFs a PF.
+IDS |= {port: f"{IDS[port]}/PF" for port in (uses.BUSY_PORT, uses.IDLE_PORT)}
+EVERYTHING = ", ".join(f"{IDS[each]}@{each}" for each in ASKED)
+# What nobody uses: a port of a NIC whose other port carries the host, a card of four functions, a
+# disk of the root disk's model, one without driver.
+GPU_WITH_USB = list(machine.GUARDED["gpu3"].functions)
+FREE = [uses.SPARE, uses.NO_DRIVER, uses.IDLE_PORT, *GPU_WITH_USB]
+FREE_ITEMS = ", ".join(f"{IDS[each]}@{each}" for each in (*FREE[:3], GPU_WITH_USB[0]))
 AND_THE_SPARE = f"{TWO_CARDS}, disk=1af4:1001@{uses.SPARE}"
 EVENTS = "/run/lab-events"
 WATCHER = pathlib.Path(__file__).with_name("inside") / "watch_unbind.py"
@@ -78,7 +83,6 @@ def refused(deployed: Story) -> Story:
     ports = deployed.host.run(f"ls /sys/bus/pci/devices/{uses.SERIAL}/tty")
     deployed.seen["line"] = ports.stdout.strip()
     deployed.seen["refused"] = []
-    deployed.seen["free"] = deployed.plan(FREE_ITEMS)
     for number, made in enumerate(uses.ROUNDS):
         with deployed.host.progress.step(f"use devices, round {number + 1}"):
             deployed.shell(*(fill(deployed, use, use.make) for use in made))
@@ -86,6 +90,8 @@ def refused(deployed: Story) -> Story:
                 if use.unit:
                     deployed.seen[use.unit] = held.read_last_process(deployed.host, use.unit)
             deployed.seen["refused"].append(reasons_by_address(deployed.plan(EVERYTHING)))
+            if made is uses.ROUNDS[0]:
+                deployed.seen["free"] = deployed.plan(FREE_ITEMS)
             if made is not uses.ROUNDS[-1]:
                 deployed.shell(*(fill(deployed, use, use.undo) for use in reversed(made)))
     return deployed

@@ -15,6 +15,7 @@ NO_DRIVER = machine.GUARDED["nodriver"].address
 SERIAL = machine.GUARDED["serial"].address
 SPARE = machine.GUARDED["spare"].address
 SPARE_DISK = "/dev/vdb"
+BUSY_PORT, IDLE_PORT = machine.GUARDED["ports"].functions
 
 # What mdadm puts on a member of an array with metadata 1.2, as far as blkid looks: the magic
 # number, the major version, and at which sector it stands (linux/raid/md_p.h).
@@ -45,9 +46,9 @@ SUBSYSTEM = "/sys/kernel/config/nvmet/subsystems/lab"
 TARGET = "/sys/kernel/config/target/core/iblock_0"
 
 
-def run(name: str, *script: str, program: str = "sleep") -> str:
+def run(name: str, *script: str) -> str:
     """Return a command that runs a script, and then a program that keeps what the script opened."""
-    lines = "; ".join([*script, "systemd-notify --ready", f"exec {program} infinity"])
+    lines = "; ".join([*script, "systemd-notify --ready", "exec sleep infinity"])
     return (
         f"systemd-run --quiet --unit={name} --property=Type=notify --property=NotifyAccess=all"
         f" sh -c '{lines}'"
@@ -188,6 +189,12 @@ IPV6 = Use(
     make="ip address add 2001:db8::1/64 dev {nic} && ip link set {nic} up",
     undo="ip address flush dev {nic} && ip link set {nic} down",
 )
+# The NIC's other port stays idle.
+PORT = dataclasses.replace(
+    IPV4,
+    address=BUSY_PORT,
+    make="ip address add 198.51.100.1/24 dev {nic} && ip link set {nic} up",
+)
 UIO = Use(
     NO_DRIVER,
     "program",
@@ -241,12 +248,15 @@ SCSI_TARGET = Use(
     f" && echo 1 >{TARGET}/lab/enable",
     undo=f"rmdir {TARGET}/lab {TARGET}",
 )
+# A guest whose disk is the whole device, as Nova's raw volumes are. Its processor stands still.
 GUEST_DISK = Use(
     NVME,
     "guest",
     f"is a guest's: {DISK} is open in process {{process}} (qemu-system-x86_64)",
-    make="cp /usr/bin/sleep /usr/local/bin/qemu-system-x86_64 && "
-    + run("lab-disk", f"exec 3<{DISK}", program="/usr/local/bin/qemu-system-x86_64"),
+    make="systemd-run --quiet --unit=lab-disk --property=Type=forking"
+    " --property=PIDFile=/run/lab-disk.pid qemu-system-x86_64 -machine pc,accel=tcg -m 64 -S"
+    f" -nodefaults -display none -drive file={DISK},format=raw,if=none,id=disk"
+    " -device virtio-blk-pci,drive=disk -daemonize -pidfile /run/lab-disk.pid",
     undo="systemctl stop lab-disk",
     unit="lab-disk",
     way_out=GUEST_WAY_OUT,
@@ -289,7 +299,7 @@ HIDDEN = Use(
 
 # Made together, one round after the other: each function has one use at a time.
 ROUNDS = (
-    (RAID,),
+    (RAID, PORT),
     (LUKS, CLOCK),
     (JOURNAL,),
     (XFS_LOG,),
@@ -300,7 +310,7 @@ ROUNDS = (
     (MAPPED, VLAN),
     (SWAP, MACVLAN, BOND_PORT),
     (MOUNTED_ELSEWHERE, MACVLAN_ELSEWHERE, IPV6),
-    (MOUNTED, BRIDGE_PORT, NAMESPACE, IPV4, UIO, SERIAL_LINE),
+    (MOUNTED, BRIDGE_PORT, NAMESPACE, IPV4, PORT, UIO, SERIAL_LINE),
 )
 # The host itself uses these, whatever is done.
 ALWAYS = (
