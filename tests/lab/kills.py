@@ -12,10 +12,13 @@ _SCRIPT = pathlib.Path(__file__).with_name("inside") / "crashing.py"
 
 
 class Kills:
-    """Kills of runs that bring a host, configured as it is now, to other options."""
+    """Kills of runs that bring a host, configured as it is now, to other options.
 
-    def __init__(self, host: guest.Guest, options: Mapping[str, str]) -> None:
-        self._host, self._options = host, dict(options)
+    Without options they give everything back, as a unit that leaves does, and the caretaker.
+    """
+
+    def __init__(self, host: guest.Guest, options: Mapping[str, str] | None) -> None:
+        self._host, self._options = host, None if options is None else dict(options)
         self._script = f"{unit.LIBRARY}/{_SCRIPT.name}"
         host.put(_SCRIPT, self._script)
 

@@ -114,6 +114,12 @@ ROWS = (
         proves="every file is old or new, it boots as they say, and the next hook ends alike",
     ),
     Row(
+        "kill-leaving",
+        machines.INTEL,
+        host="a kill before any step of giving everything back",
+        proves="the next run gives back what is left, and nothing stays on the disk or in an image",
+    ),
+    Row(
         "rebuilds",
         machines.INTEL,
         host="packages, settings and full disks in the way of a rebuild",

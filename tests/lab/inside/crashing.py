@@ -6,8 +6,8 @@ usage: crashing.py CHARM OPTIONS learn        remember this host, and how a run 
        crashing.py CHARM OPTIONS mend         let a run come to its end, compare with the first
        crashing.py CHARM OPTIONS visit        kill and mend, for every step one after the other
 
-OPTIONS is JSON. Prints a line of JSON for each kill and each mending: the step, and what was wrong.
-What is remembered outlives a reboot.
+OPTIONS is JSON; null stands for giving everything back. Prints a line of JSON for each kill and
+each mending: the step, and what was wrong. What is remembered outlives a reboot.
 
 The kill is a real SIGKILL of a process that really writes, rebuilds and binds. The hook by which it
 is found is Python's own (sys.addaudithook); the charm's code has none. Only the two long commands
@@ -124,14 +124,14 @@ class Host:
         from passthrough import reconcile
         from passthrough.config import options
         from passthrough.effects import drivers, tools
-        from passthrough.host import pci
+        from passthrough.host import pci, watch
         from passthrough.planning import boot_files
         from passthrough.site import Site
         from passthrough.state import record
         from passthrough.system import commands, files, timed_write
 
         self._boot, self._files, self._options, self._pci = boot_files, files, options, pci
-        self._tools = tools
+        self._tools, self._watch = tools, watch
         self._commands: Any = commands  # `run` below puts something else in its place
         self._reconcile, self._record, self._vfio = reconcile, record, drivers
         self._site = Site(ROOT, APPLICATION)
@@ -139,8 +139,8 @@ class Host:
         # A child of the process that is killed would go on without it.
         timed_write.write = lambda path, text, seconds, do: do(path, text)
 
-    def run(self, config: dict[str, str], wanted: Callable[[int, str], bool]) -> bool:
-        """Reconcile in a child process; return whether it was killed.
+    def run(self, config: dict[str, str] | None, wanted: Callable[[int, str], bool]) -> bool:
+        """Reconcile in a child process, or give back; return whether it was killed.
 
         Raises:
             RuntimeError: the run failed by itself.
@@ -151,7 +151,8 @@ class Host:
             try:
                 killer = Killer(wanted)
                 self._commands.run = functools.partial(self._remember, killer)
-                options = self._options.parse(config)
+                leaving = self._options.Options(leaving=True)
+                options = leaving if config is None else self._options.parse(config)
                 tools = self._tools.HostTools()
                 self._reconcile.reconcile(self._site, options, tools, lambda said: None)
                 code = 0
@@ -168,7 +169,8 @@ class Host:
         """Look at everything that a run changes."""
         owned = [file.path for file in self._boot.owned_files(APPLICATION)]
         record = f"{self._record.DIRECTORY}/{APPLICATION}.json"
-        paths = [*owned, record, str(GRUB.relative_to(ROOT))]
+        watchers = self._watch.owned_files(APPLICATION)
+        paths = [*owned, *watchers, record, str(GRUB.relative_to(ROOT))]
         folders = {(ROOT / path).parent for path in paths} | {ROOT / "boot"}
         functions = self._pci.read(ROOT).functions
         return State(
@@ -191,11 +193,14 @@ class Host:
         """Make the host what it was."""
         for path in self.read().leftovers:
             os.unlink(path)
+        modes = {file.path: file.mode for file in self._boot.owned_files(APPLICATION)}
         for path, content in state.files.items():
             if content is None:
                 (ROOT / path).unlink(missing_ok=True)
             elif self._content(ROOT / path) != content:
-                (ROOT / path).write_text(content)
+                there = self._files.read(ROOT / path)
+                mode = there.mode if there else modes.get(path, 0o644)
+                self._files.ensure(ROOT / path, content, mode)
         for name, inode in state.images.items():
             place_link(MEMORY / str(inode), ROOT / "boot" / name)
         # As after a while, also for a boot loader.
@@ -206,7 +211,11 @@ class Host:
             (physfn / "sriov_numvfs").write_text("0")
             (physfn / "sriov_drivers_autoprobe").write_text("1")
         for address in sorted(state.devices):
-            if now[address] != state.devices[address]:
+            if now[address] == state.devices[address]:
+                continue
+            if state.devices[address][0] == self._pci.VFIO_PCI:
+                self._vfio.bind(ROOT, address)
+            else:
                 self._vfio.release(ROOT, address, lambda name: None)
 
     @staticmethod
@@ -216,7 +225,7 @@ class Host:
 
     @staticmethod
     def _content(path: pathlib.Path) -> str | None:
-        return path.read_text() if path.exists() else None
+        return path.read_text(errors="surrogateescape") if path.exists() else None
 
     def _remember(self, killer: Killer, command: tuple[str, ...], *rest: Any) -> tuple[str, ...]:
         """Stand in for `commands.run`: what a long command made of the same input is made again."""
@@ -256,7 +265,8 @@ class Host:
         digest, feeds = hashlib.sha256(), MEMORABLE[name]
         for file in self._boot.owned_files(APPLICATION):
             if file.feeds == feeds:
-                digest.update(f"{file.path} {self._content(ROOT / file.path)}\n".encode())
+                line = f"{file.path} {self._content(ROOT / file.path)}\n"
+                digest.update(line.encode("utf-8", "surrogateescape"))
         return MEMORY / f"{name}-{digest.hexdigest()[:16]}"
 
 
@@ -281,7 +291,7 @@ def place_link(made: pathlib.Path, path: pathlib.Path) -> None:
 class Kills:
     """Kills of runs from one remembered beginning to one remembered end."""
 
-    def __init__(self, host: Host, options: dict[str, str]) -> None:
+    def __init__(self, host: Host, options: dict[str, str] | None) -> None:
         self._host, self._options = host, options
 
     def learn(self) -> dict[str, Any]:
