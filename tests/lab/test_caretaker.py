@@ -1,7 +1,6 @@
 """The caretaker on a real kernel and systemd: the unit vanished, and its host is given back.
 
-The stages follow one another on one machine, as in test_main_job.py. Juju is made up: folders of
-agents, and a service of the machine's agent that sleeps.
+The stages follow one another on one machine, as in test_main_job.py.
 """
 
 import json
@@ -9,19 +8,17 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import booting, files, guest, held, machine, story, unit
+from lab import booting, caretaking, files, held, machine, story, unit
 
 pytestmark = pytest.mark.row("vanished")
 
 GIVEN = "gpu=1234:1111@0000:83:00.0, gpu=1234:1111@0000:84:00.0"
 HELD = "0000:84:00.0"
-AGENTS = "/var/lib/juju/agents"
-UNIT = f"{AGENTS}/unit-pci-passthrough-0"
-AGENT_SERVICE = "jujud-machine-0"
-AGENT = "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n"
-NAME = "pci-passthrough-caretaker"
-RECORD = "/var/lib/pci-passthrough/pci-passthrough.json"
-MEMORY = "/run/pci-passthrough.caretaker-pci-passthrough"
+LOOKED = "/run/lab-looked"
+LOOKS = (
+    f"while systemctl reset-failed {caretaking.NAME}; do"
+    f" systemctl start {caretaking.NAME}; echo $? >>{LOOKED}; done"
+)
 FILLER = "/boot/lab-filler"
 # Leaves less room than an image takes, also of the blocks that are root's alone.
 FILL = """
@@ -35,60 +32,18 @@ with open(sys.argv[1], "wb") as file:
         except OSError:
             continue
 """
-WATCHED = (*story.WATCHED, "/var/lib/pci-passthrough")
-
-
-def read_model(host: guest.Guest) -> str:
-    """Return the model that the record's owner is of, and the agents are said to be."""
-    return json.loads(host.read(RECORD))["record"]["owner"]["model"]
-
-
-def put_agents(host: guest.Guest, model: str) -> None:
-    """Make the folders of the agents that a machine of this model has."""
-    for name in ("machine-0", "unit-nova-compute-0", "unit-pci-passthrough-0"):
-        host.run(["mkdir", "-p", f"{AGENTS}/{name}"])
-        host.write(f"{AGENTS}/{name}/agent.conf", f"tag: {name}\nmodel: model-{model}\n")
-
-
-def look(found: story.Story) -> tuple[bool, str]:
-    """Have the caretaker's service run once; return whether it went well, and what it said."""
-    host = found.host
-    host.run(["systemctl", "reset-failed", NAME], check=False)
-    since = host.run(["date", "+%s.%N"]).stdout.strip()
-    done = host.run(["systemctl", "start", NAME], check=False)
-    # What the service says itself, without systemd's lines about it.
-    own = f"_SYSTEMD_UNIT={NAME}.service"
-    said = host.run(["journalctl", own, "-o", "cat", f"--since=@{since}", "--quiet"]).stdout
-    return not done.status, said
-
-
-def has_memory(found: story.Story) -> bool:
-    """Return whether the last look has seen evidence."""
-    return not found.host.run(["test", "-e", MEMORY], check=False).status
-
-
-def let_ten_minutes_pass(found: story.Story) -> None:
-    """Date the first look back, and let nothing wait."""
-    memory = json.loads(found.host.read(MEMORY))
-    memory["past"]["first"] -= 601
-    memory["pause_until"] = 0
-    found.host.write(MEMORY, json.dumps(memory))
-    found.host.run(["chmod", "600", MEMORY])
 
 
 @pytest.fixture(scope="module")
 def deployed(boot: booting.Boot) -> Iterator[story.Watched]:
     """The charm has its cards on a machine of Juju's, and nothing has vanished."""
     with boot(machine.INTEL, disk_cache="writeback") as host:
-        host.write(f"/etc/systemd/system/{AGENT_SERVICE}.service", AGENT)
-        host.run(["systemctl", "daemon-reload"])
-        host.run(["systemctl", "enable", "--now", AGENT_SERVICE])
-        host.run(["mkdir", "-p", AGENTS])
+        caretaking.begin(host)
         charm = unit.Unit(host)
-        found = story.Watched(host, charm, files.read_tree(host, *WATCHED))
+        found = story.Watched(host, charm, files.read_tree(host, *caretaking.WATCHED))
         with host.progress.step("claim two cards"):
             charm.deploy(devices=GIVEN)
-        put_agents(host, read_model(host))
+        caretaking.put_agents(host)
         charm.reboot("reboot with two cards claimed")
         assert found.read_drivers() == found.with_claimed("gpu0", "gpu1")
         yield found
@@ -97,11 +52,14 @@ def deployed(boot: booting.Boot) -> Iterator[story.Watched]:
 @pytest.fixture(scope="module")
 def living(deployed: story.Watched) -> story.Watched:
     """A hundred looks beside the unit."""
-    deployed.seen["living"] = [look(deployed) for _ in range(5)]
+    deployed.seen["living"] = [caretaking.look(deployed) for _ in range(5)]
     # systemd counts starts, and refuses the sixth within ten seconds.
-    command = f"for i in $(seq 95); do systemctl reset-failed; systemctl start {NAME} || exit; done"
+    start = f"systemctl reset-failed; systemctl start {caretaking.NAME} || exit"
+    command = f"for i in $(seq 95); do {start}; done"
     deployed.seen["many"] = deployed.host.run(command, check=False).status
-    deployed.seen["timer"] = deployed.host.run(["systemctl", "is-active", f"{NAME}.timer"]).stdout
+    deployed.seen["timer"] = deployed.host.run(
+        ["systemctl", "is-active", f"{caretaking.NAME}.timer"]
+    ).stdout
     return deployed
 
 
@@ -109,54 +67,112 @@ def living(deployed: story.Watched) -> story.Watched:
 def stopped(living: story.Watched) -> story.Watched:
     """Looks without evidence: the agent stopped, its folders not mounted."""
     host = living.host
-    host.run(["systemctl", "stop", AGENT_SERVICE])
-    host.run(["mv", UNIT, "/root/away"])
-    living.seen["agent stopped"] = look(living), has_memory(living)
-    host.run(["mv", "/root/away", UNIT])
-    host.run(["systemctl", "start", AGENT_SERVICE])
+    host.run(["systemctl", "stop", caretaking.AGENT_SERVICE])
+    host.run(["mv", caretaking.UNIT, "/root/away"])
+    living.seen["agent stopped"] = caretaking.look(living), caretaking.has_memory(living)
+    host.run(["mv", "/root/away", caretaking.UNIT])
+    host.run(["systemctl", "start", caretaking.AGENT_SERVICE])
     host.run(["mount", "-t", "tmpfs", "none", "/var/lib/juju"])
-    living.seen["not mounted"] = look(living), has_memory(living)
-    put_agents(host, read_model(host))
-    host.run(["rm", "-r", UNIT])
-    living.seen["another file system"] = look(living), has_memory(living)
+    living.seen["not mounted"] = caretaking.look(living), caretaking.has_memory(living)
+    caretaking.put_agents(host)
+    host.run(["rm", "-r", caretaking.UNIT])
+    living.seen["another file system"] = caretaking.look(living), caretaking.has_memory(living)
     host.run(["umount", "/var/lib/juju"])
+    host.run(["mv", caretaking.FOLDER, "/root/juju"])
+    living.seen["moved"] = caretaking.look(living), caretaking.has_memory(living)
+    host.run(["mkdir", "-p", caretaking.AGENTS])
+    living.seen["empty"] = caretaking.look(living), caretaking.has_memory(living)
     return living
 
 
 @pytest.fixture(scope="module")
-def vanished(stopped: story.Watched) -> story.Watched:
-    """The unit's folder is gone; one look, and a reboot."""
-    stopped.host.run(["rm", "-r", UNIT])
-    stopped.seen["first look"] = look(stopped), has_memory(stopped)
-    stopped.host.reboot("reboot after the unit vanished")
-    wait = f"until [ -e {MEMORY} ]; do sleep 1; done"
-    stopped.host.run(["timeout", "300", "sh", "-c", wait])
-    stopped.seen["drivers after the boot"] = stopped.read_drivers()
+def re_bootstrapped(stopped: story.Watched) -> story.Watched:
+    """Not even a service of Juju's was left for some hours; then all of it came back."""
+    host = stopped.host
+    service = f"/etc/systemd/system/{caretaking.AGENT_SERVICE}.service"
+    host.run(["mv", service, "/root/service"])
+    stopped.seen["no agent"] = caretaking.look(stopped), caretaking.has_memory(stopped)
+    for _ in range(2):
+        caretaking.let_pass(stopped, caretaking.ALMOST_A_DAY / 2)
+        stopped.seen["almost a day later"] = caretaking.look(stopped), stopped.read_drivers()
+    host.run(["mv", "/root/service", service])
+    host.run(["rm", "-r", caretaking.FOLDER])
+    host.run(["mv", "/root/juju", caretaking.FOLDER])
+    stopped.seen["back"] = caretaking.look(stopped), caretaking.has_memory(stopped)
     return stopped
 
 
 @pytest.fixture(scope="module")
-def full(vanished: story.Watched) -> story.Watched:
-    """Ten minutes later, with a /boot that is full."""
+def refreshed(re_bootstrapped: story.Watched) -> story.Watched:
+    """The charm was refreshed, and its caretaker, while one look came after the other."""
+    host = re_bootstrapped.host
+    host.run(f"printf x >>{caretaking.PROGRAM}")  # as of another revision
+    host.run(["systemd-run", "--unit=lab-looks", "sh", "-c", LOOKS])
+    re_bootstrapped.charm.run_hook("upgrade-charm")
+    host.run(["systemctl", "stop", "lab-looks"])
+    re_bootstrapped.seen["looks"] = host.read(LOOKED).split()
+    re_bootstrapped.seen["after them"] = (
+        caretaking.look(re_bootstrapped),
+        caretaking.has_memory(re_bootstrapped),
+        re_bootstrapped.read_drivers(),
+    )
+    return re_bootstrapped
+
+
+@pytest.fixture(scope="module")
+def vanished(refreshed: story.Watched) -> story.Watched:
+    """The unit's folder is gone; one look, a clock that jumps, and a reboot."""
+    host = refreshed.host
+    host.run(["rm", "-r", caretaking.UNIT])
+    refreshed.seen["first look"] = caretaking.look(refreshed), caretaking.has_memory(refreshed)
+    for jump in ("+2 days", "-4 days", "+2 days"):
+        host.run(["date", "--set", jump])
+        (well, _), drivers = caretaking.look(refreshed), refreshed.read_drivers()
+        refreshed.seen[jump] = well, drivers
+    host.reboot("reboot after the unit vanished")
+    wait = f"until [ -e {caretaking.MEMORY} ]; do sleep 1; done"
+    host.run(["timeout", "300", "sh", "-c", wait])
+    refreshed.seen["drivers after the boot"] = refreshed.read_drivers()
+    return refreshed
+
+
+@pytest.fixture(scope="module")
+def other_cards(vanished: story.Watched) -> story.Watched:
+    """Ten minutes later, with a record out of a backup, of another card at a taken address."""
     host = vanished.host
-    let_ten_minutes_pass(vanished)
+    kept = host.read(caretaking.RECORD)
+    record = json.loads(kept)
+    record["record"]["identities"][HELD]["id"] = "10de:1db6"
+    host.write(caretaking.RECORD, json.dumps(record))
+    caretaking.let_ten_minutes_pass(vanished)
+    vanished.seen["other cards"] = caretaking.look(vanished)
+    vanished.seen["drivers of other cards"] = vanished.read_drivers()
+    host.write(caretaking.RECORD, kept)
+    return vanished
+
+
+@pytest.fixture(scope="module")
+def full(other_cards: story.Watched) -> story.Watched:
+    """The record is of these cards again, and /boot is full."""
+    host = other_cards.host
+    caretaking.let_ten_minutes_pass(other_cards)
     host.run(["python3", "-c", FILL, FILLER])
     with host.progress.step("a look while the disk of /boot is full"):
-        vanished.seen["full"] = look(vanished)
-    vanished.seen["full again"] = look(vanished)
+        other_cards.seen["full"] = caretaking.look(other_cards)
+    other_cards.seen["full again"] = caretaking.look(other_cards)
     host.run(["rm", FILLER])
-    return vanished
+    return other_cards
 
 
 @pytest.fixture(scope="module")
 def kept(full: story.Watched) -> story.Watched:
     """There is room again, and a process has one of the cards."""
-    if not has_memory(full):
-        look(full)
-    let_ten_minutes_pass(full)
+    if not caretaking.has_memory(full):
+        caretaking.look(full)
+    caretaking.let_ten_minutes_pass(full)
     held.start(full.host, HELD)
     with full.host.progress.step("give back while a process has a card"):
-        full.seen["kept"] = look(full)
+        full.seen["kept"] = caretaking.look(full)
     full.seen["drivers while kept"] = full.read_drivers()
     held.stop(full.host)
     return full
@@ -165,11 +181,12 @@ def kept(full: story.Watched) -> story.Watched:
 @pytest.fixture(scope="module")
 def given_back(kept: story.Watched) -> story.Watched:
     """The process has ended."""
-    kept.seen["given back"] = look(kept)
-    kept.seen["tree"] = files.read_tree(kept.host, *WATCHED)
+    kept.seen["given back"] = caretaking.look(kept)
+    kept.seen["tree"] = files.read_tree(kept.host, *caretaking.WATCHED)
     kept.seen["drivers"] = kept.read_drivers()
-    shown = ["systemctl", "list-units", "--all", "--plain", "--no-legend", f"{NAME}*"]
+    shown = ["systemctl", "list-units", "--all", "--plain", "--no-legend", f"{caretaking.NAME}*"]
     kept.seen["units"] = kept.host.run(shown).stdout
+    kept.seen["claims"] = caretaking.find_claims(kept.host)
     kept.host.reboot("reboot without the charm")
     return kept
 
@@ -180,11 +197,44 @@ def test_beside_a_living_unit_a_hundred_looks_do_nothing(living: story.Watched) 
     assert living.seen["timer"] == "active\n"
 
 
-@pytest.mark.parametrize("how", ["agent stopped", "not mounted", "another file system"])
+@pytest.mark.parametrize(
+    "how", ["agent stopped", "not mounted", "another file system", "moved", "empty"]
+)
 def test_what_is_no_evidence(stopped: story.Watched, how: str) -> None:
     (well, _), remembered = stopped.seen[how]
     assert well
     assert not remembered
+
+
+def test_without_any_agent_less_than_a_day_is_not_enough(re_bootstrapped: story.Watched) -> None:
+    (well, _), remembered = re_bootstrapped.seen["no agent"]
+    assert (well, remembered) == (True, True), "the look has seen it"
+    (well, _), drivers = re_bootstrapped.seen["almost a day later"]
+    assert well
+    assert drivers == re_bootstrapped.with_claimed("gpu0", "gpu1")
+    (well, _), remembered = re_bootstrapped.seen["back"]
+    assert (well, remembered) == (True, False)
+
+
+def test_a_refresh_in_the_middle_of_looks_is_no_evidence(refreshed: story.Watched) -> None:
+    looks = refreshed.seen["looks"]
+    assert len(looks) > 1
+    assert set(looks) == {"0"}
+    (well, _), remembered, drivers = refreshed.seen["after them"]
+    assert (well, remembered) == (True, False)
+    assert drivers == refreshed.with_claimed("gpu0", "gpu1")
+
+
+@pytest.mark.parametrize("jump", ["+2 days", "-4 days"])
+def test_a_clock_that_jumps_brings_no_second_look(vanished: story.Watched, jump: str) -> None:
+    assert vanished.seen[jump] == (True, vanished.with_claimed("gpu0", "gpu1"))
+
+
+def test_a_record_of_other_cards_gives_nothing_back(other_cards: story.Watched) -> None:
+    well, said = other_cards.seen["other cards"]
+    assert not well
+    assert f"is of other cards: {HELD} was 10de:1db6 and is 1234:1111" in said
+    assert other_cards.seen["drivers of other cards"] == other_cards.with_claimed("gpu0", "gpu1")
 
 
 def test_one_look_and_a_boot_are_not_enough(vanished: story.Watched) -> None:
@@ -217,6 +267,10 @@ def test_then_the_host_is_as_before(given_back: story.Watched) -> None:
     # update-initramfs makes another image of the same files.
     assert {each for each in changed if not each.startswith("/boot/initrd.img-")} == set()
     assert given_back.seen["units"] == ""
+
+
+def test_no_image_and_no_configuration_of_grubs_holds_a_claim(given_back: story.Watched) -> None:
+    assert given_back.seen["claims"] == []
 
 
 def test_and_so_it_stays_over_a_boot(given_back: story.Watched) -> None:
