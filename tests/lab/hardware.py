@@ -110,7 +110,9 @@ SRIOV_NIC = Model(
 TWO_PORT_NIC = Model(
     functions=(Function("8086:10c9", "igb"), Function("8086:10c9", "igb", place="00.1")),
     arguments=(
-        "-device igb,bus={bus},addr={slot}.0,multifunction=on,mac={mac},romfile=",
+        # QEMU names no next function by itself; without it the kernel sees the first port alone.
+        "-device igb,bus={bus},addr={slot}.0,multifunction=on,mac={mac},romfile=,"
+        "x-pcie-ari-nextfn-1=on",
         "-device igb,bus={bus},addr={slot}.1,mac={second_mac},romfile=",
     ),
 )
