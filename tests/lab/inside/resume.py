@@ -52,6 +52,8 @@ def main():
     sys.argv[0] = "nova-compute"
     objects.register_all()
     config.parse_args(["nova-compute", *request["arguments"]], configure_db=False, init_rpc=False)
+    for known in (nova.conf.neutron, nova.conf.devices):  # as ComputeManager does
+        known.register_dynamic_opts(CONF)
     for group, option, value in SETTINGS:
         CONF.set_override(option, value, group=group)
     offered = whitelist.Whitelist(CONF.pci.device_spec)
