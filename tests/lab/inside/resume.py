@@ -13,7 +13,7 @@ every instance that ran when its host went down (ComputeManager._resume_guests_s
 an instance is from the database; here it is put together. The first call makes the guest: for one
 that libvirt does not know, the driver does the same.
 """
-# pyright: reportMissingImports=false
+# pyright: reportMissingImports=false, reportAttributeAccessIssue=false
 
 import json
 import os
