@@ -92,9 +92,9 @@ class PostponedError(BindError):
     """Nobody has tried to change a function's driver: it is for the next run to decide."""
 
     @classmethod
-    def because(cls, address: str, objection: str) -> PostponedError:
+    def because(cls, address: str, objection: str) -> ObjectedError:
         """For what has come to be in use since the run began."""
-        return PostponedError(address, f"left alone, as it cannot be claimed any more: {objection}")
+        return ObjectedError(address, f"left alone, as it cannot be claimed any more: {objection}")
 
     @classmethod
     def after(cls, stuck: StuckError, address: str) -> PostponedError:
@@ -104,3 +104,7 @@ class PostponedError(BindError):
         first then would sleep with it.
         """
         return PostponedError(address, f"left alone, as {stuck.address} does not come loose")
+
+
+class ObjectedError(PostponedError):
+    """A function has come to be in use since the run began, and nobody has touched it."""

@@ -113,12 +113,19 @@ def apply(
     for folder in boot_files.owned_folders(application):
         files.drop_empty(root / folder)
     failed = _change_drivers(root, plan, confirm, tools, report)
+    # What is written on a disk that the record has would be taken for a guest's. The host has one
+    # whose driver it kept; so such a one leaves the record again, if it is new there.
+    untouched = {
+        each
+        for each, error in failed.items()
+        if isinstance(error, errors.ObjectedError) and each not in before
+    }
     taken = {
-        **plan.record.taken,
+        **{each: plan.record.taken[each] for each in plan.record.taken if each not in untouched},
         **{each: before[each] for each in failed if each not in plan.record.taken},
     }
     variants = {
-        **plan.record.variants,
+        **{each: plan.record.variants[each] for each in plan.record.variants if each in taken},
         **{each: asked[each] for each in failed if each in asked and each in taken},
     }
     # Keep the reboot record while anything is left to do; otherwise that asks for a second reboot.

@@ -270,6 +270,26 @@ class TestHostThatChangesDuringARebuild:
         assert on.tree.driver_of(disks[1]) == "nvme"
         assert "/srv" in on.status
 
+    def test_what_the_host_writes_on_a_disk_by_then_is_never_taken_for_a_guests(self, on: World):
+        """Neither by this run nor by the next one, which finds in the record what was taken."""
+
+        def write(what: object) -> None:
+            uses.signature(on.tree, "259:0", "LVM2_member")
+
+        on.tools.before_rebuild = write
+        on.hook(self.DEVICES)
+        refused = (
+            f"blocked: devices: item 1 disk=144d:a808@{self.DISK}: {self.DISK} holds a part of"
+            " the host's storage: nvme0n1 is part of an LVM volume group"
+        )
+        assert on.status.startswith(refused)
+        on.tools.before_rebuild = lambda what: None
+        on.hook(self.DEVICES)
+        assert on.status.startswith(refused)
+        assert self.DISK not in on.tree.read(INIT_TOP)
+        assert self.DISK not in taken(on)
+        assert on.tree.driver_of(self.DISK) == "nvme"
+
     def test_a_survey_that_fails_by_then_binds_nothing(self, on: World):
         """The record of another application is damaged in the meantime."""
         on.tree.write("etc/modules-load.d/pci-passthrough-qat.conf", "vfio-pci\n")
