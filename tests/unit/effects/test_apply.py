@@ -11,7 +11,7 @@ from harness.constants import CLAIMED, GPUS, GRUB, INIT_TOP, KEPT, NATIVE, OWNED
 from harness.hosttree import kernel as kernel_model
 from harness.world import World
 
-from passthrough import errors, reboot
+from passthrough import errors, reboot, survey
 from passthrough.errors import PassthroughError
 from passthrough.state import record, stuck
 from passthrough.system import files, timed_write
@@ -310,14 +310,14 @@ class TestHostThatChangesDuringARebuild:
         looked: list[str] = []
         on.kernel.before_write = lambda name, text: looked.append(name)
         surveyed: list[bool] = []
-        read = record.read
+        look = survey.look
 
         def count(*values):
             surveyed.append(bool(looked))
-            return read(*values)
+            return look(*values)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(record, "read", count)
+            patch.setattr(survey, "look", count)
             on.hook(GPUS)
         assert surveyed.index(True) == 1
 
