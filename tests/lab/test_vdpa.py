@@ -91,7 +91,7 @@ def holding(ready: Machine) -> Machine:
     for name, command in HOLDERS.items():
         with ready.host.progress.step(f"ask for a card that {name} holds"):
             ready.host.run(command)
-            process = held.read_last_process(ready.host, name)
+            process = held.read_sleeper(ready.host, name)
             before = ready.read_tree()
             links = [f"/proc/{process}/{link}" for link in ("ns/pid", "ns/mnt", "fd/3")]
             reasons = [ready.read_reasons(item) for item in (ASKED, IN_SPITE)]
@@ -101,7 +101,7 @@ def holding(ready: Machine) -> Machine:
                 "reasons": reasons,
                 "process": process,
                 "places": ready.host.run(["readlink", *links]).stdout.split(),
-                "processes left": held.read_last_process(ready.host, name),
+                "processes left": held.read_sleeper(ready.host, name),
                 "rewritten": files.list_rewritten(before, ready.read_tree()),
             }
             ready.host.run(["systemctl", "stop", name])
