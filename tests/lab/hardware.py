@@ -116,6 +116,18 @@ TWO_PORT_NIC = Model(
         "-device igb,bus={bus},addr={slot}.1,mac={second_mac},romfile=",
     ),
 )
+# An NVMe that can have two virtual functions, which bear its own id.
+SRIOV_NVME = Model(
+    functions=(Function("1b36:0010", "nvme"),),
+    arguments=(
+        "-device nvme-subsys,id={name}-subsystem",
+        "-drive file={disk},if=none,format=raw,id={name}-disk",
+        "-device nvme,id={name},bus={bus},addr={slot}.0,serial={name},subsys={name}-subsystem,"
+        "sriov_max_vfs=2,sriov_vq_flexible=4,sriov_vi_flexible=2",
+        "-device nvme-ns,bus={name},drive={name}-disk",
+    ),
+    disk_mib=64,
+)
 NO_DRIVER = Model(
     functions=(Function("1234:11e8", None),),
     arguments=("-device edu,bus={bus},addr={slot}.0",),

@@ -186,12 +186,14 @@ MIXED = Machine(
 )
 VFS = Machine(
     "vfs",
-    purpose="two NICs that can have VFs, one of which gets some while the other stays as it is",
+    purpose="two NICs and two NVMe that can have VFs, one of each kind stays as it is",
     iommu="intel",
     devices=(
         *CHASSIS,
         Device("sriov", hardware.SRIOV_NIC, bus=0x01),
         Device("other", hardware.SRIOV_NIC, bus=0x02),
+        Device("split", hardware.SRIOV_NVME, bus=0x03),
+        Device("whole", hardware.SRIOV_NVME, bus=0x04),
     ),
 )
 AMD = Machine(

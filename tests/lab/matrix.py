@@ -180,6 +180,13 @@ ROWS = (
         " has one; their number stays while a process holds one, or the port is up",
     ),
     Row(
+        "one-id",
+        machines.VFS,
+        host="an NVMe whose VFs bear its own id",
+        proves="an item of type-PF takes the whole one alone, type-VF the VFs alone, none of a type"
+        " what is no VF",
+    ),
+    Row(
         "container",
         machines.MIXED,
         host="a container (systemd-nspawn, as LXD a user of the host's kernel)",

@@ -4,6 +4,7 @@ A row's stages follow one another on one machine; each stage hands on the story 
 """
 
 import dataclasses
+import json
 from typing import Any
 
 from lab import files, guest, kernel, unit
@@ -55,6 +56,12 @@ class Story:
             for line in kernel.find_mentions(log, address)
             if not line.startswith((AT_BOOT, kernel.VFIO))
         ]
+
+    def plan(self, devices: str) -> dict[str, Any]:
+        """Return the plan for this option, as the command on the host prints it."""
+        # Its status tells that an item is refused.
+        said = self.charm.run_cli("--json", "plan", "--devices", devices, check=False)
+        return json.loads(said.stdout)
 
     def list_failed_checks(self) -> str:
         """Return the table of `verify` where it failed, "" where it passed."""

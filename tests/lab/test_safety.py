@@ -44,13 +44,7 @@ WATCHER = pathlib.Path(__file__).with_name("inside") / "watch_unbind.py"
 
 
 class Story(story.Story):
-    """A story that asks for plans, and uses the machine's devices."""
-
-    def plan(self, devices: str) -> dict[str, Any]:
-        """Return the plan for this option, as the command on the host prints it."""
-        # Its status tells that an item is refused.
-        said = self.charm.run_cli("--json", "plan", "--devices", devices, check=False)
-        return json.loads(said.stdout)
+    """A story that uses the machine's devices."""
 
     def shell(self, *commands: str) -> None:
         """Run these, and end at the first that fails."""
