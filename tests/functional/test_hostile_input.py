@@ -66,8 +66,8 @@ CASES: dict[str, tuple[dict[str, str], str]] = {
     ),
     "quote-in-address": (
         {"devices": "10de:1bb0@0000:83:00.0'"},
-        'devices: item 1 "10de:1bb0@0000:83:00.0\'": address "0000:83:00.0\'" is not'
-        " [DOMAIN:]BUS:SLOT.FUNCTION in hex, such as 0000:83:00.0 or the glob 0000:8[34]:00.0",
+        'devices: item 1 "10de:1bb0@0000:83:00.0\'": quotes are no part of an item; write'
+        " 10de:1bb0@0000:83:00.0",
     ),
     "path-in-address": (
         {"devices": "10de:1bb0@../../../../etc"},
