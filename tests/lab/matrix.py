@@ -184,7 +184,7 @@ ROWS = (
         machines.VFS,
         host="an NVMe whose VFs bear its own id",
         proves="an item of type-PF takes the whole one alone, type-VF the VFs alone, none of a type"
-        " what is no VF",
+        " nothing, as Nova would match neither",
     ),
     Row(
         "container",

@@ -70,7 +70,7 @@ def test_the_vfs_have_the_id_of_their_disk(planned: story.Watched) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "claims"), [("type-PF", [WHOLE]), ("no type", [WHOLE]), ("type-VF", VFS)]
+    ("said", "claims"), [("type-PF", [WHOLE]), ("no type", []), ("type-VF", VFS)]
 )
 def test_an_item_claims_the_type_that_it_says(
     planned: story.Watched, said: str, claims: list[str]
