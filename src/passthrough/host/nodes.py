@@ -171,17 +171,17 @@ class Nodes:
     def _nvidia(self, function: pci.Function) -> Iterator[Node]:
         """NVIDIA's node of a GPU; where the driver tells others' alone, all that are no other's."""
         mine = _minors(self._root, function.address)
-        others = () if mine or function.driver != _NVIDIA_DRIVER else self._told_of
-        if others:
-            told = {minor for each in others for minor in _minors(self._root, each)}
-            mine = [minor for minor in range(_MOST) if minor not in told]
+        if not mine and function.driver == _NVIDIA_DRIVER:
+            mine = self._untold
         for minor in mine:
             yield Node(f"/dev/nvidia{minor}", f"c{_NVIDIA_MAJOR}:{minor}")
 
     @functools.cached_property
-    def _told_of(self) -> tuple[str, ...]:
-        """The GPUs that NVIDIA's driver tells of, by address."""
-        return tuple(procfs.names_or_raise(self._root, _NVIDIA))
+    def _untold(self) -> list[int]:
+        """The numbers that NVIDIA's driver tells of no GPU; none where it tells of none at all."""
+        gpus = procfs.names_or_raise(self._root, _NVIDIA)
+        told = {minor for each in gpus for minor in _minors(self._root, each)}
+        return [minor for minor in range(_MOST) if minor not in told] if gpus else []
 
     @functools.cached_property
     def _uio(self) -> Mapping[str, list[Node]]:
