@@ -275,18 +275,7 @@ class _Reader:
         if plus:
             value = None if value is None or before is None else before + value
         is_known = word.is_whole and (certain or value == before)
-        self.variables[name] = value if is_known else None
-        flat = tuple(_flatten(parts))
-        self.assignments.append(
-            Assignment(
-                name,
-                word.lines,
-                self.variables[name],
-                tuple(part.text for part in flat if part.text and not part.is_opaque),
-                frozenset(each for part in flat for each in _mentioned(part)),
-                appends=bool(plus),
-            )
-        )
+        self._note(name, word, value if is_known else None, parts, appends=bool(plus))
 
     def _assign_in(self, word: _Word, *, certain: bool) -> None:
         """Assign what the expansions of a command's argument do, as in ``: ${NAME:=word}``."""
@@ -295,17 +284,30 @@ class _Reader:
                 continue
             before = self._value(part.name)
             value = self._expand((part,))
-            self.variables[part.name] = value if certain or value == before else None
-            flat = _flatten((part,))
-            self.assignments.append(
-                Assignment(
-                    part.name,
-                    word.lines,
-                    self.variables[part.name],
-                    tuple(each.text for each in flat if each.text and not each.is_opaque),
-                    frozenset(name for each in flat for name in _mentioned(each)),
-                )
+            self._note(part.name, word, value if certain or value == before else None, (part,))
+
+    def _note(
+        self,
+        name: str,
+        word: _Word,
+        value: str | None,
+        parts: tuple[_Part, ...],
+        *,
+        appends: bool = False,
+    ) -> None:
+        """Give a variable its value, None where that is not known, and note of what it was made."""
+        self.variables[name] = value
+        flat = _flatten(parts)
+        self.assignments.append(
+            Assignment(
+                name,
+                word.lines,
+                value,
+                tuple(part.text for part in flat if part.text and not part.is_opaque),
+                frozenset(each for part in flat for each in _mentioned(part)),
+                appends=appends,
             )
+        )
 
     def _unset(self, word: _Word, *, certain: bool) -> None:
         name = word.plain
