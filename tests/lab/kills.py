@@ -2,13 +2,22 @@
 
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lab import guest, unit
 
 SECONDS = 3600.0
 _SCRIPT = pathlib.Path(__file__).with_name("inside") / "crashing.py"
+
+
+def list_wrong(kills: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Say what was wrong after each of some kills, and after the run that followed it."""
+    return [
+        f"before {kill['step']}: {found}"
+        for kill in kills
+        for found in (*kill["torn"], *kill["not mended"], *kill["not put back"])
+    ]
 
 
 class Kills:

@@ -11,6 +11,11 @@ PROBE = pathlib.Path(__file__).parents[1] / "functional" / "nova_probe.py"
 PROBE_INSIDE = f"{unit.LIBRARY}/{PROBE.name}"
 
 
+def read_arguments(host: guest.Guest) -> list[str]:
+    """Return what nova-compute is started with, but for its program."""
+    return host.run([f"/etc/init.d/{SERVICE}", "show-args"]).stdout.split()[1:]
+
+
 def ask(host: guest.Guest, **case: Any) -> dict[str, Any]:
     """Have Nova look at the machine as nova-compute would: its user, its command line.
 
@@ -19,8 +24,7 @@ def ask(host: guest.Guest, **case: Any) -> dict[str, Any]:
         case: what else to ask, as nova_probe.py tells.
     """
     host.put(PROBE, PROBE_INSIDE)
-    words = host.run([f"/etc/init.d/{SERVICE}", "show-args"]).stdout.split()
-    asked = {"program": SERVICE, "arguments": words[1:], "driver": True, **case}
+    asked = {"program": SERVICE, "arguments": read_arguments(host), "driver": True, **case}
     host.write("/run/question", json.dumps(asked))
     command = f"runuser -u nova -- python3 {PROBE_INSIDE} </run/question"
     return json.loads(host.run(command).stdout)

@@ -96,12 +96,7 @@ def test_after_a_kill_every_file_is_old_or_new_and_the_next_run_ends_alike(
     rebooted: story.Story, seen: str
 ) -> None:
     """Alike: the same bytes, the same images, the same drivers as after an undisturbed run."""
-    wrong = [
-        kill
-        for kill in rebooted.seen[seen]
-        if kill["torn"] or kill["not mended"] or kill["not put back"]
-    ]
-    assert wrong == []
+    assert kills.list_wrong(rebooted.seen[seen]) == []
 
 
 def test_after_a_kill_the_host_boots_as_the_initramfs_that_was_left_says(

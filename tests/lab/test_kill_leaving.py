@@ -69,12 +69,7 @@ def test_giving_back_was_killed_before_every_step(killed: story.Watched) -> None
 def test_after_a_kill_every_file_is_old_or_new_and_the_next_run_ends_alike(
     killed: story.Watched,
 ) -> None:
-    wrong = [
-        kill
-        for kill in killed.seen["kills"]
-        if kill["torn"] or kill["not mended"] or kill["not put back"]
-    ]
-    assert wrong == []
+    assert kills.list_wrong(killed.seen["kills"]) == []
 
 
 def test_in_the_end_nothing_of_ours_is_left(killed: story.Watched) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import booting, caretaking, errors, kernel, machine, nested, story, unit
+from lab import booting, caretaking, errors, kernel, machine, nested, nova, story, unit
 
 pytestmark = pytest.mark.row("resume")
 
@@ -66,8 +66,7 @@ class Story(story.Story):
         return sorted(name for name in self.guests if any(f">{name}<" in xml for xml in shown))
 
     def _resume(self) -> bool:
-        words = self.host.run(["/etc/init.d/nova-compute", "show-args"]).stdout.split()
-        request = {"arguments": words[1:], "guests": self.guests}
+        request = {"arguments": nova.read_arguments(self.host), "guests": self.guests}
         self.host.write("/run/request", json.dumps(request))
         for name in self.guests:
             self.host.run(["rm", "-f", f"{self.folders[name]}/console.log"])

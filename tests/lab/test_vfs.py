@@ -241,12 +241,7 @@ def test_a_run_was_killed_before_each_of_the_steps(killed: Machine) -> None:
 
 
 def test_after_a_kill_and_a_boot_the_next_run_ends_alike(killed: Machine) -> None:
-    wrong = [
-        f"before {kill['step']}: {found}"
-        for kill in killed.seen["kills"]
-        for found in (*kill["torn"], *kill["not mended"], *kill["not put back"])
-    ]
-    assert wrong == []
+    assert kills.list_wrong(killed.seen["kills"]) == []
     assert [kill["mended"]["vfs"] for kill in killed.seen["kills"]] == [claimed(2)] * len(STEPS)
     assert [kill["mended"]["number"] for kill in killed.seen["kills"]] == ["2 1"] * len(STEPS)
 
