@@ -10,8 +10,9 @@ from __future__ import annotations
 import argparse
 import pathlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
+import generated
 import shtab
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -167,28 +168,10 @@ def render() -> dict[pathlib.Path, str]:
     }
 
 
-def find_outdated() -> Iterator[pathlib.Path]:
-    """Yield the files that are not as they would be written, or not there."""
-    for path, text in render().items():
-        if not path.exists() or path.read_text(encoding="utf-8") != text:
-            yield path
-
-
-def main() -> int:
-    """Write the files, or check them."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail when outdated")
-    outdated = list(find_outdated())
-    if parser.parse_args().check:
-        for path in outdated:
-            print(f"error: {path.relative_to(ROOT)} is out of date: make reference")
-        return int(bool(outdated))
-    for path, text in render().items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-        print(path.relative_to(ROOT))
-    return 0
+def find_outdated() -> list[pathlib.Path]:
+    """Return the files that are not as they would be written, or not there."""
+    return generated.find_outdated(render())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(generated.main(__doc__, render))

@@ -5,13 +5,13 @@ usage: reference.py [--check]      --check writes nothing and fails when a page 
 
 from __future__ import annotations
 
-import argparse
 import pathlib
 import re
 import sys
 from collections.abc import Mapping
 from typing import Any
 
+import generated
 import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -143,27 +143,8 @@ def render() -> dict[pathlib.Path, str]:
 
 def find_outdated() -> list[pathlib.Path]:
     """Return the pages that are not as they would be written, or not there."""
-    return [
-        path
-        for path, text in render().items()
-        if not path.exists() or path.read_text(encoding="utf-8") != text
-    ]
-
-
-def main() -> int:
-    """Write the pages, or check them."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0] if __doc__ else None)
-    parser.add_argument("--check", action="store_true", help="write nothing; fail when outdated")
-    if parser.parse_args().check:
-        outdated = find_outdated()
-        for path in outdated:
-            print(f"error: {path.relative_to(ROOT)} is out of date: make reference")
-        return int(bool(outdated))
-    for path, text in render().items():
-        path.write_text(text, encoding="utf-8")
-        print(path.relative_to(ROOT))
-    return 0
+    return generated.find_outdated(render())
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(generated.main(__doc__, render))
