@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import os
 import pathlib
+import re
 import shutil
 from collections.abc import Callable, Iterator
 
@@ -60,8 +61,8 @@ def scratch(parent: pathlib.Path, prefix: str) -> Iterator[pathlib.Path]:
     """
     parent.mkdir(parents=True, exist_ok=True)
     with lock(parent / f"{prefix}.lock"):
-        for leftover in sorted(parent.glob(f"{prefix}-*")):
-            if not is_locked(leftover / "in-use"):
+        for leftover in sorted(parent.iterdir()):
+            if _is_scratch(leftover, prefix) and not is_locked(leftover / "in-use"):
                 shutil.rmtree(leftover)
         folder = parent / f"{prefix}-{os.getpid()}-{os.urandom(3).hex()}"
         folder.mkdir()
@@ -72,6 +73,12 @@ def scratch(parent: pathlib.Path, prefix: str) -> Iterator[pathlib.Path]:
     finally:
         handle.close()
         shutil.rmtree(folder)
+
+
+def _is_scratch(path: pathlib.Path, prefix: str) -> bool:
+    """Say whether `scratch` made it for just this prefix: "nova" is the start of "nova-vfs" too."""
+    named = re.fullmatch(rf"{re.escape(prefix)}-\d+-[0-9a-f]{{6}}", path.name)
+    return named is not None and path.is_dir()
 
 
 def free_bytes(folder: pathlib.Path) -> int:
