@@ -436,7 +436,7 @@ class TestNever:
 
         def hold_late(*values, **named):
             test_juju_agents.put_agent(left.root, "unit-pci-passthrough-1")
-            newer = f'"format": {record.FORMAT + 1}'
+            newer = f'"format": {record.NEWEST + 1}'
             path.write_text(path.read_text().replace(f'"format": {record.FORMAT}', newer))
             return hold(*values, **named)
 

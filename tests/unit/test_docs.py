@@ -168,7 +168,6 @@ ELSEWHERE = {
     "is no value of sriov_drivers_autoprobe",
     "is no format",
     "this unit leaves the host",  # an action
-    "of a newer charm: refresh, and leave it in place",  # 52ee0af says it, within the same
 }
 
 

@@ -28,16 +28,15 @@ DIRECTORY = "var/lib/pci-passthrough"
 
 # Files of format 1 do not say so: they have the record's own keys at the top, to which releases
 # have added `reboot`, `nova`, and the keys of `nova`. Format 3 has added `owner`,
-# `keep`, `caretaker`, `identities` and `inherited`; format 4 `variants` and `vfs`.
+# `keep`, `caretaker`, `identities` and `inherited`; format 4 `variants` and `vfs`; format 5 `lent`.
+# A record without a loan says format 4, which revisions that know no loans read: those would claim
+# what is lent, so they read no other one.
 FORMAT = 4
-_READ = (2, 3, 4)
+NEWEST = 5
+_READ = (2, 3, FORMAT, NEWEST)
 _SAYS_INHERITED = 3
 # Left out where they are empty.
-_INHERITED, _VARIANTS, _VFS = "inherited", "variants", "vfs"
-# 52ee0af shows this between "is not readable (" and ")": at most 58 characters of a name that is no
-# address.
-_REFUSAL = f"format {FORMAT} of a newer charm: refresh, and leave it in place"
-_FOR_FIRST_RELEASE = {"taken": {_REFUSAL: None}, "activated": {}}
+_INHERITED, _VARIANTS, _VFS, _LENT = "inherited", "variants", "vfs", "lent"
 
 # Takes the place of a fingerprint while a rebuild runs, and stays when it fails: nobody knows then
 # what the image holds, so the next run rebuilds even where the files are unchanged.
@@ -132,6 +131,21 @@ class Vfs(NamedTuple):
     autoprobe: str = ""
 
 
+class Loan(NamedTuple):
+    """A function that an operator has lent to the host: it stays there until it is taken back.
+
+    Attributes:
+        id: ``vendor:product`` of the card.
+        serial: its serial number; empty where it tells none.
+        asked: the address that the operator named; others of its IOMMU group went with it, and come
+            back with it.
+    """
+
+    id: str
+    serial: str
+    asked: str
+
+
 class Record(frozen.Value):
     """What one application has done to this host.
 
@@ -154,6 +168,8 @@ class Record(frozen.Value):
         variants: the addresses among ``taken`` for which the kernel is asked for a variant of
             vfio-pci, now or at the next boot → the variant's module.
         vfs: the address of every function that stays with the host and has VFs made → those.
+        lent: the address of every function that is lent to the host → the loan. None of them is in
+            ``taken``, but for one that is about to be given back.
     """
 
     taken: Mapping[str, str | None] = frozen.field(default_factory=dict[str, str | None])
@@ -169,6 +185,7 @@ class Record(frozen.Value):
     inherited: frozenset[str] = frozen.field(default=frozenset(), compare=False)
     variants: Mapping[str, str] = frozen.field(default_factory=dict[str, str])
     vfs: Mapping[str, Vfs] = frozen.field(default_factory=dict[str, Vfs])
+    lent: Mapping[str, Loan] = frozen.field(default_factory=dict[str, Loan])
 
     @property
     def is_empty(self) -> bool:
@@ -180,8 +197,8 @@ class Record(frozen.Value):
 
     @property
     def has_host(self) -> bool:
-        """Whether anything of the host itself is taken, made or activated."""
-        return bool(self.taken or self.activated or self.vfs)
+        """Whether anything of the host itself is taken, made, activated or lent."""
+        return bool(self.taken or self.activated or self.vfs or self.lent)
 
 
 class Ledger:
@@ -310,7 +327,7 @@ def find_unknown(site: Site) -> tuple[str, ...]:
         return ()
     data = json.loads(present.content)
     held = data.get("record", data)
-    known = {*_spell_out(Record()), _INHERITED, _VARIANTS, _VFS}
+    known = {*_spell_out(Record()), _INHERITED, _VARIANTS, _VFS, _LENT}
     strange = [*(held.keys() - known), *(held["activated"].keys() - set(enums.Rebuild))]
     return tuple(sorted(map(str, strange)))
 
@@ -366,6 +383,36 @@ def taken_by(others: Mapping[str, Record]) -> dict[str, str]:
     }
 
 
+def lent_by(others: Mapping[str, Record]) -> dict[str, str]:
+    """Map every address that another application has lent to the host to that application's name.
+
+    An application whose unit has left looks after none of it any more.
+
+    Args:
+        others: the records of the other applications, by their names.
+    """
+    return {
+        address: name
+        for name, other in others.items()
+        if other.owner is not None
+        for address in other.lent
+    }
+
+
+def lent_on(root: Path) -> dict[str, str]:
+    """Map every address that is lent to a host to the application that lends it.
+
+    For looking: what cannot be read tells of none.
+    """
+    found: dict[str, Record] = {}
+    for path in sysfs.paths_if_there(root / DIRECTORY, "*.json"):
+        name = os.path.basename(path).removesuffix(".json")
+        if naming.is_application(name):
+            with contextlib.suppress(RecordError, OSError):
+                found[name] = read(Site(root, name))
+    return lent_by(found)
+
+
 def _load(site: Site) -> Record:
     present = files.read(_path(site))
     if present is None:
@@ -375,10 +422,10 @@ def _load(site: Site) -> Record:
         if "format" not in data:
             return _parse(data, inherits=True)
         found = data["format"]
-        if type(found) is int and found > FORMAT:
+        if type(found) is int and found > NEWEST:
             raise NewerRecordError(
                 f"/{_path(site).relative_to(site.root)} is in format {found}, of a newer revision"
-                f" of this charm, and this one reads up to {FORMAT}, so it does nothing to the"
+                f" of this charm, and this one reads up to {NEWEST}, so it does nothing to the"
                 " host; refresh the charm to that revision, and leave the file in place"
             )
         if type(found) is not int or found not in _READ:
@@ -401,7 +448,12 @@ def _unreadable(site: Site, reason: str) -> RecordError:
 
 def _spell(record: Record) -> dict[str, object]:
     """Spell out the file's content."""
-    return {"format": FORMAT, "record": _spell_out(record), **_FOR_FIRST_RELEASE}
+    number = NEWEST if record.lent else FORMAT
+    # 52ee0af shows this between "is not readable (" and ")": at most 58 characters of a name that
+    # is no address.
+    refusal = f"format {number} of a newer charm: refresh, and leave it in place"
+    for_first_release = {"taken": {refusal: None}, "activated": {}}
+    return {"format": number, "record": _spell_out(record), **for_first_release}
 
 
 def _spell_out(record: Record) -> dict[str, object]:
@@ -439,6 +491,8 @@ def _spell_out(record: Record) -> dict[str, object]:
         spelled[_VARIANTS] = dict(record.variants)
     if record.vfs:
         spelled[_VFS] = {address: each._asdict() for address, each in record.vfs.items()}
+    if record.lent:
+        spelled[_LENT] = {address: each._asdict() for address, each in record.lent.items()}
     return spelled
 
 
@@ -503,7 +557,15 @@ def _parse(data: Any, *, inherits: bool = True) -> Record:
             if address in taken
         },
         vfs,
+        {address: _parse_loan(address, each) for address, each in data.get(_LENT, {}).items()},
     )
+
+
+def _parse_loan(address: str, data: Any) -> Loan:
+    loan = Loan(str(data["id"]), str(data["serial"]), str(data["asked"]))
+    if not (pci_address.is_exact(address) and pci_address.is_exact(loan.asked)):
+        raise ValueError(f"{quoting.show(address)} is not the address of a function")
+    return loan
 
 
 def _parse_vfs(address: str, data: Any) -> Vfs:

@@ -275,7 +275,7 @@ def test_a_damaged_record_of_an_application_without_a_file_on_the_host_is_nobody
 
 def test_a_newer_record_is_somebodys_whatever_stands_on_the_host(tmp_path: pathlib.Path):
     path_of(tmp_path).parent.mkdir(parents=True)
-    path_of(tmp_path).write_text(json.dumps({"format": record.FORMAT + 1}))
+    path_of(tmp_path).write_text(json.dumps({"format": record.NEWEST + 1}))
     with pytest.raises(record.NewerRecordError):
         record.read_others(Site(tmp_path, "qat"), lambda application: False)
 
@@ -514,6 +514,56 @@ class TestVfs:
             record.read(Site(tmp_path, "pci-passthrough"))
 
 
+class TestLent:
+    LENT = dataclasses.replace(
+        ONE,
+        lent={"0000:85:00.0": record.Loan("10de:1bb0", "00-01", "0000:85:00.0")},
+        owner=OWNER,
+    )
+
+    def test_is_read_as_it_was_written(self, tmp_path: pathlib.Path):
+        put(tmp_path, "pci-passthrough", self.LENT)
+        assert record.read(Site(tmp_path, "pci-passthrough")) == self.LENT
+        assert not Record(lent=self.LENT.lent).is_empty
+
+    def test_says_a_format_that_a_charm_without_loans_refuses(self, tmp_path: pathlib.Path):
+        put(tmp_path, "pci-passthrough", self.LENT)
+        data = json.loads(path_of(tmp_path).read_text())
+        assert data["format"] == record.NEWEST == record.FORMAT + 1
+        first = "format 5 of a newer charm: refresh, and leave it in place"
+        assert data["taken"] == {first: None}
+        put(tmp_path, "pci-passthrough", ONE)
+        assert json.loads(path_of(tmp_path).read_text())["format"] == record.FORMAT
+
+    def test_the_caretaker_knows_it(self, tmp_path: pathlib.Path):
+        put(tmp_path, "pci-passthrough", self.LENT)
+        assert record.find_unknown(Site(tmp_path, "pci-passthrough")) == ()
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            '{"x": {"id": "10de:1bb0", "serial": "", "asked": "0000:85:00.0"}}',
+            '{"0000:85:00.0": {"id": "10de:1bb0", "serial": "", "asked": "all"}}',
+            '{"0000:85:00.0": {"id": "10de:1bb0", "serial": ""}}',
+            "[1]",
+        ],
+    )
+    def test_a_damaged_one_is_refused(self, tmp_path: pathlib.Path, text: str):
+        path_of(tmp_path).parent.mkdir(parents=True)
+        held = f'{{"taken": {{}}, "activated": {{}}, "lent": {text}}}'
+        path_of(tmp_path).write_text(f'{{"format": 5, "record": {held}}}')
+        with pytest.raises(record.RecordError, match="is not readable"):
+            record.read(Site(tmp_path, "pci-passthrough"))
+
+    def test_is_named_for_a_host_with_its_application(self, tmp_path: pathlib.Path):
+        put(tmp_path, "pci-passthrough", self.LENT)
+        put(tmp_path, "left", dataclasses.replace(self.LENT, owner=None))
+        path_of(tmp_path, "damaged").write_text("{")
+        path_of(tmp_path, "No Name").write_text("{")
+        assert record.lent_on(tmp_path) == {"0000:85:00.0": "pci-passthrough"}
+        assert record.lent_on(tmp_path / "nowhere") == {}
+
+
 class TestFormats:
     @pytest.mark.parametrize(("text", "expected"), OLDER.values(), ids=OLDER)
     def test_every_older_one_is_read_and_brought_forward(self, tmp_path, text, expected):
@@ -536,15 +586,15 @@ class TestFormats:
 
     def test_a_newer_one_is_refused_and_left_alone(self, tmp_path: pathlib.Path):
         path_of(tmp_path).parent.mkdir(parents=True)
-        newer = PRESENT.replace('"format": 4', '"format": 5').replace("nouveau", "~")
+        newer = PRESENT.replace('"format": 4', '"format": 6').replace("nouveau", "~")
         path_of(tmp_path).write_text(newer)
         for look in (record.read, read_others):
             application = "pci-passthrough" if look is record.read else "qat"
             with pytest.raises(record.NewerRecordError) as caught:
                 look(Site(tmp_path, application))
             assert str(caught.value) == (
-                "/var/lib/pci-passthrough/pci-passthrough.json is in format 5, of a newer revision"
-                " of this charm, and this one reads up to 4, so it does nothing to the host;"
+                "/var/lib/pci-passthrough/pci-passthrough.json is in format 6, of a newer revision"
+                " of this charm, and this one reads up to 5, so it does nothing to the host;"
                 " refresh the charm to that revision, and leave the file in place"
             )
         with (
