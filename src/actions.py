@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import ops
@@ -12,16 +12,17 @@ import ops
 import dispatched
 import ownership
 import summary
-from passthrough import rebind, survey
+from passthrough import lending, rebind, survey
 from passthrough.config import devices, host_exceptions, options
 from passthrough.effects import nova_compute, tools
-from passthrough.errors import OptionError, PassthroughError
+from passthrough.errors import InUseError, ObjectedError, OptionError, PassthroughError
 from passthrough.host import pci, watch
 from passthrough.nova import lines as nova_lines
 from passthrough.reporting import (
     inventory,
     inventory_tree,
     leftovers,
+    loans,
     nova_text,
     plan_text,
     schema,
@@ -77,9 +78,10 @@ def _decide(unit: PciPassthroughCharm, tried: Mapping[str, Any] | None = None) -
 def _list_devices(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Done:
     root, pattern = unit.site.root, event.params["match"]
     host = pci.read(root, overrides=False)
+    excepts, lent = _exceptions(unit).excepts, record.lent_on(root)
     described = [
         row
-        for row in inventory.describe(root, host, excepts=_exceptions(unit).excepts)
+        for row in inventory.describe(root, host, excepts=excepts, lent=lent)
         if rebind.matches(pattern, row["address"], row["id"])
     ]
     _answer(event, lambda: inventory_tree.format_tree(described), "devices", described)
@@ -128,6 +130,94 @@ def _reconcile(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.
     if found.kind == status.Kind.BLOCKED:
         event.fail(found.message)
     return done
+
+
+def _lend(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Done:
+    """Lend a function to the host: noted first, then done as by any hook.
+
+    One that is lent already is no mistake: the rest of what a kill has cut short is done.
+    """
+
+    def lend(present: record.Record, address: str) -> tuple[dict[str, record.Loan], _Notes]:
+        new = {} if address in present.lent else lending.lend(_decide(unit), address)
+        lent = {**present.lent, **new}
+        asked = lent[address].asked
+        with_it = [each for each in lent if lent[each].asked == asked != each]
+        return lent, {asked: "", **dict.fromkeys(with_it, f"goes with {asked}")}
+
+    return _change_loans(unit, event, lend)
+
+
+def _take_back(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Done:
+    """Take a lent function back: noted first, then claimed as by any hook."""
+
+    def take_back(present: record.Record, address: str) -> tuple[dict[str, record.Loan], _Notes]:
+        found = lending.take_back(unit.options(), survey.look(unit.site), address)
+        left = {each: present.lent[each] for each in present.lent if each not in found.addresses}
+        return left, {each: found.notes.get(each, "") for each in found.addresses}
+
+    return _change_loans(unit, event, take_back)
+
+
+_Notes = dict[str, str]
+
+
+def _change_loans(
+    unit: PciPassthroughCharm,
+    event: ops.ActionEvent,
+    decide: Callable[[record.Record, str], tuple[dict[str, record.Loan], _Notes]],
+) -> dispatched.Done:
+    """Note what is lent from now on, and do what every hook does.
+
+    Where somebody has come to use a function in between, the note is as it was before.
+
+    Args:
+        unit: the charm.
+        event: the action.
+        decide: gives, of the record and an address, what is lent from now on, and the functions
+            that the action is about, each with what is to be said of it.
+    """
+    if unit.is_controller:
+        event.fail("this unit is beside nova-cloud-controller and binds nothing")
+        return dispatched.Nothing()
+    site = unit.site
+    with lock.hold(site.root, f"an action of {site.application}"):
+        with record.open(site) as ledger:
+            ownership.check_unit(unit.model, unit.place, ledger.present)
+            before = dict(ledger.present.lent)
+            lent, notes = decide(ledger.present, event.params["address"])
+            ledger.update(lent=lent)
+        done = unit.change()
+        if not isinstance(done, dispatched.Reconciled):
+            problem = done.problem if isinstance(done, dispatched.Failed) else "nothing was done"
+            event.fail(f"{problem}; what is lent is noted, and the next hook goes on")
+            return done
+        taken = _find_users(done, notes)
+        if taken:
+            with record.open(site) as ledger:
+                ledger.update(lent=before)
+            event.fail(f"{'; '.join(taken)}; all is as it was before")
+            return unit.change()
+    failed = done.result.outcome.failed
+    said = {each: str(failed[each]) if each in failed else notes[each] for each in notes}
+    described = loans.describe(done.result.decision, tuple(notes), said)
+    _answer(event, lambda: loans.table(described), "functions", described)
+    if any(each in failed for each in notes):
+        event.fail("; ".join(str(failed[each]) for each in notes if each in failed))
+    return done
+
+
+def _find_users(done: dispatched.Reconciled, addresses: Iterable[str]) -> list[str]:
+    """Who has come to use a function since the guards were asked."""
+    failed, decision = done.result.outcome.failed, done.result.decision
+    pending = {binding.address: decision.held[binding.address] for binding in decision.plan.pending}
+    held = [
+        f"{each}: a guest holds it by now (process {', '.join(map(str, pending[each]))})"
+        for each in addresses
+        if each in pending
+    ]
+    kinds = (InUseError, ObjectedError)
+    return held + [str(failed[each]) for each in addresses if isinstance(failed.get(each), kinds)]
 
 
 def _rebind(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Done:
@@ -196,9 +286,11 @@ def _answer(event: ops.ActionEvent, table: Callable[[], str], key: str, value: o
 
 _Answer = Callable[["PciPassthroughCharm", ops.ActionEvent], dispatched.Done]
 _ANSWERS: Mapping[str, _Answer] = {
+    "lend_action": _lend,
     "list_devices_action": _list_devices,
     "plan_action": _plan,
     "rebind_action": _rebind,
     "reconcile_action": _reconcile,
+    "take_back_action": _take_back,
     "verify_action": _verify,
 }

@@ -203,8 +203,9 @@ def _list(given: argparse.Namespace) -> _Answer:
     from passthrough.reporting import inventory
     from passthrough.system import procfs
 
-    processes = procfs.Processes(given.root)
-    described = inventory.describe(given.root, pci.read(given.root, overrides=False), processes)
+    processes, lent = procfs.Processes(given.root), _lent_on(given.root)
+    host = pci.read(given.root, overrides=False)
+    described = inventory.describe(given.root, host, processes, lent=lent)
 
     def text() -> str:
         from passthrough.reporting import inventory_tree
@@ -212,6 +213,15 @@ def _list(given: argparse.Namespace) -> _Answer:
         return inventory_tree.format_tree(described, _style())
 
     return text, described, 0, processes
+
+
+def _lent_on(root: Path) -> Mapping[str, str]:
+    """Which functions are lent to a host, and by which application."""
+    if not (root / "var/lib/pci-passthrough").is_dir():
+        return {}
+    from passthrough.state import record  # not where the charm has never been
+
+    return record.lent_on(root)
 
 
 def _decide(given: argparse.Namespace) -> survey.Decision:

@@ -251,12 +251,14 @@ def decide(
     left_out = host_exceptions.of(options.host_exceptions, facts.machine.name)
     wanted = frozen.replace(options.devices, excepted=left_out)
     host = _with_denylist(options, facts)
-    outcome = claims.decide(wanted, host, taken, facts.usage, facts.record)
-    made = _decide_vfs(outcome, options, facts, taken)
+    # What another application has lent to the host is no less that one's than what it has taken.
+    barred = {**record.lent_by(facts.others), **taken}
+    outcome = claims.decide(wanted, host, barred, facts.usage, facts.record)
+    made = _decide_vfs(outcome, options, facts, barred)
     if made.gone:
         left = {each: host.functions[each] for each in host.functions if each not in made.gone}
         host = frozen.replace(host, functions=left)
-        outcome = claims.decide(wanted, host, taken, facts.usage, facts.record)
+        outcome = claims.decide(wanted, host, barred, facts.usage, facts.record)
     outcome = claims.with_refusals(outcome, made.refusals)
     outcome = claims.with_drivers(outcome, facts.record, facts.aliases)
     unclaimed = plan.unclaimed(outcome, facts.record, taken)

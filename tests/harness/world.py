@@ -20,7 +20,7 @@ from harness.fakekernel import FakeKernel, FakeTools
 from harness.hosttree import kernel as model
 from harness.hosttree import programs
 
-from passthrough import reboot, reconcile, survey
+from passthrough import lending, reboot, reconcile, survey
 from passthrough.config import options
 from passthrough.effects import reboot_request
 from passthrough.nova import lines as nova_lines
@@ -126,6 +126,21 @@ class World:
         failed = result.outcome.failed
         self.verdict = reboot_request.arrange(result.decision, failed, self.tools)
         return self._summarize()
+
+    def lend(self, address: str) -> reconcile.Result:
+        """Lend a function to the host, as the action does."""
+        with self.ledger() as ledger:
+            new = lending.lend(self.decide(), address)
+            ledger.update(lent={**ledger.present.lent, **new})
+        return self.run(self.wanted)
+
+    def take_back(self, address: str) -> reconcile.Result:
+        """Take a function back, as the action does."""
+        with self.ledger() as ledger:
+            back = lending.take_back(self.wanted, survey.look(self.site), address).addresses
+            lent = ledger.present.lent
+            ledger.update(lent={each: lent[each] for each in lent if each not in back})
+        return self.run(self.wanted)
 
     def leave(self) -> reconcile.Result:
         """Give everything back, as the hook stop does."""

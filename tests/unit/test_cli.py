@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -59,6 +60,21 @@ class TestList:
             if row["claimable"]:
                 text = row["devices"]
                 assert row["address"] in world.decide(text).outcome.addresses
+
+    def test_says_what_is_lent_and_by_whom(self, world, capsys):
+        world.turn_iommu_on()
+        world.hook(GPUS)
+        world.lend("0000:83:00.0")
+        capsys.readouterr()
+        cli.main(["--root", os.fspath(world.root), "--json", "list"])
+        rows = {row["address"]: row for row in json.loads(capsys.readouterr().out)}
+        reason = "is lent to the host by pci-passthrough until the action take-back"
+        assert [address for address, row in rows.items() if row["lent"]] == list(CLAIMED[:2])
+        assert (rows[CLAIMED[0]]["claimable"], rows[CLAIMED[0]]["reason"]) == (False, reason)
+        cli.main(["--root", os.fspath(world.root), "list"])
+        printed = capsys.readouterr().out
+        assert re.search(r"0000:83:00\.0 +10de:1bb0 +nouveau +1? *lent ", printed), printed
+        assert f"0000:83:00.0 0000:83:00.1: {reason}" in " ".join(printed.split())
 
     def test_imports_little(self, tree):
         """Scripts call it often, and on a small host imports are most of what it takes."""

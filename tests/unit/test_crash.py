@@ -31,17 +31,23 @@ OTHERS = {
 }
 # Fewer would mean that the harness does not see the effects any more.
 LEAST_EFFECTS = 40
+LENT = "0000:83:00.0"
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A change that is killed: what was configured before, and what is now; {} removes all."""
+    """A change that is killed: what was configured before, and what is now; {} removes all.
+
+    With an ``action``, lend or take-back, it is that which is killed: a kill before the record has
+    it leaves all as it was before, and one after that is mended by the next hook.
+    """
 
     before: Mapping[str, object] | None
     after: Mapping[str, object]
     iommu: bool = True
     reboots: int = 0
     has_variant: bool = False
+    action: str = ""
 
 
 CASES = {
@@ -53,6 +59,8 @@ CASES = {
     ),
     "install-with-a-variant": Case(None, {"devices": GPUS}, has_variant=True),
     "removal-with-a-variant": Case({"devices": GPUS}, {}, has_variant=True),
+    "lend": Case({"devices": GPUS}, {"devices": GPUS}, action="lend"),
+    "take-back": Case({"devices": GPUS}, {"devices": GPUS}, action="take-back"),
 }
 
 
@@ -69,6 +77,14 @@ class Machine(World):
     def go(self, config: Mapping[str, Any]) -> reconcile.Result:
         """One hook with this configuration."""
         return self.run(made.wanted(**config)) if config else self.leave()
+
+    def act(self, case: Case) -> None:
+        """What is killed: an action, or a hook with what is configured now."""
+        if not case.action:
+            self.go(case.after)
+            return
+        self.config = dict(case.after)
+        (self.lend if case.action == "lend" else self.take_back)(LENT)
 
     def settle(self, config: Mapping[str, object]) -> None:
         """Hooks and boots until no boot is needed, as an operator would see to it."""
@@ -121,28 +137,37 @@ def machine(
         for _ in range(case.reboots):
             machine.reboot()
             machine.go(case.before)
+    if case.action == "take-back":
+        machine.config = dict(case.after)
+        machine.lend(LENT)
     return machine
 
 
 def test_every_kill_is_mended(machine: Machine, case: Case):
     start = killing.Tree(machine.root)
     machine.look()
-    machine.go(case.after)
-    machine.look()
-    machine.settle(case.after)
-    wanted = machine.state()
-    machine.reboot()
-    machine.settle(case.after)
-    wanted_after_a_boot = machine.state()
+    was_lent = bool(machine.record().lent)
+    wanted: dict[bool, object] = {}
+    wanted_after_a_boot: dict[bool, object] = {}
+    for change in (lambda: machine.go(case.after), lambda: machine.act(case)):
+        start.put_back(machine.root)
+        change()
+        machine.look()
+        machine.settle(case.after)
+        is_lent = bool(machine.record().lent)
+        wanted[is_lent] = machine.state()
+        machine.reboot()
+        machine.settle(case.after)
+        wanted_after_a_boot[is_lent] = machine.state()
+    assert len(wanted) == (2 if case.action else 1)
+    ends: set[bool] = set()
     mended: list[killing.Tree] = []
     booted: list[killing.Tree] = []
     number = 0
     while True:
         number += 1
         start.put_back(machine.root)
-        if not killing.run_killed(
-            number, machine.kernel, machine.tools, lambda: machine.go(case.after)
-        ):
+        if not killing.run_killed(number, machine.kernel, machine.tools, lambda: machine.act(case)):
             break
         left = killing.Tree(machine.root)
         # Between some effects nothing changes that outlives a kill: an fsync, a lock.
@@ -150,9 +175,10 @@ def test_every_kill_is_mended(machine: Machine, case: Case):
             mended.append(left)
             for path, content in machine.files().items():
                 assert content in machine.seen[path], f"kill {number} leaves half of /{path}"
-            record.read(machine.site)
+            is_lent = bool(record.read(machine.site).lent)
+            ends.add(is_lent)
             machine.settle(case.after)
-            assert machine.state() == wanted, f"kill {number}, then a hook"
+            assert machine.state() == wanted[is_lent], f"kill {number}, then a hook"
         # A boot does not see the beginnings of files.
         visible = left.without(".new", ".lock")
         if visible not in booted[-1:]:
@@ -161,5 +187,9 @@ def test_every_kill_is_mended(machine: Machine, case: Case):
             machine.reboot()
             assert machine.tree.driver_of("0000:02:00.0") == "nvme"
             machine.settle(case.after)
-            assert machine.state() == wanted_after_a_boot, f"kill {number}, then a boot and a hook"
+            is_lent = bool(machine.record().lent)
+            assert machine.state() == wanted_after_a_boot[is_lent], (
+                f"kill {number}, then a boot and a hook"
+            )
     assert number > LEAST_EFFECTS
+    assert ends == ({was_lent, not was_lent} if case.action else {False})

@@ -137,6 +137,7 @@ def apply(
         reboot=reboot,
         inherited=plan.record.inherited,
         vfs=plan.record.vfs,
+        lent=plan.record.lent,
     )
     repaired = [_describe(change) for change in plan.files if change.drifted]
     if not plan.rebuild:

@@ -117,6 +117,7 @@ def decide(
     refusals: list[Refusal] = []
     by_address: dict[str, Claim] = {}
     excepted = frozenset(filter(wanted.excepts, host.functions if wanted.excepted else ()))
+    excepted = excepted.union(each for each in known.lent if each in host.functions)
     parents: list[Parent] = []
     for item in wanted.items:
         matches = _match(item, host)
@@ -306,8 +307,13 @@ def _choose_by_type(
             refusal = _refuse_type(item, function, alone=not wanted)
             if refusal:
                 refusals.setdefault(function.device_type, refusal)
-    there = (Refusal(item, viability.leave_out(each), each, blocking=False) for each in left_out)
+    there = (Refusal(item, _leave(each, known), each, blocking=False) for each in left_out)
     return fitting, [*refusals.values(), *there]
+
+
+def _leave(address: str, known: record.Record) -> guards.Objection:
+    """Why a function stays with the host, whatever an item asks for."""
+    return viability.leave_lent(address) if address in known.lent else viability.leave_out(address)
 
 
 def _of_type(item: devices.Item, matches: tuple[pci.Function, ...]) -> tuple[pci.Function, ...]:
@@ -376,7 +382,7 @@ class _Circumstances(NamedTuple):
         known: what the application has taken before.
         groups: the host's groups, with what the host itself uses.
         standing: what the groups have by way of strangers, while claims fall away.
-        excepted: the functions that the host leaves out.
+        excepted: the functions that the host leaves out, or that are lent to it.
     """
 
     host: pci.Host
@@ -506,7 +512,7 @@ def _object_to_group(
 def _left_out(
     item: devices.Item, others: Iterable[pci.Function], there: _Circumstances
 ) -> tuple[str, ...]:
-    """The functions that the item or the host leaves out, in address order."""
+    """The functions that the item leaves out, or that stay with the host, in address order."""
     if not (item.exclude or there.excepted):
         return ()
     addresses = (each.address for each in others)

@@ -30,6 +30,7 @@ class Rule(enums.StrEnum):
     PCI_DOMAIN = "pci-domain"
     TAKEN = "taken"
     EXCEPTED = "excepted"
+    LENT = "lent"
     GROUP_IN_USE = "group-in-use"
     GROUP_NOT_VIABLE = "group-not-viable"
     NO_VFS = "no-vfs"

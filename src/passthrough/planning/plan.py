@@ -166,7 +166,9 @@ def make(
     if asks:
         drop_in = boot_files.grub_path(application)
         prerequisites.check(wanted, tokens, host, facts, drop_in)
-        prerequisites.check_blacklist(blacklist, host, {*outcome.addresses, *others})
+        # What is lent may be on any driver: who has put it there has asked for that.
+        away = {*outcome.addresses, *others, *record.lent}
+        prerequisites.check_blacklist(blacklist, host, away)
     desired = boot_files.desired_files(
         boot_files.Wanted(
             application=application,
@@ -241,6 +243,7 @@ def make(
             # triggers a second reboot.
             reboot=record.reboot if wanted.devices.items or pending or now.vfs.record else None,
             vfs=now.vfs.record,
+            lent={} if wanted.leaving else record.lent,
         ),
         pending=pending,
         grub_problem=None if enums.Rebuild.GRUB in rebuild else grub_problem,

@@ -82,6 +82,18 @@ def leave_out(address: str) -> guards.Objection:
     )
 
 
+def leave_lent(address: str, application: str = "") -> guards.Objection:
+    """Object to a function that an operator has lent to the host.
+
+    Args:
+        address: the function.
+        application: the one that has lent it; empty for the one that asks.
+    """
+    by = f" by {application}" if application else ""
+    fact = f"is lent to the host{by} until the action take-back"
+    return guards.Objection(guards.Rule.LENT, fact, address=address)
+
+
 def object_to_domain(function: pci.Function) -> guards.Objection | None:
     """Object to what Nova gives to no guest for its address, whatever an alias says."""
     if not function.is_beyond_nova or function.is_on_vfio:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from passthrough import TYPE_CHECKING
 from passthrough.host import pci, pci_ids, usage, vfio_users
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _TYPES = {"type-PF": "/PF", "type-VF": "/VF"}
 # The members of a larger group are named with its first function alone.
 _LISTED = 64
+NO_LOANS: Mapping[str, str] = {}
 
 
 def describe(
@@ -26,6 +27,7 @@ def describe(
     host: pci.Host,
     processes: procfs.Processes | None = None,
     excepts: Callable[[str], bool] = lambda address: False,
+    lent: Mapping[str, str] = NO_LOANS,
 ) -> Iterator[dict[str, Any]]:
     """Describe every PCI function: what it is, who has it, and whether it can be claimed.
 
@@ -34,6 +36,7 @@ def describe(
         host: its functions.
         processes: its processes, where the caller asks more of them.
         excepts: whether the host leaves out an address, whatever is asked for.
+        lent: the addresses that are lent to the host, and the application that lends each.
 
     Yields:
         One mapping a function, in address order. ``reason`` says why it cannot be claimed, or is
@@ -47,7 +50,9 @@ def describe(
     in_groups = groups.Groups(host, used)
     for address, function in host.functions.items():
         objection = (
-            viability.leave_out(address)
+            viability.leave_lent(address, lent[address])
+            if address in lent
+            else viability.leave_out(address)
             if excepts(address)
             else viability.object_to_card(function, host, used, in_groups)
         )
@@ -67,6 +72,7 @@ def describe(
             "device-type": function.device_type,
             "sriov-total-vfs": function.total_vfs,
             "sriov-vfs": function.num_vfs,
+            "lent": address in lent,
             "claimable": objection is None,
             "reason": words.reason(objection, address) if objection else None,
             "devices": f"{identity}{_TYPES.get(function.device_type, '')}@{address}",

@@ -12,7 +12,7 @@ from passthrough.reporting import tables
 # As long as the longest driver names that are common, such as snd_hda_intel.
 _DRIVER_WIDTH = 13
 _MAX_ADDRESSES = 4
-_COLOURS = {"yes": "green", "no": "faint"}
+_COLOURS = {"yes": "green", "no": "faint", "lent": "yellow"}
 
 
 def format_tree(described: Iterable[dict[str, Any]], style: tables.Style = tables.PLAIN) -> str:
@@ -34,7 +34,7 @@ def format_tree(described: Iterable[dict[str, Any]], style: tables.Style = table
                 row["id"],
                 tables.cut(row["driver"] or "-", _DRIVER_WIDTH),
                 *([_or_dash(row["numa-node"])] if with_numa else []),
-                "yes" if row["claimable"] else "no",
+                "lent" if row["lent"] else "yes" if row["claimable"] else "no",
                 row["model"],
             )
             for branch, row in zip(_branches(rows), rows, strict=True)

@@ -7,7 +7,7 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from passthrough import errors
+from passthrough import errors, pci_address
 from passthrough.host import pci
 from passthrough.planning import caretaking, plan
 from passthrough.reporting import flavors, nova_text, schema, tables, words
@@ -76,6 +76,7 @@ def describe_plan(
         "reboot": [words.sentence(each) for each in planned.reboot],
         "grub-problem": words.sentence(problem) if problem else None,
         "kept-options": list(planned.kept_options),
+        "lent": sorted(decision.facts.record.lent, key=pci_address.sort_key),
         "nova": nova_text.describe_offer(decision.nova_planned),
         "leftovers": [dataclasses.asdict(each) for each in leftovers],
     }
@@ -102,6 +103,9 @@ def plan_text(
     ]
     if overridden:
         sections.append("\n".join(tables.wrap(each, style) for each in overridden))
+    lent = words.lent(decision)
+    if lent:
+        sections.append(tables.wrap(f"{lent}; the action take-back ends that", style))
     sections += flavors.sections(decision)
     sections += [tables.paint_diff(_diff(change), style) for change in _changes(decision)]
     steps = [

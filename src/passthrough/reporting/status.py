@@ -83,13 +83,14 @@ def summarize(
         )
     ready = _count_ready(decision) if decision.claims else _describe_no_match(decision)
     said = [
+        words.lent(decision),
         *_describe_overrides(decision),
         *_describe_exceptions(decision),
         *words.kept_options(planned),
         *_describe_variants(decision),
         *_describe_nova(decision.nova),
     ]
-    return Status(Kind.ACTIVE, "; ".join([ready, *said]))
+    return Status(Kind.ACTIVE, "; ".join(filter(None, [ready, *said])))
 
 
 def _find_obstacle(decision: Decision, failed: Mapping[str, BindError]) -> Status | None:
@@ -306,6 +307,8 @@ def _describe_no_match(decision: Decision) -> str:
     ]
     if unclaimed:
         return "; ".join(unclaimed)
+    if decision.facts.record.lent:
+        return ""  # the status names that, and it is what matches
     hints = [each.objection.way_out for each in decision.refusals if each.objection.way_out]
     return "; ".join(["no matching device", *hints[:1]])
 

@@ -6,7 +6,7 @@ apart again, since what is put into it, such as a mount point, may hold any of o
 
 from __future__ import annotations
 
-from passthrough import TYPE_CHECKING
+from passthrough import TYPE_CHECKING, pci_address
 from passthrough.problem import Kind
 
 if TYPE_CHECKING:
@@ -155,6 +155,13 @@ def switched_off(decision: survey.Decision) -> str:
         f"switched off for this boot: the kernel was started with {switch}; reboot without it to"
         " have the devices claimed"
     )
+
+
+def lent(decision: survey.Decision) -> str:
+    """Name what is lent to the host; empty where nothing is."""
+    loans = decision.facts.record.lent
+    names = sorted(loans, key=pci_address.sort_key)
+    return f"lent to the host: {_list(names)}" if names else ""
 
 
 def kept_options(planned: plan.Plan) -> tuple[str, ...]:

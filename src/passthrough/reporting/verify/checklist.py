@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from passthrough import enums
+from passthrough import enums, pci_address
 from passthrough.host import kernel_line
 from passthrough.planning import groups, prerequisites
 from passthrough.problem import Kind
@@ -120,6 +120,22 @@ def _drivers(decision: Decision) -> Iterator[Check]:
         )
 
 
+def _lent(decision: Decision) -> Iterator[Check]:
+    """What is lent to the host, and whether it has gone there."""
+    planned = decision.plan
+    comes = {binding.address for binding in (*planned.release, *planned.pending)}
+    for address in sorted(decision.facts.record.lent, key=pci_address.sort_key):
+        function = decision.host.functions.get(address)
+        name = f"lent {address}"
+        if address in comes:
+            yield Check(name, FAIL, "is not given back yet", "run the action reconcile")
+        elif function is None:
+            yield Check(name, OK, "is not in this host now; the action take-back ends the loan")
+        else:
+            driver = function.driver or "no driver"
+            yield Check(name, OK, f"to the host, on {driver}; the action take-back ends that")
+
+
 def _mend_driver(decision: Decision, address: str) -> str:
     """How a function comes to vfio-pci; where rebind would refuse, the check that says why."""
     if words.switched_off(decision):
@@ -176,6 +192,7 @@ CHECKS = (
     _rebuilt,
     _command_line,
     _drivers,
+    _lent,
     _vfs,
     _groups,
 )
