@@ -438,6 +438,51 @@ class TestActions:
         )
         assert parts == {}
 
+    def test_lend_and_take_back(self, deployed: Deployed):
+        """One card goes to the host, over a hook and a boot, and comes back."""
+        result, parts = deployed.act("lend", address="0000:83:00.0")
+        assert not result.failed, result.message
+        assert [(row["address"], row["driver"]) for row in parts["functions"]] == [
+            ("0000:83:00.0", "nouveau"),
+            ("0000:83:00.1", "snd_hda_intel"),
+        ]
+        told = "active: gpu: 1 ready; lent to the host: 0000:83:00.0, 0000:83:00.1"
+        assert str(deployed.agent.status()) == told
+        lent = {**READY, "0000:83:00.0": "nouveau", "0000:83:00.1": "snd_hda_intel"}
+        deployed.agent.hook("update-status")
+        assert (drivers(deployed.host), str(deployed.agent.status())) == (lent, told)
+        reboot(deployed.box, deployed.agent)
+        assert (drivers(deployed.host), str(deployed.agent.status())) == (lent, told)
+        assert not deployed.act("verify")[0].failed
+        result, parts = deployed.act("take-back", address="0000:83:00.1")
+        assert not result.failed, result.message
+        assert [row["driver"] for row in parts["functions"]] == ["vfio-pci", "vfio-pci"]
+        assert drivers(deployed.host) == READY
+        assert str(deployed.agent.status()) == "active: gpu: 2 ready"
+
+    def test_lend_leaves_alone_what_a_guest_holds(self, deployed: Deployed):
+        group = (deployed.host.directory("0000:83:00.0") / "iommu_group").resolve().name
+        with deployed.box.holding(f"/dev/vfio/{group}") as process:
+            result, parts = deployed.act("lend", address="0000:83:00.1")
+        assert result.failed
+        assert f"a guest holds it (process {process})" in result.message
+        assert (parts, drivers(deployed.host)) == ({}, READY)
+        assert str(deployed.agent.status()) == "active: gpu: 2 ready"
+
+    @pytest.mark.parametrize("name", ["lend", "take-back"])
+    @pytest.mark.parametrize("address", ["0000:85:00.0", "83:00.0", "$(reboot)", "0000:83:00.0\n"])
+    def test_lending_refuses_what_is_not_claimed_or_lent(
+        self, deployed: Deployed, name: str, address: str
+    ):
+        result, parts = deployed.act(name, address=address)
+        assert result.failed
+        said = {
+            "lend": " is not claimed on this host; claimed are 0000:83:00.0, 0000:83:00.1, ",
+            "take-back": " is not lent to this host; lent are none",
+        }
+        assert said[name] in result.message
+        assert parts == {}
+
     @pytest.mark.parametrize("name", ["list-devices", "plan", "verify", "rebind"])
     def test_nothing_undeclared_is_taken(self, deployed: Deployed, name: str):
         with pytest.raises(standin.ActionRefusedError):

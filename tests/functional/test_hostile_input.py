@@ -115,8 +115,8 @@ CASES: dict[str, tuple[dict[str, str], str]] = {
     ),
     "driver-of-the-disk": (
         {"blacklist-drivers": "nvidiafb,nvme"},
-        'blacklist-drivers: item "nvme": 0000:05:00.0 (144d:a808) is on nvme and not claimed, and'
-        " would lose it at the next boot; leave the name out, or claim that function too",
+        'blacklist-drivers: item "nvme": 0000:05:00.0 (144d:a808) is on nvme; it is not claimed,'
+        " and would lose that at the next boot: leave the name out, or claim that function too",
     ),
     "iommu": ({"iommu": "off\n"}, 'iommu: "off\\n" is not one of auto, manual, off'),
 }

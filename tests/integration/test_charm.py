@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import operator
 import pathlib
+import re
 from collections.abc import Callable
 
 import jubilant
@@ -169,7 +170,15 @@ class TestActions:
     @pytest.mark.parametrize("form", ["table", "json"])
     @pytest.mark.parametrize("name", sorted(ACTIONS))
     def test_answers_in_one_result(self, cloud: Cloud, name: str, form: str, principal: str):
-        task = run(cloud, cloud.unit_beside(principal), name, format=form)
+        needs = ACTIONS[name].get("required", [])
+        parameters = {"format": form, **dict.fromkeys(needs, "0000:00:00.0")}
+        task = run(cloud, cloud.unit_beside(principal), name, **parameters)
+        if needs:
+            # Nothing is claimed at that address, and nothing is lent.
+            reason = "binds nothing" if principal == CONTROLLER else " on this host| to this host"
+            assert re.search(reason, task.message)
+            assert not task.success
+            return
         if name == "rebind" and not task.success:
             # There is nothing to bind beside a controller, nor on a machine without an IOMMU.
             reason = "binds nothing" if principal == CONTROLLER else "the IOMMU is off"

@@ -275,8 +275,8 @@ def test_a_whole_card_is_blocked_until_its_item_has_the_type_that_nova_gives_it(
     untyped: Machine,
 ) -> None:
     assert untyped.seen["untyped"] == (
-        f"blocked: devices: item 4 {UNTYPED}: {WHOLE} is SR-IOV capable, so Nova calls it type-PF"
-        f" and alias whole (type-PCI) never matches it; write the item as {TYPED}"
+        f"blocked: devices: item 4 {UNTYPED}: {WHOLE} is SR-IOV capable, so alias whole"
+        f" (type-PCI) never matches it; write the item as {TYPED}"
     )
 
 

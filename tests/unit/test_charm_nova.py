@@ -301,8 +301,8 @@ class TestCompute:
         compute.world.tree.iommu_on()
         compute.run(devices="nic=8086:10fb")
         assert compute.status == (
-            "blocked: devices: item 1 nic=8086:10fb: 0000:06:00.0 is SR-IOV capable, so Nova calls"
-            " it type-PF and alias nic (type-PCI) never matches it; write the item as"
+            "blocked: devices: item 1 nic=8086:10fb: 0000:06:00.0 is SR-IOV capable, so alias nic"
+            " (type-PCI) never matches it; write the item as"
             " nic=8086:10fb/PF"
         )
         # Nothing is bound for it, and nothing rebuilt.

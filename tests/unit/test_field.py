@@ -113,15 +113,17 @@ class TestHgx:
         for driver in ("nvidia", "nvidia-nvswitch"):
             (host.root / f"sys/bus/pci/drivers/{driver}/module").unlink()
         assert "nvidia" not in kept_off(host, "h200=10de:2335")
-        with pytest.raises(errors.OptionError, match="nvidia-nvswitch of the module nvidia and"):
+        with pytest.raises(
+            errors.OptionError, match=r"nvidia-nvswitch \(module nvidia\); it is not claimed"
+        ):
             host.decide("h200=10de:2335", blacklist_drivers="nvidia")
 
     def test_the_module_is_not_taken_from_them_by_name(self, host: World):
         with pytest.raises(errors.OptionError) as caught:
             host.decide("h200=10de:2335", blacklist_drivers="nvidia")
         assert str(caught.value).startswith(
-            'blacklist-drivers: item "nvidia": 0000:05:00.0 (10de:22a3) is on nvidia-nvswitch of'
-            " the module nvidia and not claimed"
+            'blacklist-drivers: item "nvidia": 0000:05:00.0 (10de:22a3) is on nvidia-nvswitch'
+            " (module nvidia); it is not claimed"
         )
 
     def test_they_go_to_guests_where_the_operator_says_so(self, host: World):
@@ -204,7 +206,7 @@ class TestSharedId:
 
     def test_without_the_type_nothing_is_done(self, host: World):
         assert host.hook("gpu=10de:2bb5").message.endswith(
-            ": 0001:04:00.0 is SR-IOV capable, so Nova calls it type-PF and alias gpu (type-PCI)"
+            ": 0001:04:00.0 is SR-IOV capable, so alias gpu (type-PCI)"
             " never matches it; write the item as gpu=10de:2bb5/PF"
         )
         assert host.tools.calls == []
@@ -371,9 +373,9 @@ class TestOneGroup:
         """kata-containers #10622: Nova may give a guest the sound for its GPU."""
         (problem,) = gpu.decide(items).nova.problems
         assert words.sentence(problem).endswith(
-            ": 0000:01:00.1 is a part of a card that item 1 asks for, and a guest that gets it"
-            " alone keeps the card from every other; take the item out: what belongs to a card goes"
-            " along by itself"
+            ": 0000:01:00.1 is a part of a card that item 1 asks for; a guest that gets it"
+            " alone keeps the card from every other: take the item out, as what belongs to a card"
+            " goes along by itself"
         )
 
     def test_so_it_is_before_any_iommu_is_on(self, hosts: Hosts):

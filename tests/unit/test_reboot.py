@@ -171,7 +171,7 @@ def test_no_reboot_while_a_guest_runs(world: World):
     assert life(world, 3) == 0
     assert asked(world) is None
     assert world.status == (
-        "waiting: reboot when no guest runs, and now instance-0000002a (process 4711) does: the"
+        "waiting: reboot when no guest runs, and now instance-0000002a (process 4711) does; the"
         " IOMMU is off until the kernel starts with intel_iommu=on"
     )
     stop_guest(world.tree, 4711)
@@ -183,7 +183,7 @@ def test_many_guests_are_counted(world: World):
     for number in range(5):
         start_guest(world.tree, 100 + number, f"vm{number}")
     hook(world)
-    assert "vm0 (process 100), vm1 (process 101), vm2 (process 102) and 2 more does" in world.status
+    assert "vm0 (process 100), vm1 (process 101) and 3 more does" in world.status
 
 
 WHY = "the IOMMU is off until the kernel starts with intel_iommu=on"
@@ -203,7 +203,7 @@ class TestOthersOnTheHost:
         assert asked(world) is None
         assert world.status == (
             "waiting: reboot when nobody needs the host, and now unit keystone/0, container web,"
-            f" /{OSD} do: {WHY}"
+            f" /{OSD} do; {WHY}"
         )
         for path in (OSD, CONTAINER, "var/lib/juju/agents/unit-keystone-0"):
             (world.root / path).rmdir()
@@ -218,8 +218,15 @@ class TestOthersOnTheHost:
         hook(world)
         assert world.status == (
             "waiting: reboot when nobody needs the host, and now instance-0000002a (process 4711),"
-            " Juju's controller 0, OVN's gateway (/etc/openvswitch/conf.db, which cannot be read)"
-            f" and 1 more do: {WHY}"
+            f" Juju's controller 0 and 2 more do; {WHY}"
+        )
+
+    def test_an_ovn_gateway_is_named_with_its_file(self, world: World):
+        world.tree.write("etc/openvswitch/conf.db", "enable-chassis-as-gw")
+        hook(world)
+        assert world.status == (
+            "waiting: reboot when nobody needs the host, and now OVN's gateway"
+            f" (/etc/openvswitch/conf.db, which cannot be read) do; {WHY}"
         )
 
     def test_in_jujus_containers_leave_the_reboot_to_an_operator(self, world: World):
@@ -229,13 +236,13 @@ class TestOthersOnTheHost:
         assert asked(world) is None
         assert world.status == (
             "blocked: reboot by hand: Juju waits for the LXD containers juju-3f2a1c-0-lxd-2, and"
-            f" gives up: {WHY}"
+            f" gives up; {WHY}"
         )
         (world.root / OSD).mkdir(parents=True)
         start_guest(world.tree, 4711)
         hook(world)
         assert world.status.endswith(
-            f"; it takes down instance-0000002a (process 4711), /{OSD}: {WHY}"
+            f"; it takes down instance-0000002a (process 4711), /{OSD}; {WHY}"
         )
         assert reboot.foresee(world.decide()).action is Action.BY_HAND
         for path in (OF_JUJU, OSD):
@@ -364,7 +371,7 @@ class TestNoLoop:
         asked_for = [hook(world).action for _ in range(6)]
         assert asked_for == [Action.NOW] * 3 + [Action.BY_HAND] * 3
         assert world.status == (
-            "blocked: reboot by hand: Juju was asked 3 times and has not rebooted the host: " + WHY
+            "blocked: reboot by hand: Juju was asked 3 times and has not rebooted the host; " + WHY
         )
         assert world.tools.services, "nova-compute runs again"
         world.reboot()
@@ -375,7 +382,7 @@ class TestNoLoop:
         world.tree.write("proc/self/mountinfo", "20 1 0:20 / / rw - overlay overlayroot rw\n")
         assert life(world, 3) == 0
         assert world.status == (
-            "blocked: reboot by hand: the host forgets at each boot what is below / (overlay): "
+            "blocked: reboot by hand: the host forgets at each boot what is below / (overlay); "
             + WHY
         )
 

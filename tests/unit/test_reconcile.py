@@ -173,7 +173,7 @@ class TestNothingToDo:
     def test_the_driver_of_the_root_disk_is_not_kept_off_and_nothing_is_written(self, world: World):
         world.tree.function("0000:05:00.0", "144d:a808", 0x010802, driver="nvme")
         before = world.tree.snapshot("etc", "var")
-        with pytest.raises(errors.OptionError, match="is on nvme and not claimed"):
+        with pytest.raises(errors.OptionError, match="is on nvme; it is not claimed"):
             world.hook(GPUS, blacklist_drivers="nvidiafb, nvme")
         assert world.tree.snapshot("etc", "var") == before
         assert world.tools.calls == []

@@ -228,9 +228,9 @@ class TestDriversThatWantThePortUp:
     def test_a_port_that_is_down_is_told(self, world):
         world.hook(ask(2))
         assert world.status == (
-            f"blocked: devices: item 1 {PF_ID}@{PF}: {PF} gets VFs from bnxt_en only while its port"
-            " is up and idle: eno1 is down; set the port up without an address (ip link set … up),"
-            " or leave its VFs to netplan"
+            f"blocked: devices: item 1 {PF_ID}@{PF}: {PF} gets VFs only while its port is up and"
+            " idle: eno1 is down; bnxt_en makes none else: set the port up without an address (ip"
+            " link set … up), or leave its VFs to netplan"
         )
 
     def test_a_port_in_use_is_told(self, world):
@@ -484,9 +484,9 @@ class TestRefused:
             ({"total_vfs": 1}, "can have 1 VFs, and vfs is 2; write vfs: 1 or less"),
             (
                 {},
-                "can have no VF: its firmware has SR-IOV turned off, or it has none"
-                " (sriov_totalvfs); turn SR-IOV on in the card's firmware and in the machine's"
-                " settings, and reboot",
+                "can have no VF: SR-IOV is off in its firmware, or it has none; turn SR-IOV on in"
+                " the card's firmware and in the machine's settings, and reboot, until its"
+                " sriov_totalvfs tells a number",
             ),
             (
                 {"total_vfs": 4, "driver": None},

@@ -143,9 +143,9 @@ def find_problem(
     if lost:
         return Problem(
             Kind.OPTION_LOSES,
-            f"boots {title!r} with {' '.join(lost)} behind {kernel_line.END}, where the kernel"
-            " reads no option of its own any more",
-            f"take {kernel_line.END} out of {_others(grub, kernel_line.END, drop_in)}, then run"
+            f"boots {title!r} with {' '.join(lost)} behind {kernel_line.END}",
+            "the kernel reads no option of its own there: take"
+            f" {kernel_line.END} out of {_others(grub, kernel_line.END, drop_in)}, then run"
             " update-grub",
             subject=f"/{CONFIG}",
         )

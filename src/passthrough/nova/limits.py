@@ -76,8 +76,9 @@ def shared_groups(
             Problem(
                 Kind.PART_OF_A_CARD,
                 f"is a part of a card that item {_card_of(each, members, host).item.position} asks"
-                " for, and a guest that gets it alone keeps the card from every other",
-                "take the item out: what belongs to a card goes along by itself",
+                " for",
+                "a guest that gets it alone keeps the card from every other: take the item out, as"
+                " what belongs to a card goes along by itself",
                 subject=each.address,
                 where=("devices", each.item.label),
             )
@@ -153,15 +154,16 @@ def _refused_for_one_time_use(claim: claims.Claim, in_placement: bool) -> Proble
     if claim.function.physfn:
         return Problem(
             Kind.ONE_TIME_USE_OF_A_VF,
-            "one-time-use is for whole devices: Nova takes it on no VF, not even as false",
-            "leave the key out",
+            "one-time-use is for whole devices",
+            "Nova takes it on no VF, not even as false: leave the key out",
             where=_place(claim),
         )
     if claim.item.one_time_use and not in_placement:
         return Problem(
             Kind.ONE_TIME_USE_NEEDS_PLACEMENT,
-            "Nova takes one-time-use only where it reports devices to Placement",
-            "set report-in-placement=true",
+            "one-time-use needs report-in-placement",
+            "Nova takes it only where it reports devices to Placement: set"
+            " report-in-placement=true",
             where=_place(claim),
         )
     return None
@@ -229,9 +231,9 @@ def _refused_by_placement(
             named = [each.replace("_", "-") for each in fields]
             return Problem(
                 Kind.VFS_DIFFER,
-                f"with report-in-placement all VFs of {function.physfn} need the same"
-                f" {', '.join(named[:-1])} and {named[-1]}, and item {other.item.position} has"
-                " others",
+                f"VFs of {function.physfn} differ from item {other.item.position}'s",
+                "with report-in-placement all of one card need the same"
+                f" {', '.join(named[:-1])} and {named[-1]}",
                 where=_place(claim),
             )
     return None
@@ -245,8 +247,8 @@ def _values_of(item: devices.Item, fields: tuple[str, ...]) -> list[object]:
 def _either_kind(claim: claims.Claim, other: str) -> Problem:
     return Problem(
         Kind.PF_BESIDE_VF,
-        f"with report-in-placement Nova takes a PF or its VFs, not both ({other})",
-        "claim one kind",
+        f"Nova takes a PF or its VFs, not both ({other})",
+        "claim one kind: with report-in-placement they are one provider",
         where=_place(claim),
     )
 

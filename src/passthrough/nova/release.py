@@ -207,9 +207,9 @@ def check(
         if DEVICE_SPEC in places and item.one_time_use is not None and item.takes_vfs_alone:
             raise errors.OptionError(
                 "devices",
-                "one-time-use is for whole devices: Nova takes it on no VF, not even as false",
+                "one-time-use is for whole devices",
                 item.label,
-                "leave it out",
+                "Nova takes it on no VF, not even as false: leave the key out",
             )
         for key in KEYS:
             needed = key.needs(item)

@@ -223,7 +223,7 @@ def _match(item: devices.Item, host: pci.Host) -> list[pci.Function]:
 _TYPES = {
     "type-PCI": "has no SR-IOV",
     "type-PF": "is SR-IOV capable",
-    "type-VF": "is an SR-IOV virtual function",
+    "type-VF": "is a VF",
 }
 
 
@@ -239,8 +239,7 @@ def object_to_type(item: devices.Item, function: pci.Function) -> guards.Objecti
         return None
     return guards.Objection(
         guards.Rule.DEVICE_TYPE,
-        f"{_TYPES[actual]}, so Nova calls it {actual} and alias {item.alias} ({item.alias_type})"
-        " never matches it",
+        f"{_TYPES[actual]}, so alias {item.alias} ({item.alias_type}) never matches it",
         f"write the item as {devices.text_of(item, device_type=actual)}",
         address=function.address,
     )
@@ -342,7 +341,7 @@ def _refuse_type(item: devices.Item, function: pci.Function, *, alone: bool) -> 
     asked = item.device_type or "what is no VF"
     objection = object_to_type(item, function) or guards.Objection(
         guards.Rule.DEVICE_TYPE,
-        f"{_TYPES[actual]}, so it is {actual}, and the item is for {asked}",
+        f"is {actual}, and the item is for {asked}",
         f"write {devices.text_of(item, device_type=actual, addresses=(function.address,))}",
         address=function.address,
     )

@@ -137,17 +137,17 @@ def check_blacklist(blacklist: Iterable[str], host: pci.Host, given_away: Contai
         if function:
             raise OptionError(
                 "blacklist-drivers",
-                f"{function.address} ({function.id}) is on {_driver_and_module(function)} and not"
-                " claimed, and would lose it at the next boot",
+                f"{function.address} ({function.id}) is on {_driver_and_module(function)}",
                 f"item {show(name)}",
-                "leave the name out, or claim that function too",
+                "it is not claimed, and would lose that at the next boot: leave the name out, or"
+                " claim that function too",
             )
 
 
 def _driver_and_module(function: pci.Function) -> str:
     *_, module = boot_files.module_names(function)
     driver = function.driver or ""
-    return driver if module == modules.normalize(driver) else f"{driver} of the module {module}"
+    return driver if module == modules.normalize(driver) else f"{driver} (module {module})"
 
 
 def _check_nothing_leaves_it_off(drop_in: str, facts: machine.Platform) -> None:

@@ -245,8 +245,11 @@ def _object_to_function(function: pci.Function, count: int) -> guards.Objection 
         way_out = "write the id and address of its card"
     elif not most:
         rule = guards.Rule.NO_VFS
-        fact = "can have no VF: its firmware has SR-IOV turned off, or it has none (sriov_totalvfs)"
-        way_out = "turn SR-IOV on in the card's firmware and in the machine's settings, and reboot"
+        fact = "can have no VF: SR-IOV is off in its firmware, or it has none"
+        way_out = (
+            "turn SR-IOV on in the card's firmware and in the machine's settings, and reboot, until"
+            " its sriov_totalvfs tells a number"
+        )
     elif count > most:
         rule, fact = guards.Rule.TOO_MANY_VFS, f"can have {most} VFs, and vfs is {count}"
         way_out = f"write vfs: {most} or less"
@@ -288,8 +291,9 @@ def _object_to_others(
 def _want_idle_port(function: pci.Function, busy: str) -> guards.Objection:
     return guards.Objection(
         guards.Rule.VFS_WANT_PORT,
-        f"gets VFs from {function.driver} only while its port is up and idle: {busy}",
-        "set the port up without an address (ip link set … up), or leave its VFs to netplan",
+        f"gets VFs only while its port is up and idle: {busy}",
+        f"{function.driver} makes none else: set the port up without an address (ip link set … up),"
+        " or leave its VFs to netplan",
         address=function.address,
     )
 

@@ -111,16 +111,17 @@ def object_forever(function: pci.Function, host: pci.Host) -> guards.Objection |
     if is_denied(function) and not (function.is_on_vfio or host.denylist_is_off):
         return guards.Objection(
             guards.Rule.DENYLIST,
-            "is on vfio-pci's denylist, as a guest could break out with it, so vfio-pci refuses it",
-            f"for trusted guests alone, set kernel-options={LIFTS_DENYLIST}",
+            "is on vfio-pci's denylist, so vfio-pci refuses it",
+            "a guest could break out with it: for trusted guests alone, set"
+            f" kernel-options={LIFTS_DENYLIST}",
             address=function.address,
         )
     if function.group is not None and host.has_direct_region(function.group):
         return guards.Objection(
             guards.Rule.RESERVED_REGION,
-            f"is in IOMMU group {function.group}, in which the firmware reserves memory (a direct"
-            " region, RMRR), so VFIO refuses it to every guest",
-            "turn off in the firmware's settings what shares memory with the device",
+            f"shares memory with the firmware (RMRR, IOMMU group {function.group})",
+            "VFIO refuses it to every guest for that direct region: turn off in the firmware's"
+            " settings what shares memory with the device",
             address=function.address,
         )
     return None

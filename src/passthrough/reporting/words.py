@@ -23,17 +23,17 @@ _ASIDES = (
     Kind.VFS_WAIT,
     Kind.VFS_DIFFER_IN_NUMBER,
 )
-# How many guests and others a sentence names.
-_MAX_GUESTS = 3
+# How many things a sentence names, and in how many bytes: Juju's table shows 120 of a status.
+_MOST_NAMES, _ROOM = 3, 64
 
 
 def sentence(problem: Problem) -> str:
     """All of a problem: where, what, why, and the way out."""
     if problem.kind in _ASIDES:
         return f"{fact(problem)} ({problem.cause})" if problem.cause else fact(problem)
-    # What GRUB lacks for no cause that is to be seen, its way out explains too.
-    joint = ": " if problem.kind is Kind.GRUB_LACKS_OPTIONS else "; "
-    return _join(joint, _join(": ", fact(problem), problem.cause), problem.way_out)
+    # A menu's title and options are a sentence of their own: what undoes them is the next one.
+    joint = "; " if problem.kind is Kind.GRUB_IS_OVERRULED else ": "
+    return _join("; ", _join(joint, fact(problem), problem.cause), problem.way_out)
 
 
 def fact(problem: Problem) -> str:
@@ -91,21 +91,24 @@ def verdict(judged: reboot.Verdict) -> str:
     if judged.action is Action.NOW:
         return f"rebooting: {why}"
     if judged.action is Action.BY_HAND:
-        return f"reboot by hand: {_by_hand(judged)}: {why}"
+        return f"reboot by hand: {_by_hand(judged)}; {why}"
     guests = [f"{guest.name} (process {guest.process})" for guest in judged.guests]
     if judged.hindrances:
-        names = _list([*guests, *map(_hindrance, judged.hindrances)])
-        return f"reboot when nobody needs the host, and now {names} do: {why}"
+        names = some([*guests, *map(_hindrance, judged.hindrances)])
+        return f"reboot when nobody needs the host, and now {names} do; {why}"
     if not guests:
         return f"the next hook reboots the host: {why}"
-    return f"reboot when no guest runs, and now {_list(guests)} does: {why}"
+    return f"reboot when no guest runs, and now {some(guests)} does; {why}"
 
 
-def _list(names: list[str]) -> str:
-    """The first few names, and how many more there are."""
-    more = len(names) - _MAX_GUESTS
-    shown = ", ".join(names[:_MAX_GUESTS])
-    return f"{shown} and {more} more" if more > 0 else shown
+def some(names: list[str]) -> str:
+    """The first few names, whole, and how many more there are."""
+    for count in range(min(len(names), _MOST_NAMES), 0, -1):
+        more = len(names) - count
+        shown = ", ".join(names[:count]) + (f" and {more} more" if more else "")
+        if count == 1 or len(shown.encode()) <= _ROOM:
+            return shown
+    return ""
 
 
 def _hindrance(each: hindrances.Hindrance) -> str:
@@ -134,7 +137,7 @@ def _by_hand(judged: reboot.Verdict) -> str:
         times = found[bar.UNANSWERED][0]
         said.append(f"Juju was asked {times} times and has not rebooted the host")
     if found[bar.JUJU_CONTAINER]:
-        names = _list(found[bar.JUJU_CONTAINER])
+        names = some(found[bar.JUJU_CONTAINER])
         said.append(f"Juju waits for the LXD containers {names}, and gives up")
     if found[bar.FORGETFUL_ROOT]:
         place = found[bar.FORGETFUL_ROOT][0]
@@ -142,7 +145,7 @@ def _by_hand(judged: reboot.Verdict) -> str:
     others = [each for each in judged.hindrances if each.kind not in hindrances.BY_HAND]
     guests = [f"{guest.name} (process {guest.process})" for guest in judged.guests]
     if guests or others:
-        said.append(f"it takes down {_list([*guests, *map(_hindrance, others)])}")
+        said.append(f"it takes down {some([*guests, *map(_hindrance, others)])}")
     return "; ".join(said)
 
 
@@ -161,7 +164,7 @@ def lent(decision: survey.Decision) -> str:
     """Name what is lent to the host; empty where nothing is."""
     loans = decision.facts.record.lent
     names = sorted(loans, key=pci_address.sort_key)
-    return f"lent to the host: {_list(names)}" if names else ""
+    return f"lent to the host: {some(names)}" if names else ""
 
 
 def kept_options(planned: plan.Plan) -> tuple[str, ...]:

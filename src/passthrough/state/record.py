@@ -425,8 +425,9 @@ def _load(site: Site) -> Record:
         if type(found) is int and found > NEWEST:
             raise NewerRecordError(
                 f"/{_path(site).relative_to(site.root)} is in format {found}, of a newer revision"
-                f" of this charm, and this one reads up to {NEWEST}, so it does nothing to the"
-                " host; refresh the charm to that revision, and leave the file in place"
+                " of this charm",
+                f"this one reads up to {NEWEST}, so it does nothing to the host: refresh the charm"
+                " to that revision, and leave the file in place",
             )
         if type(found) is not int or found not in _READ:
             raise ValueError(f"{quoting.show(found)} is no format")

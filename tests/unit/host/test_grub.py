@@ -157,7 +157,7 @@ class TestFindProblem:
             "etc/default/grub.d/99-x.cfg",
         )
         assert self.find("quiet", *erasers) == (
-            "/boot/grub/grub.cfg boots 'Ubuntu' without intel_iommu=on iommu=pt:"
+            "/boot/grub/grub.cfg boots 'Ubuntu' without intel_iommu=on iommu=pt;"
             " /etc/default/grub.d/99-x.cfg sets GRUB_CMDLINE_LINUX_DEFAULT outright and is read"
             f" after /{GRUB}; let it begin with $GRUB_CMDLINE_LINUX_DEFAULT, then run"
             " update-grub"
@@ -165,7 +165,7 @@ class TestFindProblem:
 
     def test_names_the_way_out_where_no_file_is_to_blame(self):
         assert self.find("quiet intel_iommu=on", grub.SETTINGS) == (
-            "/boot/grub/grub.cfg boots 'Ubuntu' without iommu=pt: run update-grub, and see which"
+            "/boot/grub/grub.cfg boots 'Ubuntu' without iommu=pt; run update-grub, and see which"
             " entry GRUB_DEFAULT names in /etc/default/grub"
         )
 
@@ -215,9 +215,9 @@ class TestFindProblem:
     def test_what_goes_to_pid_1_is_not_the_kernels(self):
         text = {grub.SETTINGS: 'GRUB_CMDLINE_LINUX="quiet -- x"\n'}
         assert self.find_among("quiet -- x intel_iommu=on iommu=pt", text) == (
-            "/boot/grub/grub.cfg boots 'Ubuntu' with intel_iommu=on iommu=pt behind --, where the"
-            " kernel reads no option of its own any more; take -- out of /etc/default/grub, then"
-            " run update-grub"
+            "/boot/grub/grub.cfg boots 'Ubuntu' with intel_iommu=on iommu=pt behind --; the kernel"
+            " reads no option of its own there: take -- out of /etc/default/grub, then run"
+            " update-grub"
         )
 
     def test_an_earlier_value_loses(self):

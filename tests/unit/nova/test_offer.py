@@ -251,8 +251,8 @@ class TestDeviceType:
         offer = decide("nic=8086:10fb", pf(), took=self.OLD)
         [problem] = said(offer)
         assert problem == (
-            "devices: item 1 nic=8086:10fb: 0000:03:00.0 is SR-IOV capable, so Nova calls it"
-            " type-PF and alias nic (type-PCI) never matches it; write the item as"
+            "devices: item 1 nic=8086:10fb: 0000:03:00.0 is SR-IOV capable, so alias nic"
+            " (type-PCI) never matches it; write the item as"
             " nic=8086:10fb/PF"
         )
         assert offered(offer) == ["0000:03:00.0"]

@@ -285,31 +285,30 @@ class TestDeviceType:
             (
                 "gpu=10de:2bb5",
                 PF,
-                "is SR-IOV capable, so Nova calls it type-PF and alias gpu (type-PCI) never"
+                "is SR-IOV capable, so alias gpu (type-PCI) never"
                 " matches it; write the item as gpu=10de:2bb5/PF",
             ),
             (
                 "gpu=10de:2bb5@03:00.2",
                 VFS[0],
-                "is an SR-IOV virtual function, so Nova calls it type-VF and alias gpu (type-PCI)"
+                "is a VF, so alias gpu (type-PCI)"
                 " never matches it; write the item as gpu=10de:2bb5/VF@0000:03:00.2",
             ),
             (
                 "gpu=10de:2bb5/PCI",
                 PF,
-                "is SR-IOV capable, so Nova calls it type-PF and alias gpu (type-PCI) never"
+                "is SR-IOV capable, so alias gpu (type-PCI) never"
                 " matches it; write the item as gpu=10de:2bb5/PF",
             ),
             (
                 "10de:2bb5/PCI",
                 PF,
-                "is SR-IOV capable, so it is type-PF, and the item is for type-PCI; write"
-                " 10de:2bb5/PF@0000:03:00.0",
+                "is type-PF, and the item is for type-PCI; write 10de:2bb5/PF@0000:03:00.0",
             ),
             (
                 "- {alias: gpu, id: 10de:2bb5, numa-policy: required}",
                 PF,
-                "is SR-IOV capable, so Nova calls it type-PF and alias gpu (type-PCI) never"
+                "is SR-IOV capable, so alias gpu (type-PCI) never"
                 ' matches it; write the item as {"alias": "gpu", "id": "10de:2bb5",'
                 ' "device-type": "type-PF", "numa-policy": "required"}',
             ),
@@ -331,10 +330,7 @@ class TestDeviceType:
         card = made.function(PF, SHARED)
         decision = made.decide("gpu=10de:2bb5/PF", card)
         assert decision.claims == ()
-        assert (
-            "has no SR-IOV, so Nova calls it type-PCI and alias gpu (type-PF)"
-            in reasons(decision)[0]
-        )
+        assert "has no SR-IOV, so alias gpu (type-PF) never matches it" in reasons(decision)[0]
         # Where others of the id have it, the item is for those.
         both = made.decide("gpu=10de:2bb5/PF", card, *sr_iov(vfs=0, slot="0000:04:00"))
         assert (both.addresses, both.refusals) == (("0000:04:00.0",), ())

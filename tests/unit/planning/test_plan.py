@@ -537,8 +537,9 @@ class TestBlacklist:
 
     def test_names_the_driver_the_function_and_the_way_out(self):
         assert self.find("nvidiafb nvme", self.NVME) == (
-            'blacklist-drivers: item "nvme": 0000:02:00.0 (144d:a808) is on nvme and not claimed,'
-            " and would lose it at the next boot; leave the name out, or claim that function too"
+            'blacklist-drivers: item "nvme": 0000:02:00.0 (144d:a808) is on nvme; it is not'
+            " claimed, and would lose that at the next boot: leave the name out, or claim that"
+            " function too"
         )
 
     @pytest.mark.parametrize(
@@ -570,9 +571,9 @@ class TestBlacklist:
     def test_knows_the_module_that_the_kernel_shows(self, name: str, driver: str, module: str):
         function = dataclasses.replace(self.NVME, driver=driver, module=module)
         assert self.find(name, function, devices="10de:1bb0") == (
-            f'blacklist-drivers: item "{name}": 0000:02:00.0 (144d:a808) is on {driver} of the'
-            f" module {module} and not claimed, and would lose it at the next boot; leave the name"
-            " out, or claim that function too"
+            f'blacklist-drivers: item "{name}": 0000:02:00.0 (144d:a808) is on {driver}'
+            f" (module {module}); it is not claimed, and would lose that at the next boot: leave"
+            " the name out, or claim that function too"
         )
         # The driver's own name is what an operator may have read in sysfs.
         assert driver in self.find(driver, function, devices="10de:1bb0")
@@ -586,7 +587,7 @@ class TestBlacklist:
     def test_a_refused_function_keeps_its_driver(self):
         """Asked for, but the host holds on to it."""
         found = self.find("nvme", self.NVME, devices=f"{GPUS}, 144d:a809@0000:02:00.0")
-        assert "is on nvme and not claimed" in found
+        assert "is on nvme; it is not claimed" in found
 
     def test_what_another_application_has_taken_does_not_count(self):
         taken = dict.fromkeys(("0000:85:00.0", "0000:85:00.1"), "other")

@@ -169,7 +169,7 @@ CASES = {
         lambda: of("gpu=10de:1bb0@83:00.0", *PAIR, machine=SPOILED, **settled(SPOILED)),
         Status(
             status.Kind.BLOCKED,
-            "/boot/grub/grub.cfg boots 'Ubuntu' without intel_iommu=on:"
+            "/boot/grub/grub.cfg boots 'Ubuntu' without intel_iommu=on;"
             " /etc/default/grub.d/99-x.cfg sets GRUB_CMDLINE_LINUX_DEFAULT outright and is read"
             " after /etc/default/grub.d/95-pci-passthrough.cfg; let it begin with"
             " $GRUB_CMDLINE_LINUX_DEFAULT, then run update-grub",
@@ -184,7 +184,7 @@ CASES = {
         ),
         Status(
             status.Kind.WAITING,
-            "reboot when no guest runs, and now vm (process 4711) does: it is off",
+            "reboot when no guest runs, and now vm (process 4711) does; it is off",
         ),
     ),
     "reboot-was-in-vain": (

@@ -51,7 +51,7 @@ class TestSentence:
 
     def test_of_grub_without_a_cause_is_explained_by_its_way_out(self):
         found = problem.Problem(Kind.GRUB_LACKS_OPTIONS, "boots 'a; b: c'", "run update-grub")
-        assert words.sentence(found) == "boots 'a; b: c': run update-grub"
+        assert words.sentence(found) == "boots 'a; b: c'; run update-grub"
         assert (words.fact(found), words.way_out(found)) == ("boots 'a; b: c'", "run update-grub")
 
     @pytest.mark.parametrize("kind", [Kind.ON_ANOTHER_DRIVER, Kind.EXPECTATION_UNMET])

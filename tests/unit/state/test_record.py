@@ -594,7 +594,7 @@ class TestFormats:
                 look(Site(tmp_path, application))
             assert str(caught.value) == (
                 "/var/lib/pci-passthrough/pci-passthrough.json is in format 6, of a newer revision"
-                " of this charm, and this one reads up to 5, so it does nothing to the host;"
+                " of this charm; this one reads up to 5, so it does nothing to the host:"
                 " refresh the charm to that revision, and leave the file in place"
             )
         with (
