@@ -36,14 +36,18 @@ def regular_value_if_there(path: str) -> str | None:
 
     For a value that something is left undone for: it has to be the kernel's own.
     """
+    content = regular_bytes_if_there(path)
+    return None if content is None else content.decode("utf-8", "replace").rstrip("\n")
+
+
+def regular_bytes_if_there(path: str, number: int = _CHUNK) -> bytes | None:
+    """Read up to ``number`` bytes of a regular file at once; None when that is not possible."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
     try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            return None
-        return os.read(handle, _CHUNK).decode("utf-8", "replace").rstrip("\n")
+        return os.read(handle, number) if stat.S_ISREG(os.fstat(handle).st_mode) else None
     except OSError:
         return None
     finally:

@@ -144,6 +144,8 @@ def attributes(of: Identity) -> dict[str, tuple[int, bytes]]:
     if of.is_bridge:
         files["secondary_bus_number"] = (_READ, text(of.secondary))
         files["subordinate_bus_number"] = (_READ, text(of.secondary))
+    else:
+        files["reset_method"] = (_BOTH, text("bus"))
     if of.total_vfs:
         files["sriov_drivers_autoprobe"] = (_BOTH, text(1))
         files["sriov_numvfs"] = (_BOTH, text(0))
