@@ -15,11 +15,23 @@ from typing import TYPE_CHECKING
 from passthrough import frozen, pci_address
 from passthrough.config import host_exceptions
 from passthrough.config.options import Options
-from passthrough.host import machine, modules, pci, ports, usage, vf_makers, vfio_users, watch
+from passthrough.host import (
+    health,
+    identity,
+    machine,
+    modules,
+    pci,
+    ports,
+    usage,
+    vf_makers,
+    vfio_users,
+    watch,
+)
 from passthrough.host.uses import kinds
 from passthrough.nova import facts as nova_facts
 from passthrough.nova import offer as nova_offer
 from passthrough.planning import boot_files, claims, plan, templates, vfs, viability
+from passthrough.planning import health as judging
 from passthrough.site import Site
 from passthrough.state import record, stuck
 from passthrough.state.record import Record
@@ -49,6 +61,8 @@ class Facts(frozen.Value):
             question: only a host that claims something has one.
         ports: the functions' interfaces, read where VFs are asked for.
         makers: who else makes VFs, the same.
+        health: what the kernel tells of a function's health, read for what is claimed.
+        serials: the cards' serial numbers, read where one is missing.
     """
 
     site: Site
@@ -67,6 +81,8 @@ class Facts(frozen.Value):
     aliases: modules.Aliases = frozen.field(default_factory=modules.Aliases.none, compare=False)
     ports: ports.Ports = frozen.field(default_factory=ports.Ports.none, compare=False)
     makers: vf_makers.Makers = frozen.field(default_factory=vf_makers.Makers.none, compare=False)
+    health: health.Reader = frozen.field(default_factory=health.Reader.none, compare=False)
+    serials: identity.Serials = frozen.field(default_factory=identity.Serials.none, compare=False)
 
     def guests(self) -> tuple[guests.Guest, ...]:
         """The guests that run, in the order of their processes."""
@@ -105,6 +121,7 @@ class Decision(frozen.Value):
         held: the processes that hold a function which is to be given back, by its address; none
             where a guest that is shut off names it.
         rendered: what the templates gave, as `templates.Renderer.learned` has it.
+        health: how the functions are that are claimed, and those that are missing, by address.
     """
 
     options: Options
@@ -115,6 +132,7 @@ class Decision(frozen.Value):
     nova_planned: nova_offer.Offer = frozen.field(default_factory=nova_offer.Offer)
     held: Mapping[str, tuple[int, ...]] = frozen.field(default_factory=dict[str, tuple[int, ...]])
     rendered: Mapping[str, str] = frozen.field(default_factory=dict[str, str])
+    health: Mapping[str, judging.Health] = frozen.field(default_factory=dict[str, judging.Health])
 
     @property
     def site(self) -> Site:
@@ -169,6 +187,8 @@ def look(site: Site) -> Facts:
         aliases=modules.Aliases(root),
         ports=ports.Ports(root),
         makers=vf_makers.Makers(root),
+        health=health.Reader(root),
+        serials=identity.Serials(root),
     )
 
 
@@ -276,11 +296,16 @@ def decide(
             others=taken,
             aliases=facts.aliases,
             vfs=made,
+            missing=judging.find_missing(wanted, outcome, facts.record, facts.serials),
         ),
         renderer,
     )
     now, later = _decide_offers(options, facts, outcome, renderer)
-    return Decision(options, facts, outcome, planned, now, later, held, renderer.learned())
+    well = judging.judge_all(
+        {claim.address: facts.health.of(claim.function) for claim in outcome.claims},
+        planned.record.missing,
+    )
+    return Decision(options, facts, outcome, planned, now, later, held, renderer.learned(), well)
 
 
 def _decide_vfs(

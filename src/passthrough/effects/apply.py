@@ -138,6 +138,7 @@ def apply(
         inherited=plan.record.inherited,
         vfs=plan.record.vfs,
         lent=plan.record.lent,
+        missing=plan.record.missing,
     )
     repaired = [_describe(change) for change in plan.files if change.drifted]
     if not plan.rebuild:

@@ -94,7 +94,11 @@ def identify(ledger: record.Ledger, addresses: Iterable[str]) -> None:
     """
     known = ledger.present.identities
     found = {
-        address: {"id": seen.id, "serial": seen.serial}
+        address: {
+            "id": seen.id,
+            "serial": seen.serial,
+            **({record.TYPE: record.VF} if seen.is_vf else {}),
+        }
         for address in addresses
         if (seen := identity.read(ledger.site.root, address))
     }

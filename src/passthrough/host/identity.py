@@ -14,10 +14,14 @@ _MOST = (4096 - _FIRST) // 8
 
 
 class Identity(NamedTuple):
-    """One card's function: ``vendor:product``, and the serial number; empty where none is told."""
+    """One card's function: ``vendor:product``, and the serial number; empty where none is told.
+
+    ``is_vf`` tells a VF, which goes with a number in sysfs and not with a card.
+    """
 
     id: str
     serial: str = ""
+    is_vf: bool = False
 
     def is_other(self, now: Identity) -> bool:
         """Tell whether another card stands there ``now``; a serial that is not told is no sign."""
@@ -29,7 +33,28 @@ def read(root: Path, address: str) -> Identity | None:
     function = pci.read_some(root, [address]).functions.get(address)
     if function is None:
         return None
-    return Identity(function.id, _serial(root / pci.DEVICES / address / "config"))
+    serial = _serial(root / pci.DEVICES / address / "config")
+    return Identity(function.id, serial, function.physfn is not None)
+
+
+class Serials:
+    """The serial numbers of functions, each read when somebody asks.
+
+    Args:
+        root: the host's root; None for a host whose cards tell none.
+    """
+
+    def __init__(self, root: Path | None):
+        self._root = root
+
+    @classmethod
+    def none(cls) -> Serials:
+        """A host whose cards tell none."""
+        return cls(None)
+
+    def of(self, address: str) -> str:
+        """The serial number of the function at an address; empty where none is told."""
+        return _serial(self._root / pci.DEVICES / address / "config") if self._root else ""
 
 
 def _serial(path: Path) -> str:

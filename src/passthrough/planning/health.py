@@ -12,8 +12,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from passthrough import enums, frozen
+from passthrough import enums, frozen, pci_address
+from passthrough.config import devices
+from passthrough.host import identity
 from passthrough.host.health import Answer, Power, Severity, Signs
+from passthrough.planning import claims
+from passthrough.state import record
 
 # A fatal error means that the link itself is not to be trusted any more (PCI Express Base, Fatal
 # Errors), and the kernel has reset it: a guest has lost what it did. One is enough.
@@ -172,6 +176,79 @@ def judge_missing(address: str, identity: str, serial: str = "") -> Health:
     """
     detail = f"{identity} was there, serial number {serial}" if serial else f"{identity} was there"
     return Health(address, Verdict.SICK, (Finding(Kind.MISSING, detail),))
+
+
+def judge_all(
+    there: Mapping[str, Signs], missing: Mapping[str, Mapping[str, str]]
+) -> Mapping[str, Health]:
+    """Judge the functions that are claimed and those that are missing, in address order.
+
+    Args:
+        there: the signs of every claimed function, by its address.
+        missing: what `find_missing` gave.
+    """
+    found = {
+        **{address: judge(address, signs) for address, signs in there.items()},
+        **{
+            address: judge_missing(address, card["id"], card["serial"])
+            for address, card in missing.items()
+        },
+    }
+    return {address: found[address] for address in sorted(found, key=pci_address.sort_key)}
+
+
+def find_missing(
+    wanted: devices.Spec,
+    outcome: claims.Outcome,
+    known: record.Record,
+    serials: identity.Serials,
+) -> dict[str, Mapping[str, str]]:
+    """Find what the application had taken, an item still asks for, and the host has no more.
+
+    A card that stands in another slot now is not missing: its serial number tells. Where it tells
+    none, a card of its kind that is claimed for the first time may be it, and what cannot be told
+    is not missing. A VF goes when somebody sets another number of VFs, which is no fault of a card.
+
+    Args:
+        wanted: the option ``devices``, with what this host leaves out.
+        outcome: what is claimed.
+        known: the record; it names what was there.
+        serials: those of the host's cards.
+
+    Returns:
+        Address → the card that was there, as `Record.missing` has it.
+    """
+    host = outcome.host
+    were_there = {
+        **known.missing,
+        **{each: known.identities[each] for each in known.taken if each in known.identities},
+    }
+
+    def stands_elsewhere(card: Mapping[str, str]) -> bool:
+        for function in host.with_id(card["id"]):
+            serial = serials.of(function.address) if card["serial"] else ""
+            if serial and serial == card["serial"]:
+                return True
+            is_new = function.address not in known.taken and function.address in outcome.addresses
+            if is_new and not serial:
+                return True
+        return False
+
+    return {
+        address: card
+        for address, card in were_there.items()
+        if address not in host.functions
+        and record.TYPE not in card
+        and any(_asks_for(item, address, card["id"]) for item in wanted.items)
+        and not wanted.excepts(address)
+        and not stands_elsewhere(card)
+    }
+
+
+def _asks_for(item: devices.Item, address: str, identity: str) -> bool:
+    """Whether an item would claim the function itself, if it were there."""
+    would = item.id == identity and item.covers(address) and not item.excludes(address)
+    return would and item.vfs is None
 
 
 def _find(signs: Signs) -> Iterable[Finding]:

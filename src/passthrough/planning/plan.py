@@ -116,6 +116,7 @@ class Situation(NamedTuple):
         others: addresses that another application has taken, which are its own to give back.
         aliases: the modules that the installed kernels name for a function.
         vfs: what becomes of the VFs.
+        missing: what was taken and is not there any more, as `Record.missing` has it.
     """
 
     application: str
@@ -126,6 +127,7 @@ class Situation(NamedTuple):
     others: Collection[str] = ()
     aliases: modules.Aliases = modules.Aliases.none()
     vfs: vfs.Outcome = vfs.Outcome()
+    missing: Mapping[str, Mapping[str, str]] = {}
 
 
 def make(
@@ -244,6 +246,7 @@ def make(
             reboot=record.reboot if wanted.devices.items or pending or now.vfs.record else None,
             vfs=now.vfs.record,
             lent={} if wanted.leaving else record.lent,
+            missing=now.missing,
         ),
         pending=pending,
         grub_problem=None if enums.Rebuild.GRUB in rebuild else grub_problem,

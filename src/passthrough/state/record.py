@@ -35,8 +35,12 @@ FORMAT = 4
 NEWEST = 5
 _READ = (2, 3, FORMAT, NEWEST)
 _SAYS_INHERITED = 3
-# Left out where they are empty.
+# Left out where they are empty. `missing` came without another format: a revision that does not
+# know it does all that it did, and forgets it.
 _INHERITED, _VARIANTS, _VFS, _LENT = "inherited", "variants", "vfs", "lent"
+_MISSING = "missing"
+# Of a card in ``identities``: left out but for a VF.
+TYPE, VF = "type", "type-VF"
 
 # Takes the place of a fingerprint while a rebuild runs, and stays when it fails: nobody knows then
 # what the image holds, so the next run rebuilds even where the files are unchanged.
@@ -161,7 +165,7 @@ class Record(frozen.Value):
         keep: whether everything stays in place when the owner goes, as on-removal asks.
         caretaker: who looks after all of it once the owner has vanished.
         identities: the address of every function in ``taken`` → the card there: its ``id``, and its
-            ``serial`` where it tells one.
+            ``serial`` where it tells one, and for a VF its ``type``.
         inherited: the addresses among ``taken`` that a revision took whose items claimed more: an
             item with a device type claimed the other types, too. It changes nothing by itself, so
             two records that differ in it are alike.
@@ -170,6 +174,8 @@ class Record(frozen.Value):
         vfs: the address of every function that stays with the host and has VFs made → those.
         lent: the address of every function that is lent to the host → the loan. None of them is in
             ``taken``, but for one that is about to be given back.
+        missing: the address of every function that it had taken and that is not there any more,
+            while an item still asks for it → the card that was there, as in ``identities``.
     """
 
     taken: Mapping[str, str | None] = frozen.field(default_factory=dict[str, str | None])
@@ -186,6 +192,9 @@ class Record(frozen.Value):
     variants: Mapping[str, str] = frozen.field(default_factory=dict[str, str])
     vfs: Mapping[str, Vfs] = frozen.field(default_factory=dict[str, Vfs])
     lent: Mapping[str, Loan] = frozen.field(default_factory=dict[str, Loan])
+    missing: Mapping[str, Mapping[str, str]] = frozen.field(
+        default_factory=dict[str, Mapping[str, str]]
+    )
 
     @property
     def is_empty(self) -> bool:
@@ -193,7 +202,7 @@ class Record(frozen.Value):
 
         Nobody has to look after nothing, so neither the owner nor the caretaker counts.
         """
-        return not (self.has_host or self.reboot) and self.nova == Nova()
+        return not (self.has_host or self.reboot or self.missing) and self.nova == Nova()
 
     @property
     def has_host(self) -> bool:
@@ -327,7 +336,7 @@ def find_unknown(site: Site) -> tuple[str, ...]:
         return ()
     data = json.loads(present.content)
     held = data.get("record", data)
-    known = {*_spell_out(Record()), _INHERITED, _VARIANTS, _VFS, _LENT}
+    known = {*_spell_out(Record()), _INHERITED, _VARIANTS, _VFS, _LENT, _MISSING}
     strange = [*(held.keys() - known), *(held["activated"].keys() - set(enums.Rebuild))]
     return tuple(sorted(map(str, strange)))
 
@@ -494,6 +503,8 @@ def _spell_out(record: Record) -> dict[str, object]:
         spelled[_VFS] = {address: each._asdict() for address, each in record.vfs.items()}
     if record.lent:
         spelled[_LENT] = {address: each._asdict() for address, each in record.lent.items()}
+    if record.missing:
+        spelled[_MISSING] = {address: dict(card) for address, card in record.missing.items()}
     return spelled
 
 
@@ -547,7 +558,7 @@ def _parse(data: Any, *, inherits: bool = True) -> Record:
         data.get("keep", False) is True,
         Caretaker(*(str(watcher.get(name, "")) for name in ("started", "filesystem"))),
         {
-            address: {"id": str(card["id"]), "serial": str(card["serial"])}
+            address: _parse_card(card)
             for address, card in dict(data.get("identities") or {}).items()
             if address in taken or address in vfs
         },
@@ -559,6 +570,11 @@ def _parse(data: Any, *, inherits: bool = True) -> Record:
         },
         vfs,
         {address: _parse_loan(address, each) for address, each in data.get(_LENT, {}).items()},
+        {
+            address: _parse_card(card)
+            for address, card in dict(data.get(_MISSING) or {}).items()
+            if pci_address.is_exact(address)
+        },
     )
 
 
@@ -567,6 +583,11 @@ def _parse_loan(address: str, data: Any) -> Loan:
     if not (pci_address.is_exact(address) and pci_address.is_exact(loan.asked)):
         raise ValueError(f"{quoting.show(address)} is not the address of a function")
     return loan
+
+
+def _parse_card(data: Any) -> dict[str, str]:
+    card = {"id": str(data["id"]), "serial": str(data["serial"])}
+    return {**card, TYPE: VF} if data.get(TYPE) == VF else card
 
 
 def _parse_vfs(address: str, data: Any) -> Vfs:
