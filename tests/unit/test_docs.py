@@ -28,8 +28,15 @@ from passthrough.host import initramfs, pci, watch
 from passthrough.nova import lines as nova_lines
 from passthrough.nova import publication
 from passthrough.nova.release import Release
-from passthrough.planning import boot_files, guards
-from passthrough.reporting import inventory, inventory_tree, plan_text, status, tables
+from passthrough.planning import boot_files, guards, health
+from passthrough.reporting import (
+    health_text,
+    inventory,
+    inventory_tree,
+    plan_text,
+    status,
+    tables,
+)
 from passthrough.reporting import leftovers as hand_made
 from passthrough.reporting.verify import nova as nova_checks
 from passthrough.reporting.verify import result
@@ -173,6 +180,8 @@ ELSEWHERE = {
 
 def spoken() -> Iterator[tuple[str, str]]:
     """Where and what: every sentence that a status can hold."""
+    lasting = [each for each in map(health.Finding, health.Kind) if each.lasts and each.verdict]
+    yield from (("planning/health", f"{each.verdict}: … {each.fact}") for each in lasting)
     for name in SPEAKING:
         for template in templates(parse(SOURCE / f"{name}.py")):
             yield name, template
@@ -355,6 +364,29 @@ def test_fields_of_list_devices_are_documented(seed_host: hosttree.HostTree):
 def test_fields_of_plan_are_documented(seed_host: hosttree.HostTree):
     described = plan_text.describe_plan(decide(seed_host, "10de:1bb0"))
     assert first_column("reference/action-results.md", "plan") == list(described)
+
+
+def test_fields_of_health_are_documented(seed_host: hosttree.HostTree):
+    (judged, *_) = decide(seed_host, "10de:1bb0").health.values()
+    described = health_text.describe(judged)
+    assert first_column("reference/action-results.md", "health") == list(described)
+
+
+def test_every_finding_is_documented():
+    assert first_column("how-to/sick-device.md", "findings") == list(health.Kind)
+    for finding in map(health.Finding, health.Kind):
+        row = f"| `{finding.kind}` | {finding.fact} | {finding.verdict or 'a note'} |"
+        assert row in read("how-to/sick-device.md")
+
+
+def test_the_page_has_the_thresholds():
+    text = read("how-to/sick-device.md")
+    for name, most in (
+        ("fatal", health.MOST_FATAL),
+        ("nonfatal", health.MOST_NONFATAL),
+        ("correctable", health.MOST_CORRECTABLE),
+    ):
+        assert f"`aer_dev_{name}` is above {most} |" in text
 
 
 def list_cards(tree: hosttree.HostTree) -> list[str]:

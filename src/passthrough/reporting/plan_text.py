@@ -10,7 +10,7 @@ from typing import Any
 from passthrough import errors, pci_address
 from passthrough.host import pci
 from passthrough.planning import caretaking, plan
-from passthrough.reporting import flavors, nova_text, schema, tables, words
+from passthrough.reporting import flavors, health_text, nova_text, schema, tables, words
 from passthrough.reporting import leftovers as hand_made
 from passthrough.reporting.verify import result
 from passthrough.survey import Decision
@@ -49,6 +49,10 @@ def describe_plan(
                 "overridden": [words.objection_fact(each) for each in claim.overridden],
             }
             for claim in decision.claims
+        ],
+        "health": [
+            {"address": address, **health_text.describe(judged)}
+            for address, judged in decision.health.items()
         ],
         "refusals": [
             {"rule": refusal.rule, "blocking": refusal.blocking, "reason": words.refusal(refusal)}
@@ -93,6 +97,9 @@ def plan_text(
     sections: list[str] = []
     if decision.claims:
         sections.append(_claims_table(decision, style))
+    said = [each for judged in decision.health.values() for each in health_text.sentences(judged)]
+    if said:
+        sections.append("\n".join(tables.wrap(each, style) for each in said))
     if decision.refusals:
         refusals = (f"not claimed: {words.refusal(each)}" for each in decision.refusals)
         sections.append("\n".join(tables.wrap(each, style) for each in refusals))

@@ -10,8 +10,8 @@ from passthrough.config import options, spelling
 from passthrough.errors import BindError, BusyError, InUseError, PostponedError
 from passthrough.host import pci
 from passthrough.nova import offer as nova_offer
-from passthrough.planning import guards
-from passthrough.reporting import words
+from passthrough.planning import guards, health
+from passthrough.reporting import health_text, words
 from passthrough.state import digest
 from passthrough.survey import Decision
 
@@ -37,6 +37,7 @@ _REBOOT_KINDS = {
     reboot.Action.SPENT: Kind.BLOCKED,
 }
 
+_SICK = health.Verdict.SICK
 NO_DEVICES = "devices is not set: run list-devices, then juju config devices=…"
 
 
@@ -90,7 +91,10 @@ def summarize(
         *_describe_variants(decision),
         *_describe_nova(decision.nova),
     ]
-    return Status(Kind.ACTIVE, "; ".join(filter(None, [ready, *said])))
+    judged = decision.health.values()
+    sick, alerts = _first_of(health_text.sick(judged)), _first_of(health_text.alerts(judged))
+    # A count of none is left out beside what is sick, and beside what is lent.
+    return Status(Kind.ACTIVE, "; ".join(filter(None, [*sick, ready, *alerts, *said])))
 
 
 def _find_obstacle(decision: Decision, failed: Mapping[str, BindError]) -> Status | None:
@@ -271,7 +275,11 @@ def _describe_exceptions(decision: Decision) -> list[str]:
 def _describe_variants(decision: Decision) -> list[str]:
     """Name the first function that is not on the variant which the kernel names, and count them."""
     said = [words.unused_variant(claim) for claim in decision.claims if not claim.vfio.is_pinned]
-    found = [each for each in said if each]
+    return _first_of([each for each in said if each])
+
+
+def _first_of(found: Sequence[str]) -> list[str]:
+    """The first of what `verify` tells all of, with the number of the rest; empty for none."""
     return [_with_more(found[0], len(found) - 1, "verify")] if found else []
 
 
@@ -287,8 +295,10 @@ def _describe_nova(offer: nova_offer.Offer) -> list[str]:
 def _count_ready(decision: Decision) -> str:
     """Count the devices, and what guests can have at once: one of each IOMMU group."""
     ready: dict[str, list[pci.Function]] = {}
+    sick = {each.address for each in decision.health.values() if each.verdict is _SICK}
     for claim in decision.claims:
-        if claim.companion_of is None and claim.function.is_on_vfio:
+        is_ready = claim.function.is_on_vfio and claim.address not in sick
+        if claim.companion_of is None and is_ready:
             ready.setdefault(claim.item.alias or claim.item.id, []).append(claim.function)
     said: list[str] = []
     for name, functions in sorted(ready.items()):

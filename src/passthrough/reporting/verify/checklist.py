@@ -14,6 +14,7 @@ from passthrough.planning import groups, prerequisites
 from passthrough.problem import Kind
 from passthrough.reporting import words
 from passthrough.reporting.verify import evidence
+from passthrough.reporting.verify import health as health_checks
 from passthrough.reporting.verify import host as host_checks
 from passthrough.reporting.verify import nova as nova_checks
 from passthrough.reporting.verify.result import FAIL, OK, Check
@@ -34,6 +35,7 @@ def verify(decision: Decision, keep: bool = True) -> tuple[Check, ...]:
     return (
         *(check for each in CHECKS for check in each(decision)),
         *(check for each in host_checks.CHECKS for check in each(decision, seen)),
+        *(check for each in health_checks.CHECKS for check in each(decision, seen)),
         *nova_checks.check_compute(decision),
     )
 
