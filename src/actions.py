@@ -27,6 +27,7 @@ from passthrough.reporting import (
     plan_text,
     schema,
     status,
+    taken,
 )
 from passthrough.reporting.verify import checklist, result
 from passthrough.reporting.verify import nova as nova_checks
@@ -77,14 +78,15 @@ def _decide(unit: PciPassthroughCharm, tried: Mapping[str, Any] | None = None) -
 
 def _list_devices(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Done:
     root, pattern = unit.site.root, event.params["match"]
-    host = pci.read(root, overrides=False)
-    excepts, lent = _exceptions(unit).excepts, record.lent_on(root)
+    host, processes = pci.read(root, overrides=False), procfs.Processes(root)
+    holdings = taken.read(root, host, processes, {unit.site.application: unit.config})
     described = [
         row
-        for row in inventory.describe(root, host, excepts=excepts, lent=lent)
+        for row in inventory.describe(root, host, processes, _exceptions(unit).excepts, holdings)
         if rebind.matches(pattern, row["address"], row["id"])
     ]
-    _answer(event, lambda: inventory_tree.format_tree(described), "devices", described)
+    table = functools.partial(inventory_tree.format_tree, described, missing=holdings.missing)
+    _answer(event, table, "devices", described)
     return dispatched.Nothing()
 
 

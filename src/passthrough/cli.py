@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from passthrough import survey
-    from passthrough.reporting import tables
+    from passthrough.host import pci
+    from passthrough.reporting import holdings, tables
     from passthrough.system import procfs
 
     _Answer = tuple[Callable[[], str], Any, int, procfs.Processes]
@@ -203,25 +204,28 @@ def _list(given: argparse.Namespace) -> _Answer:
     from passthrough.reporting import inventory
     from passthrough.system import procfs
 
-    processes, lent = procfs.Processes(given.root), _lent_on(given.root)
-    host = pci.read(given.root, overrides=False)
-    described = inventory.describe(given.root, host, processes, lent=lent)
+    processes, host = procfs.Processes(given.root), pci.read(given.root, overrides=False)
+    taken = _read_taken(given.root, host, processes)
+    described = inventory.describe(given.root, host, processes, taken=taken)
 
     def text() -> str:
         from passthrough.reporting import inventory_tree
 
-        return inventory_tree.format_tree(described, _style())
+        return inventory_tree.format_tree(described, _style(), taken.missing)
 
     return text, described, 0, processes
 
 
-def _lent_on(root: Path) -> Mapping[str, str]:
-    """Which functions are lent to a host, and by which application."""
-    if not (root / "var/lib/pci-passthrough").is_dir():
-        return {}
-    from passthrough.state import record  # not where the charm has never been
+def _read_taken(root: Path, host: pci.Host, processes: procfs.Processes) -> holdings.Holdings:
+    """What the charm has taken; most hosts that are listed have no unit yet, and import nothing."""
+    from passthrough import naming
+    from passthrough.reporting import holdings
 
-    return record.lent_on(root)
+    if not (root / naming.RECORDS).is_dir():
+        return holdings.NONE
+    from passthrough.reporting import taken
+
+    return taken.read(root, host, processes)
 
 
 def _decide(given: argparse.Namespace) -> survey.Decision:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+# Holds the record of each application on the host.
+RECORDS = "var/lib/pci-passthrough"
+
 _APPLICATION = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]*[a-z][a-z0-9]*)*")
 
 _NUMBER = r"(?a)0|[1-9][0-9]*"

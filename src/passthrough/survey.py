@@ -30,7 +30,7 @@ from passthrough.host import (
 from passthrough.host.uses import kinds
 from passthrough.nova import facts as nova_facts
 from passthrough.nova import offer as nova_offer
-from passthrough.planning import boot_files, claims, plan, templates, vfs, viability
+from passthrough.planning import boot_files, claims, missing, plan, templates, vfs, viability
 from passthrough.planning import health as judging
 from passthrough.site import Site
 from passthrough.state import record, stuck
@@ -296,7 +296,7 @@ def decide(
             others=taken,
             aliases=facts.aliases,
             vfs=made,
-            missing=judging.find_missing(wanted, outcome, facts.record, facts.serials),
+            missing=missing.find(wanted, outcome, facts.record, facts.serials),
         ),
         renderer,
     )

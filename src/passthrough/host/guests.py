@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+from pathlib import Path
+from typing import NamedTuple
 
-from passthrough.system import procfs, quoting
+from passthrough.system import files, procfs, quoting, sysfs
 
 # Whatever program runs a guest under KVM has this open; QEMU without KVM is known by its name.
 _KVM_GUEST = "anon_inode:kvm-vm"
@@ -15,6 +17,11 @@ _PROGRAM = re.compile(r"qemu-(system-.*|kvm)|cloud-hypervisor|firecracker")
 _VFIO_CONTAINER = "/dev/vfio/vfio"
 _LIBVIRT = "run/libvirt/qemu"
 _LIBVIRT_ITSELF = "driver.pid"
+_STATUS = re.compile(r"<domstatus\b[^>]*\bpid=['\"]([0-9]{1,10})['\"]")
+_DOMAIN = re.compile(
+    r"<domain\b[^>]*>\s*<name>([A-Za-z0-9_.-]{1,64})</name>"
+    r"\s*<uuid>([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})</uuid>"
+)
 _NAME = re.compile(r"(?:guest=)?([A-Za-z0-9_.-]{1,64})(?:,.*)?")
 
 
@@ -63,3 +70,35 @@ def _name(processes: procfs.Processes, process: int) -> str:
         if option == "-name" and given:
             return given[1]
     return quoting.bare(processes.programs.get(process, "")) or "a process"
+
+
+class Domain(NamedTuple):
+    """A guest as libvirt knows it; Nova gives a domain the UUID of its instance."""
+
+    name: str
+    uuid: str
+
+
+def domains(root: Path) -> dict[int, Domain]:
+    """Map the processes of the domains that run to these, by what libvirt keeps of them.
+
+    libvirt asks nobody for that: it writes a file for each domain that runs, and reads it again
+    when it starts (virDomainObjFormat() of libvirt's src/conf/domain_conf.c). What does not look
+    like one is left out.
+    """
+    found: dict[int, Domain] = {}
+    for path in sysfs.paths_if_there(root / _LIBVIRT, "*.xml"):
+        try:
+            present = files.read(Path(path))
+        except OSError:
+            continue
+        status = _STATUS.search(present.content) if present else None
+        domain = _DOMAIN.search(present.content) if present else None
+        if status and domain:
+            found[int(status[1])] = Domain(domain[1], domain[2])
+    return found
+
+
+def program(processes: procfs.Processes, process: int) -> str:
+    """The program of a process, for a message."""
+    return quoting.bare(processes.program(process)) or "a program"

@@ -13,11 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from passthrough import enums, frozen, pci_address
-from passthrough.config import devices
-from passthrough.host import identity
 from passthrough.host.health import Answer, Power, Severity, Signs
-from passthrough.planning import claims
-from passthrough.state import record
 
 # A fatal error means that the link itself is not to be trusted any more (PCI Express Base, Fatal
 # Errors), and the kernel has reset it: a guest has lost what it did. One is enough.
@@ -185,7 +181,7 @@ def judge_all(
 
     Args:
         there: the signs of every claimed function, by its address.
-        missing: what `find_missing` gave.
+        missing: what `missing.find` gave.
     """
     found = {
         **{address: judge(address, signs) for address, signs in there.items()},
@@ -195,60 +191,6 @@ def judge_all(
         },
     }
     return {address: found[address] for address in sorted(found, key=pci_address.sort_key)}
-
-
-def find_missing(
-    wanted: devices.Spec,
-    outcome: claims.Outcome,
-    known: record.Record,
-    serials: identity.Serials,
-) -> dict[str, Mapping[str, str]]:
-    """Find what the application had taken, an item still asks for, and the host has no more.
-
-    A card that stands in another slot now is not missing: its serial number tells. Where it tells
-    none, a card of its kind that is claimed for the first time may be it, and what cannot be told
-    is not missing. A VF goes when somebody sets another number of VFs, which is no fault of a card.
-
-    Args:
-        wanted: the option ``devices``, with what this host leaves out.
-        outcome: what is claimed.
-        known: the record; it names what was there.
-        serials: those of the host's cards.
-
-    Returns:
-        Address → the card that was there, as `Record.missing` has it.
-    """
-    host = outcome.host
-    were_there = {
-        **known.missing,
-        **{each: known.identities[each] for each in known.taken if each in known.identities},
-    }
-
-    def stands_elsewhere(card: Mapping[str, str]) -> bool:
-        for function in host.with_id(card["id"]):
-            serial = serials.of(function.address) if card["serial"] else ""
-            if serial and serial == card["serial"]:
-                return True
-            is_new = function.address not in known.taken and function.address in outcome.addresses
-            if is_new and not serial:
-                return True
-        return False
-
-    return {
-        address: card
-        for address, card in were_there.items()
-        if address not in host.functions
-        and record.TYPE not in card
-        and any(_asks_for(item, address, card["id"]) for item in wanted.items)
-        and not wanted.excepts(address)
-        and not stands_elsewhere(card)
-    }
-
-
-def _asks_for(item: devices.Item, address: str, identity: str) -> bool:
-    """Whether an item would claim the function itself, if it were there."""
-    would = item.id == identity and item.covers(address) and not item.excludes(address)
-    return would and item.vfs is None
 
 
 def _find(signs: Signs) -> Iterable[Finding]:

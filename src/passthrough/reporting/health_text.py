@@ -17,10 +17,10 @@ def found(finding: health.Finding) -> str:
     return f"{finding.fact} ({finding.detail})" if finding.detail else finding.fact
 
 
-def worst(judged: health.Health) -> str:
-    """What is worst of a function, such as "sick: fell off the bus"; empty where all is well."""
+def sick_word(judged: health.Health) -> str:
+    """What a function is sick of, such as "sick: fell off the bus"; empty where it is not."""
     one = judged.worst
-    return f"{one.verdict}: {one.fact}" if one else ""
+    return f"{one.verdict}: {one.fact}" if one and one.verdict is health.Verdict.SICK else ""
 
 
 def sick(judged: Iterable[health.Health]) -> list[str]:

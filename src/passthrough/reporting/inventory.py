@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 from passthrough import TYPE_CHECKING
 from passthrough.host import pci, pci_ids, usage, vfio_users
 from passthrough.planning import groups, viability
-from passthrough.reporting import schema, words
+from passthrough.reporting import holdings, schema, words
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _TYPES = {"type-PF": "/PF", "type-VF": "/VF"}
 # The members of a larger group are named with its first function alone.
 _LISTED = 64
-NO_LOANS: Mapping[str, str] = {}
 
 
 def describe(
@@ -27,7 +26,7 @@ def describe(
     host: pci.Host,
     processes: procfs.Processes | None = None,
     excepts: Callable[[str], bool] = lambda address: False,
-    lent: Mapping[str, str] = NO_LOANS,
+    taken: holdings.Holdings = holdings.NONE,
 ) -> Iterator[dict[str, Any]]:
     """Describe every PCI function: what it is, who has it, and whether it can be claimed.
 
@@ -36,11 +35,12 @@ def describe(
         host: its functions.
         processes: its processes, where the caller asks more of them.
         excepts: whether the host leaves out an address, whatever is asked for.
-        lent: the addresses that are lent to the host, and the application that lends each.
+        taken: what applications of the charm have taken of it, and lent to it.
 
     Yields:
         One mapping a function, in address order. ``reason`` says why it cannot be claimed, or is
-        None; ``devices`` is the item that claims this function and no other.
+        None; ``devices`` is the item that claims this function and no other. ``state`` says in
+        words what becomes of it; ``health`` is None but for what is taken.
 
     Raises:
         OSError: when the host's own uses cannot be read.
@@ -50,8 +50,8 @@ def describe(
     in_groups = groups.Groups(host, used)
     for address, function in host.functions.items():
         objection = (
-            viability.leave_lent(address, lent[address])
-            if address in lent
+            viability.leave_lent(address, taken.lent[address])
+            if address in taken.lent
             else viability.leave_out(address)
             if excepts(address)
             else viability.object_to_card(function, host, used, in_groups)
@@ -72,11 +72,22 @@ def describe(
             "device-type": function.device_type,
             "sriov-total-vfs": function.total_vfs,
             "sriov-vfs": function.num_vfs,
-            "lent": address in lent,
+            "lent": address in taken.lent,
             "claimable": objection is None,
             "reason": words.reason(objection, address) if objection else None,
             "devices": f"{identity}{_TYPES.get(function.device_type, '')}@{address}",
+            "state": holdings.state(function, host, taken, objection, used),
+            "health": _health(taken.taken.get(address)),
         }
+
+
+def _health(taken: holdings.Holding | None) -> dict[str, Any] | None:
+    """How a function is; None where nobody has taken it."""
+    if taken is None:
+        return None
+    from passthrough.reporting import health_text  # not for a host where nothing is taken
+
+    return health_text.describe(taken.health)
 
 
 def _members(function: pci.Function, host: pci.Host) -> list[str] | None:

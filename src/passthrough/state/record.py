@@ -24,7 +24,7 @@ from passthrough.errors import PassthroughError
 from passthrough.site import Site
 from passthrough.system import files, quoting, sysfs
 
-DIRECTORY = "var/lib/pci-passthrough"
+DIRECTORY = naming.RECORDS
 
 # Files of format 1 do not say so: they have the record's own keys at the top, to which releases
 # have added `reboot`, `nova`, and the keys of `nova`. Format 3 has added `owner`,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from passthrough import frozen
 from passthrough.host import generators, initramfs, modules, watch
+from passthrough.host import guests as running
 from passthrough.planning import boot_files
 from passthrough.survey import Decision
 from passthrough.system import files, procfs, sysfs
@@ -33,7 +34,8 @@ class Seen(frozen.Value):
 
     ``remaps_interrupts`` and ``lockdown`` are None where the kernel does not tell.
     ``unsafe_interrupts`` and ``noiommu`` are vfio's parameters. ``holders`` maps a claimed function
-    to the processes that hold it, ``guests`` a process to its guest's name. ``rebuild`` is the
+    to the processes that hold it, ``guests`` a process to its guest's name, ``domains`` one to its
+    domain of libvirt. ``rebuild`` is the
     command that makes all images of this host anew. ``caretaker`` is what each of the caretaker's
     files holds, and ``caretaker_is_off`` tells that somebody has turned it off.
     """
@@ -49,6 +51,7 @@ class Seen(frozen.Value):
         default_factory=dict[str, tuple[int, ...]]
     )
     guests: Mapping[int, str] = frozen.field(default_factory=dict[int, str])
+    domains: Mapping[int, running.Domain] = frozen.field(default_factory=dict[int, running.Domain])
     rebuild: str = ""
     caretaker: Mapping[str, str | None] = frozen.field(
         default_factory=dict[str, str | None], repr=False
@@ -84,6 +87,7 @@ def read(decision: Decision, keep: bool = True) -> Seen:
         images=_images(decision, keep) if claimed else (),
         holders=held,
         guests={each.process: each.name for each in decision.facts.guests()} if held else {},
+        domains=running.domains(root) if held else {},
         rebuild=" ".join(
             generators.rebuild_command(root, generators.served_by(decision.facts.machine.generator))
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from passthrough.planning import health
-from passthrough.reporting import health_text
+from passthrough.reporting import health_text, holdings, taken
 from passthrough.reporting.verify.evidence import Seen
 from passthrough.reporting.verify.result import FAIL, OK, UNKNOWN, Check
 from passthrough.survey import Decision
@@ -27,4 +27,22 @@ def _health(decision: Decision, seen: Seen) -> Iterator[Check]:
         )
 
 
-CHECKS = (_health,)
+def _states(decision: Decision, seen: Seen) -> Iterator[Check]:
+    """Tell who has each claimed function; the checks before this one say what is wrong."""
+    processes = decision.facts.processes
+    for claim in decision.claims:
+        address = claim.address
+        who = [
+            taken.holder(seen.domains, processes, each) for each in seen.holders.get(address, ())
+        ]
+        state = holdings.state_of_claim(
+            holdings.claim_name(claim),
+            claim.function,
+            who,
+            decision.health[address],
+            waits_for_boot=address in decision.plan.at_boot,
+        )
+        yield Check(f"state {address}", OK, state)
+
+
+CHECKS = (_health, _states)
