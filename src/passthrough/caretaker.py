@@ -260,8 +260,8 @@ def _check(site: Site, known: record.Record) -> None:
         then = identity.Identity(card["id"], card["serial"])
         if now and then.is_other(now):
             raise OtherCardsError(
-                f"{where} is of other cards: {address} was {' '.join(then).strip()} and is"
-                f" {' '.join(now).strip()}, so nothing was touched"
+                f"{where} is of other cards: {address} was {then.told} and is"
+                f" {now.told}, so nothing was touched"
             )
 
 

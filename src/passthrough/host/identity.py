@@ -23,6 +23,11 @@ class Identity(NamedTuple):
     serial: str = ""
     is_vf: bool = False
 
+    @property
+    def told(self) -> str:
+        """The id, and the serial number where one is told, for a message."""
+        return f"{self.id} {self.serial}".strip()
+
     def is_other(self, now: Identity) -> bool:
         """Tell whether another card stands there ``now``; a serial that is not told is no sign."""
         return self.id != now.id or bool(self.serial and now.serial and self.serial != now.serial)
