@@ -193,7 +193,7 @@ def _compare(facts: survey.Facts, address: str, loan: record.Loan) -> str:
     now = identity.read(facts.site.root, address)
     if now is None:
         return "is not in this host any more"
-    if not identity.Identity(loan.id, loan.serial).is_other(now):
+    then = identity.Identity(loan.id, loan.serial)
+    if not then.is_other(now):
         return ""
-    then = f"{loan.id} {loan.serial}".strip()
-    return f"another card stands there: it was {then}, and is {' '.join(now).strip()}"
+    return f"another card stands there: it was {then.told}, and is {now.told}"

@@ -72,10 +72,10 @@ def describe(
             "device-type": function.device_type,
             "sriov-total-vfs": function.total_vfs,
             "sriov-vfs": function.num_vfs,
-            "lent": address in taken.lent,
             "claimable": objection is None,
             "reason": words.reason(objection, address) if objection else None,
             "devices": f"{identity}{_TYPES.get(function.device_type, '')}@{address}",
+            "lent": address in taken.lent,
             "state": holdings.state(function, host, taken, objection, used),
             "health": _health(taken.taken.get(address)),
         }
