@@ -570,7 +570,7 @@ class TestRebootWhenIdle:
     def test_waits_for_the_unit_of_another_principal(self, idle: Unit, tools):
         idle.world.tree.write("var/lib/juju/agents/unit-nova-compute-7/agent.conf", "# x\n")
         idle.run()
-        waiting = "waiting: reboot when nobody needs the host, and now unit nova-compute/7 do: "
+        waiting = "waiting: reboot when nobody needs the host, and now unit nova-compute/7 do; "
         assert idle.status.startswith(waiting)
         idle.act("plan")
         assert idle.status.startswith(waiting)

@@ -453,3 +453,28 @@ class TestIsShown:
     def test_by_list_devices(self, ready: Unit):
         rows = ready.act("list-devices", match="10de:1bb0")["devices"]
         assert [row["lent"] for row in rows] == [True, False, False]
+
+
+class TestWhatIsNotClaimed:
+    """The reason says what stands against the claim, where there is one."""
+
+    def test_is_told_with_what_the_claim_was_refused_for(self, ready: Unit, tree: HostTree):
+        tree.bind("0000:85:00.0", "nouveau")
+        uses.interface(tree, "0000:85:00.0", "eth7")
+        uses.route(tree, "eth7", default=True)
+        message, _ = ready.act_in_vain("lend", address="0000:85:00.0")
+        assert message.startswith('"0000:85:00.0" is not claimed on this host; claimed are ')
+        ready.run(devices="gpu=10de:1bb0")
+        message, _ = ready.act_in_vain("lend", address="0000:85:00.0")
+        assert message == (
+            "0000:85:00.0 is not claimed: it carries the host's traffic: eth7 has the default"
+            " route; free it, or set allow-in-use: true on the item"
+        )
+
+    def test_is_the_hosts_where_its_item_counts_its_vfs(self, ready: Unit):
+        decision = ready.world.decide("- {id: 8086:1572, address: 0000:3b:00.0, vfs: 2}")
+        with pytest.raises(lending.LendingError) as caught:
+            lending.lend(decision, "0000:3b:00.0")
+        assert str(caught.value) == (
+            "0000:3b:00.0 is the host's already: its item asks for its VFs alone"
+        )
