@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from passthrough.host.health import Answer, Errors, Power, Severity, Signs
@@ -12,7 +14,7 @@ ADDRESS = "0000:81:00.0"
 WELL = {"power": Power.AWAKE, "answer": Answer.GOOD}
 
 
-def judge(**signs: object) -> health.Health:
+def judge(**signs: Any) -> health.Health:
     return health.judge(ADDRESS, Signs(**signs))
 
 
