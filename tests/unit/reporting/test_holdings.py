@@ -200,6 +200,7 @@ def test_the_fields_of_before_are_as_they_were(ready: World):
         "claimable",
         "reason",
         "devices",
+        "lent",
         "state",
         "health",
     ]

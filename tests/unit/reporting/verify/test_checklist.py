@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from harness.constants import CLAIMED, GPUS, GRUB, INITRAMFS_HOOK, RULES
+from harness.constants import CLAIMED, GPUS, GRUB, INITRAMFS_HOOK, NATIVE, RULES
 from harness.world import World
 
 from passthrough.host import initramfs
@@ -36,6 +36,26 @@ def test_a_card_without_its_vfs_is_red(world: World):
     checks = world.checks('{id: "144d:a824", vfs: 2}')
     assert checks["vfs 0000:05:00.0"] == Check(
         "vfs 0000:05:00.0", FAIL, "0 of 2", "run the action reconcile, and see dmesg"
+    )
+
+
+def test_what_is_lent_is_green_on_the_hosts_driver_and_no_claim(ready: World):
+    ready.lend(CLAIMED[0])
+    checks = ready.checks(GPUS)
+    assert failed(checks) == set()
+    for each in CLAIMED[:2]:
+        seen = f"to the host, on {NATIVE[each]}; the action take-back ends that"
+        assert checks[f"lent {each}"] == Check(f"lent {each}", OK, seen)
+        assert f"driver {each}" not in checks
+
+
+def test_what_is_lent_and_still_on_vfio_pci_is_red(ready: World):
+    ready.lend(CLAIMED[0])
+    with ready.ledger() as ledger:
+        ledger.update(taken={**ledger.present.taken, CLAIMED[0]: "nouveau"})
+    ready.tree.bind(CLAIMED[0], "vfio-pci")
+    assert ready.shown(f"lent {CLAIMED[0]}") == (
+        "fail: is not given back yet -> run the action reconcile"
     )
 
 
