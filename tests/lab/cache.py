@@ -77,7 +77,7 @@ def scratch(parent: pathlib.Path, prefix: str) -> Iterator[pathlib.Path]:
 
 def _is_scratch(path: pathlib.Path, prefix: str) -> bool:
     """Say whether `scratch` made it for just this prefix: "nova" is the start of "nova-vfs" too."""
-    named = re.fullmatch(rf"{re.escape(prefix)}-\d+-[0-9a-f]{{6}}", path.name)
+    named = re.fullmatch(rf"{re.escape(prefix)}-\d+-[0-9a-f]+", path.name)
     return named is not None and path.is_dir()
 
 
