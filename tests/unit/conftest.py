@@ -9,14 +9,18 @@ import pathlib
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import hypothesis
+import ops
 import pytest
 from harness import constants, fakekernel, hosttree
 from harness import unit as units
 from harness import world as worlds
 from harness.unit import Unit
 from harness.world import World
+
+from passthrough import reconcile
 
 # A noisy machine must not fail a property for its time; a failure must be the same for everybody.
 hypothesis.settings.register_profile(
@@ -126,3 +130,24 @@ def ready_unit(unit: Unit) -> Unit:
     """A unit of the charm that has its devices: configured, rebooted, started."""
     unit.configure(devices=constants.GPUS)
     return unit
+
+
+@pytest.fixture
+def settled(ready_unit: Unit) -> Unit:
+    """A unit that has its devices, after a hook that found nothing left to do."""
+    assert ready_unit.run("config_changed") == ops.ActiveStatus("gpu: 2 ready")
+    return ready_unit
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """One entry for each time that a hook does what every hook does."""
+    found: list[str] = []
+    real = reconcile.reconcile
+
+    def counted(*values: Any, **named: Any) -> reconcile.Result:
+        found.append("reconcile")
+        return real(*values, **named)
+
+    monkeypatch.setattr(reconcile, "reconcile", counted)
+    return found

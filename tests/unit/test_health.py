@@ -12,7 +12,6 @@ from harness import hosttree
 from harness.constants import CLAIMED, GPU_ID, MODULES
 from harness.unit import Unit
 
-from passthrough import reconcile
 from passthrough.state import record
 
 FIRST, SECOND = CLAIMED[0], CLAIMED[2]
@@ -37,27 +36,6 @@ def tell_serial(tree: hosttree.HostTree, address: str, serial: str = SERIAL) -> 
     header = (0x0003 | 1 << 16).to_bytes(4, "little")
     space = (tree.directory(address) / "config").read_bytes()[:256] + header
     put(tree, "config", space + bytes.fromhex(serial.replace("-", ""))[::-1] + bytes(64), address)
-
-
-@pytest.fixture
-def settled(ready_unit: Unit) -> Unit:
-    """A unit that has its devices, after a hook that found nothing left to do."""
-    assert ready_unit.run("config_changed") == READY
-    return ready_unit
-
-
-@pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """One entry for each time that a hook does what every hook does."""
-    found: list[str] = []
-    real = reconcile.reconcile
-
-    def counted(*values: Any, **named: Any) -> reconcile.Result:
-        found.append("reconcile")
-        return real(*values, **named)
-
-    monkeypatch.setattr(reconcile, "reconcile", counted)
-    return found
 
 
 def health(unit: Unit) -> dict[str, dict[str, Any]]:

@@ -34,27 +34,6 @@ def ready(ready_unit: Unit) -> Unit:
     return ready_unit
 
 
-@pytest.fixture
-def settled(ready: Unit) -> Unit:
-    """A unit that has its devices, after a hook that found nothing left to do."""
-    assert ready.run("config_changed") == READY
-    return ready
-
-
-@pytest.fixture
-def runs(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """One entry for each time that a hook does what every hook does."""
-    found: list[str] = []
-    real = reconcile.reconcile
-
-    def counted(*values: Any, **named: Any) -> reconcile.Result:
-        found.append("reconcile")
-        return real(*values, **named)
-
-    monkeypatch.setattr(reconcile, "reconcile", counted)
-    return found
-
-
 def test_a_settled_unit_only_looks(settled: Unit, runs: list[str]):
     sets = len(settled.context.unit_status_history)
     for _ in range(3):
