@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from lab import booting, caretaking, errors, kernel, machine, nested, nova, story, unit
+from lab import booting, caretaking, errors, kernel, machine, nested, nova, ssh, story, unit
 
 pytestmark = pytest.mark.row("resume")
 
@@ -73,7 +73,12 @@ class Story(story.Story):
         self.host.run("sync")  # what was written shall survive a power cut
         command = f"runuser -u nova -- python3 {INSIDE} </run/request"
         with self.host.progress.step("Nova's libvirt driver brings the guests up"):
-            self.host.run(command, timeout=NOVA_SECONDS)
+            try:
+                self.host.run(command, timeout=NOVA_SECONDS)
+            except ssh.CommandError:
+                raise  # Nova says what is wrong
+            except errors.LabError:
+                return False  # not done in time, as where a processor is lost under Nova
             return self._wait_ready()
 
     def _wait_ready(self) -> bool:
