@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from passthrough import TYPE_CHECKING
+from passthrough.host.health import Power, Severity
 from passthrough.planning import health
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from typing import Any
-
-    from passthrough.host.health import Severity
 
 
 def found(finding: health.Finding) -> str:
@@ -60,9 +59,9 @@ def _state(judged: health.Health) -> str:
 
 
 def _why_unknown(judged: health.Health) -> str:
-    if judged.signs.power == "asleep":
+    if judged.signs.power is Power.ASLEEP:
         return "it sleeps, and is not woken"
-    if judged.signs.power == "awake":
+    if judged.signs.power is Power.AWAKE:
         return "its configuration space cannot be read"
     return "the kernel does not tell whether it sleeps"
 
@@ -92,6 +91,4 @@ def describe(judged: health.Health) -> dict[str, Any]:
 
 
 def _describe_errors(errors: Mapping[Severity, Any]) -> dict[str, Any]:
-    from passthrough.host.health import Severity
-
     return {each.value: errors[each].total if each in errors else None for each in Severity}
