@@ -153,10 +153,9 @@ def _lend(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Done:
 def _take_back(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Done:
     """Take a lent function back: noted first, then claimed as by any hook."""
 
-    def take_back(present: record.Record, address: str) -> tuple[dict[str, record.Loan], _Notes]:
+    def take_back(_: record.Record, address: str) -> tuple[dict[str, record.Loan], _Notes]:
         found = lending.take_back(unit.options(), survey.look(unit.site), address)
-        left = {each: present.lent[each] for each in present.lent if each not in found.addresses}
-        return left, {each: found.notes.get(each, "") for each in found.addresses}
+        return found.left, {each: found.notes.get(each, "") for each in found.addresses}
 
     return _change_loans(unit, event, take_back)
 

@@ -31,10 +31,12 @@ class Return(NamedTuple):
         addresses: the functions, in address order.
         notes: what an operator has to know of one, by its address: it is gone, or another card
             stands there, or no item asks for it.
+        left: what stays lent.
     """
 
     addresses: tuple[str, ...]
     notes: Mapping[str, str]
+    left: dict[str, record.Loan]
 
 
 def lend(decision: Decision, address: str) -> dict[str, record.Loan]:
@@ -99,8 +101,8 @@ def take_back(wanted: options.Options, facts: survey.Facts, address: str) -> Ret
         for each in sorted(lent, key=pci_address.sort_key)
         if lent[each].asked == lent[address].asked
     )
-    rest = {each: lent[each] for each in lent if each not in which}
-    without = frozen.replace(facts, record=frozen.replace(facts.record, lent=rest))
+    left = {each: lent[each] for each in lent if each not in which}
+    without = frozen.replace(facts, record=frozen.replace(facts.record, lent=left))
     decision, _ = confirm.decide(wanted, without)
     notes = {each: _compare(facts, each, lent[each]) for each in which}
     for each in which:
@@ -112,7 +114,7 @@ def take_back(wanted: options.Options, facts: survey.Facts, address: str) -> Ret
         if refused and refused.blocking:
             raise LendingError(f"{each} stays lent: {said}")
         notes[each] = said
-    return Return(which, {each: note for each, note in notes.items() if note})
+    return Return(which, {each: note for each, note in notes.items() if note}, left)
 
 
 def _check_switch(facts: survey.Facts) -> None:

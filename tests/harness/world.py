@@ -137,9 +137,8 @@ class World:
     def take_back(self, address: str) -> reconcile.Result:
         """Take a function back, as the action does."""
         with self.ledger() as ledger:
-            back = lending.take_back(self.wanted, survey.look(self.site), address).addresses
-            lent = ledger.present.lent
-            ledger.update(lent={each: lent[each] for each in lent if each not in back})
+            found = lending.take_back(self.wanted, survey.look(self.site), address)
+            ledger.update(lent=found.left)
         return self.run(self.wanted)
 
     def leave(self) -> reconcile.Result:
