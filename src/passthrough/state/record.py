@@ -356,11 +356,9 @@ def read_others(site: Site, lives: Callable[[str], bool]) -> dict[str, Record]:
         RecordError: as `read`.
         OSError: when one of them cannot be read, or is no file.
     """
-    paths = sysfs.paths_if_there(site.root / DIRECTORY, "*.json")
-    names = [os.path.basename(path).removesuffix(".json") for path in paths]
     found: dict[str, Record] = {}
-    for name in names:
-        if name == site.application or not naming.is_application(name):
+    for name in _applications(site.root):
+        if name == site.application:
             continue
         try:
             other = _load(Site(site.root, name))
@@ -414,12 +412,17 @@ def lent_on(root: Path) -> dict[str, str]:
     For looking: what cannot be read tells of none.
     """
     found: dict[str, Record] = {}
-    for path in sysfs.paths_if_there(root / DIRECTORY, "*.json"):
-        name = os.path.basename(path).removesuffix(".json")
-        if naming.is_application(name):
-            with contextlib.suppress(RecordError, OSError):
-                found[name] = read(Site(root, name))
+    for name in _applications(root):
+        with contextlib.suppress(RecordError, OSError):
+            found[name] = read(Site(root, name))
     return lent_by(found)
+
+
+def _applications(root: Path) -> list[str]:
+    """The applications that may have a record, by the files' names."""
+    paths = sysfs.paths_if_there(root / DIRECTORY, "*.json")
+    names = (os.path.basename(path).removesuffix(".json") for path in paths)
+    return [name for name in names if naming.is_application(name)]
 
 
 def _load(site: Site) -> Record:
