@@ -134,6 +134,13 @@ def _reconcile(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.
     return done
 
 
+def _refused_beside_controller(unit: PciPassthroughCharm, event: ops.ActionEvent) -> bool:
+    """Fail an action that binds devices on a unit that has none; tell whether it was one."""
+    if unit.is_controller:
+        event.fail("this unit is beside nova-cloud-controller and binds nothing")
+    return unit.is_controller
+
+
 def _lend(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Done:
     """Lend a function to the host: noted first, then done as by any hook.
 
@@ -178,8 +185,7 @@ def _change_loans(
         decide: gives, of the record and an address, what is lent from now on, and the functions
             that the action is about, each with what is to be said of it.
     """
-    if unit.is_controller:
-        event.fail("this unit is beside nova-cloud-controller and binds nothing")
+    if _refused_beside_controller(unit, event):
         return dispatched.Nothing()
     site = unit.site
     with lock.hold(site.root, f"an action of {site.application}"):
@@ -222,8 +228,7 @@ def _find_users(done: dispatched.Reconciled, addresses: Iterable[str]) -> list[s
 
 
 def _rebind(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Done:
-    if unit.is_controller:
-        event.fail("this unit is beside nova-cloud-controller and binds nothing")
+    if _refused_beside_controller(unit, event):
         return dispatched.Nothing()
     site, host_tools = unit.site, tools.HostTools()
     purpose = f"the rebind action of {site.application}"
