@@ -145,6 +145,9 @@ def _unpack_packages(
         "--dpkgopt=path-exclude=/usr/share/man/*",
         # Before the kernel comes: its initramfs is to be made the way these files say.
         f"--essential-hook=tar-in {trees} /",
+        # Some packages ask for the machine's full name while they are set up, which is this host's
+        # name here, and nobody answers for it on every host. The disk gets the image's own file.
+        '--essential-hook=echo "127.0.1.1 $(uname -n)" >>"$1/etc/hosts"',
         f"--essential-hook=copy-in {work / 'debconf'} /tmp",
         '--essential-hook=chroot "$1" debconf-set-selections /tmp/debconf',
         *(f'--customize-hook=chroot "$1" {command}' for command in systemctl),
