@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from lab import accelerator as accelerators
-from lab import cache, errors, progress, qemu, ssh
+from lab import cache, errors, monitor, progress, qemu, ssh
 from lab import emulator as emulators
 from lab import machine as machines
 
@@ -71,11 +71,13 @@ class Guest:
         self._ssh = ssh.Connection(
             ssh.pick_port(), key, pathlib.Path(self._sockets.name), self._check_alive
         )
+        self._monitor = pathlib.Path(self._sockets.name) / "monitor"
         root = str(disk).replace(",", ",,")
         self._processor = (*accelerator.arguments, "-cpu", accelerator.cpu or machine.cpu)
         self._links = (
             *("-drive", f"file={root},if=none,id=root,format={disk_format},cache={disk_cache}"),
             *("-netdev", f"user,id=management,hostfwd=tcp:127.0.0.1:{self._ssh.port}-:22"),
+            *monitor.arguments(self._monitor),
             *arguments,
         )
         self._command: list[str] = []
@@ -164,6 +166,10 @@ class Guest:
     def open_shell(self) -> int:
         """Give this terminal a shell in the guest; return the status it ended with."""
         return self._ssh.open_shell()
+
+    def tell_hardware(self, command: str) -> str:
+        """Give QEMU's monitor a command; return what it says, as `monitor.ask` does."""
+        return monitor.ask(self._monitor, command)
 
     def put(self, local: pathlib.Path, remote: str) -> None:
         """Copy a file or a folder of the host to that path in the guest."""

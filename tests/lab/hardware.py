@@ -69,7 +69,7 @@ BOOT_VGA = Model(
 )
 NIC = Model(
     functions=(Function("8086:10d3", "e1000e"),),
-    arguments=("-device e1000e,bus={bus},addr={slot}.0,mac={mac},romfile=",),
+    arguments=("-device e1000e,id={name},bus={bus},addr={slot}.0,mac={mac},romfile=",),
 )
 NVME = Model(
     functions=(Function("1b36:0010", "nvme"),),

@@ -142,7 +142,7 @@ def test_a_link_that_comes_and_goes_is_in_no_status(
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
-        (lambda tree: put(tree, "power_state", "D3hot\n"), "it sleeps, and is not woken"),
+        (lambda tree: put(tree, "power_state", "D3cold\n"), "it sleeps, and is not woken"),
         (lambda tree: put(tree, "config", b"\xff"), "its configuration space cannot be read"),
         (
             lambda tree: put(tree, "power_state", "D5\n"),

@@ -1,4 +1,4 @@
-"""What the kernel tells of a function's health. Reads only, and wakes nothing that sleeps.
+"""What the kernel tells of a function's health. Reads only, and wakes no function that sleeps.
 
 Sources, in the kernel's Documentation/ABI/testing: sysfs-bus-pci has ``config``, ``power_state``
 (from Linux 5.11 on), ``current_link_width``, ``max_link_width``, and ``reset_method`` (from 5.15
@@ -12,14 +12,17 @@ import functools
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 from passthrough import enums, frozen, pci_address
 from passthrough.host import pci
 from passthrough.system import procfs, sysfs
 
-# pci_power_names[] of the kernel's drivers/pci/pci.c. In the first three the configuration space
-# answers, and nothing has to be woken for it.
+# pci_power_names[] of the kernel's drivers/pci/pci.c. In D3hot, where vfio-pci leaves what nobody
+# has open, the configuration space still answers; for a read of it the kernel wakes the port above,
+# and the function itself in D3cold alone (pci_config_pm_runtime_get() of the same file).
 _AWAKE, _ASLEEP = ("D0", "D1", "D2"), ("D3hot", "D3cold")
+_ANSWERS_ASLEEP = "D3hot"
 _NOT_SAID = ("unknown", "error")
 # rtpm_status_str() of the kernel's drivers/base/power/sysfs.c.
 _RUNTIME_AWAKE, _RUNTIME_ASLEEP = ("active", "unsupported"), "suspended"
@@ -36,7 +39,7 @@ _SHOWS_METHODS = (5, 15)
 
 
 class Power(enums.StrEnum):
-    """Whether a function can be asked without waking it."""
+    """Whether a function is awake."""
 
     AWAKE = "awake"
     ASLEEP = "asleep"
@@ -81,7 +84,7 @@ class Signs(frozen.Value):
     """What was read of one function; None for what is not known.
 
     Attributes:
-        power: whether it could be asked.
+        power: whether it is awake.
         has_power_error: whether its power management ended in a fatal error.
         answer: what its configuration space answered.
         errors: the errors by severity; a severity that is not told is not in it.
@@ -127,20 +130,21 @@ class Reader:
             return Signs()
         here = os.path.join(root, pci.DEVICES, function.address)
         is_vf = function.physfn is not None
-        power, failed = _power(here)
+        sleep = _sleep(here)
         answer = Answer.UNKNOWN
         width = widest = None
-        if power is Power.AWAKE:
+        if sleep.answers:
             answer = _answer(here, is_vf=is_vf)
-            # It may have gone to sleep meanwhile, and ones are what a sleeping card answers.
-            if answer is Answer.ONES and _power(here)[0] is not Power.AWAKE:
+            # It may have lost its power meanwhile, and ones are what such a card answers.
+            if answer is Answer.ONES and not _sleep(here).answers:
                 answer = Answer.UNKNOWN
-            # The link is the PF's. What has fallen off the bus has none to tell of.
-            if answer is Answer.GOOD and not is_vf:
+            # The link is the PF's, and rests while that sleeps. What has fallen off the bus has
+            # none to tell of.
+            if answer is Answer.GOOD and sleep.power is Power.AWAKE and not is_vf:
                 width, widest = _width(f"{here}/current_link_width"), _widest(root, here)
         return Signs(
-            power=power,
-            has_power_error=failed,
+            power=sleep.power,
+            has_power_error=sleep.failed,
             answer=answer,
             errors={each: seen for each in Severity if (seen := _errors(here, each))},
             width=width,
@@ -162,22 +166,34 @@ class Reader:
         return release is not None and (int(release[1]), int(release[2])) >= _SHOWS_METHODS
 
 
-def _power(here: str) -> tuple[Power, bool]:
-    """Whether a function is awake, and whether its power management ended in an error."""
+class _Sleep(NamedTuple):
+    """Whether a function is awake, answers without being woken, and whether waking it failed."""
+
+    power: Power
+    answers: bool
+    failed: bool
+
+
+def _sleep(here: str) -> _Sleep:
     runtime = sysfs.regular_value_if_there(f"{here}/power/runtime_status")
-    failed = runtime == _RUNTIME_FAILED
     state = sysfs.regular_value_if_there(f"{here}/power_state")
+    power = _power(state, runtime)
+    answers = power is Power.AWAKE or state == _ANSWERS_ASLEEP
+    return _Sleep(power, answers, failed=runtime == _RUNTIME_FAILED)
+
+
+def _power(state: str | None, runtime: str | None) -> Power:
     if state in _AWAKE:
-        return Power.AWAKE, failed
+        return Power.AWAKE
     if state in _ASLEEP:
-        return Power.ASLEEP, failed
+        return Power.ASLEEP
     # A kernel before 5.11 shows no state, and one whose driver has set none does not know it.
     if state is None or state in _NOT_SAID:
         if runtime in _RUNTIME_AWAKE:
-            return Power.AWAKE, failed
+            return Power.AWAKE
         if runtime == _RUNTIME_ASLEEP:
-            return Power.ASLEEP, failed
-    return Power.UNKNOWN, failed
+            return Power.ASLEEP
+    return Power.UNKNOWN
 
 
 def _answer(here: str, *, is_vf: bool) -> Answer:

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from passthrough import enums, frozen, pci_address
-from passthrough.host.health import Answer, Power, Severity, Signs
+from passthrough.host.health import Answer, Severity, Signs
 
 # A fatal error means that the link itself is not to be trusted any more (PCI Express Base, Fatal
 # Errors), and the kernel has reset it: a guest has lost what it did. One is enough.
@@ -157,9 +157,9 @@ def judge(address: str, signs: Signs) -> Health:
     """Judge one function that is there."""
     found = tuple(sorted(_find(signs), key=lambda each: _ORDER[each.kind]))
     worst = next((each.verdict for each in found if each.verdict), None)
-    # Well takes an answer: a sleeping function is neither sick nor well.
-    answers = signs.power is Power.AWAKE and signs.answer is Answer.GOOD
-    return Health(address, worst or (Verdict.WELL if answers else Verdict.UNKNOWN), found, signs)
+    # Well takes an answer: a function without power is neither sick nor well.
+    other = Verdict.WELL if signs.answer is Answer.GOOD else Verdict.UNKNOWN
+    return Health(address, worst or other, found, signs)
 
 
 def judge_missing(address: str, identity: str, serial: str = "") -> Health:

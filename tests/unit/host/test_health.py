@@ -106,21 +106,26 @@ def test_power_comes_first(host: hosttree.HostTree, put, state, runtime, power: 
         put("power/runtime_status", runtime)
     found = read(host)
     assert found.power is power
-    assert found.answer is (Answer.ONES if power is Power.AWAKE else Answer.UNKNOWN)
+    answers = power is Power.AWAKE or state == "D3hot"
+    assert found.answer is (Answer.ONES if answers else Answer.UNKNOWN)
     assert (found.width, found.widest) == (None, None)
 
 
-@pytest.mark.parametrize("state", ["D3hot", "D3cold"])
-def test_what_sleeps_is_not_asked_and_its_counters_are_read(host, put, state, monkeypatch):
+@pytest.mark.parametrize(("state", "asked"), [("D3hot", {"config"}), ("D3cold", set[str]())])
+def test_what_a_read_would_wake_is_not_asked_and_its_counters_are_read(
+    host, put, state, asked, monkeypatch
+):
     """A read of the configuration space wakes what is in D3cold (pci_config_pm_runtime_get)."""
     put("power_state", state)
+    put("config", b"\xde\x10\xb0\x1b" + bytes(60))
     put("aer_dev_fatal", FATAL.rstrip())
     opened: list[str] = []
     real = os.open
     monkeypatch.setattr(os, "open", lambda path, *a: opened.append(str(path)) or real(path, *a))
     found = read(host)
     names = {os.path.basename(each) for each in opened}
-    assert not names & {"config", "current_link_width", "max_link_width"}
+    assert names & {"config", "current_link_width", "max_link_width"} == asked
+    assert found.answer is (Answer.GOOD if asked else Answer.UNKNOWN)
     assert found.errors == {Severity.FATAL: Errors(1, ("DLP",))}
 
 
@@ -164,7 +169,9 @@ def test_a_vf_has_ones_for_its_ids_and_is_well(host: hosttree.HostTree, put):
     assert read(host, VF).answer is Answer.ONES
 
 
-def test_ones_of_a_card_that_falls_asleep_meanwhile_tell_nothing(host, put, monkeypatch):
+@pytest.mark.parametrize("state", ["D0", "D3hot"])
+def test_ones_of_a_card_that_loses_its_power_meanwhile_tell_nothing(host, put, state, monkeypatch):
+    put("power_state", state)
     put("config", b"\xff" * 64)
     real = health.sysfs.regular_bytes_if_there
 

@@ -28,6 +28,8 @@ def errors(severity: Severity, total: int) -> dict[Severity, Errors]:
         ({}, Verdict.UNKNOWN, []),
         (WELL, Verdict.WELL, []),
         ({"power": Power.ASLEEP}, Verdict.UNKNOWN, []),
+        ({"power": Power.ASLEEP, "answer": Answer.GOOD}, Verdict.WELL, []),
+        ({"power": Power.ASLEEP, "answer": Answer.ONES}, Verdict.SICK, [Kind.OFF_THE_BUS]),
         ({"power": Power.AWAKE}, Verdict.UNKNOWN, []),
         ({**WELL, "answer": Answer.ONES}, Verdict.SICK, [Kind.OFF_THE_BUS]),
         ({**WELL, "errors": errors(Severity.FATAL, 0)}, Verdict.WELL, []),
