@@ -34,7 +34,7 @@ faults: env test-packages ## Kills at every effect, random lives of a host, 100,
 	@scripts/tier "fault tests" $(PYTEST) $(PARALLEL) tests/unit tests/fuzz -m faults
 
 functional: pack env nova-env functional-packages ## Run the packed charm against a stand-in unit agent and the real Nova
-	@scripts/tier "functional tests" $(PYTEST) $(PARALLEL) tests/functional
+	@scripts/tier "functional tests" $(PYTEST) $(PARALLEL) --no-loadscope-reorder tests/functional
 
 lab: pack env deps ## Run the charm on a virtual machine with PCI devices
 	@scripts/tier "lab tests" $(PYTEST) tests/lab
