@@ -2,8 +2,9 @@
 
 Sources, in the kernel's Documentation/ABI/testing: sysfs-bus-pci has ``config``, ``power_state``
 (from Linux 5.11 on), ``current_link_width``, ``max_link_width``, and ``reset_method`` (from 5.15
-on); sysfs-bus-pci-devices-aer_stats has the ``aer_dev_…`` counters, and sysfs-devices-power has
-``power/runtime_status``. What does not look as these pages say is not known.
+on); sysfs-bus-pci-devices-aer_stats has the ``aer_dev_…`` and ``aer_rootport_…`` counters, and
+sysfs-devices-power has ``power/runtime_status``. What does not look as these pages say is not
+known.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ _HEADER = 64
 # The widths of a link (PCIE_LNK_X1 and further of the kernel's include/linux/pci.h). A link that is
 # down reads as 0, a card that does not answer as 63, and "unknown" is 255.
 _WIDTHS = ("1", "2", "4", "8", "12", "16", "32")
+# The fatal errors that a root port was told of by what is below it.
+_PORT_FATAL = "aer_rootport_total_err_fatal"
+_NUMBER = re.compile(r"[0-9]{1,20}")
 # A line of a counter: names of before Linux 5.8 have blanks, and a bit without a name brackets.
 _COUNT = re.compile(r"([A-Za-z][A-Za-z0-9_ \[\]]{0,47}) ([0-9]{1,20})")
 _METHODS = re.compile(r"[a-z_]{1,32}(?: [a-z_]{1,32}){0,15}")
@@ -146,7 +150,7 @@ class Reader:
             power=sleep.power,
             has_power_error=sleep.failed,
             answer=answer,
-            errors={each: seen for each in Severity if (seen := _errors(here, each))},
+            errors={each: seen for each in Severity if (seen := _errors(root, here, each))},
             width=width,
             widest=widest,
             reset_methods=self._reset_methods(here),
@@ -209,7 +213,30 @@ def _answer(here: str, *, is_vf: bool) -> Answer:
     return Answer.ONES if decisive.count(0xFF) == len(decisive) else Answer.GOOD
 
 
-def _errors(here: str, severity: Severity) -> Errors | None:
+def _errors(root: Path, here: str, severity: Severity) -> Errors | None:
+    """The errors of one severity; None where no counter tells.
+
+    Of a fatal error the kernel counts nothing for an endpoint: its link is not to be trusted, so
+    its status is not read, and the kernel says "type=Inaccessible" (aer_get_device_error_info() and
+    aer_print_error() of drivers/pci/pcie/aer.c). The root port counts the message. Right above a
+    card that tells; behind a switch it may be any card's.
+    """
+    own = _own_errors(here, severity)
+    told = _told_to_port(root, here) if severity is Severity.FATAL else None
+    if told is None or (own is not None and own.total >= told):
+        return own
+    return Errors(told, own.names if own else ())
+
+
+def _told_to_port(root: Path, here: str) -> int | None:
+    """The fatal errors that the root port right above was told of; None where none is there."""
+    port = _port(here)
+    path = os.path.join(root, pci.DEVICES, port, _PORT_FATAL) if port else ""
+    text = sysfs.regular_value_if_there(path) if path else None
+    return int(text) if text and _NUMBER.fullmatch(text) else None
+
+
+def _own_errors(here: str, severity: Severity) -> Errors | None:
     """Parse a counter's lines; None where one is not as documented, or the total is missing."""
     text = sysfs.regular_value_if_there(f"{here}/aer_dev_{severity}")
     if not text:
@@ -233,10 +260,16 @@ def _width(path: str) -> int | None:
 
 def _widest(root: Path, here: str) -> int | None:
     """The most lanes that a function's link could have; None where it or the port is not known."""
-    target = sysfs.link_target_if_there(here) or ""
-    port = os.path.basename(os.path.dirname(target))
-    if not pci_address.is_exact(port):
-        return None  # on a root bus, without a port above it
+    port = _port(here)
+    if port is None:
+        return None
     own = _width(f"{here}/max_link_width")
     above = _width(os.path.join(root, pci.DEVICES, port, "max_link_width"))
     return min(own, above) if own and above else None
+
+
+def _port(here: str) -> str | None:
+    """The address of the port right above a function; None for one on a root bus."""
+    target = sysfs.link_target_if_there(here) or ""
+    port = os.path.basename(os.path.dirname(target))
+    return port if pci_address.is_exact(port) else None

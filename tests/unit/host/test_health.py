@@ -201,6 +201,37 @@ def test_counters(host: hosttree.HostTree, put, text: str, errors: Errors):
 
 
 @pytest.mark.parametrize(
+    ("own", "port", "fatal"),
+    [
+        ("TOTAL_ERR_FATAL 0", "1", Errors(1)),
+        (None, "2", Errors(2)),
+        (FATAL.rstrip(), "3", Errors(3, ("DLP",))),
+        (FATAL.rstrip(), "1", Errors(1, ("DLP",))),
+        (FATAL.rstrip(), "0", Errors(1, ("DLP",))),
+        ("TOTAL_ERR_FATAL 0", "0", Errors(0)),
+        (FATAL.rstrip(), "one", Errors(1, ("DLP",))),
+        (None, "-1", None),
+        (None, "", None),
+        (None, None, None),
+    ],
+)
+def test_the_root_port_counts_what_the_kernel_cannot_ask_a_card_for(host, put, own, port, fatal):
+    """aer_get_device_error_info() reads no status of an endpoint with a fatal error."""
+    if own is not None:
+        put("aer_dev_fatal", own)
+    if port is not None:
+        put("aer_rootport_total_err_fatal", port, PORT)
+    assert read(host).errors == ({} if fatal is None else {Severity.FATAL: fatal})
+
+
+def test_the_root_port_tells_of_no_other_severity_and_of_no_other_card(host, put):
+    for severity in Severity:
+        put(f"aer_rootport_total_err_{severity}", "7", PORT)
+    assert set(read(host).errors) == {Severity.FATAL}
+    assert read(host, NIC).errors == {}
+
+
+@pytest.mark.parametrize(
     "text",
     [
         "",
