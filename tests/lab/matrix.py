@@ -89,6 +89,13 @@ ROWS = (
         " process in other namespaces; claimed once that has ended",
     ),
     Row(
+        "sick",
+        machines.NEWER_NOVA,
+        host="cards with PCIe errors, without power, drawn and plugged",
+        proves="a free one leaves Nova's offer and returns, a held one stays; a flapping slot"
+        " restarts nova-compute once",
+    ),
+    Row(
         "resume",
         machines.NOVA_VFS,
         host="a host that goes down while guests have a card and a VF",
