@@ -172,6 +172,7 @@ class Quarantine(NamedTuple):
         well_since: since when it is well; 0 while it is not.
         accepted: how many fatal errors an operator has accepted by bringing it back.
         boot: the boot in which it was last seen to be sick.
+        companion: the companion of it that is sick; empty where it is so itself.
     """
 
     id: str
@@ -181,6 +182,7 @@ class Quarantine(NamedTuple):
     well_since: int = 0
     accepted: int = 0
     boot: str = ""
+    companion: str = ""
 
 
 class Record(frozen.Value):
@@ -655,6 +657,7 @@ def _parse_quarantine(address: str, data: Any) -> Quarantine:
         _parse_number(data.get("well_since", 0)),
         _parse_number(data.get("accepted", 0)),
         str(data.get("boot", "")),
+        str(data.get("companion", "")),
     )
 
 
