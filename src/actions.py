@@ -297,7 +297,7 @@ def _rebind(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Don
             event.fail(str(error))
             return dispatched.Seen(before)
         after = _decide(unit)
-        if chosen.address and done[chosen.address] is None:
+        if chosen.address in after.outcome.addresses and done[chosen.address] is None:
             after = _bring_back(ledger, after, chosen.address, event)
         after = reconcile.note(ledger, after)
         nova_compute.apply(ledger, after.nova, host_tools, event.log)

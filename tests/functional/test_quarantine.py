@@ -111,4 +111,4 @@ def test_by_hand_and_back(deployed: Deployed):
     assert (deployed.status, deployed.offered()) == (READY, [FIRST, SECOND])
     run = deployed.agent.action("quarantine", {"address": "0000:85:00.0"})
     assert run.failed
-    assert "0000:85:00.0 is not claimed on this host; claimed are 0000:83:00.0" in run.message
+    assert " is not claimed on this host; claimed are 0000:83:00.0, " in run.message
