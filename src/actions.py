@@ -12,12 +12,13 @@ import ops
 import dispatched
 import ownership
 import summary
-from passthrough import lending, rebind, survey
+from passthrough import lending, quarantining, rebind, reconcile, survey
 from passthrough.config import devices, host_exceptions, options
 from passthrough.effects import nova_compute, tools
 from passthrough.errors import InUseError, ObjectedError, OptionError, PassthroughError
 from passthrough.host import pci, watch
 from passthrough.nova import lines as nova_lines
+from passthrough.planning import quarantine
 from passthrough.reporting import (
     inventory,
     inventory_tree,
@@ -25,6 +26,7 @@ from passthrough.reporting import (
     loans,
     nova_text,
     plan_text,
+    quarantines,
     schema,
     status,
     taken,
@@ -227,6 +229,59 @@ def _find_users(done: dispatched.Reconciled, addresses: Iterable[str]) -> list[s
     return held + [str(failed[each]) for each in addresses if isinstance(failed.get(each), kinds)]
 
 
+def _quarantine(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Done:
+    """Take a function off Nova's offer: noted first, then done as by any hook.
+
+    Where a guest has come to hold it in between, the note is as it was before.
+    """
+    if _refused_beside_controller(unit, event):
+        return dispatched.Nothing()
+    site, address = unit.site, event.params["address"]
+    with lock.hold(site.root, f"an action of {site.application}"):
+        with record.open(site) as ledger:
+            ownership.check_unit(unit.model, unit.place, ledger.present)
+            before = ledger.present
+            aim = quarantining.set_aside(_decide(unit), address)
+            ledger.update(**quarantine.changes(before, aim))
+        done = unit.change()
+        if not isinstance(done, dispatched.Reconciled):
+            problem = done.problem if isinstance(done, dispatched.Failed) else "nothing was done"
+            event.fail(f"{problem}; the quarantine is noted, and the next hook goes on")
+            return done
+        decision = done.result.decision
+        holders = quarantining.find_holders(decision, address)
+        if holders:
+            with record.open(site) as ledger:
+                back = quarantine.undo(ledger.present, before, decision.facts.now)
+                ledger.update(**quarantine.changes(ledger.present, back))
+            processes = ", ".join(map(str, holders))
+            event.fail(
+                f"{address}: a guest holds it by now (process {processes}); all is as it was before"
+            )
+            return unit.change()
+    described = quarantines.describe_result(decision, address)
+    _answer(event, lambda: quarantines.table(described), "functions", described)
+    return done
+
+
+def _bring_back(
+    ledger: record.Ledger, decision: survey.Decision, address: str, event: ops.ActionEvent
+) -> survey.Decision:
+    """Offer a function again that an operator has bound anew by its address."""
+    try:
+        aim = quarantining.bring_back(decision, address)
+    except quarantining.QuarantineError as error:
+        event.fail(str(error))
+        return decision
+    changes = quarantine.changes(ledger.present, aim)
+    if not changes:
+        return decision
+    ledger.update(**changes)
+    if "quarantine" in changes:
+        event.log(f"{address}: out of quarantine")
+    return survey.decide(decision.options, survey.read_own_again(decision.facts))
+
+
 def _rebind(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Done:
     if _refused_beside_controller(unit, event):
         return dispatched.Nothing()
@@ -242,6 +297,9 @@ def _rebind(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Don
             event.fail(str(error))
             return dispatched.Seen(before)
         after = _decide(unit)
+        if chosen.address in after.outcome.addresses and done[chosen.address] is None:
+            after = _bring_back(ledger, after, chosen.address, event)
+        after = reconcile.note(ledger, after)
         nova_compute.apply(ledger, after.nova, host_tools, event.log)
         after = survey.decide(after.options, survey.read_own_again(after.facts))
     unit.publisher.devices(after.nova)
@@ -295,6 +353,7 @@ _ANSWERS: Mapping[str, _Answer] = {
     "lend_action": _lend,
     "list_devices_action": _list_devices,
     "plan_action": _plan,
+    "quarantine_action": _quarantine,
     "rebind_action": _rebind,
     "reconcile_action": _reconcile,
     "take_back_action": _take_back,

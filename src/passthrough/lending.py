@@ -134,11 +134,7 @@ def _not_claimed(decision: Decision, address: str) -> LendingError:
         return LendingError(
             f"{address} is not claimed: it {words.reason(refused.objection, address)}"
         )
-    claimed = ", ".join(decision.outcome.addresses) or "none"
-    return LendingError(
-        f"{quoting.show(address)} is not claimed on this host"
-        f"{pci_address.about_domain(address)}; claimed are {claimed}"
-    )
+    return LendingError(words.not_claimed(decision, address))
 
 
 def _with_others(claimed: Iterable[claims.Claim], address: str) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from passthrough.config.options import Options
 from passthrough.effects import apply, nova_compute, vfs, watching
 from passthrough.effects.tools import Tools
 from passthrough.nova import offer as nova_offer
+from passthrough.planning import quarantine
 from passthrough.site import Site
 from passthrough.state import record
 from passthrough.survey import Decision
@@ -86,6 +87,23 @@ def _have_it_watched(
         watching.identify(ledger, (*aim.taken, *aim.vfs))
 
 
+def note(ledger: record.Ledger, found: Decision) -> Decision:
+    """Record what is kept off Nova's offer, before the offer follows; give what is decided on that.
+
+    A kill in between leaves a function that is offered although the record says otherwise until the
+    next run, which goes by the record.
+    """
+    known = found.facts.record
+    if quarantine.is_about(known) and ledger.present.identities != known.identities:
+        # Another card may stand there.
+        found = survey.decide(found.options, survey.read_own_again(found.facts))
+    changes = quarantine.changes(found.facts.record, found.plan.record)
+    if not changes:
+        return found
+    ledger.update(**changes)
+    return survey.decide(found.options, survey.read_own_again(found.facts))
+
+
 def _change_vfs(
     ledger: record.Ledger, before: Decision, tools: Tools, progress: Callable[[str], object]
 ) -> apply.Outcome:
@@ -118,18 +136,21 @@ def _reconcile(
     site = ledger.site
 
     def look_again() -> Decision:
-        return survey.decide(options, survey.add_uses(survey.look(site), found))
+        seen = survey.add_uses(survey.look(site), found)
+        return note(ledger, survey.decide(options, seen))
 
     def offer(decision: Decision) -> tuple[str, ...]:
         return nova_compute.apply(ledger, decision.nova, tools, progress)
 
     before, found = confirm.decide(options, start.facts or survey.look(site))
     _have_it_watched(ledger, before, tools, progress)
+    before = note(ledger, before)
     made = apply.Outcome()
     if before.plan.vfs.changes or before.plan.vfs.restores:
         made = _change_vfs(ledger, before, tools, progress)
         before, found = confirm.decide(options, survey.look(site))
         _have_it_watched(ledger, before, tools, progress)
+        before = note(ledger, before)
     released = [binding.address for binding in before.plan.release]
     withdrawn: tuple[str, ...] = ()
     if nova_offer.withdraws(before.nova, released):

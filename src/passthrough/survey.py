@@ -7,13 +7,13 @@ from that one `Decision`. No way to change anything is imported here.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from passthrough import frozen, pci_address
-from passthrough.config import host_exceptions
+from passthrough.config import devices, host_exceptions
 from passthrough.config.options import Options
 from passthrough.host import (
     health,
@@ -29,13 +29,23 @@ from passthrough.host import (
 )
 from passthrough.host.uses import kinds
 from passthrough.nova import facts as nova_facts
+from passthrough.nova import lines as nova_lines
 from passthrough.nova import offer as nova_offer
-from passthrough.planning import boot_files, claims, missing, plan, templates, vfs, viability
+from passthrough.planning import (
+    boot_files,
+    claims,
+    missing,
+    plan,
+    quarantine,
+    templates,
+    vfs,
+    viability,
+)
 from passthrough.planning import health as judging
 from passthrough.site import Site
 from passthrough.state import record, stuck
 from passthrough.state.record import Record
-from passthrough.system import files, procfs
+from passthrough.system import clock, files, procfs
 
 if TYPE_CHECKING:
     from passthrough.host import guests, hindrances
@@ -63,6 +73,7 @@ class Facts(frozen.Value):
         makers: who else makes VFs, the same.
         health: what the kernel tells of a function's health, read for what is claimed.
         serials: the cards' serial numbers, read where one is missing.
+        now: when it was read, in seconds since the epoch.
     """
 
     site: Site
@@ -83,6 +94,7 @@ class Facts(frozen.Value):
     makers: vf_makers.Makers = frozen.field(default_factory=vf_makers.Makers.none, compare=False)
     health: health.Reader = frozen.field(default_factory=health.Reader.none, compare=False)
     serials: identity.Serials = frozen.field(default_factory=identity.Serials.none, compare=False)
+    now: int = frozen.field(default=0, compare=False)
 
     def guests(self) -> tuple[guests.Guest, ...]:
         """The guests that run, in the order of their processes."""
@@ -189,6 +201,7 @@ def look(site: Site) -> Facts:
         makers=vf_makers.Makers(root),
         health=health.Reader(root),
         serials=identity.Serials(root),
+        now=clock.now(),
     )
 
 
@@ -300,12 +313,39 @@ def decide(
         ),
         renderer,
     )
-    now, later = _decide_offers(options, facts, outcome, renderer)
     well = judging.judge_all(
         {claim.address: facts.health.of(claim.function) for claim in outcome.claims},
         planned.record.missing,
+        quarantine.accepted_errors(facts.record, facts.machine.boot_id),
     )
+    planned = _with_quarantine(wanted, facts, outcome, planned, well)
+    now, later = _decide_offers(options, facts, outcome, renderer, planned.record)
     return Decision(options, facts, outcome, planned, now, later, held, renderer.learned(), well)
+
+
+def _with_quarantine(
+    wanted: devices.Spec,
+    facts: Facts,
+    outcome: claims.Outcome,
+    planned: plan.Plan,
+    well: Mapping[str, judging.Health],
+) -> plan.Plan:
+    """The plan, with what its record is to hold of the functions that are not offered."""
+    aim = planned.record
+    if not quarantine.concerns(aim, well.values()):
+        return planned
+    ready = {claim.address for claim in nova_offer.find_verified(outcome)}
+    seen = quarantine.Seen(
+        known=aim,
+        missing=aim.missing,
+        health=well,
+        offered=nova_offer.listed(facts.nova) if facts.nova.release else ready,
+        ready=ready,
+        boot_id=facts.machine.boot_id,
+        now=facts.now,
+    )
+    found = quarantine.decide(wanted, outcome, seen, facts.users.of)
+    return frozen.replace(planned, record=quarantine.note(aim, found, facts.now))
 
 
 def _decide_vfs(
@@ -381,11 +421,21 @@ def _find_held(
 
 
 def _decide_offers(
-    options: Options, facts: Facts, outcome: claims.Outcome, renderer: templates.Renderer
+    options: Options,
+    facts: Facts,
+    outcome: claims.Outcome,
+    renderer: templates.Renderer,
+    aim: Record,
 ) -> tuple[nova_offer.Offer, nova_offer.Offer]:
     """What to offer now, and what to offer once every claimed function is on its VFIO driver."""
-    known = facts.nova
-    verified = nova_offer.find_verified(outcome)
+    absent = {
+        each: nova_lines.missing_device_spec(each, item)
+        for each, card in aim.missing.items()
+        if each not in aim.quarantine
+        and (item := missing.find_item(options.devices, each, card["id"]))
+    }
+    known = frozen.replace(facts.nova, missing=absent) if absent else facts.nova
+    verified = _without(aim.quarantine, nova_offer.find_verified(outcome))
     if facts.machine.switch:
         # Switched off for this boot, the host keeps its devices: a guest that Nova gave one now
         # would take it from the host. What a guest holds stays offered.
@@ -398,7 +448,13 @@ def _decide_offers(
     if held:
         known = frozen.replace(known, held=frozenset(held))
         now = nova_offer.decide(options, outcome, verified, known, renderer)
-    primary = nova_offer.find_primary(outcome)
+    primary = _without(aim.quarantine, nova_offer.find_primary(outcome))
     if primary == verified:
         return now, now  # as on every host that is as it should be
     return now, nova_offer.decide(options, outcome, primary, known, renderer)
+
+
+def _without(
+    addresses: Container[str], found: tuple[claims.Claim, ...]
+) -> tuple[claims.Claim, ...]:
+    return tuple(claim for claim in found if claim.address not in addresses)

@@ -17,8 +17,8 @@ from harness.constants import GPUS
 EVERYWHERE = ("etc", "var", "usr", "boot", "sys", "dev")
 ALL_KEYS = (
     "alias, id, address, exclude, device-type, numa-policy, resource-class, traits,"
-    " live-migratable, managed, physical-network, trusted, one-time-use, driver, companions,"
-    " allow-in-use, vfs"
+    " live-migratable, managed, physical-network, trusted, one-time-use, driver, quarantine,"
+    " companions, allow-in-use, vfs"
 )
 BAD_KERNEL_OPTION = (
     "not NAME or NAME=VALUE of letters, digits and . _ - , : / @ + % (quotes, spaces, ; and $"

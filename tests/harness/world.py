@@ -20,10 +20,11 @@ from harness.fakekernel import FakeKernel, FakeTools
 from harness.hosttree import kernel as model
 from harness.hosttree import programs
 
-from passthrough import lending, reboot, reconcile, survey
+from passthrough import lending, quarantining, reboot, reconcile, survey
 from passthrough.config import options
 from passthrough.effects import reboot_request
 from passthrough.nova import lines as nova_lines
+from passthrough.planning import quarantine
 from passthrough.reporting import status
 from passthrough.reporting.status import Status
 from passthrough.reporting.verify import checklist
@@ -139,6 +140,13 @@ class World:
         with self.ledger() as ledger:
             found = lending.take_back(self.wanted, survey.look(self.site), address)
             ledger.update(lent=found.left)
+        return self.run(self.wanted)
+
+    def set_aside(self, address: str) -> reconcile.Result:
+        """Take a function off Nova's offer, as the action quarantine does."""
+        with self.ledger() as ledger:
+            aim = quarantining.set_aside(self.decide(), address)
+            ledger.update(**quarantine.changes(ledger.present, aim))
         return self.run(self.wanted)
 
     def leave(self) -> reconcile.Result:

@@ -176,8 +176,8 @@ HOSTILE = {
         {"devices": "- {id: 10de:1bb0, slot: 1}"},
         "devices: item 1 {'id': '10de:1bb0', 'slot': '1'}: unknown key \"slot\"; the keys are"
         " alias, id, address, exclude, device-type, numa-policy, resource-class, traits,"
-        " live-migratable, managed, physical-network, trusted, one-time-use, driver, companions,"
-        " allow-in-use, vfs",
+        " live-migratable, managed, physical-network, trusted, one-time-use, driver, quarantine,"
+        " companions, allow-in-use, vfs",
     ),
     "other-id": (
         {"devices": "gpu=10de:1bb0@0000:3b:00.0"},

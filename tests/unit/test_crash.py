@@ -21,7 +21,7 @@ from passthrough import reconcile
 from passthrough.nova import lines as nova_lines
 from passthrough.planning import boot_files
 from passthrough.state import record
-from passthrough.system import timed_write
+from passthrough.system import clock, timed_write
 
 pytestmark = pytest.mark.faults
 
@@ -38,8 +38,11 @@ LENT = "0000:83:00.0"
 class Case:
     """A change that is killed: what was configured before, and what is now; {} removes all.
 
-    With an ``action``, lend or take-back, it is that which is killed: a kill before the record has
-    it leaves all as it was before, and one after that is mended by the next hook.
+    With an ``action``, lend, take-back or quarantine, it is that which is killed: a kill before the
+    record has it leaves all as it was before, and one after that is mended by the next hook.
+
+    With ``is_sick`` a device has fallen off the bus, and the hook is killed that takes it off
+    Nova's offer. Fewer than ``effects`` would mean that the harness sees them no more.
     """
 
     before: Mapping[str, object] | None
@@ -48,6 +51,8 @@ class Case:
     reboots: int = 0
     has_variant: bool = False
     action: str = ""
+    is_sick: bool = False
+    effects: int = LEAST_EFFECTS
 
 
 CASES = {
@@ -61,6 +66,8 @@ CASES = {
     "removal-with-a-variant": Case({"devices": GPUS}, {}, has_variant=True),
     "lend": Case({"devices": GPUS}, {"devices": GPUS}, action="lend"),
     "take-back": Case({"devices": GPUS}, {"devices": GPUS}, action="take-back"),
+    "quarantine": Case({"devices": GPUS}, {"devices": GPUS}, action="quarantine", effects=20),
+    "sick": Case({"devices": GPUS}, {"devices": GPUS}, is_sick=True, effects=20),
 }
 
 
@@ -84,7 +91,12 @@ class Machine(World):
             self.go(case.after)
             return
         self.config = dict(case.after)
-        (self.lend if case.action == "lend" else self.take_back)(LENT)
+        actions = {
+            "lend": self.lend,
+            "take-back": self.take_back,
+            "quarantine": self.set_aside,
+        }
+        actions[case.action](LENT)
 
     def settle(self, config: Mapping[str, object]) -> None:
         """Hooks and boots until no boot is needed, as an operator would see to it."""
@@ -111,6 +123,15 @@ class Machine(World):
         found = self.snapshot("etc", "var/lib", "boot/grub", "run/lock")
         left = (*self.root.rglob(".*.new"), *self.root.rglob(".*.kept"))
         found["leftovers"] = sorted(str(each) for each in left)
+        # The boot in which a device was seen to be sick is another one each time.
+        with self.ledger() as ledger:
+            aside = ledger.present.quarantine
+        boots = {each.boot.encode() for each in aside.values() if each.boot}
+        path = f"{record.DIRECTORY}/{self.application}.json"
+        mode, content = self.tree.snapshot("var/lib").get(path, (0, b""))
+        for boot in boots:
+            assert isinstance(content, bytes)
+            found[path] = (mode, content.replace(boot, b"the boot"))
         found["lock"] = (self.root / "run/pci-passthrough.lock").exists()
         return found
 
@@ -126,6 +147,7 @@ def machine(
 ) -> Machine:
     """The machine as it is before the change that is killed."""
     monkeypatch.setattr(timed_write, "write", killing.write_in_process)
+    monkeypatch.setattr(clock, "now", lambda: 1_790_000_000)
     machine = Machine.of(make_host(), monkeypatch)
     machine.nova.install()
     if case.has_variant:
@@ -140,13 +162,20 @@ def machine(
     if case.action == "take-back":
         machine.config = dict(case.after)
         machine.lend(LENT)
+    if case.is_sick:
+        (machine.tree.directory(LENT) / "config").write_bytes(b"\xff" * 4096)
     return machine
+
+
+def is_away(known: record.Record) -> bool:
+    """Whether an operator has lent the device, or taken it off Nova's offer."""
+    return bool(known.lent) or any(not each.why for each in known.quarantine.values())
 
 
 def test_every_kill_is_mended(machine: Machine, case: Case):
     start = killing.Tree(machine.root)
     machine.look()
-    was_lent = bool(machine.record().lent)
+    was_lent = is_away(machine.record())
     wanted: dict[bool, object] = {}
     wanted_after_a_boot: dict[bool, object] = {}
     for change in (lambda: machine.go(case.after), lambda: machine.act(case)):
@@ -154,7 +183,7 @@ def test_every_kill_is_mended(machine: Machine, case: Case):
         change()
         machine.look()
         machine.settle(case.after)
-        is_lent = bool(machine.record().lent)
+        is_lent = is_away(machine.record())
         wanted[is_lent] = machine.state()
         machine.reboot()
         machine.settle(case.after)
@@ -175,7 +204,7 @@ def test_every_kill_is_mended(machine: Machine, case: Case):
             mended.append(left)
             for path, content in machine.files().items():
                 assert content in machine.seen[path], f"kill {number} leaves half of /{path}"
-            is_lent = bool(record.read(machine.site).lent)
+            is_lent = is_away(record.read(machine.site))
             ends.add(is_lent)
             machine.settle(case.after)
             assert machine.state() == wanted[is_lent], f"kill {number}, then a hook"
@@ -187,9 +216,9 @@ def test_every_kill_is_mended(machine: Machine, case: Case):
             machine.reboot()
             assert machine.tree.driver_of("0000:02:00.0") == "nvme"
             machine.settle(case.after)
-            is_lent = bool(machine.record().lent)
+            is_lent = is_away(machine.record())
             assert machine.state() == wanted_after_a_boot[is_lent], (
                 f"kill {number}, then a boot and a hook"
             )
-    assert number > LEAST_EFFECTS
+    assert number > case.effects
     assert ends == ({was_lent, not was_lent} if case.action else {False})

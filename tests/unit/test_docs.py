@@ -175,6 +175,8 @@ ELSEWHERE = {
     "is not a function with a number of VFs",
     "is no value of sriov_drivers_autoprobe",
     "is no format",
+    "is no number",
+    "is not claimed on this host",  # an action
     "this unit leaves the host",  # an action
 }
 

@@ -12,6 +12,7 @@ from harness import hosttree
 from harness.constants import CLAIMED, GPU_ID, MODULES
 from harness.unit import Unit
 
+from passthrough import frozen
 from passthrough.state import record
 
 FIRST, SECOND = CLAIMED[0], CLAIMED[2]
@@ -71,7 +72,8 @@ def test_an_update_status_notices_a_card_that_fell_off_the_bus(
     settled: Unit, tree: hosttree.HostTree, runs: list[str]
 ):
     fall_off(tree)
-    said = ops.ActiveStatus(f"sick: {FIRST} fell off the bus; gpu: 1 ready")
+    message = f"sick: {FIRST} fell off the bus; gpu: 1 ready; quarantined: {FIRST}"
+    said = ops.ActiveStatus(message)
     assert settled.run("update_status") == said
     assert runs == ["reconcile"]
     assert settled.run("update_status") == said
@@ -86,19 +88,24 @@ def test_an_update_status_notices_a_card_that_fell_off_the_bus(
     assert f"sick: {FIRST} fell off the bus" in shown(settled, "plan")
 
 
-def test_nothing_is_done_to_a_sick_card(settled: Unit, tree: hosttree.HostTree):
+def test_nothing_is_done_to_a_sick_card_but_that_nova_is_not_offered_it(
+    settled: Unit, tree: hosttree.HostTree
+):
     before = settled.world.record()
     fall_off(tree)
     settled.run("update_status")
     assert tree.driver_of(FIRST) == "vfio-pci"
-    assert settled.world.record() == before
+    after = settled.world.record()
+    assert list(after.quarantine) == [FIRST]
+    assert frozen.replace(after, quarantine={}, restarted=0) == before
 
 
 def test_several_are_counted(settled: Unit, tree: hosttree.HostTree):
     for address in CLAIMED:
         fall_off(tree, address)
     assert settled.run("update_status") == ops.ActiveStatus(
-        f"sick: {FIRST} fell off the bus (3 more: run the verify action)"
+        f"sick: {FIRST} fell off the bus (3 more: run the verify action);"
+        f" quarantined: {FIRST}, {SECOND}"
     )
 
 
@@ -106,7 +113,8 @@ def test_a_status_does_not_follow_a_count_that_grows(
     settled: Unit, tree: hosttree.HostTree, runs: list[str]
 ):
     put(tree, "aer_dev_fatal", FATAL)
-    said = ops.ActiveStatus(f"sick: {FIRST} had a fatal PCIe error; gpu: 1 ready")
+    message = f"sick: {FIRST} had a fatal PCIe error; gpu: 1 ready; quarantined: {FIRST}"
+    said = ops.ActiveStatus(message)
     assert settled.run("update_status") == said
     put(tree, "aer_dev_fatal", FATAL.replace("2", "3"))
     assert settled.run("update_status") == said

@@ -18,6 +18,9 @@ from passthrough.system.quoting import show
 MAX_ITEMS = 256
 MAX_LENGTH = 1 << 20
 
+# The values of an item's ``quarantine``.
+AUTO, MANUAL = values.QUARANTINES
+
 _GRAMMAR = "[ALIAS=]VENDOR:PRODUCT[@ADDRESS]"
 
 
@@ -34,6 +37,7 @@ class Item(frozen.Value):
             address.
         exclude: lower-case globs of addresses that the item leaves out, companions too.
         vfs: how many VFs each of its functions shall have; the item then claims none of them.
+        quarantine: ``auto``, or ``manual`` where what is sick stays offered until a person acts.
         alias: the name of Nova's alias; while one is renamed, both names with ``|`` between them.
         device_type: ``type-PCI``, ``type-PF`` or ``type-VF``: what the item claims, and what its
             alias asks for.
@@ -69,6 +73,7 @@ class Item(frozen.Value):
     exclude: tuple[str, ...] = ()
     driver: str | None = None
     vfs: int | None = None
+    quarantine: str = AUTO
 
     @property
     def id(self) -> str:
@@ -303,6 +308,7 @@ KEYS: dict[str, tuple[str, Callable[[object], object]]] = {
     "trusted": ("trusted", values.read_bool),
     "one-time-use": ("one_time_use", values.read_bool),
     "driver": ("driver", values.read_vfio_driver),
+    "quarantine": ("quarantine", values.read_quarantine),
     "companions": ("companions", values.read_bool),
     "allow-in-use": ("allow_in_use", values.read_bool),
     "vfs": ("vfs", values.read_count),

@@ -21,6 +21,7 @@ ALIAS_BAR = "|"  # between the names of an alias that is renamed: no name holds 
 TYPE_PREFIX = "type-"
 DEVICE_TYPES = ("type-PCI", "type-PF", "type-VF")
 DEFAULT_DEVICE_TYPE = "type-PCI"
+QUARANTINES = ("auto", "manual")
 NUMA_POLICIES = ("legacy", "preferred", "required", "socket")
 
 _ALIAS = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
@@ -146,6 +147,11 @@ def read_vfio_driver(value: object) -> str | None:
             " mlx5_vfio_pci"
         )
     return text
+
+
+def read_quarantine(value: object) -> str:
+    """Read whether what is sick is taken off the offer: ``auto`` or ``manual``."""
+    return _choice(value, QUARANTINES)
 
 
 def read_traits(value: object) -> tuple[str, ...]:

@@ -53,6 +53,8 @@ def apply(
         report(f"/{offer.change.file.path}: {'removed' if offer.content is None else 'written'}")
     if not offer.read:
         _have_it_read(ledger, offer, tools, report)
+    elif ledger.present.nova.set_aside:  # what changed has changed back, and nobody has read it
+        ledger.update(nova=frozen.replace(ledger.present.nova, set_aside=False))
     return tuple(did)
 
 
@@ -96,7 +98,7 @@ def _have_it_read(
     from passthrough.system import commands  # only what changes something runs commands
 
     known = ledger.present.nova
-    digest = nova_offer.fingerprint(offer.content)
+    digest, restarts = nova_offer.fingerprint(offer.content), ledger.present.restarts
     run = tools.running(nova_facts.SERVICE)
     if run and offer.deferred and run == known.run:
         return
@@ -115,4 +117,7 @@ def _have_it_read(
             ledger.update(nova=frozen.replace(known, deferred=digest, run=run))
             return
         report(f"{nova_facts.SERVICE}: {outcome}")
-    ledger.update(nova=record.Nova(read=digest, made_directory=known.made_directory))
+        restarts += known.set_aside
+    ledger.update(
+        nova=record.Nova(read=digest, made_directory=known.made_directory), restarts=restarts
+    )

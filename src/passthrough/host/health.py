@@ -90,6 +90,7 @@ class Signs(frozen.Value):
     Attributes:
         power: whether it is awake.
         has_power_error: whether its power management ended in a fatal error.
+        is_closed: whether it has such an error, and nobody has it open.
         answer: what its configuration space answered.
         errors: the errors by severity; a severity that is not told is not in it.
         width: how many lanes its link has.
@@ -99,6 +100,7 @@ class Signs(frozen.Value):
 
     power: Power = Power.UNKNOWN
     has_power_error: bool = False
+    is_closed: bool = False
     answer: Answer = Answer.UNKNOWN
     errors: dict[Severity, Errors] = frozen.field(default_factory=dict[Severity, Errors])
     width: int | None = None
@@ -149,6 +151,8 @@ class Reader:
         return Signs(
             power=sleep.power,
             has_power_error=sleep.failed,
+            # 0 until somebody opens a function that is on vfio-pci, see `vfio_users.Closed`.
+            is_closed=sleep.failed and sysfs.regular_value_if_there(f"{here}/enable") == "0",
             answer=answer,
             errors={each: seen for each in Severity if (seen := _errors(root, here, each))},
             width=width,

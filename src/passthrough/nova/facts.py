@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from passthrough import frozen
@@ -26,6 +27,7 @@ class Facts(frozen.Value):
         group: the number of the group that Nova's services run as; None without that group.
         known: what nova-compute knows of the drop-in, by the record.
         held: the addresses in the drop-in of functions that a guest holds.
+        missing: the device_specs of functions that are not there any more, by address.
     """
 
     application: str = "pci-passthrough"
@@ -35,6 +37,9 @@ class Facts(frozen.Value):
     group: int | None = None
     known: record.Nova = frozen.field(default_factory=record.Nova)
     held: frozenset[str] = frozenset()
+    missing: Mapping[str, nova_lines.Fields] = frozen.field(
+        default_factory=dict[str, nova_lines.Fields]
+    )
 
     @property
     def path(self) -> str:

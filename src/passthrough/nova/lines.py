@@ -84,24 +84,36 @@ def device_spec(
     }
 
 
-def kept_device_spec(function: pci.Function, written: Mapping[str, object]) -> Fields:
-    """The device_spec of a function whose item is gone, with the tags that the drop-in holds.
+def missing_device_spec(address: str, item: devices.Item) -> Fields:
+    """The device_spec of a function that is not there any more, as its item asks for it."""
+    return {
+        "vendor_id": item.vendor,
+        "product_id": item.product,
+        "address": address,
+        **nova_release.keys_of(item, nova_release.DEVICE_SPEC),
+    }
+
+
+def kept_device_spec(address: str, identity: str, written: Mapping[str, object]) -> Fields:
+    """The device_spec of a function without a claim, with the tags that the drop-in holds.
 
     Takes only keys and values that an item could have set, whoever has edited the drop-in since.
 
     Args:
-        function: the function.
+        address: the function.
+        identity: its ``vendor:product``.
         written: its device_spec in the drop-in.
     """
+    vendor, _, product = identity.partition(":")
     tags = {
         name: value
         for name, allowed in nova_release.written_device_spec_keys().items()
         if isinstance(value := written.get(name), str) and re.fullmatch(allowed, value)
     }
     return {
-        "vendor_id": function.vendor,
-        "product_id": function.product,
-        "address": function.address,
+        "vendor_id": vendor,
+        "product_id": product,
+        "address": address,
         **tags,
     }
 

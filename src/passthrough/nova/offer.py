@@ -26,7 +26,7 @@ class Offer(frozen.Value):
         facts: the facts that it follows from.
         device_specs: one for each verified claim, in address order.
         held: the device_specs of functions that a guest holds although their claims are not
-            verified.
+            verified; and of those that are missing, which Nova does not list without them.
         aliases: the aliases in the drop-in.
         content: what the drop-in should hold; None for no drop-in.
         change: the change that makes the drop-in hold it; None where it does already.
@@ -84,7 +84,8 @@ def decide(
     problems = [*nova_limits.device_types(outcome), *parts, *withheld.values()]
     if not facts.release:
         # A Nova that was not installed as a package learns the device_specs through nova-pci.
-        offer = Offer(facts, specs, problems=tuple(problems), notes=tuple(crowded))
+        absent = tuple(facts.missing.values())
+        offer = Offer(facts, specs, absent, problems=tuple(problems), notes=tuple(crowded))
         return _with_content(offer, None)
     sharing = nova_aliases.share(
         _aliases(wanted, outcome, facts.config.only(path)),
@@ -220,12 +221,22 @@ def _aliases(
 def _held(
     facts: nova_facts.Facts, host: pci.Host, specs: tuple[nova_lines.Fields, ...]
 ) -> tuple[nova_lines.Fields, ...]:
-    """Keep the device_specs of functions that a guest holds and that are offered no longer."""
+    """Keep the device_specs of functions that a guest holds and that are offered no longer.
+
+    And of those that are missing: Nova lists what libvirt has (nova/virt/libvirt/host.py), so one
+    that is not there harms nobody, and a slot that comes and goes restarts no nova-compute.
+    """
     offered = {each["address"] for each in specs}
+    functions = host.functions
+    there = {each: functions[each].id for each in facts.held if each in functions}
+    gone = {
+        each: f"{spec['vendor_id']}:{spec['product_id']}" for each, spec in facts.missing.items()
+    }
+    stay = {**gone, **there}
     return tuple(
-        nova_lines.kept_device_spec(host.functions[address], content)
+        nova_lines.kept_device_spec(address, stay[address], content)
         for address, content in listed(facts).items()
-        if address in facts.held and address not in offered and address in host.functions
+        if address in stay and address not in offered
     )
 
 

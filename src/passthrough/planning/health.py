@@ -41,6 +41,7 @@ class Kind(enums.StrEnum):
     MISSING = "missing"
     OFF_THE_BUS = "off-the-bus"
     FATAL_ERRORS = "fatal-errors"
+    CANNOT_WAKE = "cannot-wake"
     POWER_ERROR = "power-error"
     NONFATAL_ERRORS = "nonfatal-errors"
     CORRECTABLE_ERRORS = "correctable-errors"
@@ -77,6 +78,14 @@ _ROWS: Mapping[Kind, _Row] = {
         Verdict.SICK,
         "had a fatal PCIe error",
         "see dmesg, reseat or replace the card; the kernel counts anew from the next boot on",
+    ),
+    # vfio-pci wakes a function for whoever opens it, and the kernel wakes none whose power
+    # management ended in an error (pm_runtime_resume_and_get, drivers/vfio/pci/vfio_pci_core.c).
+    Kind.CANNOT_WAKE: _Row(
+        Verdict.SICK,
+        "cannot be woken for a guest",
+        "see dmesg; run the action rebind with its address, and power the host off and on if that"
+        " does not help",
     ),
     Kind.POWER_ERROR: _Row(
         Verdict.ALERT,
@@ -153,9 +162,15 @@ class Health(frozen.Value):
         return next((each for each in self.findings if each.verdict), None)
 
 
-def judge(address: str, signs: Signs) -> Health:
-    """Judge one function that is there."""
-    found = tuple(sorted(_find(signs), key=lambda each: _ORDER[each.kind]))
+def judge(address: str, signs: Signs, accepted: int = 0) -> Health:
+    """Judge one function that is there.
+
+    Args:
+        address: the function.
+        signs: what the kernel tells of it.
+        accepted: how many fatal errors an operator has accepted; a count below that began anew.
+    """
+    found = tuple(sorted(_find(signs, accepted), key=lambda each: _ORDER[each.kind]))
     worst = next((each.verdict for each in found if each.verdict), None)
     # Well takes an answer: a function without power is neither sick nor well.
     other = Verdict.WELL if signs.answer is Answer.GOOD else Verdict.UNKNOWN
@@ -175,16 +190,20 @@ def judge_missing(address: str, identity: str, serial: str = "") -> Health:
 
 
 def judge_all(
-    there: Mapping[str, Signs], missing: Mapping[str, Mapping[str, str]]
+    there: Mapping[str, Signs],
+    missing: Mapping[str, Mapping[str, str]],
+    accepted: Mapping[str, int] | None = None,
 ) -> Mapping[str, Health]:
     """Judge the functions that are claimed and those that are missing, in address order.
 
     Args:
         there: the signs of every claimed function, by its address.
         missing: what `missing.find` gave.
+        accepted: how many fatal errors an operator has accepted, by the function's address.
     """
+    known = accepted or {}
     found = {
-        **{address: judge(address, signs) for address, signs in there.items()},
+        **{each: judge(each, signs, known.get(each, 0)) for each, signs in there.items()},
         **{
             address: judge_missing(address, card["id"], card["serial"])
             for address, card in missing.items()
@@ -193,16 +212,19 @@ def judge_all(
     return {address: found[address] for address in sorted(found, key=pci_address.sort_key)}
 
 
-def _find(signs: Signs) -> Iterable[Finding]:
+def _find(signs: Signs, accepted: int) -> Iterable[Finding]:
     if signs.answer is Answer.ONES:
         yield Finding(Kind.OFF_THE_BUS, "its configuration space reads as ones")
     for severity, kind, most in _COUNTED:
         seen = signs.errors.get(severity)
+        if seen and severity is Severity.FATAL and seen.total >= accepted:
+            most = max(most, accepted)
         if seen and seen.total > most:
             names = f": {', '.join(seen.names)}" if seen.names else ""
             yield Finding(kind, f"{seen.total} since the kernel found it{names}")
     if signs.has_power_error:
-        yield Finding(Kind.POWER_ERROR, "power/runtime_status is error")
+        kind = Kind.CANNOT_WAKE if signs.is_closed else Kind.POWER_ERROR
+        yield Finding(kind, "power/runtime_status is error")
     if signs.width and signs.widest and signs.width < signs.widest:
         yield Finding(Kind.NARROW_LINK, f"x{signs.width}, and x{signs.widest} is possible")
     if signs.reset_methods == ():

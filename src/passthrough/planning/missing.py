@@ -52,13 +52,17 @@ def find(
         for address, card in were_there.items()
         if address not in host.functions
         and record.TYPE not in card
-        and any(_asks_for(item, address, card["id"]) for item in wanted.items)
+        and find_item(wanted, address, card["id"])
         and not wanted.excepts(address)
         and not stands_elsewhere(card)
     }
 
 
-def _asks_for(item: devices.Item, address: str, identity: str) -> bool:
-    """Whether an item would claim the function itself, if it were there."""
-    would = item.id == identity and item.covers(address) and not item.excludes(address)
-    return would and item.vfs is None
+def find_item(wanted: devices.Spec, address: str, identity: str) -> devices.Item | None:
+    """Find the item that would claim a function itself, if it were there; None for none."""
+
+    def would(item: devices.Item) -> bool:
+        fits = item.id == identity and item.covers(address) and not item.excludes(address)
+        return fits and item.vfs is None
+
+    return next(filter(would, wanted.items), None)

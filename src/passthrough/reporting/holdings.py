@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from passthrough.host import pci
     from passthrough.host.usage import Usage
     from passthrough.planning import claims, health
+    from passthrough.state.record import Quarantine
 
 # What kind of use each guard of a use objects to; a test holds this to ``guards.GUARDS``.
 USES = {
@@ -51,12 +52,14 @@ class Holding(frozen.Value):
         is_wanted: whether an item still asks for it; True where that is not known.
         holders: who has it open, in words.
         health: how it is.
+        quarantine: why it is kept off Nova's offer; None where it is not.
     """
 
     name: str
     is_wanted: bool
     holders: tuple[str, ...]
     health: health.Health
+    quarantine: Quarantine | None = None
 
 
 class Holdings(frozen.Value):
@@ -110,6 +113,14 @@ def state_of_claim(
     return f"{name}, after the next reboot" if waits_for_boot else f"{name}, not on vfio-pci yet"
 
 
+def state_in_quarantine(entry: Quarantine, holders: Iterable[str]) -> str:
+    """What becomes of a claimed function that is kept off Nova's offer, for the column STATE."""
+    from passthrough.reporting import quarantines  # nor for one where nothing is sick
+
+    held = _held(tuple(holders))
+    return "; ".join(filter(None, [quarantines.state(entry), held]))
+
+
 def state(
     function: pci.Function,
     host: pci.Host,
@@ -135,6 +146,8 @@ def state(
         return _state_of_others(function, objection, usage)
     if one.is_wanted:
         waits = not host.has_groups
+        if one.quarantine:
+            return state_in_quarantine(one.quarantine, one.holders)
         return state_of_claim(one.name, function, one.holders, one.health, waits_for_boot=waits)
     held = _held(one.holders)
     return f"{held}, then given back" if held else "given back by the next hook"

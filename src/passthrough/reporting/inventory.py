@@ -78,6 +78,7 @@ def describe(
             "lent": address in taken.lent,
             "state": holdings.state(function, host, taken, objection, used),
             "health": _health(taken.taken.get(address)),
+            "quarantine": _quarantine(taken.taken.get(address)),
         }
 
 
@@ -88,6 +89,15 @@ def _health(taken: holdings.Holding | None) -> dict[str, Any] | None:
     from passthrough.reporting import health_text  # not for a host where nothing is taken
 
     return health_text.describe(taken.health)
+
+
+def _quarantine(taken: holdings.Holding | None) -> dict[str, Any] | None:
+    """Why a function is kept off Nova's offer; None where it is not."""
+    if taken is None or taken.quarantine is None:
+        return None
+    from passthrough.reporting import quarantines  # nor for one where nothing is sick
+
+    return quarantines.describe(taken.quarantine)
 
 
 def _members(function: pci.Function, host: pci.Host) -> list[str] | None:

@@ -99,9 +99,11 @@ def _branches(rows: Sequence[Mapping[str, Any]]) -> Iterable[str]:
 def _colour(row: Mapping[str, Any]) -> str:
     """Green for what a guest can have or has, red for what is sick; the host's is faint.
 
-    What is lent is yellow.
+    What is lent is yellow, and so is what is in quarantine and not sick any more.
     """
     if row["lent"]:
+        return "yellow"
+    if row["quarantine"] and row["health"]["verdict"] != "sick":
         return "yellow"
     if row["health"] is None:
         return "green" if row["claimable"] else "faint"

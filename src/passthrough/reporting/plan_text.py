@@ -10,7 +10,15 @@ from typing import Any
 from passthrough import errors, pci_address
 from passthrough.host import pci
 from passthrough.planning import caretaking, plan
-from passthrough.reporting import flavors, health_text, nova_text, schema, tables, words
+from passthrough.reporting import (
+    flavors,
+    health_text,
+    nova_text,
+    quarantines,
+    schema,
+    tables,
+    words,
+)
 from passthrough.reporting import leftovers as hand_made
 from passthrough.reporting.verify import result
 from passthrough.survey import Decision
@@ -81,6 +89,7 @@ def describe_plan(
         "grub-problem": words.sentence(problem) if problem else None,
         "kept-options": list(planned.kept_options),
         "lent": sorted(decision.facts.record.lent, key=pci_address.sort_key),
+        "quarantine": quarantines.describe_all(planned.record.quarantine),
         "nova": nova_text.describe_offer(decision.nova_planned),
         "leftovers": [dataclasses.asdict(each) for each in leftovers],
     }
@@ -98,6 +107,7 @@ def plan_text(
     if decision.claims:
         sections.append(_claims_table(decision, style))
     said = [each for judged in decision.health.values() for each in health_text.sentences(judged)]
+    said += quarantines.sentences(decision)
     if said:
         sections.append("\n".join(tables.wrap(each, style) for each in said))
     if decision.refusals:

@@ -84,6 +84,7 @@ def summarize(
         )
     ready = _count_ready(decision) if decision.claims else _describe_no_match(decision)
     said = [
+        words.quarantined(decision),
         words.lent(decision),
         *_describe_overrides(decision),
         *_describe_exceptions(decision),
@@ -295,9 +296,10 @@ def _describe_nova(offer: nova_offer.Offer) -> list[str]:
 def _count_ready(decision: Decision) -> str:
     """Count the devices, and what guests can have at once: one of each IOMMU group."""
     ready: dict[str, list[pci.Function]] = {}
-    sick = {each.address for each in decision.health.values() if each.verdict is _SICK}
+    away = {each.address for each in decision.health.values() if each.verdict is _SICK}
+    away |= decision.plan.record.quarantine.keys()
     for claim in decision.claims:
-        is_ready = claim.function.is_on_vfio and claim.address not in sick
+        is_ready = claim.function.is_on_vfio and claim.address not in away
         if claim.companion_of is None and is_ready:
             ready.setdefault(claim.item.alias or claim.item.id, []).append(claim.function)
     said: list[str] = []

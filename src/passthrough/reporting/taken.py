@@ -12,7 +12,7 @@ from passthrough.config import options as parsing
 from passthrough.errors import PassthroughError
 from passthrough.host import guests, pci, vfio_users
 from passthrough.host import health as reading
-from passthrough.planning import claims, health
+from passthrough.planning import claims, health, quarantine
 from passthrough.reporting import holdings
 from passthrough.reporting.holdings import Holding, Holdings
 from passthrough.site import Site
@@ -67,7 +67,15 @@ def read(
             for address, card in known.missing.items()
             if address not in host.functions
         },
+        {
+            address: count
+            for known in records.values()
+            for address, count in quarantine.accepted_errors(known).items()
+        },
     )
+    aside = {
+        address: entry for known in records.values() for address, entry in known.quarantine.items()
+    }
     return Holdings(
         {
             address: Holding(
@@ -75,6 +83,7 @@ def read(
                 is_wanted,
                 tuple(holder(domains, processes, each) for each in held.get(address, ())),
                 judged[address],
+                aside.get(address),
             )
             for address, (name, is_wanted) in names.items()
         },

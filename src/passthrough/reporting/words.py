@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from passthrough import TYPE_CHECKING, pci_address
 from passthrough.problem import Kind
+from passthrough.system import quoting
 
 if TYPE_CHECKING:
     from passthrough import reboot, survey
@@ -165,6 +166,21 @@ def lent(decision: survey.Decision) -> str:
     loans = decision.facts.record.lent
     names = sorted(loans, key=pci_address.sort_key)
     return f"lent to the host: {some(names)}" if names else ""
+
+
+def quarantined(decision: survey.Decision) -> str:
+    """Name what is kept off Nova's offer; empty where nothing is."""
+    names = sorted(decision.plan.record.quarantine, key=pci_address.sort_key)
+    return f"quarantined: {some(names)}" if names else ""
+
+
+def not_claimed(decision: survey.Decision, address: str) -> str:
+    """Why a function cannot be meant that is not claimed; names those that are."""
+    claimed = ", ".join(decision.outcome.addresses) or "none"
+    return (
+        f"{quoting.show(address)} is not claimed on this host"
+        f"{pci_address.about_domain(address)}; claimed are {claimed}"
+    )
 
 
 def kept_options(planned: plan.Plan) -> tuple[str, ...]:

@@ -30,7 +30,10 @@ DIRECTORY = naming.RECORDS
 # have added `reboot`, `nova`, and the keys of `nova`. Format 3 has added `owner`,
 # `keep`, `caretaker`, `identities` and `inherited`; format 4 `variants` and `vfs`; format 5 `lent`.
 # A record without a loan says format 4, which revisions that know no loans read: those would claim
-# what is lent, so they read no other one.
+# what is lent, so they read no other one. So does a record with a quarantine by an operator's hand:
+# a revision that forgets it would offer Nova what somebody has taken off the offer. One that the
+# charm has made is forgotten without harm: an older revision offers what is sick as it always did,
+# and the next one that knows of quarantine sees for itself that it is.
 FORMAT = 4
 NEWEST = 5
 _READ = (2, 3, FORMAT, NEWEST)
@@ -38,7 +41,10 @@ _SAYS_INHERITED = 3
 # Left out where they are empty. `missing` came without another format: a revision that does not
 # know it does all that it did, and forgets it.
 _INHERITED, _VARIANTS, _VFS, _LENT = "inherited", "variants", "vfs", "lent"
-_MISSING = "missing"
+_MISSING, _QUARANTINE, _DUE, _ACCEPTED = "missing", "quarantine", "due", "accepted"
+_RESTARTS, _RESTARTED = "restarts", "restarted"
+_SET_ASIDE, _COUNTS = (_QUARANTINE, _DUE, _ACCEPTED), (_RESTARTS, _RESTARTED)
+_OPTIONAL = (_INHERITED, _VARIANTS, _VFS, _LENT, _MISSING, *_SET_ASIDE, *_COUNTS)
 # Of a card in ``identities``: left out but for a VF.
 TYPE, VF = "type", "type-VF"
 
@@ -84,12 +90,14 @@ class Nova(frozen.Value):
             where it denied none.
         run: the run of the service that goes on without that content.
         made_directory: whether the charm made nova.conf.d.
+        set_aside: whether a quarantine is among what it has not read yet.
     """
 
     read: str = ""
     deferred: str = ""
     run: str = ""
     made_directory: bool = False
+    set_aside: bool = False
 
 
 class Owner(frozen.Value):
@@ -150,6 +158,33 @@ class Loan(NamedTuple):
     asked: str
 
 
+class Quarantine(NamedTuple):
+    """A function that is not offered to Nova although it is claimed.
+
+    Times are seconds since the epoch, of the clock that an operator reads.
+
+    Attributes:
+        id: ``vendor:product`` of the card.
+        serial: its serial number; empty where it tells none.
+        why: what makes it sick, a value of `planning.health.Kind`; empty where an operator took it
+            off the offer by hand, and brings it back.
+        since: since when.
+        well_since: since when it is well; 0 while it is not.
+        accepted: how many fatal errors an operator has accepted by bringing it back.
+        boot: the boot in which it was last seen to be sick.
+        companion: the companion of it that is sick; empty where it is so itself.
+    """
+
+    id: str
+    serial: str
+    why: str
+    since: int
+    well_since: int = 0
+    accepted: int = 0
+    boot: str = ""
+    companion: str = ""
+
+
 class Record(frozen.Value):
     """What one application has done to this host.
 
@@ -176,6 +211,13 @@ class Record(frozen.Value):
             ``taken``, but for one that is about to be given back.
         missing: the address of every function that it had taken and that is not there any more,
             while an item still asks for it → the card that was there, as in ``identities``.
+        quarantine: the address of every function that is kept off Nova's offer → why.
+        due: the address of every function that was seen to be sick and is offered still, until no
+            guest has it and nova-compute may be restarted → as in ``quarantine``.
+        accepted: the address of every function that an operator has brought back although the
+            kernel still counts fatal errors of it → as in ``quarantine``.
+        restarts: how often nova-compute was restarted for a quarantine.
+        restarted: when what it is offered last changed for one, in seconds since the epoch.
     """
 
     taken: Mapping[str, str | None] = frozen.field(default_factory=dict[str, str | None])
@@ -195,6 +237,11 @@ class Record(frozen.Value):
     missing: Mapping[str, Mapping[str, str]] = frozen.field(
         default_factory=dict[str, Mapping[str, str]]
     )
+    quarantine: Mapping[str, Quarantine] = frozen.field(default_factory=dict[str, Quarantine])
+    due: Mapping[str, Quarantine] = frozen.field(default_factory=dict[str, Quarantine])
+    accepted: Mapping[str, Quarantine] = frozen.field(default_factory=dict[str, Quarantine])
+    restarts: int = 0
+    restarted: int = 0
 
     @property
     def is_empty(self) -> bool:
@@ -202,7 +249,8 @@ class Record(frozen.Value):
 
         Nobody has to look after nothing, so neither the owner nor the caretaker counts.
         """
-        return not (self.has_host or self.reboot or self.missing) and self.nova == Nova()
+        kept = self.reboot or self.missing or self.quarantine
+        return not (self.has_host or kept) and self.nova == Nova()
 
     @property
     def has_host(self) -> bool:
@@ -336,7 +384,7 @@ def find_unknown(site: Site) -> tuple[str, ...]:
         return ()
     data = json.loads(present.content)
     held = data.get("record", data)
-    known = {*_spell_out(Record()), _INHERITED, _VARIANTS, _VFS, _LENT, _MISSING}
+    known = {*_spell_out(Record()), *_OPTIONAL}
     strange = [*(held.keys() - known), *(held["activated"].keys() - set(enums.Rebuild))]
     return tuple(sorted(map(str, strange)))
 
@@ -461,7 +509,8 @@ def _unreadable(site: Site, reason: str) -> RecordError:
 
 def _spell(record: Record) -> dict[str, object]:
     """Spell out the file's content."""
-    number = NEWEST if record.lent else FORMAT
+    by_hand = any(not each.why for each in record.quarantine.values())
+    number = NEWEST if record.lent or by_hand else FORMAT
     # 52ee0af shows this between "is not readable (" and ")": at most 58 characters of a name that
     # is no address.
     refusal = f"format {number} of a newer charm: refresh, and leave it in place"
@@ -481,6 +530,7 @@ def _spell_out(record: Record) -> dict[str, object]:
             "deferred": nova.deferred,
             "run": nova.run,
             "made_directory": nova.made_directory,
+            **({"set_aside": True} if nova.set_aside else {}),
         },
         "owner": (
             {"model": owner.model, "unit": owner.unit, "principal": owner.principal}
@@ -508,6 +558,13 @@ def _spell_out(record: Record) -> dict[str, object]:
         spelled[_LENT] = {address: each._asdict() for address, each in record.lent.items()}
     if record.missing:
         spelled[_MISSING] = {address: dict(card) for address, card in record.missing.items()}
+    for name in _SET_ASIDE:
+        found: Mapping[str, Quarantine] = getattr(record, name)
+        if found:
+            spelled[name] = {address: each._asdict() for address, each in found.items()}
+    for name in _COUNTS:
+        if getattr(record, name):
+            spelled[name] = getattr(record, name)
     return spelled
 
 
@@ -542,6 +599,7 @@ def _parse(data: Any, *, inherits: bool = True) -> Record:
     known = Nova(
         *(str(nova.get(name, "")) for name in ("read", "deferred", "run")),
         made_directory=bool(nova.get("made_directory", False)),
+        set_aside=nova.get("set_aside", False) is True,
     )
     owner = data.get("owner")
     if owner is not None:
@@ -578,7 +636,35 @@ def _parse(data: Any, *, inherits: bool = True) -> Record:
             for address, card in dict(data.get(_MISSING) or {}).items()
             if pci_address.is_exact(address)
         },
+        *(_parse_quarantines(data.get(name, {})) for name in _SET_ASIDE),
+        restarts=_parse_number(data.get(_RESTARTS, 0)),
+        restarted=_parse_number(data.get(_RESTARTED, 0)),
     )
+
+
+def _parse_quarantines(data: Any) -> dict[str, Quarantine]:
+    return {address: _parse_quarantine(address, each) for address, each in data.items()}
+
+
+def _parse_quarantine(address: str, data: Any) -> Quarantine:
+    if not pci_address.is_exact(address):
+        raise ValueError(f"{quoting.show(address)} is not the address of a function")
+    return Quarantine(
+        str(data["id"]),
+        str(data["serial"]),
+        str(data["why"]),
+        _parse_number(data["since"]),
+        _parse_number(data.get("well_since", 0)),
+        _parse_number(data.get("accepted", 0)),
+        str(data.get("boot", "")),
+        str(data.get("companion", "")),
+    )
+
+
+def _parse_number(data: Any) -> int:
+    if type(data) is not int or data < 0:
+        raise ValueError(f"{quoting.show(data)} is no number")
+    return data
 
 
 def _parse_loan(address: str, data: Any) -> Loan:

@@ -201,14 +201,14 @@ REFUSALS = {
         "item 1 {'adress': '83:00.0', 'id': '10de:1bb0'}: unknown key \"adress\"; the keys are"
         " alias, id, address, exclude, device-type, numa-policy, resource-class, traits,"
         " live-migratable, managed, physical-network, trusted, one-time-use, driver,"
-        " companions, allow-in-use, vfs",
+        " quarantine, companions, allow-in-use, vfs",
     ),
     "merge-key": (
         "- &a {id: 10de:1bb0}\n- {<<: *a}",
         "item 2 {'<<': {'id': '10de:1bb0'}}: unknown key \"<<\"; the keys are alias, id,"
         " address, exclude, device-type, numa-policy, resource-class, traits, live-migratable,"
-        " managed, physical-network, trusted, one-time-use, driver, companions, allow-in-use,"
-        " vfs",
+        " managed, physical-network, trusted, one-time-use, driver, quarantine, companions,"
+        " allow-in-use, vfs",
     ),
     "no-vfs": (
         "- {id: 8086:10c9, vfs: 0}",
@@ -225,6 +225,11 @@ REFUSALS = {
         "item 1 {'alias': 'vf', 'id': '8086:10c9', 'vfs': '4'}: alias beside vfs: the card stays"
         " with the host, and its VFs have their own id; write a second item for the VFs, with"
         " alias",
+    ),
+    "quarantine-of-another-kind": (
+        "- {id: 10de:1bb0, quarantine: off}",
+        "item 1 {'id': '10de:1bb0', 'quarantine': 'off'}: quarantine: \"off\" is not"
+        " one of auto, manual",
     ),
     "mapping-without-id": (
         "- {address: 83:00.0}",

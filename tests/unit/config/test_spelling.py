@@ -25,6 +25,7 @@ EVERYTHING = {
   one-time-use: false
   exclude: 84:00.0
   driver: vfio-pci
+  quarantine: manual
   companions: false
   allow-in-use: true
 - 144d:a808
@@ -63,6 +64,7 @@ def test_every_option_stands_under_the_name_that_an_operator_gives_it():
                 "one-time-use": False,
                 "exclude": ["0000:84:00.0"],
                 "driver": "vfio-pci",
+                "quarantine": "manual",
                 "companions": False,
                 "allow-in-use": True,
             },

@@ -135,6 +135,18 @@ def test_a_wake_that_ended_in_an_error(host: hosttree.HostTree, put):
 
 
 @pytest.mark.parametrize(
+    ("runtime", "enable", "closed"),
+    [("error", "0", True), ("error", "1", False), ("suspended", "0", False), ("error", "", False)],
+)
+def test_whether_anybody_has_it_open_behind_such_an_error(
+    host: hosttree.HostTree, put, runtime: str, enable: str, closed: bool
+):
+    put("power/runtime_status", runtime)
+    put("enable", enable)
+    assert read(host).is_closed is closed
+
+
+@pytest.mark.parametrize(
     ("space", "answer"),
     [
         (b"\xff" * 64, Answer.ONES),

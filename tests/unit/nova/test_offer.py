@@ -15,6 +15,7 @@ from passthrough import errors
 from passthrough.config import devices
 from passthrough.host import pci
 from passthrough.nova import facts as nova_facts
+from passthrough.nova import lines as nova_lines
 from passthrough.nova import offer as nova_offer
 from passthrough.nova.release import Release
 from passthrough.reporting import words
@@ -533,3 +534,32 @@ class TestElsewhere:
             GPUS, *cards(), nova_facts=facts('[pci]\ndevice_spec = {"address": "0000:85:00.0"}\n')
         )
         assert (offer.notes, offer.problems) == ((), ())
+
+
+class TestMissing:
+    """Nova lists what libvirt has, so the device_spec of what is missing offers nothing."""
+
+    GONE = "0000:84:00.0"
+
+    def missing(self, there: nova_facts.Facts) -> nova_facts.Facts:
+        (item,) = devices.parse(f"gpu=10de:1bb0@{self.GONE}").items
+        return dataclasses.replace(
+            there, missing={self.GONE: nova_lines.missing_device_spec(self.GONE, item)}
+        )
+
+    def test_what_is_listed_stays_as_it_is(self):
+        there = self.missing(written(decide(GPUS, *cards())))
+        offer = decide(GPUS, *made.gpus("83", group=41, **VFIO), nova_facts=there)
+        assert offered(offer) == ["0000:83:00.0"]
+        assert [each["address"] for each in offer.held] == [self.GONE]
+        assert offer.change is None
+
+    def test_what_is_not_listed_does_not_come(self):
+        offer = decide(GPUS, *made.gpus("83", group=41, **VFIO), nova_facts=self.missing(facts()))
+        assert offer.held == ()
+
+    def test_another_charms_nova_is_told_the_same_as_before(self):
+        none = facts(release=None)
+        before = decide(GPUS, *cards(), nova_facts=none)
+        offer = decide(GPUS, *made.gpus("83", group=41, **VFIO), nova_facts=self.missing(none))
+        assert (*offer.device_specs, *offer.held) == before.device_specs

@@ -52,6 +52,11 @@ def errors(severity: Severity, total: int) -> dict[Severity, Errors]:
         ({**WELL, "width": 8}, Verdict.WELL, []),
         ({**WELL, "widest": 8}, Verdict.WELL, []),
         ({**WELL, "has_power_error": True}, Verdict.ALERT, [Kind.POWER_ERROR]),
+        (
+            {"power": Power.ASLEEP, "has_power_error": True, "is_closed": True},
+            Verdict.SICK,
+            [Kind.CANNOT_WAKE],
+        ),
         ({**WELL, "reset_methods": ()}, Verdict.WELL, [Kind.NO_RESET]),
         ({**WELL, "reset_methods": ("flr",)}, Verdict.WELL, []),
         ({"power": Power.ASLEEP, "reset_methods": ()}, Verdict.UNKNOWN, [Kind.NO_RESET]),
@@ -61,6 +66,17 @@ def test_verdicts(signs, verdict: Verdict, kinds: list[Kind]):
     found = judge(**signs)
     assert found.verdict is verdict
     assert [each.kind for each in found.findings] == kinds
+
+
+@pytest.mark.parametrize(
+    ("total", "accepted", "verdict"),
+    [(2, 0, Verdict.SICK), (2, 2, Verdict.WELL), (3, 2, Verdict.SICK), (1, 2, Verdict.SICK)],
+    ids=["none", "as-many", "more", "counted-anew"],
+)
+def test_fatal_errors_that_an_operator_has_accepted(total: int, accepted: int, verdict: Verdict):
+    signs = Signs(**WELL, errors=errors(Severity.FATAL, total))
+    found = health.judge_all({ADDRESS: signs}, {}, {ADDRESS: accepted})
+    assert found[ADDRESS].verdict is verdict
 
 
 def test_the_worst_comes_first():

@@ -178,7 +178,7 @@ def test_the_fields_of_before_are_as_they_were(ready: World):
     taken = reading_taken.read(tree.root, host, procfs.Processes(tree.root))
     with_taken = list(inventory.describe(tree.root, host, taken=taken))
     without = list(inventory.describe(tree.root, host))
-    added = {"state", "health"}
+    added = {"state", "health", "quarantine"}
     assert [{key: row[key] for key in row if key not in added} for row in with_taken] == [
         {key: row[key] for key in row if key not in added} for row in without
     ]
@@ -203,6 +203,7 @@ def test_the_fields_of_before_are_as_they_were(ready: World):
         "lent",
         "state",
         "health",
+        "quarantine",
     ]
 
 

@@ -564,6 +564,62 @@ class TestLent:
         assert record.lent_on(tmp_path / "nowhere") == {}
 
 
+SICK = record.Quarantine("10de:1bb0", "00-04", "off-the-bus", 1_700_000_000, boot="first")
+BY_HAND = record.Quarantine("10de:1bb0", "", "", 1_700_000_000)
+
+
+class TestQuarantine:
+    ASIDE = dataclasses.replace(
+        ONE,
+        nova=record.Nova(read="cc", set_aside=True),
+        quarantine={"0000:83:00.0": SICK._replace(well_since=1_700_000_600)},
+        due={"0000:84:00.0": SICK},
+        accepted={"0000:85:00.0": SICK._replace(why="fatal-errors", accepted=3)},
+        restarts=7,
+        restarted=1_700_000_300,
+    )
+
+    def test_is_read_as_it_was_written(self, tmp_path: pathlib.Path):
+        put(tmp_path, "pci-passthrough", self.ASIDE)
+        assert record.read(Site(tmp_path, "pci-passthrough")) == self.ASIDE
+        assert record.find_unknown(Site(tmp_path, "pci-passthrough")) == ()
+
+    def test_is_remembered_by_itself_and_a_count_is_not(self):
+        assert not Record(quarantine={"0000:83:00.0": BY_HAND}).is_empty
+        assert Record(restarts=7, restarted=1_700_000_300).is_empty
+
+    @pytest.mark.parametrize(
+        ("why", "number"),
+        [("off-the-bus", record.FORMAT), ("", record.NEWEST)],
+        ids=["by-the-charm", "by-hand"],
+    )
+    def test_what_an_operator_took_off_no_older_revision_may_forget(
+        self, tmp_path: pathlib.Path, why: str, number: int
+    ):
+        aside = {"0000:83:00.0": SICK._replace(why=why)}
+        put(tmp_path, "pci-passthrough", dataclasses.replace(ONE, quarantine=aside))
+        assert json.loads(path_of(tmp_path).read_text())["format"] == number
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            '"quarantine": {"x": {"id": "10de:1bb0", "serial": "", "why": "", "since": 1}}',
+            '"due": {"0000:83:00.0": {"id": "10de:1bb0", "serial": "", "why": ""}}',
+            '"accepted": {"0000:83:00.0": {"id": "", "serial": "", "why": "", "since": "1"}}',
+            '"quarantine": {"0000:83:00.0": {"id": "", "serial": "", "why": "", "since": true}}',
+            '"quarantine": [1]',
+            '"restarts": -1',
+            '"restarted": 1.5',
+        ],
+    )
+    def test_a_damaged_one_is_refused(self, tmp_path: pathlib.Path, text: str):
+        path_of(tmp_path).parent.mkdir(parents=True)
+        held = f'{{"taken": {{}}, "activated": {{}}, {text}}}'
+        path_of(tmp_path).write_text(f'{{"format": 5, "record": {held}}}')
+        with pytest.raises(record.RecordError, match="is not readable"):
+            record.read(Site(tmp_path, "pci-passthrough"))
+
+
 class TestFormats:
     @pytest.mark.parametrize(("text", "expected"), OLDER.values(), ids=OLDER)
     def test_every_older_one_is_read_and_brought_forward(self, tmp_path, text, expected):

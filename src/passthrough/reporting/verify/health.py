@@ -35,12 +35,17 @@ def _states(decision: Decision, seen: Seen) -> Iterator[Check]:
         who = [
             taken.holder(seen.domains, processes, each) for each in seen.holders.get(address, ())
         ]
-        state = holdings.state_of_claim(
-            holdings.claim_name(claim),
-            claim.function,
-            who,
-            decision.health[address],
-            waits_for_boot=address in decision.plan.at_boot,
+        aside = decision.plan.record.quarantine.get(address)
+        state = (
+            holdings.state_in_quarantine(aside, who)
+            if aside
+            else holdings.state_of_claim(
+                holdings.claim_name(claim),
+                claim.function,
+                who,
+                decision.health[address],
+                waits_for_boot=address in decision.plan.at_boot,
+            )
         )
         yield Check(f"state {address}", OK, state)
 

@@ -117,6 +117,8 @@ def _device_specs(decision: Decision) -> Iterator[Check]:
         if claim.companion_of:
             if where:
                 yield Check(name, FAIL, f"a companion, yet {where} offers it", "unset it there")
+        elif claim.address in decision.plan.record.quarantine and not where:
+            yield Check(name, OK, "not offered to Nova: it is in quarantine")
         elif claim.address in offered | held and where:
             seen = f"in {where}"
             yield Check(name, OK, f"{seen}; a guest holds it" if claim.address in held else seen)
@@ -126,6 +128,8 @@ def _device_specs(decision: Decision) -> Iterator[Check]:
             yield Check(name, FAIL, "not offered to Nova", fix)
     for address in sorted(held - {claim.address for claim in decision.claims}):
         seen = "no longer claimed; offered while a guest holds it"
+        if address in offer.facts.missing:
+            seen = "missing, so Nova does not list it"
         yield Check(f"device_spec {address}", OK, seen)
 
 
