@@ -81,7 +81,7 @@ def compare(
         with pairs.scratch() as root:
             progress(f"busy: {describe(made)}, {name}")
             crowds.write(pathlib.Path(root), made)
-            ours, bare = inventory.list_command(command, root), [sys.executable, "-I", str(_BARE)]
+            ours, bare = inventory.list_command(command, root), [sys.executable, "-IS", str(_BARE)]
             title = f"list, busy host, {made.on_vfio} on vfio-pci, {name}"
             asks = size.is_open and not size.by_guests
             if not asks:

@@ -52,7 +52,7 @@ def measure(
                     )
                 )
             if size == GOAL_SIZE:
-                least = [sys.executable, "-I", str(_FLOOR), root]
+                least = [sys.executable, "-IS", str(_FLOOR), root]
                 name = f"the least that Python needs, {size:,} functions / lspci {LISTINGS[0]}"
                 found.append(compare(name, least, lspci(LISTINGS[0], root), rounds, None))
             if former:
@@ -72,8 +72,10 @@ def check_lspci() -> None:
 
 
 def list_command(command: pathlib.Path, root: str) -> list[str]:
-    """What lists the functions of a tree."""
-    return [sys.executable, "-I", str(command), "--root", root, "--json", "list"]
+    """What lists the functions of a tree; Python starts as the program's first line has it."""
+    with command.open(encoding="utf-8") as file:
+        flags = "-IS" if file.readline().endswith("-IS\n") else "-I"
+    return [sys.executable, flags, str(command), "--root", root, "--json", "list"]
 
 
 def lspci(listing: str, root: str) -> list[str]:
