@@ -137,7 +137,7 @@ class TestList:
             "config", "nova", "planning.claims", "planning.plan", "reconcile",
             "reporting.inventory_tree", "reporting.tables", "state", "survey",
         }  # fmt: skip
-        heavy = {"argparse", "gettext", "locale", "shutil", "socket", "textwrap"}
+        heavy = {"argparse", "gettext", "locale", "shutil", "socket", "textwrap", "typing"}
         heavy |= {"yaml", "jinja2", "ops", "charmhelpers"}
         assert loaded & {*heavy, *(f"passthrough.{name}" for name in not_needed)} == set()
 
