@@ -75,6 +75,10 @@ class Closed:
         """Tell whether the kernel says that somebody has one function open."""
         return _is_count(self._said_of(address) or "")
 
+    def is_closed(self, address: str) -> bool:
+        """Tell whether the kernel says that nobody has one function open."""
+        return self._said_of(address) == _ZERO
+
     def _of_members(self, group: str) -> list[str | None]:
         members = sysfs.names_if_there(f"{self._root}/{pci.GROUPS}/{group}/devices")
         return [self._said_of(member) for member in members]
@@ -307,6 +311,12 @@ def is_lent(
 def is_group(node: str) -> bool:
     """Whether a node is that of a group, which the kernel lets one process open."""
     return not node.startswith((OWN_NODES, _VDPA_NODES))
+
+
+def are_closed(root: Path, addresses: Iterable[str]) -> bool:
+    """Tell whether the kernel says of functions on vfio-pci that nobody has them open."""
+    kernel = Closed(root)
+    return all(kernel.is_closed(each) for each in addresses)
 
 
 def opens_once(root: Path, node: str) -> bool:
