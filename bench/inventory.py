@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from bench import pairs, trees
 
 SIZES = (64, 1024, 4096, 16384)
-# The size and the listing that the goal is about.
+# What the ratio to the first listing should not exceed, by the number of functions.
 GOALS = {64: 1.5, 1024: 0.8, 4096: 0.6}
 LEAST_SIZE = 4096  # where Python's own least is measured
 _ROUNDS_OF_LARGE = 3  # a run takes seconds there, and varies less

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import re
 from collections.abc import Iterator
@@ -27,8 +26,7 @@ _DOMAIN = re.compile(
 _NAME = re.compile(r"(?:guest=)?([A-Za-z0-9_.-]{1,64})(?:,.*)?")
 
 
-@dataclasses.dataclass(frozen=True, order=True)
-class Guest:
+class Guest(NamedTuple):
     """A guest: the process that runs it, and its name, or else the program's."""
 
     process: int
