@@ -13,7 +13,7 @@ import sys
 import tempfile
 from typing import Any
 
-from bench import busy, former, hook, inventory, package, pairs, plans, report
+from bench import busy, crowds, former, hook, inventory, package, pairs, plans, releases, report
 
 PARTS = ("inventory", "hook", "busy", "plans", "package")
 
@@ -69,6 +69,8 @@ def _measure_busy(given: argparse.Namespace) -> dict[str, Any]:
     rounds = 3 if given.quick else 7
     program = report.ROOT / former.PROGRAM
     found = busy.compare(program, rounds, _say, quick=given.quick)
+    size = crowds.Size(processes=100, files=50) if given.quick else busy.BUSY
+    found += releases.compare(rounds, _say, size)
     if not given.quick:
         found.append(hook.measure_busy(given.charm, rounds, _say))
     return {

@@ -8,9 +8,9 @@ import os
 import sys
 
 
-def main():
-    """Print how many descriptors there are."""
-    processes = f"{sys.argv[1]}/proc"
+def count(root):
+    """Count the descriptors of a host."""
+    processes = f"{root}/proc"
     seen = 0
     for process in os.listdir(processes):
         if process.isdecimal():
@@ -18,8 +18,8 @@ def main():
             for descriptor in os.listdir(directory):
                 os.readlink(f"{directory}/{descriptor}")
                 seen += 1
-    print(seen)
+    return seen
 
 
 if __name__ == "__main__":
-    main()
+    print(count(sys.argv[1]))

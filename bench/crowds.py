@@ -58,7 +58,8 @@ class Size:
         interfaces: half of them on functions, half virtual ones, as guests have.
         disks: half of them on functions, half volumes on those.
         namespaces: the mount namespaces that the processes are in.
-        is_open: whether a guest has each function that is on vfio-pci.
+        is_open: whether somebody has each function that is on vfio-pci.
+        by_guests: whether those are guests, and libvirt's files name them; else they are programs.
         in_one_group: whether all functions are in one IOMMU group.
     """
 
@@ -70,6 +71,7 @@ class Size:
     disks: int = 0
     namespaces: int = 1
     is_open: bool = False
+    by_guests: bool = True
     in_one_group: bool = False
 
 
@@ -82,8 +84,15 @@ def write(root: pathlib.Path, size: Size) -> list[trees.Function]:
         made = [dataclasses.replace(each, group=0) for each in made]
     hosttree.HostTree(root)
     trees.write(root, made)
-    held = sorted({each.group for each in made if each.is_open})
-    add_processes(root, size, [f"/dev/vfio/{group}" for group in held])
+    held: dict[int, list[str]] = {}
+    for each in made:
+        if each.is_open:
+            held.setdefault(each.group, []).append(each.address)
+    groups = sorted(held)
+    add_processes(root, size, [f"/dev/vfio/{group}" for group in groups])
+    if size.by_guests:
+        for process, group in enumerate(groups[: size.processes], 1):
+            add_domain(root, process, held[group])
     ports = [trees.place(each) for each in made if each.total_vfs]
     add_interfaces(root, ports, size.interfaces)
     carriers = [trees.place(each) for each in made if each.class_code >> 16 == 0x01]
@@ -113,6 +122,28 @@ def add_processes(root: pathlib.Path, size: Size, nodes: Sequence[str] = ()) -> 
                 mount = _mount_of(target)
                 text = f"pos:\t0\nflags:\t0100002\nmnt_id:\t{mount}\nino:\t7\n"
                 _put(f"{here}/fdinfo/{descriptor}", text)
+
+
+def add_domain(root: pathlib.Path, process: int, functions: Sequence[str]) -> None:
+    """Make a process a guest with functions, of which libvirt keeps a file."""
+    program = pathlib.Path(f"{root}/proc/{process}/exe")
+    program.unlink()
+    program.symlink_to("/usr/bin/qemu-system-x86_64")
+    numbers = (each.replace(".", ":").split(":") for each in functions)
+    devices = "".join(
+        f"<hostdev mode='subsystem' type='pci' managed='yes'><source><address domain='0x{domain}'"
+        f" bus='0x{bus}' slot='0x{slot}' function='0x{function}'/></source></hostdev>\n"
+        for domain, bus, slot, function in numbers
+    )
+    name = f"instance-{process:08x}"
+    place = root / "run/libvirt/qemu"
+    place.mkdir(parents=True, exist_ok=True)
+    _put(
+        f"{place}/{process}-{name}.xml",
+        f"<domstatus state='running' reason='booted' pid='{process}'>\n<domain type='kvm'>\n"
+        f"<name>{name}</name>\n<uuid>6a3c1a4e-52a5-4f0c-9b58-{process:012x}</uuid>\n"
+        f"<devices>\n{devices}</devices>\n</domain>\n</domstatus>\n",
+    )
 
 
 def _mount_of(target: str) -> int:

@@ -5,7 +5,6 @@ Each command imports what it needs: scripts call `list` often, and it needs litt
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from passthrough import TYPE_CHECKING
 from passthrough.errors import PassthroughError
 
 if TYPE_CHECKING:
+    import argparse
     from collections.abc import Mapping
     from typing import Any
 
@@ -32,7 +32,6 @@ EXIT_UNEXPECTED = 70  # EX_SOFTWARE of sysexits(3)
 # What the tables are drawn with, and what stands for it on a terminal that cannot show it.
 _LINES = "─┬├└…"
 _ASCII_LINES = "-+|`~"
-_APPLICATION = "pci-passthrough"
 _NOT_ROOT = (
     "not run as root: what other users' processes have open is not seen, so a function that is"
     " free here may be in use; the charm itself sees it"
@@ -46,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code. 1: a check failed; 2: the request was refused; 3: the plan refuses an item;
         70: an error that nobody thought of.
     """
-    given = parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    given: Any = _read_listing(words) or parser().parse_args(words)
     try:
         text, data, code, processes = given.command(given)
         shown = _to_json(data) if given.json else text()
@@ -102,87 +102,41 @@ def _to_json(data: Any) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """Make the parser of the command line; its completions and its man page are made of it too."""
-    parser = argparse.ArgumentParser(
-        prog="pci-passthrough",
-        description="Show this host's PCI functions as the charm sees them. Changes nothing.",
-        parents=[_common(before=True)],
-    )
-    text = "print the revision of the charm and of the JSON, and end"
-    parser.add_argument("--version", action=_Version, nargs=0, help=text)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    common = [_common(before=False)]
-    text = "every PCI function and whether it can be claimed"
-    listing = commands.add_parser("list", help=text, description=_sentence(text), parents=common)
-    listing.set_defaults(command=_list)
-    for name, command, text in (
-        ("plan", _plan, "what the charm would change, as a diff"),
-        ("verify", _verify, "check the host against what was asked"),
-    ):
-        sub = commands.add_parser(name, help=text, description=_sentence(text), parents=common)
-        text = "the option devices; left out, all options are as the unit was last told"
-        sub.add_argument("--devices", metavar="SPEC", help=text)
-        text = "the option host-exceptions, in place of what the unit was last told"
-        sub.add_argument("--host-exceptions", metavar="SPEC", help=text)
-        text = f"the Juju application; left out, the one that keeps options here, or {_APPLICATION}"
-        sub.add_argument("--application", type=_application, metavar="NAME", help=text)
-        sub.set_defaults(command=command, misused=sub.error)
-    return parser
+    from passthrough import arguments
+
+    return arguments.make({"list": _list, "plan": _plan, "verify": _verify})
 
 
-def _sentence(text: str) -> str:
-    return f"{text[0].upper()}{text[1:]}."
+class _Listing:
+    """What `list` was asked with: as argparse gives it, with its defaults."""
+
+    def __init__(self) -> None:
+        self.command = _list
+        self.root = Path("/")
+        self.json = self.debug = False
 
 
-class _Version(argparse.Action):
-    """Print what runs here. Most runs do not ask, and read no file for it."""
+def _read_listing(words: Sequence[str]) -> _Listing | None:
+    """Read the words of `list` as scripts write them; None leaves them to argparse, and its say.
 
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from passthrough.reporting import schema
-
-        charm = Path(__file__).resolve().parents[2]
-        try:
-            # Juju's agent writes it beside the charm that it unpacks, as a scalar of YAML.
-            revision = (charm / ".juju-charm").read_text(encoding="utf-8").strip().strip("\"'")
-        except OSError:
-            revision = "not deployed by Juju"
-        print(f"{parser.prog} ({revision}), JSON schema {schema.NUMBER}")
-        parser.exit()
-
-
-def _common(*, before: bool) -> argparse.ArgumentParser:
-    """Make the parser of what stands before the command or after it.
-
-    After it, what is not given must not undo what was given before it.
+    argparse, with what it imports, costs a quarter of what `list` takes.
     """
-    parser = argparse.ArgumentParser(add_help=False)
-
-    def default(value: object) -> object:
-        return value if before else argparse.SUPPRESS
-
-    text = "look at this tree's /sys, /proc and /etc"
-    parser.add_argument("--root", type=_root, metavar="DIR", default=default(Path("/")), help=text)
-    text = "print JSON instead of tables"
-    parser.add_argument("--json", action="store_true", default=default(False), help=text)
-    text = "show where an unexpected error comes from"
-    parser.add_argument("--debug", action="store_true", default=default(False), help=text)
-    return parser
-
-
-def _root(text: str) -> Path:
-    """Give the folder whole, since what is read in it can be links that climb."""
-    root = Path(text).absolute()
-    if not (root / "sys").is_dir():
-        raise argparse.ArgumentTypeError(f"{text} has no folder sys, so it is no host's root")
-    return root
-
-
-def _application(name: str) -> str:
-    from passthrough import naming
-
-    try:
-        return naming.check_application(name)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    given, commands, rest = _Listing(), 0, iter(words)
+    for word in rest:
+        if word == "list":
+            commands += 1
+        elif word == "--json":
+            given.json = True
+        elif word == "--debug":
+            given.debug = True
+        elif word == "--root":
+            folder = next(rest, "-")
+            given.root = Path(folder).absolute()
+            if folder.startswith("-") or not (given.root / "sys").is_dir():
+                return None
+        else:
+            return None
+    return given if commands == 1 else None
 
 
 def _style() -> tables.Style:
@@ -229,11 +183,11 @@ def _read_taken(root: Path, host: pci.Host, processes: procfs.Processes) -> hold
 
 
 def _decide(given: argparse.Namespace) -> survey.Decision:
-    from passthrough import survey
+    from passthrough import arguments, survey
     from passthrough.config import host_exceptions, options
     from passthrough.site import Site
 
-    application = given.application or _APPLICATION
+    application = given.application or arguments.APPLICATION
     config = {"devices": given.devices}
     if given.devices is None:
         application, config = _last_told(given)

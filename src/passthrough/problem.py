@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from typing import NamedTuple
+
+from passthrough import frozen
 
 
 class Kind(enum.Enum):
@@ -33,7 +34,7 @@ class Kind(enum.Enum):
     REPORTED_FOR_GOOD = "reported-for-good"
 
 
-class Problem(NamedTuple):
+class Problem(frozen.Value):
     """One thing that is wrong.
 
     Attributes:

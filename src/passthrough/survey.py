@@ -180,12 +180,13 @@ def look(site: Site) -> Facts:
     host = pci.read(root)
     mine = record.read(site)
     others = record.read_others(site, partial(_has_files, root))
-    processes, closed = procfs.Processes(root), vfio_users.Closed(root)
+    processes = procfs.Processes(root)
+    accounts = vfio_users.Accounts(root, processes)
     return Facts(
         site=site,
         host=host,
         machine=machine.read(root),
-        usage=usage.read(root, host, _ours(mine, others), processes, closed),
+        usage=usage.read(root, host, _ours(mine, others), processes, accounts),
         record=mine,
         others=others,
         present={
@@ -194,7 +195,7 @@ def look(site: Site) -> Facts:
         },
         nova=nova_facts.read(site, mine.nova),
         processes=processes,
-        users=vfio_users.Users(root, processes, closed),
+        users=vfio_users.Users(root, processes, accounts),
         watched=watch.is_installed(root, site.application),
         aliases=modules.Aliases(root),
         ports=ports.Ports(root),

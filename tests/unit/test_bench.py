@@ -177,6 +177,18 @@ class TestBusyHosts:
         held = vfio_users.Users(tmp_path, procfs.Processes(tmp_path)).of(addresses)
         assert sorted(held) == (addresses if is_open else [])
 
+    @pytest.mark.parametrize("by_guests", [False, True])
+    def test_only_what_guests_do_not_account_for_has_all_processes_asked(
+        self, tmp_path: pathlib.Path, by_guests: bool
+    ):
+        size = crowds.Size(processes=30, files=10, is_open=True, by_guests=by_guests)
+        made = crowds.write(tmp_path, size)
+        groups = {each.group for each in made if each.is_open}
+        with busy.counted() as listed:
+            busy.look(tmp_path)
+        looks = 2  # the list's, and the decision's
+        assert len(listed) == looks * (len(groups) if by_guests else 30)
+
     def test_can_be_in_one_group(self, tmp_path: pathlib.Path):
         crowds.write(tmp_path, crowds.Size(in_one_group=True))
         assert len(pci.read(tmp_path).groups[0]) == 64

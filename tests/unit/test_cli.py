@@ -16,6 +16,7 @@ from harness.constants import CLAIMED, GPUS, GRUB, INIT_TOP, OWNED
 from harness.unit import Unit
 from harness.world import World
 
+from passthrough import arguments as line
 from passthrough import cli
 from passthrough.state import settled
 
@@ -76,6 +77,50 @@ class TestList:
         assert re.search(r"0000:83:00\.0 +10de:1bb0 +nouveau +1? *lent ", printed), printed
         assert f"0000:83:00.0 0000:83:00.1: {reason}" in " ".join(printed.split())
 
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "list",
+            "--json list",
+            "list --json --debug",
+            "--debug --root {root} list",
+            "list --root {root} --json",
+            "--root / --root {root}/var/.. --json --json list",
+        ],
+    )
+    def test_the_words_of_scripts_are_read_as_argparse_reads_them(self, tree, words: str):
+        given = words.format(root=tree.root).split()
+        plain = cli._read_listing(given)
+        whole = cli.parser().parse_args(given)
+        assert plain
+        for name in ("command", "root", "json", "debug"):
+            assert getattr(plain, name) == getattr(whole, name), name
+
+    @pytest.mark.parametrize(
+        "words",
+        [
+            "",
+            "--json",
+            "list list",
+            "list --help",
+            "--version list",
+            "--js list",
+            "--json=1 list",
+            "list extra",
+            "--root",
+            "list --root",
+            "--root --json list",
+            "--root -x list",
+            "--root={root} list",
+            "--root {root}/nowhere list",
+            "-- list",
+            "plan",
+            "verify --json",
+        ],
+    )
+    def test_other_words_are_left_to_argparse(self, tree, words: str):
+        assert cli._read_listing(words.format(root=tree.root).split()) is None
+
     def test_imports_little(self, tree):
         """Scripts call it often, and on a small host imports are most of what it takes."""
         program = (
@@ -92,7 +137,8 @@ class TestList:
             "config", "nova", "planning.claims", "planning.plan", "reconcile",
             "reporting.inventory_tree", "reporting.tables", "state", "survey",
         }  # fmt: skip
-        heavy = {"socket", "textwrap", "yaml", "jinja2", "ops", "charmhelpers"}
+        heavy = {"argparse", "gettext", "locale", "shutil", "socket", "textwrap", "typing"}
+        heavy |= {"yaml", "jinja2", "ops", "charmhelpers"}
         assert loaded & {*heavy, *(f"passthrough.{name}" for name in not_needed)} == set()
 
 
@@ -279,7 +325,8 @@ def test_the_version_is_the_charms_revision(
 ):
     if revision:
         (tmp_path / ".juju-charm").write_text(f"{revision}\n")
-    monkeypatch.setattr(cli, "__file__", os.fspath(tmp_path / "src/passthrough/cli.py"))
+    place = tmp_path / "src/passthrough/arguments.py"
+    monkeypatch.setattr(line, "__file__", os.fspath(place))
     with pytest.raises(SystemExit) as caught:
         cli.main(["--version"])
     assert caught.value.code == 0

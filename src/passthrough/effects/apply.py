@@ -269,8 +269,10 @@ def _change_drivers(
         failed[error.address] = error
         report(f"not changed: {error}")
 
+    releases = drivers.Releases(root, tools.load_native)
+
     def give_back(binding: Binding) -> None:
-        drivers.release(root, binding.address, tools.load_native, binding.target, binding.variant)
+        releases.release(binding.address, binding.target, binding.variant)
         report(f"{binding.address}: given back")
 
     def take(binding: Binding) -> None:

@@ -154,14 +154,42 @@ def release(
         StuckError: when the VFIO driver has not released it in time.
         BindError: when the function is still on that afterwards.
     """
+    return Releases(root, load).release(address, former, variant)
+
+
+class Releases:
+    """Functions that are given back one after the other.
+
+    Args:
+        root: the host's root.
+        load: loads modules by a modalias or by name; called when no loaded driver takes a function.
+    """
+
+    def __init__(self, root: Path, load: Callable[[str], object]):
+        self._root = root
+        self._load = load
+        self._processes = procfs.Processes(root)
+
+    def release(self, address: str, former: str | None, variant: str | None) -> bool:
+        """Give one back, as the function `release` does; the processes are asked once for all."""
+        return _release(self._root, address, self._load, (former, variant), self._processes)
+
+
+def _release(
+    root: Path,
+    address: str,
+    load: Callable[[str], object],
+    names: tuple[str | None, str | None],
+    processes: procfs.Processes,
+) -> bool:
+    former, variant = names
     device = device_of(root, address)
     before = pci.driver_of(root, address)
     ours = (pci.VFIO_PCI, *([variant] if variant else ()))
     bound = before in ours
+    functions = [address, *vfio_users.vfs_of(root, address)] if bound else []
     try:
-        with kept_from_guests(
-            root, address, [address, *vfio_users.vfs_of(root, address)] if bound else []
-        ):
+        with kept_from_guests(root, address, functions, processes):
             if sysfs.attribute_if_there(device / "driver_override") in ours:
                 # A lone newline clears it; the kernel never sees an empty write.
                 write(device / "driver_override", "\n")
@@ -197,7 +225,12 @@ def _names_to_load(root: Path, modalias: str | None, former: str | None) -> Iter
 
 
 @contextlib.contextmanager
-def kept_from_guests(root: Path, address: str, functions: Iterable[str]) -> Generator[None]:
+def kept_from_guests(
+    root: Path,
+    address: str,
+    functions: Iterable[str],
+    earlier: procfs.Processes | None = None,
+) -> Generator[None]:
     """Make sure that no guest has ``functions``, and that none gets them while the block runs.
 
     The kernel lets one process at a time open a VFIO group, and none while a member of the group is
@@ -206,13 +239,24 @@ def kept_from_guests(root: Path, address: str, functions: Iterable[str]) -> Gene
     takes longer than the rest of a release, so it is left for what opening cannot tell: a
     function's own node that a process has opened and not bound yet, and which process has a node.
 
+    Args:
+        root: the host's root.
+        address: the function that an error is about.
+        functions: which ones.
+        earlier: the processes as this run has seen them before another of its functions. They
+            answer for the own nodes of functions that the kernel calls closed: nobody can bind
+            one to an iommufd while this has the group open.
+
     Raises:
         InUseError: when a process has one of them, naming it.
         OSError: when that cannot be told.
     """
-    nodes = frozenset[str]().union(*(vfio_users.nodes_of(root, each) for each in functions))
+    asked = tuple(functions)
+    nodes = frozenset[str]().union(*(vfio_users.nodes_of(root, each) for each in asked))
     unsure = frozenset(node for node in nodes if not vfio_users.opens_once(root, node))
-    _refuse_held(root, address, unsure)
+    are_own = all(node.startswith(vfio_users.OWN_NODES) for node in unsure)
+    kept = earlier if are_own and vfio_users.are_closed(root, asked) else None
+    _refuse_held(root, address, unsure, kept)
     with contextlib.ExitStack() as opened:
         for node in sorted(nodes):
             if vfio_users.is_group(node):
@@ -247,13 +291,15 @@ def _open_group(root: Path, address: str, node: str, nodes: frozenset[str]) -> i
         raise
 
 
-def _refuse_held(root: Path, address: str, nodes: frozenset[str]) -> None:
-    """Look at all processes for one that has one of ``nodes`` open.
+def _refuse_held(
+    root: Path, address: str, nodes: frozenset[str], earlier: procfs.Processes | None = None
+) -> None:
+    """Look at all processes, or at what was seen of them, for one that has a node open.
 
     Raises:
         InUseError: when one has, naming it.
     """
-    for node, found in vfio_users.of_nodes(procfs.Processes(root), nodes).items():
+    for node, found in vfio_users.of_nodes(earlier or procfs.Processes(root), nodes).items():
         raise _in_use(address, f"{node} is open in process {', '.join(map(str, found))}")
 
 

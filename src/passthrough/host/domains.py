@@ -26,11 +26,15 @@ def named(root: Path) -> dict[str, tuple[str, ...]]:
     found: dict[str, set[str]] = {}
     for path in sorted((root / DIRECTORY).glob("*.xml")):
         present = files.read(path)
-        for source in _SOURCE.findall(present.content) if present else ():
-            address = _address(dict(_NUMBER.findall(source)))
-            if address:
-                found.setdefault(address, set()).add(path.stem)
+        for address in functions_in(present.content) if present else ():
+            found.setdefault(address, set()).add(path.stem)
     return {address: tuple(sorted(found[address])) for address in sorted(found)}
+
+
+def functions_in(text: str) -> frozenset[str]:
+    """The addresses of the host's functions that a domain's XML names."""
+    sources = _SOURCE.findall(text)
+    return frozenset(filter(None, (_address(dict(_NUMBER.findall(each))) for each in sources)))
 
 
 def _address(numbers: Mapping[str, str]) -> str | None:

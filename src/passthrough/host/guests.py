@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from passthrough.host import domains as defined
 from passthrough.system import files, procfs, quoting, sysfs
 
 # Whatever program runs a guest under KVM has this open; QEMU without KVM is known by its name.
@@ -25,8 +26,7 @@ _DOMAIN = re.compile(
 _NAME = re.compile(r"(?:guest=)?([A-Za-z0-9_.-]{1,64})(?:,.*)?")
 
 
-@dataclasses.dataclass(frozen=True, order=True)
-class Guest:
+class Guest(NamedTuple):
     """A guest: the process that runs it, and its name, or else the program's."""
 
     process: int
@@ -55,6 +55,16 @@ def certain(processes: procfs.Processes) -> frozenset[int]:
             *(programs.keys() & _known_to_libvirt(processes)),
         }
     )
+
+
+def proven(processes: procfs.Processes, among: frozenset[int]) -> frozenset[int]:
+    """Find those of some processes that are guests by what they run or have open themselves.
+
+    What libvirt's files say does not do here, since a number can be another process's by now.
+    """
+    under_kvm = processes.opened_by(among).paths.get(_KVM_GUEST, ())
+    named = (each for each in among if _PROGRAM.fullmatch(processes.program(each)))
+    return frozenset({*under_kvm, *named})
 
 
 def _known_to_libvirt(processes: procfs.Processes) -> set[int]:
@@ -87,16 +97,33 @@ def domains(root: Path) -> dict[int, Domain]:
     like one is left out.
     """
     found: dict[int, Domain] = {}
+    for process, text in _running_domains(root):
+        domain = _DOMAIN.search(text)
+        if domain:
+            found[process] = Domain(domain[1], domain[2])
+    return found
+
+
+def with_functions(root: Path) -> frozenset[int]:
+    """The processes of the domains that run and name functions of the host, by libvirt's files.
+
+    That a file names a process does not say that it is a guest, nor that it has the function: the
+    file can be older than the process, and a device can have been taken away.
+    """
+    found = (each for each, text in _running_domains(root) if defined.functions_in(text))
+    return frozenset(found)
+
+
+def _running_domains(root: Path) -> Iterator[tuple[int, str]]:
+    """Yield the process and the text of each domain's file; one that cannot be read tells none."""
     for path in sysfs.paths_if_there(root / _LIBVIRT, "*.xml"):
         try:
             present = files.read(Path(path))
         except OSError:
             continue
         status = _STATUS.search(present.content) if present else None
-        domain = _DOMAIN.search(present.content) if present else None
-        if status and domain:
-            found[int(status[1])] = Domain(domain[1], domain[2])
-    return found
+        if present and status:
+            yield int(status[1]), present.content
 
 
 def program(processes: procfs.Processes, process: int) -> str:

@@ -60,13 +60,14 @@ class Nodes:
     Args:
         root: the host's root.
         known: its block devices.
-        closed: what the kernel says by itself of functions on vfio-pci; None leaves it out.
+        accounts: what is told of functions on vfio-pci without asking all processes; None leaves
+            it out.
     """
 
-    def __init__(self, root: Path, known: disks.Disks, closed: vfio_users.Closed | None = None):
+    def __init__(self, root: Path, known: disks.Disks, accounts: vfio_users.Accounts | None = None):
         self._root = root
         self._disks = known
-        self._closed = closed
+        self._accounts = accounts
 
     def of(self, function: pci.Function) -> tuple[Node, ...]:
         """The nodes through which programs have a function on a native driver, or VFs of it."""
@@ -101,11 +102,12 @@ class Nodes:
         return tuple(found)
 
     def of_vfio(self, function: pci.Function) -> tuple[Node, ...]:
-        """The nodes of a function on vfio-pci; none where the kernel says that nobody has it."""
-        paths = sorted(vfio_users.nodes_of(self._root, function.address, self._vdpa))
-        if self._closed and self._closed.has_all(paths):
+        """The nodes of a function on vfio-pci; none where it is told that only guests have it."""
+        address = function.address
+        paths = vfio_users.nodes_of(self._root, address, self._vdpa)
+        if self._accounts and self._accounts.holders(address, paths) is not None:
             return ()
-        return tuple(Node(path, vfio_users.number_of(self._root, path)) for path in paths)
+        return tuple(Node(path, vfio_users.number_of(self._root, path)) for path in sorted(paths))
 
     @functools.cached_property
     def _vdpa(self) -> Mapping[str, frozenset[str]]:

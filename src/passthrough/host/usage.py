@@ -114,7 +114,7 @@ def read(
     host: pci.Host,
     ours: Container[str] = (),
     processes: procfs.Processes | None = None,
-    closed: vfio_users.Closed | None = None,
+    accounts: vfio_users.Accounts | None = None,
 ) -> Usage:
     """Find every use of the functions of ``host``.
 
@@ -123,8 +123,8 @@ def read(
         host: the host's functions.
         ours: addresses of functions that applications of this charm have taken.
         processes: the host's processes, where the caller asks more of them.
-        closed: what the kernel says of functions on vfio-pci, which spares a pass over the
-            processes; None before a driver changes.
+        accounts: what is told of functions on vfio-pci without a pass over the processes; None
+            before a driver changes.
 
     Raises:
         OSError: when /proc or /sys cannot be read; a use that cannot be seen is not the same as
@@ -148,7 +148,7 @@ def read(
         # What is on vfio-pci or a variant the host has given up already, unless that is DPDK's.
         if function and (not function.is_on_vfio or each.kind == kinds.Kind.DPDK):
             found.setdefault(address, set()).add(each)
-    openers = Openers(root, host, nodes.Nodes(root, known, closed), processes, ours)
+    openers = Openers(root, host, nodes.Nodes(root, known, accounts), processes, ours)
     uses = {address: _in_order(found[address]) for address in sorted(found)}
     return Usage(uses, openers, known)
 

@@ -8,14 +8,23 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
-from passthrough import pci_address
+from passthrough import TYPE_CHECKING, pci_address
 from passthrough.host import pci
 from passthrough.system import procfs, sysfs
+
+if TYPE_CHECKING:
+    from passthrough.system import open_files
 
 _GROUP_NODES = "/dev/vfio/"
 OWN_NODES = "/dev/vfio/devices/"  # each function's own one; its group's stands above
 _VDPA_NODES = "/dev/vhost-vdpa-"  # drivers/vhost/vdpa.c
 VDPA = "sys/bus/vdpa/devices"
+_ZERO = "0"  # how the kernel writes that nobody has a function open
+
+
+def _is_count(text: str) -> bool:
+    """Whether the kernel counts at least one in a text."""
+    return text.isascii() and text.isdecimal() and not text.startswith(_ZERO)
 
 
 class Closed:
@@ -50,25 +59,99 @@ class Closed:
 
     def _has_group(self, group: str) -> bool:
         """Whether no member of a group is open, as the kernel says of at least one."""
-        members = sysfs.names_if_there(f"{self._root}/{pci.GROUPS}/{group}/devices")
-        said = [self._is_closed(member) for member in members]
-        return True in said and False not in said
+        said = self._of_members(group)
+        return _ZERO in said and all(each in (_ZERO, None) for each in said)
 
-    def _is_closed(self, address: str) -> bool | None:
-        """Whether nobody has one function open; None where nobody could."""
+    def is_group_open(self, node: str) -> bool:
+        """Tell whether the kernel says that somebody has a member of a group open.
+
+        False where it does not tell of each member that somebody could have.
+        """
+        members = self._of_members(node.removeprefix(_GROUP_NODES))
+        said = [each for each in members if each is not None]
+        return any(map(_is_count, said)) and all(each == _ZERO or _is_count(each) for each in said)
+
+    def is_open(self, address: str) -> bool:
+        """Tell whether the kernel says that somebody has one function open."""
+        return _is_count(self._said_of(address) or "")
+
+    def is_closed(self, address: str) -> bool:
+        """Tell whether the kernel says that nobody has one function open."""
+        return self._said_of(address) == _ZERO
+
+    def _of_members(self, group: str) -> list[str | None]:
+        members = sysfs.names_if_there(f"{self._root}/{pci.GROUPS}/{group}/devices")
+        return [self._said_of(member) for member in members]
+
+    def _said_of(self, address: str) -> str | None:
+        """What the kernel says of one function; empty for nothing, None where nobody could."""
         device = _device(self._root, address)
         try:
             driver = sysfs.link_name_or_raise(f"{device}/driver")
             if driver == pci.VFIO_PCI:
-                return sysfs.regular_value_if_there(f"{device}/enable") == "0"
+                return sysfs.regular_value_if_there(f"{device}/enable") or ""
             is_other = driver is not None and is_lent(self._root, address, driver, self._vdpa)
-            return False if is_other else None
+            return "" if is_other else None
         except OSError:
-            return False
+            return ""
 
     @functools.cached_property
     def _vdpa(self) -> Mapping[str, frozenset[str]]:
         return vdpa_nodes(self._root)
+
+
+class Accounts:
+    """Who has functions on vfio-pci open, as far as that is told without asking all processes.
+
+    The kernel says which are closed. For one that is open, libvirt's files name guests, and these
+    few are looked at: what counts is that such a process is a guest by itself and has the node of
+    the function open. The kernel lets one process have a function that way
+    (vfio_group_fops_open() of drivers/vfio/group.c, vfio_df_open() of drivers/vfio/vfio_main.c), so
+    nobody else is asked. A file that is old or made up costs the pass, and hides nobody.
+
+    Args:
+        root: the host's root.
+        processes: the host's processes, where the caller asks more of them.
+    """
+
+    def __init__(self, root: Path, processes: procfs.Processes | None = None):
+        self._root = root
+        self._processes = processes or procfs.Processes(root)
+        self._closed = Closed(root)
+
+    def holders(self, address: str, nodes: frozenset[str]) -> tuple[int, ...] | None:
+        """Tell who has a function open; None where that takes a pass over all processes.
+
+        Args:
+            address: the function.
+            nodes: its nodes, as `nodes_of` has them.
+        """
+        if self._closed.has_all(nodes):
+            return ()
+        own = {node for node in nodes if node.startswith(OWN_NODES)}
+        groups = nodes - own
+        if len(groups) != 1 or not all(map(self._closed.is_group_open, groups)):
+            return None
+        held = _openers(self._root, self._processes.opened_by(self._named), nodes)
+        # Whoever has a group has all of its members. Whoever has the own node of a function that is
+        # closed may be one of several.
+        having = nodes if self._closed.is_open(address) else groups
+        who = {process for node in having for process in held.get(node, ())}
+        return tuple(sorted(who & self._guests)) or None
+
+    @functools.cached_property
+    def _named(self) -> frozenset[int]:
+        """The processes that libvirt's files name as those of guests with functions."""
+        from passthrough.host import guests  # not for a host where nothing is open
+
+        return guests.with_functions(self._root)
+
+    @functools.cached_property
+    def _guests(self) -> frozenset[int]:
+        """Those of them that are guests by themselves."""
+        from passthrough.host import guests  # the same
+
+        return guests.proven(self._processes, self._named)
 
 
 class Users:
@@ -77,15 +160,15 @@ class Users:
     Args:
         root: the host's root; None for a host where nobody has any.
         processes: the host's processes.
-        closed: what the kernel says by itself, which spares the pass; None asks the processes.
+        accounts: what is told without the pass; None asks all processes.
     """
 
     def __init__(
-        self, root: Path | None, processes: procfs.Processes, closed: Closed | None = None
+        self, root: Path | None, processes: procfs.Processes, accounts: Accounts | None = None
     ):
         self._root = root
         self._processes = processes
-        self._closed = closed
+        self._accounts = accounts
 
     @classmethod
     def none(cls) -> Users:
@@ -101,19 +184,20 @@ class Users:
         root = self._root
         if root is None:
             return {}
-        nodes = {
-            address: nodes_of(root, address, self._vdpa).union(
-                *(nodes_of(root, each, self._vdpa) for each in vfs_of(root, address))
-            )
-            for address in addresses
-        }
-        if self._closed:
-            nodes = {each: mine for each, mine in nodes.items() if not self._closed.has_all(mine)}
-        held = of_nodes(self._processes, frozenset[str]().union(*nodes.values()))
-        found = {
-            address: {process for node in mine if node in held for process in held[node]}
-            for address, mine in nodes.items()
-        }
+        found: dict[str, set[int]] = {}
+        unknown: dict[str, frozenset[str]] = {}
+        for address in addresses:
+            for each in (address, *vfs_of(root, address)):
+                nodes = nodes_of(root, each, self._vdpa)
+                told = self._accounts.holders(each, nodes) if self._accounts else None
+                if told is None:
+                    unknown[address] = unknown.get(address, frozenset()) | nodes
+                else:
+                    found.setdefault(address, set()).update(told)
+        held = of_nodes(self._processes, frozenset[str]().union(*unknown.values()))
+        for address, nodes in unknown.items():
+            who = (process for node in nodes if node in held for process in held[node])
+            found.setdefault(address, set()).update(who)
         return {address: tuple(sorted(found[address])) for address in found if found[address]}
 
     @functools.cached_property
@@ -133,10 +217,16 @@ def of_nodes(processes: procfs.Processes, nodes: frozenset[str]) -> dict[str, tu
     """
     if not nodes or processes.root is None:
         return {}
-    opened = processes.opened
+    return _openers(processes.root, processes.opened, nodes)
+
+
+def _openers(
+    root: Path, opened: open_files.Opened, nodes: Iterable[str]
+) -> dict[str, tuple[int, ...]]:
+    """Who has any of these nodes open, out of what was seen open."""
     found: dict[str, tuple[int, ...]] = {}
     for node in sorted(nodes):
-        number = number_of(processes.root, node)
+        number = number_of(root, node)
         paths = opened.unasked if number else opened.paths
         who = {*paths.get(node, ()), *(opened.numbers.get(number, ()) if number else ())}
         if who:
@@ -221,6 +311,12 @@ def is_lent(
 def is_group(node: str) -> bool:
     """Whether a node is that of a group, which the kernel lets one process open."""
     return not node.startswith((OWN_NODES, _VDPA_NODES))
+
+
+def are_closed(root: Path, addresses: Iterable[str]) -> bool:
+    """Tell whether the kernel says of functions on vfio-pci that nobody has them open."""
+    kernel = Closed(root)
+    return all(kernel.is_closed(each) for each in addresses)
 
 
 def opens_once(root: Path, node: str) -> bool:

@@ -260,7 +260,7 @@ def _with_own_alias(refusal: Refusal, claimed: Iterable[Claim], host: pci.Host) 
     name = f"{item.names[0]}-{actual.removeprefix(values.TYPE_PREFIX).lower()}"
     text = devices.text_of(item, device_type=actual, alias=name)
     way_out = f"give it an alias of its own, since an alias has one type: {text}"
-    return refusal._replace(objection=refusal.objection._replace(way_out=way_out))
+    return refusal._replace(objection=frozen.replace(refusal.objection, way_out=way_out))
 
 
 def _choose_by_type(
@@ -504,7 +504,7 @@ def _object_to_group(
     left_out = _left_out(claim.item, (*unasked, *fallen), there) if objection else ()
     if objection and left_out:
         way_out = f"leave out the whole group, or {' and '.join(left_out)} no more"
-        return objection._replace(way_out=way_out)
+        return frozen.replace(objection, way_out=way_out)
     return objection
 
 

@@ -8,9 +8,8 @@ a guard, write the rule, add its row, and a line to docs/reference/guards.md.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
 
-from passthrough import enums
+from passthrough import enums, frozen
 from passthrough.host import pci
 from passthrough.host.usage import Usage
 from passthrough.host.uses import kinds
@@ -40,7 +39,7 @@ class Rule(enums.StrEnum):
     VFS_WANT_PORT = "vfs-want-port"
 
 
-class Guard(NamedTuple):
+class Guard(frozen.Value):
     """One rule: ``fact`` maps a function and its uses to what is against claiming it, or None.
 
     ``way_out`` is what an operator does about that, empty where nothing helps. ``overridable``
@@ -57,7 +56,7 @@ class Guard(NamedTuple):
     of_use: bool = False
 
 
-class Objection(NamedTuple):
+class Objection(frozen.Value):
     """What a rule has against claiming one function.
 
     Attributes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Container, Iterable, Mapping
 
+from passthrough import frozen
 from passthrough.host import pci
 from passthrough.host.usage import Usage
 from passthrough.planning import groups, guards
@@ -233,4 +234,4 @@ def of_companion(objection: guards.Objection) -> guards.Objection:
     What is said of the whole IOMMU group stands against the function, too.
     """
     can_part = objection.guard not in (guards.Rule.GROUP_NOT_VIABLE, guards.Rule.RESERVED_REGION)
-    return objection._replace(can_part=can_part)
+    return frozen.replace(objection, can_part=can_part)

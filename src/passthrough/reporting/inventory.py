@@ -46,7 +46,8 @@ def describe(
         OSError: when the host's own uses cannot be read.
     """
     known = pci_ids.look_up(root, host.functions.values())
-    used = usage.read(root, host, processes=processes, closed=vfio_users.Closed(root))
+    accounts = vfio_users.Accounts(root, processes)
+    used = usage.read(root, host, processes=processes, accounts=accounts)
     in_groups = groups.Groups(host, used)
     for address, function in host.functions.items():
         objection = (

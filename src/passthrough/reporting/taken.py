@@ -55,7 +55,7 @@ def read(
             if address in host.functions:
                 is_wanted = named is None or address in named
                 names[address] = ((named or {}).get(address, application), is_wanted)
-    users = vfio_users.Users(root, processes, vfio_users.Closed(root))
+    users = vfio_users.Users(root, processes, vfio_users.Accounts(root, processes))
     held = users.of(address for address in names if host.functions[address].is_on_vfio)
     domains = guests.domains(root) if held else {}
     reader = reading.Reader(root)

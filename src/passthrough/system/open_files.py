@@ -13,7 +13,7 @@ import ctypes
 import errno
 import os
 import stat
-import sys
+import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -52,7 +52,10 @@ _DENIED = (errno.EACCES, errno.EPERM)
 # statx(2), linux/fcntl.h and linux/stat.h: an overlay asks the file systems below it, which are
 # told not to ask their servers.
 _AT_FDCWD, _AT_STATX_DONT_SYNC, _STATX_TYPE = -100, 0x4000, 0x1
-_STATX_SIZE, _MODE_AT, _MAJOR_AT, _MINOR_AT = 256, 28, 128, 132
+_STATX_SIZE, _MODE_AT, _MAJOR_AT = 256, 28, 128
+_MODE, _NUMBER = struct.Struct("=H"), struct.Struct("=II")
+_KINDS = {stat.S_IFCHR: "c", stat.S_IFBLK: "b"}
+_STATX = ctypes.CDLL(None, use_errno=True).statx
 
 
 class Opened(NamedTuple):
@@ -132,20 +135,21 @@ def is_local(kind: str) -> bool:
 
 def _look_at(found: _Found, process: int, directory: str, descriptor: str) -> None:
     target = os.readlink(f"{directory}/fd/{descriptor}")
-    if target == KVM_GUEST:
-        found.paths.setdefault(target, set()).add(process)
-    elif target.startswith(_NETWORK):
-        found.networks.setdefault(target, []).append(f"{directory}/fd/{descriptor}")
-    elif "/" in target:  # else a socket, a pipe, or another file without a place
-        if _mount_of(f"{directory}/fdinfo/{descriptor}") in found.mounts:
-            number = _number_of(f"{directory}/fd/{descriptor}")
-            if number:
-                found.numbers.setdefault(number, set()).add(process)
-                found.paths.setdefault(target, set()).add(process)
-        elif _NODE_PLACE in target:
-            path = target.removesuffix(_DELETED)
-            found.paths.setdefault(path, set()).add(process)
-            found.unasked.setdefault(path, set()).add(process)
+    if "/" not in target:  # a socket, a pipe, or another file without a place
+        if target == KVM_GUEST:
+            found.paths.setdefault(target, set()).add(process)
+        elif target.startswith(_NETWORK):
+            found.networks.setdefault(target, []).append(f"{directory}/fd/{descriptor}")
+        return
+    if _mount_of(f"{directory}/fdinfo/{descriptor}") in found.mounts:
+        number = _number_of(f"{directory}/fd/{descriptor}")
+        if number:
+            found.numbers.setdefault(number, set()).add(process)
+            found.paths.setdefault(target, set()).add(process)
+    elif _NODE_PLACE in target:
+        path = target.removesuffix(_DELETED)
+        found.paths.setdefault(path, set()).add(process)
+        found.unasked.setdefault(path, set()).add(process)
 
 
 def _mounts_to_ask(lines: Iterable[str]) -> frozenset[str]:
@@ -182,20 +186,13 @@ def _number_of(path: str) -> str | None:
     Raises:
         OSError: when that cannot be told.
     """
-    buffer = ctypes.create_string_buffer(_STATX_SIZE)
-    name = os.fsencode(path)
-    if _LIBC.statx(_AT_FDCWD, name, _AT_STATX_DONT_SYNC, _STATX_TYPE, buffer):
+    answer = ctypes.create_string_buffer(_STATX_SIZE)
+    if _STATX(_AT_FDCWD, os.fsencode(path), _AT_STATX_DONT_SYNC, _STATX_TYPE, answer):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), path)
-    mode = _integer(buffer.raw, _MODE_AT, 2)
-    if not (stat.S_ISCHR(mode) or stat.S_ISBLK(mode)):
+    (mode,) = _MODE.unpack_from(answer, _MODE_AT)
+    kind = _KINDS.get(stat.S_IFMT(mode))
+    if kind is None:
         return None
-    major, minor = _integer(buffer.raw, _MAJOR_AT, 4), _integer(buffer.raw, _MINOR_AT, 4)
-    return f"{'b' if stat.S_ISBLK(mode) else 'c'}{major}:{minor}"
-
-
-def _integer(raw: bytes, at: int, size: int) -> int:
-    return int.from_bytes(raw[at : at + size], sys.byteorder)
-
-
-_LIBC = ctypes.CDLL(None, use_errno=True)
+    major, minor = _NUMBER.unpack_from(answer, _MAJOR_AT)
+    return f"{kind}{major}:{minor}"

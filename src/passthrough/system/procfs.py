@@ -64,6 +64,7 @@ class Processes:
 
     def __init__(self, root: Path | None):
         self._root = root
+        self._asked: dict[frozenset[int], open_files.Opened] = {}
 
     @classmethod
     def none(cls) -> Processes:
@@ -94,6 +95,19 @@ class Processes:
         from passthrough.system import open_files  # ctypes is not for a look without a question
 
         return open_files.look(self._root or Path("/nowhere"), self.numbers, self.mounts)
+
+    def opened_by(self, processes: frozenset[int]) -> open_files.Opened:
+        """What some processes have open, without a pass over all of them.
+
+        Raises:
+            OSError: as `mounts` does.
+        """
+        from passthrough.system import open_files
+
+        if processes not in self._asked:
+            root = self._root or Path("/nowhere")
+            self._asked[processes] = open_files.look(root, sorted(processes), self.mounts)
+        return self._asked[processes]
 
     @functools.cached_property
     def interfaces(self) -> namespaces.Interfaces | None:

@@ -42,7 +42,8 @@ def enable(tree: hosttree.HostTree, address: str) -> Path:
 
 def ask(tree: hosttree.HostTree, *addresses: str) -> tuple[dict[str, tuple[int, ...]], bool]:
     """Who has functions, and whether any process was asked."""
-    users = vfio_users.Users(tree.root, procfs.Processes(tree.root), vfio_users.Closed(tree.root))
+    processes = procfs.Processes(tree.root)
+    users = vfio_users.Users(tree.root, processes, vfio_users.Accounts(tree.root, processes))
     with reads.noted() as seen:
         found = users.of(addresses or (GPU,))
     return found, any(f"{tree.root}/proc" in path for path in seen)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
-from passthrough import enums
+from passthrough import enums, frozen
 
 
 class Kind(enums.StrEnum):
@@ -29,7 +27,7 @@ class Kind(enums.StrEnum):
     UNKNOWN = "unknown"
 
 
-class Use(NamedTuple):
+class Use(frozen.Value):
     """One use: its kind, and in words what it is."""
 
     kind: Kind
