@@ -322,7 +322,8 @@ def test_metrics_are_documented():
 
 def test_keys_of_the_collectors_databags_are_documented():
     page = read("reference/relations.md")
-    topology = dict.fromkeys(("model", "model_uuid", "application", "unit", "charm_name"), "x")
+    names = ("model", "model_uuid", "application", "unit", "charm_name")
+    topology: dict[str, str] = dict.fromkeys(names, "x")
     agent = cos.agent_unit(topology, 1)
     told = {**agent, **json.loads(agent["config"]), **cos.scrape_application(topology, 1)}
     told |= cos.scrape_unit("x/0", "192.0.2.1")

@@ -100,8 +100,7 @@ def parse_metrics(config: Mapping[str, object]) -> Metrics:
     """
     port = config.get(METRICS_PORT, _DEFAULT_PORT)
     if type(port) is not int or port not in _PORTS:
-        told = f"{show(port)} is not a port from {_PORTS.start} to {_PORTS.stop - 1}"
-        raise OptionError(METRICS_PORT, told)
+        raise OptionError(METRICS_PORT, f"{show(port)} is not a port from 1024 to 65535")
     return Metrics(bool(config.get(METRICS, False)), port)
 
 
