@@ -220,7 +220,8 @@ def test_every_status_is_documented():
 def test_documented_statuses_are_spoken():
     """The other way round: nothing is documented that the code does not say any more."""
     said = " ".join(plain(template) for _, template in spoken())
-    for name in ("config/devices.py", "config/host_exceptions.py", "config/kernel_options.py"):
+    options_ = ("devices", "host_exceptions", "kernel_options", "options")
+    for name in (f"config/{each}.py" for each in options_):
         said += " ".join(plain(text) for text in templates(parse(SOURCE / name)))
     table_rows = re.findall(r"(?m)^\| .+ \|$", read("reference/statuses.md"))
     messages = []
