@@ -68,6 +68,12 @@ class MadeUpTools:
     def stop_timer(self, name: str) -> None:
         """The made-up host has no systemd."""
 
+    def start_socket(self, name: str) -> None:
+        """The made-up host has no systemd."""
+
+    def stop_socket(self, name: str) -> None:
+        """The made-up host has no systemd."""
+
     def settle_devices(self) -> None:
         """Have nothing to wait for."""
 

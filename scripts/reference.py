@@ -1,4 +1,4 @@
-"""Write the reference pages: options, actions, and the table of kernel options.
+"""Write the reference pages: options, actions, and the tables of kernel options and metrics.
 
 usage: reference.py [--check]      --check writes nothing and fails when a page is out of date
 """
@@ -18,6 +18,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
 from passthrough.config import kernel_options  # noqa: E402 - the line before says where it is
+from passthrough.reporting import metrics  # noqa: E402 - the same
 
 PAGES = ROOT / "docs" / "reference"
 
@@ -59,6 +60,34 @@ it, and the status, `plan` and `verify` say so.
 | what for | names | each part of a value, as a pattern |
 | --- | --- | --- |
 """
+
+METRICS_HEAD = """\
+# Metrics
+
+<!-- Written by `make reference` from src/passthrough/reporting/metrics.py: edit that file. -->
+
+What the exporter on each compute host tells Prometheus at `/metrics`; [how to have
+it](../how-to/monitor.md). What cannot be told has no sample, which is not 0: a function that
+sleeps is neither sick nor well. Values of "the last hook" are as old as the last look, which is a
+metric itself; those of the kernel are read at each scrape, and wake no device.
+
+`alias` is that of the item in the option `devices`, with both names and a `|` between them while
+it is renamed.
+
+<!-- checked: metrics -->
+| metric | type | labels | meaning | from | no sample where |
+| --- | --- | --- | --- | --- | --- |
+"""
+
+
+def write_metrics() -> str:
+    """Return the page for the exporter's metrics, in their order."""
+    rows = []
+    for row in metrics.TABLE:
+        labels = " ".join(f"`{label}`" for label in row.labels)
+        cells = (f"`{row.name}`", row.kind, labels, _escape(row.help), row.source, row.absent)
+        rows.append(f"| {' | '.join(map(str, cells))} |\n".replace("|  |", "| |"))
+    return METRICS_HEAD + "".join(rows)
 
 
 def write_kernel_options() -> str:
@@ -138,6 +167,7 @@ def render() -> dict[pathlib.Path, str]:
         PAGES / "options.md": write_options(read("config.yaml")),
         PAGES / "actions.md": write_actions(read("actions.yaml")),
         PAGES / "kernel-options.md": write_kernel_options(),
+        PAGES / "metrics.md": write_metrics(),
     }
 
 

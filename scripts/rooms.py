@@ -13,6 +13,7 @@ import ast
 import dataclasses
 import functools
 import itertools
+import math
 import pathlib
 import sys
 import textwrap
@@ -33,6 +34,7 @@ ACTING = ("effects",)
 _WIDTH, _MARGIN, _GAP = 900, 20, 36
 _PADDING, _LINE, _LETTER = 14, 18, 7.8  # what the widest letters take, in pixels
 _COLUMNS = 50  # letters
+_ORDERS = 3000  # that are compared, which takes a second or two
 _CROSSING = 500  # pixels that an arrow may go around for one crossing less
 _WAY = 24  # what an arrow takes that passes a layer
 
@@ -226,12 +228,33 @@ def _lay_out(house: House) -> tuple[list[list[_Item]], list[list[_Item]]]:
 
 
 def _order(*rows: list[_Item]) -> None:
-    """Sort two rows, one below the other, so that arrows are short and do not cross."""
-    orders = itertools.product(*map(itertools.permutations, rows))
-    best = min(orders, key=_disorder)
+    """Sort two rows, one below the other, so that arrows are short and do not cross.
+
+    Where there are too many orders of both, each is sorted by itself, the other as it is.
+    """
+    if math.prod(math.factorial(len(row)) for row in rows) <= _ORDERS:
+        orders = itertools.product(*map(itertools.permutations, rows))
+        best = min(orders, key=_disorder)
+    else:
+        best = list(map(tuple, rows))
+        for place, row in enumerate(rows):
+            ways = [[*best[:place], each, *best[place + 1 :]] for each in _few_orders(row)]
+            best = min(ways, key=_disorder)
     for row, order in zip(rows, best, strict=True):
         row[:] = order
         _spread(row)
+
+
+def _few_orders(row: Sequence[_Item]) -> Iterable[tuple[_Item, ...]]:
+    """The orders of a row; of a long one those that move a single item."""
+    if math.factorial(len(row)) <= _ORDERS:
+        return itertools.permutations(row)
+    moved = ((item, [each for each in row if each is not item]) for item in row)
+    return [
+        (*rest[:place], item, *rest[place:])
+        for item, rest in moved
+        for place in range(len(rest) + 1)
+    ]
 
 
 def _disorder(rows: Sequence[Sequence[_Item]]) -> float:

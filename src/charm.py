@@ -32,6 +32,7 @@ import ops
 
 import dispatched
 import monitoring
+import observability
 import publishing
 import roles
 import settling
@@ -68,16 +69,18 @@ class PciPassthroughCharm(ops.CharmBase):
         self.publisher = publishing.Publisher(self)
         self._done: dispatched.Done = dispatched.Nothing()
         self._monitoring = monitoring.Monitoring(self, self.site)
+        self._observability = observability.Observability(self, self.site)
         # said are the notes that are in the log already.
         self._stored.set_default(controller=False, said=[])
         on = self.on
         for event in (on.install, on.upgrade_charm, on.config_changed, on.start, on.leader_elected):
             framework.observe(event, self._on_change)
         framework.observe(on[roles.NOVA_PCI].relation_created, self._on_change)
-        for endpoint in (*roles.TIES, roles.CHAIN):
+        asking = (*roles.TIES, *roles.CHAINS, roles.METRICS_ENDPOINT)
+        for endpoint in asking:
             framework.observe(on[endpoint].relation_joined, self._on_change)
             framework.observe(on[endpoint].relation_changed, self._on_change)
-        for endpoint in (*roles.TIES, roles.CHAIN, roles.NOVA_PCI):
+        for endpoint in (*asking, roles.NOVA_PCI):
             framework.observe(on[endpoint].relation_departed, self._on_leaving)
         for event in (on.stop, on.remove, *(on[each].relation_broken for each in roles.TIES)):
             framework.observe(event, self._on_leaving)
@@ -149,6 +152,7 @@ class PciPassthroughCharm(ops.CharmBase):
             wanted = self.options()
             if self.unit.is_leader():
                 self.publisher.aliases(wanted)
+                self._observability.lead()
             if role is roles.Role.COMPUTE:
                 self._reconcile(wanted, facts, patient=patient, may_reboot=may_reboot)
             elif role is roles.Role.CONTROLLER:
@@ -162,6 +166,7 @@ class PciPassthroughCharm(ops.CharmBase):
         if role is roles.Role.COMPUTE:
             try:
                 self._monitoring.report(self._done)
+                self._observability.report(self._done)
             except Exception as error:
                 self._done = dispatched.fail(error)
         if role:
@@ -206,9 +211,9 @@ class PciPassthroughCharm(ops.CharmBase):
 
         try:
             if not isinstance(self._done, dispatched.Removed):
-                check = self._monitoring.check
+                check = self._observability.hold_back(self._monitoring.check)
                 settling.remember(self.site, self.unit.name, self.config, self._done, check)
-            found = summary.summarize(self, self._done)
+            found = self._observability.add(summary.summarize(self, self._done))
         except Exception as error:
             found = status.summarize_failure(dispatched.fail(error).problem)
         event.add_status(ops.StatusBase.from_name(found.kind, found.message))

@@ -7,11 +7,12 @@ import logging
 import ops
 
 import dispatched
+import roles
 from passthrough.site import Site
 
 logger = logging.getLogger(__name__)
 
-ENDPOINT = "nrpe-external-master"
+ENDPOINT = roles.NRPE
 
 
 class Monitoring(ops.Object):

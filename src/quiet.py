@@ -52,13 +52,22 @@ def _has_lock(stack: contextlib.ExitStack, site: Site) -> bool:
 
 
 def _is_told(site: Site, known: settled.Memory, decision: survey.Decision) -> bool:
-    """Give the NRPE check its report, where there is one."""
-    if not known.has_check:
+    """Give the NRPE check its report, and the exporter what it repeats, where they are there."""
+    has_exporter = bool(decision.facts.record.exporter)
+    if not (known.has_check or has_exporter):
         return True
-    import checking
     import dispatched
 
+    seen = dispatched.Seen(decision)
     try:
-        return checking.write(site, dispatched.Seen(decision))
+        if has_exporter:
+            import metering
+
+            metering.write(site, seen)
+        if not known.has_check:
+            return True
+        import checking
+
+        return checking.write(site, seen)
     except Exception:
         return False  # whoever goes on meets it too, and reports it

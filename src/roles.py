@@ -12,8 +12,11 @@ from passthrough.errors import NotOursError
 if TYPE_CHECKING:
     import ops
 
-CHAIN = "nrpe-external-master"
+NRPE, COS_AGENT = "nrpe-external-master", "cos-agent"
+# The container-scoped endpoints whose other side is a subordinate → their interfaces.
+CHAINS = {NRPE: "nrpe-external-master", COS_AGENT: "cos_agent"}
 NOVA_PCI = "nova-pci"
+METRICS_ENDPOINT = "metrics-endpoint"
 
 
 class Role(enum.Enum):
@@ -92,13 +95,16 @@ def check_place(model: ops.Model, agents_folder: Path) -> None:
     """
     unit = principal()
     beside, own = application_of(unit), model.app.name
-    if _tied(model, CHAIN):
+    role = of(model)
+    # Every hook asks for nrpe anyhow; for the other, only a unit that nothing else leads to.
+    asked = CHAINS if role is None else (NRPE,)
+    chain = next((each for each in asked if _tied(model, each)), None)
+    if chain:
         # Each unit gets a subordinate of the other application below it, which gets one in turn.
         raise MisplacedError(
             f"{unit} is a subordinate: units without end",
-            f"juju remove-relation {own}:{CHAIN} {beside}",
+            f"juju remove-relation {own}:{chain} {beside}",
         )
-    role = of(model)
     if role is Role.CONTROLLER:
         return
     from passthrough.host import juju_agents
@@ -107,10 +113,10 @@ def check_place(model: ops.Model, agents_folder: Path) -> None:
     if role is None:
         if charm and charm.subordinate:
             # Left behind: no relation leads to its principal any more, and there was but one way.
-            chained = CHAIN in charm.interfaces
-            endpoint = CHAIN if chained else Role.COMPUTE.value
+            chain = next((each for each in CHAINS if CHAINS[each] in charm.interfaces), None)
+            endpoint = chain or Role.COMPUTE.value
             raise MisplacedError(
-                f"{unit} is a subordinate" + (": units without end" if chained else ""),
+                f"{unit} is a subordinate" + (": units without end" if chain else ""),
                 f"juju remove-relation {own}:{endpoint} {beside}",
             )
         return

@@ -51,6 +51,7 @@ class Telling:
         self.start, self.stop = host_tools.start, host_tools.stop
         self.settle_devices = host_tools.settle_devices
         self.start_timer, self.stop_timer = host_tools.start_timer, host_tools.stop_timer
+        self.start_socket, self.stop_socket = host_tools.start_socket, host_tools.stop_socket
 
     def rebuild(
         self,

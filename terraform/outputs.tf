@@ -6,6 +6,8 @@ output "application" {
 output "provides" {
   description = "The endpoints that the charm provides."
   value = {
+    cos_agent             = "cos-agent"
+    metrics_endpoint      = "metrics-endpoint"
     nova_cloud_controller = "nova-cloud-controller"
     nova_pci              = "nova-pci"
     nrpe_external_master  = "nrpe-external-master"

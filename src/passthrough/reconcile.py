@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from passthrough import confirm, frozen, survey
 from passthrough.config.options import Options
-from passthrough.effects import apply, nova_compute, vfs, watching
+from passthrough.effects import apply, exporting, nova_compute, vfs, watching
 from passthrough.effects.tools import Tools
 from passthrough.nova import offer as nova_offer
 from passthrough.planning import quarantine
@@ -82,7 +82,8 @@ def _have_it_watched(
 ) -> None:
     """See to it that whatever is written from here on, somebody takes it back."""
     aim = before.plan.record
-    if (aim.has_host or before.nova.content) and not before.options.leaving:
+    is_there = aim.has_host or aim.exporter or before.nova.content
+    if is_there and not before.options.leaving:
         watching.install(ledger, tools, progress)
         watching.identify(ledger, (*aim.taken, *aim.vfs))
 
@@ -179,6 +180,7 @@ def _reconcile(
     offered = offer(after)
     if options.leaving:
         nova_compute.leave(ledger, after.nova, progress)
+        exporting.remove(ledger, tools)
     if offered or not after.nova.read:
         after = survey.decide(options, survey.read_own_again(after.facts))
     if ledger.present.is_empty:

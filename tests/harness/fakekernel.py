@@ -197,6 +197,7 @@ class FakeTools:
         self.failing: dict[str, str] = {}
         self.services: dict[str, str] = {}
         self.timers: set[str] = set()
+        self.sockets: set[str] = set()
 
         self.stopped: dict[str, str] = {}
         self.after_stop: Callable[[str], object] = lambda service: None
@@ -255,6 +256,17 @@ class FakeTools:
         """Stop a timer."""
         self._fail_where_told("systemctl")
         self.timers.discard(name)
+
+    def start_socket(self, name: str) -> None:
+        """Listen on a socket, or listen anew."""
+        self.calls.append(f"listen {name}")
+        self._fail_where_told("socket")
+        self.sockets.add(name)
+
+    def stop_socket(self, name: str) -> None:
+        """Stop a socket."""
+        self._fail_where_told("socket")
+        self.sockets.discard(name)
 
     def settle_devices(self) -> None:
         """Wait for udev, which the tree answers for at once."""

@@ -30,6 +30,8 @@ _BY_TOOL = (
     "restart",
     "start_timer",
     "stop_timer",
+    "start_socket",
+    "stop_socket",
     "settle_devices",
 )
 _BY_DESCRIPTOR = ("fsync", "fchmod", "fchown", "ftruncate", "pwrite")

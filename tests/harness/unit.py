@@ -35,6 +35,8 @@ DECLARED: dict[str, dict[str, Any]] = {
 }
 PRINCIPAL = testing.SubordinateRelation("juju-info", remote_app_name="nova-compute")
 NRPE = testing.SubordinateRelation("nrpe-external-master", remote_app_name="nrpe")
+COS_AGENT = testing.SubordinateRelation("cos-agent", remote_app_name="opentelemetry-collector")
+METRICS = testing.Relation("metrics-endpoint", remote_app_name="prometheus")
 # Beside the host, not on it: Juju's folders are none of what a test compares.
 AGENTS = ".juju/agents"
 HOOKS = ("install", "upgrade_charm", "config_changed", "start", "update_status")

@@ -17,12 +17,13 @@ from unit.host import test_domains, test_identity, test_juju_agents
 
 from passthrough import caretaker
 from passthrough.caretaker import Moment, Past, Sight, Verdict
-from passthrough.effects import nrpe, turns
+from passthrough.effects import exporting, nrpe, turns
 from passthrough.errors import BusyError, PassthroughError
-from passthrough.host import juju_agents, watch
+from passthrough.host import exporter_files, juju_agents, watch
 from passthrough.planning import caretaking
+from passthrough.planning.exporting import Listen
 from passthrough.reporting import plan_text
-from passthrough.state import record
+from passthrough.state import look, record
 from passthrough.system import files, lock, timed_write
 
 HOUR = 3600.0
@@ -180,6 +181,16 @@ class TestGivingBack:
         left.vanish()
         assert left.look_twice() == 0
         assert not any((left.root / path).exists() for path in nrpe.owned_files("pci-passthrough"))
+
+    def test_the_exporter_goes_too(self, left: Left):
+        with lock.hold(left.root, "a test"), record.open(left.world.site) as ledger:
+            exporting.install(ledger, Listen(10285), left.world.tools)
+        look.write(left.world.site, look.Look())
+        left.vanish()
+        assert left.look_twice() == 0
+        paths = (*exporter_files.owned_files("pci-passthrough"), look.path_of("pci-passthrough"))
+        assert not any((left.root / path).exists() for path in paths)
+        assert left.world.tools.sockets == set()
 
     def test_no_agent_for_a_day(self, left: Left):
         shutil.rmtree(left.root / "var/lib/juju")

@@ -446,8 +446,9 @@ class TestPlanOfWhatIsTried:
     def test_takes_every_option_by_its_name_and_type(self):
         options = DECLARED["config"]["options"]
         params = DECLARED["actions"]["plan"]["params"]
+        in_schema = {"int": "integer"}  # JSON Schema's name, which Juju has for parameters
         assert {name: row["type"] for name, row in params.items() if name != "format"} == {
-            name: row["type"] for name, row in options.items()
+            name: in_schema.get(row["type"], row["type"]) for name, row in options.items()
         }
         assert [name for name, row in params.items() if "default" in row] == ["format"]
 

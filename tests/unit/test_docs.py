@@ -21,10 +21,11 @@ import yaml
 from harness import hosttree, made, madenova, world
 from lab import matrix
 
+import cos
 from passthrough import caretaker, enums, survey
 from passthrough.config import devices, options
 from passthrough.effects import nrpe
-from passthrough.host import initramfs, pci, watch
+from passthrough.host import exporter_files, initramfs, pci, watch
 from passthrough.nova import lines as nova_lines
 from passthrough.nova import publication
 from passthrough.nova.release import Release
@@ -33,6 +34,7 @@ from passthrough.reporting import (
     health_text,
     inventory,
     inventory_tree,
+    metrics,
     plan_text,
     status,
     tables,
@@ -42,7 +44,7 @@ from passthrough.reporting import leftovers as hand_made
 from passthrough.reporting.verify import nova as nova_checks
 from passthrough.reporting.verify import result
 from passthrough.site import Site
-from passthrough.state import record, retries, settled, stuck
+from passthrough.state import look, record, retries, settled, stuck
 from passthrough.system import lock, procfs
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -218,7 +220,8 @@ def test_every_status_is_documented():
 def test_documented_statuses_are_spoken():
     """The other way round: nothing is documented that the code does not say any more."""
     said = " ".join(plain(template) for _, template in spoken())
-    for name in ("config/devices.py", "config/host_exceptions.py", "config/kernel_options.py"):
+    options_ = ("devices", "host_exceptions", "kernel_options", "options")
+    for name in (f"config/{each}.py" for each in options_):
         said += " ".join(plain(text) for text in templates(parse(SOURCE / name)))
     table_rows = re.findall(r"(?m)^\| .+ \|$", read("reference/statuses.md"))
     messages = []
@@ -285,12 +288,13 @@ def owned_paths() -> list[str]:
     """Every path that the charm may write, in the names of the documentation."""
     app = "APPLICATION"
     paths = [file.path for file in boot_files.owned_files("x")]
-    paths += watch.owned_files("x")[1:]
+    paths += [*watch.owned_files("x")[1:], *exporter_files.owned_files("x")[1:]]
     paths += [nova_lines.path_of("x"), *nrpe.owned_files("x"), nrpe._report_path("x")]
     named = [path.replace("pci-passthrough-x", "NAME") for path in paths]
     named = [path.replace("pci_passthrough_x", "NAME") for path in named]
     paths = [f"{record.DIRECTORY}/{app}.json", lock.PATH, initramfs.CACHE, stuck.PATH]
     paths += [watch.program_path(app), f"{caretaker.MEMORY}{app}"]
+    paths += [exporter_files.program_path(app), f"{look.FOLDER}/{app}.look"]
     rebuild = os.path.relpath(retries._path(Site(pathlib.Path("/"), "x")), "/")
     return [*named, *paths, settled._path("UNIT"), f"{rebuild[:-1]}{app}"]
 
@@ -311,6 +315,25 @@ def test_endpoints_are_documented():
         name: (endpoint["interface"], endpoint.get("scope", "global"))
         for name, endpoint in declared.items()
     }
+
+
+def test_metrics_are_documented():
+    assert first_column("reference/metrics.md", "metrics") == [each.name for each in metrics.TABLE]
+
+
+def test_keys_of_the_collectors_databags_are_documented():
+    page = read("reference/relations.md")
+    names = ("model", "model_uuid", "application", "unit", "charm_name")
+    topology: dict[str, str] = dict.fromkeys(names, "x")
+    agent = cos.agent_unit(topology, 1)
+    told = {**agent, **json.loads(agent["config"]), **cos.scrape_application(topology, 1)}
+    told |= cos.scrape_unit("x/0", "192.0.2.1")
+    assert [key for key in told if f"`{key}`" not in page] == []
+
+
+def test_every_alert_is_documented():
+    rules = yaml.safe_load(cos.RULES.read_text(encoding="utf-8"))["groups"][0]["rules"]
+    assert first_column("how-to/monitor.md", "alerts") == [each["alert"] for each in rules]
 
 
 def test_every_endpoint_is_optional():

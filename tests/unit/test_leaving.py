@@ -76,6 +76,8 @@ ROWS = {
     ),
     "broken-of-nova-pci": (broken("nova-pci:2", "controller"), [], False),
     "broken-of-nrpe": (broken("nrpe-external-master:3", "nrpe"), [], False),
+    "broken-of-a-collector": (broken("cos-agent:4", "opentelemetry-collector"), [], False),
+    "broken-of-prometheus": (broken("metrics-endpoint:5", "prometheus"), [], False),
     "stop": (leaving.Hook("stop", UNIT, NOVA), ["juju-info:0"], True),
     "remove": (leaving.Hook("remove", UNIT, NOVA), ["juju-info:0"], True),
     "config-changed": (leaving.Hook("config-changed", UNIT, NOVA), [], False),
@@ -99,6 +101,7 @@ PAGE = (
     ["broken-one-of-two", "broken-one-of-two-and-still-listed"],
     ["broken-of-somebody-elses", "broken-of-the-other-kind"],
     ["broken-of-nova-pci", "broken-of-nrpe"],
+    ["broken-of-a-collector", "broken-of-prometheus"],
     ["stop", "remove"],
     None,
 )

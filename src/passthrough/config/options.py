@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from passthrough import frozen
 from passthrough.config import devices as devices_option
@@ -15,7 +16,22 @@ _DRIVER = r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}"
 
 ON_REMOVAL = "on-removal"
 
+METRICS, METRICS_PORT = "metrics", "metrics-port"
+_DEFAULT_PORT, _PORTS = 10285, range(1024, 65536)
+
 _LEAVE_OUT = "leave it out"
+
+
+class Metrics(NamedTuple):
+    """What the options say of the metrics; nothing that is done to a device goes by them.
+
+    Attributes:
+        are_wanted: whether the exporter is there without a relation that asks for it.
+        port: the TCP port that it listens on.
+    """
+
+    are_wanted: bool = False
+    port: int = _DEFAULT_PORT
 
 
 class Options(frozen.Value):
@@ -58,6 +74,7 @@ def parse(config: Mapping[str, object]) -> Options:
     Raises:
         OptionError: when an option does not accept its value; names the item and the way out.
     """
+    parse_metrics(config)
     return Options(
         devices=devices_option.parse(str(config.get("devices", ""))),
         iommu=_choice(config, "iommu", ("auto", "manual", "off")) == "auto",
@@ -70,6 +87,21 @@ def parse(config: Mapping[str, object]) -> Options:
         keep=parse_keep(config.get(ON_REMOVAL)),
         host_exceptions=parse_host_exceptions(config),
     )
+
+
+def parse_metrics(config: Mapping[str, object]) -> Metrics:
+    """Parse the options of the metrics alone, whatever the others hold.
+
+    Args:
+        config: the options by Juju's names.
+
+    Raises:
+        OptionError: when the port is none that an unprivileged service has.
+    """
+    port = config.get(METRICS_PORT, _DEFAULT_PORT)
+    if type(port) is not int or port not in _PORTS:
+        raise OptionError(METRICS_PORT, f"{show(port)} is not a port from 1024 to 65535")
+    return Metrics(bool(config.get(METRICS, False)), port)
 
 
 def parse_host_exceptions(

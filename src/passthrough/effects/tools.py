@@ -6,6 +6,7 @@ distribution when it is imported, and refuses any but Ubuntu and CentOS.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import shutil
@@ -107,6 +108,20 @@ class Tools(Protocol):
 
     def stop_timer(self, name: str) -> None:
         """Stop a timer whose file is gone, and have systemd read its units again.
+
+        Raises:
+            CommandError: when systemd does not.
+        """
+
+    def start_socket(self, name: str) -> None:
+        """Have systemd read its units again, and listen on a socket, or listen anew.
+
+        Raises:
+            CommandError: when systemd does not, as where a port is another's.
+        """
+
+    def stop_socket(self, name: str) -> None:
+        """Stop a socket whose file is gone, with its service, and have systemd read its units.
 
         Raises:
             CommandError: when systemd does not.
@@ -215,6 +230,19 @@ class HostTools:
     def stop_timer(self, name: str) -> None:
         """Stop a timer whose file is gone, and have systemd read its units again."""
         commands.run(("systemctl", "stop", f"{name}.timer"), SERVICE_TIMEOUT)
+        commands.run(("systemctl", "daemon-reload"), SERVICE_TIMEOUT)
+
+    def start_socket(self, name: str) -> None:
+        """Have systemd read its units again, and listen on a socket, or listen anew."""
+        commands.run(("systemctl", "daemon-reload"), SERVICE_TIMEOUT)
+        commands.run(("systemctl", "restart", f"{name}.socket"), SERVICE_TIMEOUT)
+
+    def stop_socket(self, name: str) -> None:
+        """Stop a socket whose file is gone, with its service, and have systemd read its units."""
+        commands.run(("systemctl", "stop", f"{name}.socket"), SERVICE_TIMEOUT)
+        # One that could not listen would stay in the list of what has failed.
+        with contextlib.suppress(commands.CommandError):
+            commands.run(("systemctl", "reset-failed", f"{name}.socket"), SERVICE_TIMEOUT)
         commands.run(("systemctl", "daemon-reload"), SERVICE_TIMEOUT)
 
     def settle_devices(self) -> None:

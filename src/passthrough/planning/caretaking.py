@@ -11,7 +11,7 @@ import functools
 import hashlib
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from passthrough.host import watch
@@ -21,10 +21,18 @@ from passthrough.state import digest
 _PACKAGE = Path(__file__).resolve().parents[1]
 # What only people ask for. A test runs the rest, so whatever giving back comes to need has to stay.
 _LEFT_OUT = (
-    *("cli.py", "lending.py", "quarantining.py", "rebind.py"),
-    *("reporting/loans.py", "reporting/quarantines.py", "reporting/verify/"),
+    *(
+        "cli.py",
+        "exporter.py",
+        "lending.py",
+        "planning/exporting.py",
+        "quarantining.py",
+        "rebind.py",
+    ),
+    *("reporting/loans.py", "reporting/metrics.py", "reporting/quarantines.py"),
+    "reporting/verify/",
 )
-_MAIN = "import sys\n\nfrom passthrough import caretaker\n\nsys.exit(caretaker.main())\n"
+_MAIN = "import sys\n\nfrom passthrough import {0}\n\nsys.exit({0}.main())\n"
 # The earliest that a zip can say: the same code gives the same bytes.
 _DATE = (1980, 1, 1, 0, 0, 0)
 # Of the spelling of what was installed.
@@ -59,13 +67,23 @@ def fingerprint(wanted: Mapping[str, str]) -> str:
 @functools.lru_cache(maxsize=1)
 def pack() -> str:
     """Pack the code that gives back into one file, as text in the manner of `files.read`."""
+    names = (path.relative_to(_PACKAGE).as_posix() for path in _PACKAGE.rglob("*.py"))
+    return pack_modules("caretaker", (name for name in names if not name.startswith(_LEFT_OUT)))
+
+
+def pack_modules(main: str, names: Iterable[str]) -> str:
+    """Pack modules of the package into one file that Python runs, as text as in `files.read`.
+
+    Args:
+        main: the module whose ``main`` is run.
+        names: the files below the package.
+    """
     packed = io.BytesIO()
     sources = {
-        f"passthrough/{name}": path.read_text(encoding="utf-8")
-        for path in sorted(_PACKAGE.rglob("*.py"))
-        if not (name := path.relative_to(_PACKAGE).as_posix()).startswith(_LEFT_OUT)
+        f"passthrough/{name}": (_PACKAGE / name).read_text(encoding="utf-8")
+        for name in sorted(names)
     }
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_STORED) as archive:
-        for name, text in {"__main__.py": _MAIN, **sources}.items():
+        for name, text in {"__main__.py": _MAIN.format(main), **sources}.items():
             archive.writestr(zipfile.ZipInfo(name, _DATE), text)
     return packed.getvalue().decode("utf-8", "surrogateescape")

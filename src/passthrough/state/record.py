@@ -38,19 +38,23 @@ FORMAT = 4
 NEWEST = 5
 _READ = (2, 3, FORMAT, NEWEST)
 _SAYS_INHERITED = 3
-# Left out where they are empty. `missing` came without another format: a revision that does not
-# know it does all that it did, and forgets it.
+# Left out where they are empty. `missing` and `exporter` came without another format: a revision
+# that does not know them does all that it did, and forgets them.
 _INHERITED, _VARIANTS, _VFS, _LENT = "inherited", "variants", "vfs", "lent"
 _MISSING, _QUARANTINE, _DUE, _ACCEPTED = "missing", "quarantine", "due", "accepted"
 _RESTARTS, _RESTARTED = "restarts", "restarted"
 _SET_ASIDE, _COUNTS = (_QUARANTINE, _DUE, _ACCEPTED), (_RESTARTS, _RESTARTED)
-_OPTIONAL = (_INHERITED, _VARIANTS, _VFS, _LENT, _MISSING, *_SET_ASIDE, *_COUNTS)
+_EXPORTER = "exporter"
+_OPTIONAL = (_INHERITED, _VARIANTS, _VFS, _LENT, _MISSING, *_SET_ASIDE, *_COUNTS, _EXPORTER)
 # Of a card in ``identities``: left out but for a VF.
 TYPE, VF = "type", "type-VF"
 
 # Takes the place of a fingerprint while a rebuild runs, and stays when it fails: nobody knows then
 # what the image holds, so the next run rebuilds even where the files are unchanged.
 DIRTY = ""
+
+# Of an exporter whose files are on the host, or about to be, and for which systemd does not listen.
+NOT_LISTENING = "not listening"
 
 # What stands in the place of a record and is no file, or none that a record could be.
 _NO_FILE = (errno.EISDIR, errno.EINVAL, errno.EFBIG, errno.ELOOP)
@@ -218,6 +222,8 @@ class Record(frozen.Value):
             kernel still counts fatal errors of it → as in ``quarantine``.
         restarts: how often nova-compute was restarted for a quarantine.
         restarted: when what it is offered last changed for one, in seconds since the epoch.
+        exporter: the fingerprint of the exporter's files, once systemd listens for it;
+            NOT_LISTENING before, and empty where there is none.
     """
 
     taken: Mapping[str, str | None] = frozen.field(default_factory=dict[str, str | None])
@@ -242,6 +248,7 @@ class Record(frozen.Value):
     accepted: Mapping[str, Quarantine] = frozen.field(default_factory=dict[str, Quarantine])
     restarts: int = 0
     restarted: int = 0
+    exporter: str = ""
 
     @property
     def is_empty(self) -> bool:
@@ -249,7 +256,7 @@ class Record(frozen.Value):
 
         Nobody has to look after nothing, so neither the owner nor the caretaker counts.
         """
-        kept = self.reboot or self.missing or self.quarantine
+        kept = self.reboot or self.missing or self.quarantine or self.exporter
         return not (self.has_host or kept) and self.nova == Nova()
 
     @property
@@ -562,7 +569,7 @@ def _spell_out(record: Record) -> dict[str, object]:
         found: Mapping[str, Quarantine] = getattr(record, name)
         if found:
             spelled[name] = {address: each._asdict() for address, each in found.items()}
-    for name in _COUNTS:
+    for name in (*_COUNTS, _EXPORTER):
         if getattr(record, name):
             spelled[name] = getattr(record, name)
     return spelled
@@ -639,6 +646,7 @@ def _parse(data: Any, *, inherits: bool = True) -> Record:
         *(_parse_quarantines(data.get(name, {})) for name in _SET_ASIDE),
         restarts=_parse_number(data.get(_RESTARTS, 0)),
         restarted=_parse_number(data.get(_RESTARTED, 0)),
+        exporter=str(data.get(_EXPORTER, "")),
     )
 
 

@@ -231,6 +231,25 @@ class TestTimer:
         ]
 
 
+class TestSocket:
+    def test_a_socket_listens_anew_once_systemd_knows_its_file(self, install: Install, calls):
+        install("systemctl", "")
+        tools.HostTools().start_socket("x-exporter")
+        assert calls.read_text().splitlines() == [
+            "systemctl daemon-reload",
+            "systemctl restart x-exporter.socket",
+        ]
+
+    def test_a_socket_whose_file_is_gone_stops_and_leaves_no_failure(self, install: Install, calls):
+        install("systemctl", '[ "$1" != reset-failed ]')
+        tools.HostTools().stop_socket("x-exporter")
+        assert calls.read_text().splitlines() == [
+            "systemctl stop x-exporter.socket",
+            "systemctl reset-failed x-exporter.socket",
+            "systemctl daemon-reload",
+        ]
+
+
 class TestModules:
     @pytest.fixture(autouse=True)
     def ubuntu(self, monkeypatch: pytest.MonkeyPatch):
