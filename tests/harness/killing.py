@@ -31,6 +31,7 @@ _BY_TOOL = (
     "start_timer",
     "stop_timer",
     "settle_devices",
+    "reload_udev",
 )
 _BY_DESCRIPTOR = ("fsync", "fchmod", "fchown", "ftruncate", "pwrite")
 
