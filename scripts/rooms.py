@@ -13,6 +13,7 @@ import ast
 import dataclasses
 import functools
 import itertools
+import math
 import pathlib
 import sys
 import textwrap
@@ -34,6 +35,8 @@ _WIDTH, _MARGIN, _GAP = 900, 20, 36
 _PADDING, _LINE, _LETTER = 14, 18, 7.8  # what the widest letters take, in pixels
 _COLUMNS = 50  # letters
 _CROSSING = 500  # pixels that an arrow may go around for one crossing less
+# Of two rows, beyond which trying them all takes minutes.
+_MOST_ORDERS = 20_000
 _WAY = 24  # what an arrow takes that passes a layer
 
 _VALUES = "plain values: every room may import them, and no arrow shows it"
@@ -226,12 +229,33 @@ def _lay_out(house: House) -> tuple[list[list[_Item]], list[list[_Item]]]:
 
 
 def _order(*rows: list[_Item]) -> None:
-    """Sort two rows, one below the other, so that arrows are short and do not cross."""
+    """Sort two rows, one below the other, so that arrows are short and do not cross.
+
+    Where they have too many orders to try all, exchanges of two rooms lead to a good one.
+    """
+    if math.prod(math.factorial(len(row)) for row in rows) > _MOST_ORDERS:
+        while _improve(rows):
+            pass
+        return
     orders = itertools.product(*map(itertools.permutations, rows))
     best = min(orders, key=_disorder)
     for row, order in zip(rows, best, strict=True):
         row[:] = order
         _spread(row)
+
+
+def _improve(rows: Sequence[list[_Item]]) -> bool:
+    """Exchange two rooms of a row where that is for the better; tell whether any were."""
+    least = _disorder(rows)
+    for row in rows:
+        for one, other in itertools.combinations(range(len(row)), 2):
+            row[one], row[other] = row[other], row[one]
+            found = _disorder(rows)
+            if found < least:
+                return True
+            row[one], row[other] = row[other], row[one]
+    _disorder(rows)
+    return False
 
 
 def _disorder(rows: Sequence[Sequence[_Item]]) -> float:
