@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import made
 from harness.constants import NVME_ID
 from harness.fakenvme import MODEL, SERIAL, FakeNvme
 from harness.hosttree import HostTree
 from harness.unit import HOOKS, Unit
+from ops import testing
 
+from passthrough import erasing, survey
 from passthrough.effects import eraser, handing
+from passthrough.host import held_disks, identity, pci
+from passthrough.host.uses import kinds
 from passthrough.state import record
 
 NVME, OTHER = "0000:02:00.0", "0000:83:00.0"
@@ -281,8 +289,6 @@ class TestIsRefused:
     def test_of_another_serial_number(self, aside: Host, monkeypatch: pytest.MonkeyPatch):
         with aside.world.ledger() as ledger:
             ledger.update(identities={NVME: {"id": NVME_ID, "serial": "00-01"}})
-        from passthrough.host import identity
-
         now = identity.Identity(NVME_ID, "00-02")
         monkeypatch.setattr(identity, "read", lambda *_: now)
         assert f"the record has {NVME_ID} 00-01, and it is {NVME_ID} 00-02" in aside.refused()
@@ -319,6 +325,16 @@ class TestIsNotDone:
             " its end: run erase again"
         )
         assert (aside.mark, aside.driver, aside.rules.exists()) == (record.TOLD, "vfio-pci", False)
+
+    def test_the_status_says_so(self, aside: Host):
+        aside.nvme.lazy = True
+        aside.refused()
+        aside.unit.run()
+        assert f"not erased to the end: {NVME}, run erase again" in aside.unit.status
+        aside.nvme.lazy = False
+        aside.erase()
+        aside.unit.run()
+        assert "erase" not in aside.unit.status
 
     def test_then_no_rebind_brings_it_back(self, aside: Host):
         aside.nvme.lazy = True
@@ -388,6 +404,34 @@ class TestIsNotDone:
         assert (aside.mark, aside.rules.exists()) == (None, False)
 
 
+class TestKindOfFunction:
+    """What only a host with other hardware shows."""
+
+    def ask(self, function: pci.Function) -> str:
+        facts = made.facts(function)
+        decision = survey.decide(made.wanted(), facts)
+        found = erasing._object_to_function(decision, facts, function.address)
+        return str(next(found))
+
+    def test_a_vf_shares_what_its_pf_has(self):
+        vf = made.function(NVME, NVME_ID, made.STORAGE, physfn="0000:01:00.0", driver="vfio-pci")
+        assert self.ask(vf) == (
+            f"{NVME} is a VF of 0000:01:00.0, and shares its namespaces; erase 0000:01:00.0 once it"
+            " has no VFs"
+        )
+
+    def test_one_that_is_gone_is_not_erased(self, aside: Host, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(identity, "read", lambda *_: None)
+        assert aside.refused() == f"{NVME} is not in this host any more"
+        assert not aside.nvme.is_erased
+
+    def test_a_record_that_knows_no_card_has_nothing_to_compare(self, aside: Host):
+        with aside.world.ledger() as ledger:
+            ledger.update(identities={}, quarantine={}, erasing={NVME: record.BEGUN})
+        aside.erase()
+        assert aside.nvme.is_erased
+
+
 class TestAHook:
     """What it does with a function that a kill has left away."""
 
@@ -418,11 +462,6 @@ class TestAHook:
     def test_leaves_it_where_somebody_has_its_disk(
         self, left: Host, monkeypatch: pytest.MonkeyPatch
     ):
-        import contextlib
-
-        from passthrough.host import held_disks
-        from passthrough.host.uses import kinds
-
         used = kinds.Use(kinds.Kind.HELD, "something in the kernel has nvme9n1")
         monkeypatch.setattr(held_disks, "hold", lambda *_: contextlib.nullcontext((used,)))
         left.unit.run()
@@ -443,8 +482,6 @@ class TestAHook:
 
 
 def test_beside_a_controller_there_is_nothing_to_erase(ready_unit: Unit):
-    from ops import testing
-
     ready_unit.relate(
         testing.SubordinateRelation(
             "nova-cloud-controller", remote_app_name="nova-cloud-controller"
@@ -458,9 +495,6 @@ def test_beside_a_controller_there_is_nothing_to_erase(ready_unit: Unit):
 
 
 def test_no_hook_imports_it(charm_root: Path):
-    import subprocess
-    import sys
-
     code = "import sys, charm, hosting, actions; print('passthrough.erasing' in sys.modules)"
     path = ":".join(str(charm_root / each) for each in ("src", "lib"))
     done = subprocess.run(

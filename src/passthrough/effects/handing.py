@@ -81,15 +81,14 @@ def is_away(root: Path, address: str) -> bool:
 
 
 def give_back(root: Path, address: str, tools: Tools) -> None:
-    """Bring a function back to vfio-pci, and let udev have its disks again.
+    """Bring a function back to vfio-pci, where it came from, and let udev have its disks again.
 
     Raises:
         StuckError: when nvme has not released it in time; udev is kept off then.
         BindError: when the kernel shows another driver afterwards; the same.
-        CommandError: when a module cannot be loaded, or udev does not read its rules.
+        CommandError: when udev does not read its rules.
         OSError: when the rules cannot be removed.
     """
-    tools.load_vfio()
     drivers.bind(root, address)
     if files.ensure(root / rules_path(address), None):
         tools.reload_udev()
@@ -105,7 +104,7 @@ def recover(
     Args:
         root: the host's root.
         addresses: the functions; one that is where it belongs, or not there, is left alone.
-        tools: load modules, and have udev read its rules.
+        tools: have udev read its rules.
         progress: takes a sentence about each one.
 
     Returns:

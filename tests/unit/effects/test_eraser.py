@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from harness import uses
 from harness.fakekernel import FakeKernel
@@ -11,6 +13,7 @@ from harness.hosttree import HostTree
 from passthrough.effects import eraser
 from passthrough.effects.eraser import EraseError
 from passthrough.host import held_disks
+from passthrough.host.uses import kinds
 from passthrough.planning.erasure import Method
 from passthrough.system import nvme_admin
 
@@ -194,10 +197,6 @@ class TestIsNotOpened:
         assert refuse(nvme) == "/dev/nvme9 says serial S3CR37, and the kernel S-OTHER"
 
     def test_whose_disk_somebody_has(self, nvme: FakeNvme, monkeypatch: pytest.MonkeyPatch):
-        import contextlib
-
-        from passthrough.host.uses import kinds
-
         used = kinds.Use(kinds.Kind.HELD, "something in the kernel has nvme9n1")
         monkeypatch.setattr(held_disks, "hold", lambda *_: contextlib.nullcontext((used,)))
         assert refuse(nvme) == "something in the kernel has nvme9n1; free it first"
