@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from passthrough import pci_address, survey
 from passthrough.effects import eraser, handing
 from passthrough.errors import PassthroughError
-from passthrough.host import identity
+from passthrough.host import domains, identity
 from passthrough.nova import limits
 from passthrough.nova import offer as nova_offer
 from passthrough.state import record
@@ -223,7 +223,7 @@ def _object_to_users(_: Decision, now: survey.Facts, address: str) -> Iterator[E
             f"{each}: a process has it open ({', '.join(map(str, processes))}){shares}",
             "stop or migrate the guest first",
         )
-    named = now.defined().get(address, ())
+    named = {**domains.named(now.site.root, domains.RUNNING), **now.defined()}.get(address, ())
     if named:
         yield ErasingError(
             f"{address}: the guest {named[0]} names it, be it shut off or not",

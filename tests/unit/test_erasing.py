@@ -136,6 +136,11 @@ class TestErase:
             }
         }
 
+    def test_where_there_is_no_namespace_it_says_so(self, aside: Host):
+        aside.nvme.sanicap = 0b10
+        aside.nvme.sizes.clear()
+        assert "no active namespace, so there was nothing to read back" in aside.erase()["table"]
+
     def test_all_else_is_as_before(self, aside: Host):
         before = aside.world.snapshot("etc", "var/lib")
         aside.erase()
@@ -270,8 +275,9 @@ class TestIsRefused:
             f"{NVME}: a process has it open (4711); stop or migrate the guest first"
         )
 
-    def test_while_a_domain_names_it(self, aside: Host, tree: HostTree):
-        tree.write("etc/libvirt/qemu/instance-0000002a.xml", DOMAIN)
+    @pytest.mark.parametrize("place", ["etc/libvirt/qemu", "run/libvirt/qemu"])
+    def test_while_a_domain_names_it(self, aside: Host, tree: HostTree, place: str):
+        tree.write(f"{place}/instance-0000002a.xml", DOMAIN)
         assert aside.refused() == (
             f"{NVME}: the guest instance-0000002a names it, be it shut off or not; delete or"
             " migrate that guest first: what it left is its own until then"

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from passthrough.erasing import Result
 
 
+_NOTHING = "It has no active namespace, so there was nothing to read back."
+
+
 def describe(result: Result) -> dict[str, Any]:
     """Describe what was erased, in plain values."""
     return {
@@ -38,7 +41,7 @@ def table(described: Mapping[str, Any], way_back: str) -> str:
     ]
     lines = [
         f"{described['address']}: {described['controller']}: erased, by {described['method']}",
-        *([tables.format_table(header, rows)] if rows else []),
+        tables.format_table(header, rows) if rows else _NOTHING,
         "",
         f"It is in quarantine still. To have Nova offered it again: {way_back}",
     ]
