@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from passthrough import pci_address, survey
+from passthrough import survey
 from passthrough.effects import eraser, handing
 from passthrough.errors import PassthroughError
 from passthrough.host import domains, identity
 from passthrough.nova import limits
 from passthrough.nova import offer as nova_offer
+from passthrough.reporting import words
 from passthrough.state import record
 from passthrough.system import quoting
 
@@ -88,12 +89,8 @@ def check(decision: Decision, address: str, confirm: str) -> None:
             f"confirm is {quoting.show(confirm)}, and address {quoting.show(address)}",
             "give the address twice: all that is on it will be lost",
         )
-    claimed = decision.outcome.addresses
-    if address not in claimed:
-        raise ErasingError(
-            f"{quoting.show(address)} is not claimed on this host"
-            f"{pci_address.about_domain(address)}; claimed are {', '.join(claimed) or 'none'}"
-        )
+    if address not in decision.outcome.addresses:
+        raise ErasingError(words.not_claimed(decision, address))
     now = survey.ask_again(decision.facts, [address])
     for ask in (_object_to_host, _object_to_function, _object_to_users, _object_to_offer):
         objection = next(ask(decision, now, address), None)
