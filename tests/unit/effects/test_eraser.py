@@ -153,6 +153,11 @@ class TestCompare:
         _, seen, _ = erase(nvme)
         assert {each: found.wrong for each, found in seen.items()} == {1: 16, 2: 1}
 
+    def test_neither_is_what_cannot_be_read_called_erased(self, nvme: FakeNvme):
+        nvme.unreadable = True
+        _, seen, _ = erase(nvme)
+        assert {each: found.wrong for each, found in seen.items()} == {1: 16, 2: 1}
+
 
 class TestSample:
     @pytest.mark.parametrize("size", [512, 4096, 65536, 65536 * 2, 100_000 * 512, 1 << 40])
