@@ -77,6 +77,9 @@ class MadeUpTools:
     def settle_devices(self) -> None:
         """Have nothing to wait for."""
 
+    def reload_udev(self) -> None:
+        """The made-up host has no udev."""
+
     def stop(self, service: str) -> None:
         """There is none to stop."""
         raise pairs.BenchError(f"{service}: a benchmark stops nothing")

@@ -33,7 +33,7 @@ from passthrough.reporting import (
 )
 from passthrough.reporting.verify import checklist, result
 from passthrough.reporting.verify import nova as nova_checks
-from passthrough.state import record
+from passthrough.state import record, settled
 from passthrough.system import lock, procfs
 
 if TYPE_CHECKING:
@@ -76,6 +76,31 @@ def _decide(unit: PciPassthroughCharm, tried: Mapping[str, Any] | None = None) -
         return unit.decide(tried)
     except (PassthroughError, OSError) as error:
         raise _UndecidedError(error) from error
+
+
+def _erase(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Done:
+    """Erase a function in quarantine; what a kill has left of that is brought back first."""
+    from passthrough import erasing
+    from passthrough.effects import eraser
+    from passthrough.reporting import erasures
+
+    if _refused_beside_controller(unit, event):
+        return dispatched.Nothing()
+    site, address = unit.site, event.params["address"]
+    with lock.hold(site.root, f"the erase action of {site.application}"):
+        if address in record.read(site).erasing:
+            unit.change()
+        with record.open(site) as ledger:
+            ownership.check_unit(unit.model, unit.place, ledger.present)
+            before = _decide(unit)
+            erasing.check(before, address, event.params["confirm"])
+            settled.unsettle(site.root, unit.unit.name)  # the next hook mends what a kill leaves
+            means = erasing.Means(tools.HostTools(), eraser.HOST)
+            done = erasing.erase(ledger, before, address, means, event.log)
+    described = erasures.describe(done)
+    way_back = f"juju run {unit.unit.name} rebind address={address}"
+    _answer(event, lambda: erasures.table(described, way_back), "erased", described)
+    return dispatched.Nothing()
 
 
 def _list_devices(unit: PciPassthroughCharm, event: ops.ActionEvent) -> dispatched.Done:
@@ -350,6 +375,7 @@ def _answer(event: ops.ActionEvent, table: Callable[[], str], key: str, value: o
 
 _Answer = Callable[["PciPassthroughCharm", ops.ActionEvent], dispatched.Done]
 _ANSWERS: Mapping[str, _Answer] = {
+    "erase_action": _erase,
     "lend_action": _lend,
     "list_devices_action": _list_devices,
     "plan_action": _plan,

@@ -58,8 +58,8 @@ def rebind(
 
     Returns:
         For each function that was asked for, None or the error. One that a guest holds has an
-        InUseError and was left alone; so is one that the host uses by now, and everything behind a
-        driver that does not let go.
+        InUseError and was left alone; so is one that the host uses by now, one whose erase has not
+        come to its end, and everything behind a driver that does not let go.
 
     Raises:
         RebindError: when the address is not claimed, the glob fits none that is, the host was
@@ -99,8 +99,7 @@ def rebind(
     for each in [each for each in asked if each not in done]:
         module, is_pinned = wanted[each].module, wanted[each].is_pinned
         try:
-            if stuck:
-                raise errors.PostponedError.after(stuck, each)
+            _check(decision, each, stuck)
             if _is_on_vfio(root, each):
                 # The host has given it up already.
                 drivers.rebind(root, each, module, is_pinned=is_pinned)
@@ -116,6 +115,18 @@ def rebind(
             done[each] = error
             progress(str(error))
     return done
+
+
+def _check(decision: Decision, address: str, stuck: errors.StuckError | None) -> None:
+    """Leave alone what comes behind a driver that does not let go, and what is being erased.
+
+    Raises:
+        PostponedError: with the reason.
+    """
+    if stuck:
+        raise errors.PostponedError.after(stuck, address)
+    if address in decision.facts.record.erasing:
+        raise errors.PostponedError(address, "its erase has not come to its end", "run erase again")
 
 
 def _choose(decision: Decision, claim: claims.Claim) -> vfio_driver.Choice:

@@ -127,6 +127,23 @@ def _change_vfs(
     return apply.Outcome(tuple(did), failed)
 
 
+def _bring_back(
+    ledger: record.Ledger, tools: Tools, progress: Callable[[str], object]
+) -> survey.Facts | None:
+    """Bring back what an erase that was killed has left on the host's driver.
+
+    Returns:
+        The host as it is then; None where nothing was touched.
+    """
+    if not ledger.present.erasing:
+        return None
+    from passthrough.effects import handing
+
+    site = ledger.site
+    touched = handing.recover(site.root, ledger.present.erasing, tools, progress)
+    return survey.look(site) if touched else None
+
+
 def _reconcile(
     ledger: record.Ledger,
     start: Start,
@@ -143,7 +160,8 @@ def _reconcile(
     def offer(decision: Decision) -> tuple[str, ...]:
         return nova_compute.apply(ledger, decision.nova, tools, progress)
 
-    before, found = confirm.decide(options, start.facts or survey.look(site))
+    facts = _bring_back(ledger, tools, progress) or start.facts
+    before, found = confirm.decide(options, facts or survey.look(site))
     _have_it_watched(ledger, before, tools, progress)
     before = note(ledger, before)
     made = apply.Outcome()

@@ -429,14 +429,14 @@ def _decide_offers(
     aim: Record,
 ) -> tuple[nova_offer.Offer, nova_offer.Offer]:
     """What to offer now, and what to offer once every claimed function is on its VFIO driver."""
+    off = {*aim.quarantine, *aim.erasing}
     absent = {
         each: nova_lines.missing_device_spec(each, item)
         for each, card in aim.missing.items()
-        if each not in aim.quarantine
-        and (item := missing.find_item(options.devices, each, card["id"]))
+        if each not in off and (item := missing.find_item(options.devices, each, card["id"]))
     }
     known = frozen.replace(facts.nova, missing=absent) if absent else facts.nova
-    verified = _without(aim.quarantine, nova_offer.find_verified(outcome))
+    verified = _without(off, nova_offer.find_verified(outcome))
     if facts.machine.switch:
         # Switched off for this boot, the host keeps its devices: a guest that Nova gave one now
         # would take it from the host. What a guest holds stays offered.
@@ -449,7 +449,7 @@ def _decide_offers(
     if held:
         known = frozen.replace(known, held=frozenset(held))
         now = nova_offer.decide(options, outcome, verified, known, renderer)
-    primary = _without(aim.quarantine, nova_offer.find_primary(outcome))
+    primary = _without(off, nova_offer.find_primary(outcome))
     if primary == verified:
         return now, now  # as on every host that is as it should be
     return now, nova_offer.decide(options, outcome, primary, known, renderer)

@@ -483,6 +483,12 @@ class TestActions:
         assert said[name] in result.message
         assert parts == {}
 
+    def test_erase_refuses_what_is_no_disk(self, deployed: Deployed):
+        card = "0000:83:00.0"
+        result, parts = deployed.act("erase", address=card, confirm=card)
+        assert f"{card} is no NVMe: its class is 030000, and not 0108xx" in result.message
+        assert (parts, drivers(deployed.host)) == ({}, READY)
+
     @pytest.mark.parametrize("name", ["list-devices", "plan", "verify", "rebind"])
     def test_nothing_undeclared_is_taken(self, deployed: Deployed, name: str):
         with pytest.raises(standin.ActionRefusedError):

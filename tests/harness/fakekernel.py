@@ -273,6 +273,11 @@ class FakeTools:
         self.calls.append("settle")
         self._fail_where_told("settle")
 
+    def reload_udev(self) -> None:
+        """Have udev read its rules again."""
+        self.calls.append("reload udev")
+        self._fail_where_told("reload")
+
     def stop(self, service: str) -> None:
         """Stop a service."""
         self.calls.append(f"stop {service}")

@@ -33,6 +33,7 @@ _BY_TOOL = (
     "start_socket",
     "stop_socket",
     "settle_devices",
+    "reload_udev",
 )
 _BY_DESCRIPTOR = ("fsync", "fchmod", "fchown", "ftruncate", "pwrite")
 

@@ -71,7 +71,10 @@ UPGRADE = Image(
 )
 # More kinds of file systems, such as one whose log lies on a disk of its own; QEMU without Nova.
 STORAGE = Image("storage", (*BASE.packages, "xfsprogs", "qemu-system-x86"), trees=BASE.trees)
+# LVM with its rules for udev, which activate what a disk brings.
+LVM = Image("lvm", (*BASE.packages, "lvm2"), trees=BASE.trees)
 # The table. Another kind of host is another row.
 IMAGES = {
-    image.name: image for image in (BASE, NOVA, NEWER_NOVA, DRACUT, NEWER_DRACUT, UPGRADE, STORAGE)
+    image.name: image
+    for image in (BASE, NOVA, NEWER_NOVA, DRACUT, NEWER_DRACUT, UPGRADE, STORAGE, LVM)
 }

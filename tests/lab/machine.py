@@ -196,6 +196,13 @@ VFS = Machine(
         Device("whole", hardware.SRIOV_NVME, bus=0x04),
     ),
 )
+LVM = Machine(
+    "lvm",
+    purpose="an NVMe to give away, on a host whose udev activates volume groups",
+    iommu="intel",
+    image="lvm",
+    devices=(*CHASSIS, Device("nvme", hardware.NVME, bus=0x01)),
+)
 AMD = Machine(
     "amd",
     purpose="AMD-Vi; its emulation carries devices right on the root complex, and no DMA behind it",
@@ -222,7 +229,7 @@ MACHINES = {
     machine.name: machine
     for machine in (
         *(BARE, INTEL, GUARDED, NOVA, NOVA_VFS, NEWER_NOVA, DRACUT, NEWER_DRACUT),
-        *(NO_IOMMU, MIXED, VFS, AMD, NO_GRUB),
+        *(NO_IOMMU, MIXED, VFS, LVM, AMD, NO_GRUB),
     )
 }
 

@@ -194,6 +194,13 @@ ROWS = (
         " nothing, as Nova would match neither",
     ),
     Row(
+        "erase",
+        machines.LVM,
+        host="an NVMe with a tenant's volume group, on a host with LVM",
+        proves="erased once it is off the offer and no domain names it, and read back; the host"
+        " never activates the volume group; killed at any step it is never offered",
+    ),
+    Row(
         "container",
         machines.MIXED,
         host="a container (systemd-nspawn, as LXD a user of the host's kernel)",

@@ -24,7 +24,7 @@ from lab import matrix
 import cos
 from passthrough import caretaker, enums, survey
 from passthrough.config import devices, options
-from passthrough.effects import nrpe
+from passthrough.effects import handing, nrpe
 from passthrough.host import exporter_files, initramfs, pci, watch
 from passthrough.nova import lines as nova_lines
 from passthrough.nova import publication
@@ -293,7 +293,7 @@ def owned_paths() -> list[str]:
     named = [path.replace("pci-passthrough-x", "NAME") for path in paths]
     named = [path.replace("pci_passthrough_x", "NAME") for path in named]
     paths = [f"{record.DIRECTORY}/{app}.json", lock.PATH, initramfs.CACHE, stuck.PATH]
-    paths += [watch.program_path(app), f"{caretaker.MEMORY}{app}"]
+    paths += [watch.program_path(app), f"{caretaker.MEMORY}{app}", handing.rules_path("ADDRESS")]
     paths += [exporter_files.program_path(app), f"{look.FOLDER}/{app}.look"]
     rebuild = os.path.relpath(retries._path(Site(pathlib.Path("/"), "x")), "/")
     return [*named, *paths, settled._path("UNIT"), f"{rebuild[:-1]}{app}"]

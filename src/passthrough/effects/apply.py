@@ -139,6 +139,7 @@ def apply(
         vfs=plan.record.vfs,
         lent=plan.record.lent,
         missing=plan.record.missing,
+        erasing=plan.record.erasing,
     )
     repaired = [_describe(change) for change in plan.files if change.drifted]
     if not plan.rebuild:

@@ -211,6 +211,35 @@ def _release(
     return now != before
 
 
+def move(root: Path, address: str, driver: str) -> None:
+    """Bind one function to a driver of the host's, by its name, for the charm's own work.
+
+    Args:
+        root: the host's root.
+        address: the function.
+        driver: the driver's name; its module is loaded.
+
+    Raises:
+        InUseError: when a process holds the function; nothing was touched.
+        StuckError: when its driver has not released it in time.
+        BindError: when the kernel shows another driver afterwards, or none.
+    """
+    try:
+        with kept_from_guests(root, address, [address]):
+            write(device_of(root, address) / "driver_override", driver)
+            if pci.driver_of(root, address) not in (None, driver):
+                _unbind(root, address)
+        if pci.driver_of(root, address) is None:
+            _probe(root, address)
+    except OSError as error:
+        raise errors.BindError(
+            address, f"{_below(root, error.filename)}: {error.strerror}"
+        ) from error
+    now = pci.driver_of(root, address) or "no driver"
+    if now != driver:
+        raise errors.BindError(address, f"{driver} did not take it", left=f"it is on {now}")
+
+
 def _names_to_load(root: Path, modalias: str | None, former: str | None) -> Iterator[str]:
     """Yield what modprobe may load the native driver by, the likelier first."""
     if modalias:

@@ -134,6 +134,13 @@ class Tools(Protocol):
             CommandError: when it does not come to an end.
         """
 
+    def reload_udev(self) -> None:
+        """Have udev read its rules again, before it looks at any other device.
+
+        Raises:
+            CommandError: when it does not.
+        """
+
     def stop(self, service: str) -> None:
         """Stop a service until it is started, or until the next boot.
 
@@ -249,6 +256,10 @@ class HostTools:
         """Wait until udev has no event left."""
         command = ("udevadm", "settle", f"--timeout={SETTLE_TIMEOUT:.0f}")
         commands.run(command, SERVICE_TIMEOUT)
+
+    def reload_udev(self) -> None:
+        """Have udev read its rules again; udevadm returns once it has been told."""
+        commands.run(("udevadm", "control", "--reload"), SERVICE_TIMEOUT)
 
     def stop(self, service: str) -> None:
         """Stop a service, which stays enabled for the next boot."""

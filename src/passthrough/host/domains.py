@@ -1,6 +1,7 @@
 """The guests that libvirt has defined, and the functions that they name. Reads only.
 
-libvirt keeps a file for each persistent domain, and names a host's function in it by its numbers
+libvirt keeps a file for each persistent domain, and another one while a domain runs. It names a
+host's function in them by its numbers
 (https://libvirt.org/formatdomain.html#host-device-assignment).
 """
 
@@ -13,18 +14,23 @@ from pathlib import Path
 from passthrough.system import files
 
 DIRECTORY = "etc/libvirt/qemu"
+RUNNING = "run/libvirt/qemu"
 _SOURCE = re.compile(r"<source\b[^>]*(?<!/)>\s*<address\b([^>]*)>")
 _NUMBER = re.compile(r"\b(domain|bus|slot|function)=['\"](?:0x)?([0-9a-fA-F]{1,8})['\"]")
 
 
-def named(root: Path) -> dict[str, tuple[str, ...]]:
+def named(root: Path, directory: str = DIRECTORY) -> dict[str, tuple[str, ...]]:
     """Map the address of every function that a defined domain names to those domains' names.
+
+    Args:
+        root: the host's root.
+        directory: RUNNING for the domains that run, be they persistent or not.
 
     Raises:
         OSError: when a domain's file is there and cannot be read.
     """
     found: dict[str, set[str]] = {}
-    for path in sorted((root / DIRECTORY).glob("*.xml")):
+    for path in sorted((root / directory).glob("*.xml")):
         present = files.read(path)
         for address in functions_in(present.content) if present else ():
             found.setdefault(address, set()).add(path.stem)

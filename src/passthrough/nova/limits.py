@@ -183,7 +183,7 @@ def crowded_classes(offered: Iterable[claims.Claim], in_placement: bool) -> list
     device with every other, and ends at a limit which eight devices of one class reach.
     """
     counts = collections.Counter(
-        claim.item.resource_class or f"CUSTOM_PCI_{claim.function.id.upper().replace(':', '_')}"
+        resource_class(claim)
         for claim in offered
         if in_placement and not claim.item.physical_network
     )
@@ -193,6 +193,12 @@ def crowded_classes(offered: Iterable[claims.Claim], in_placement: bool) -> list
         for name, count in sorted(counts.items())
         if count > _MANY
     ]
+
+
+def resource_class(claim: claims.Claim) -> str:
+    """Placement's class of a claimed device."""
+    made = f"CUSTOM_PCI_{claim.function.id.upper().replace(':', '_')}"
+    return claim.item.resource_class or made
 
 
 def _place(claim: claims.Claim) -> tuple[str, ...]:

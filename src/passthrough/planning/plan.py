@@ -247,6 +247,7 @@ def make(
             vfs=now.vfs.record,
             lent={} if wanted.leaving else record.lent,
             missing=now.missing,
+            erasing=_erasing({*taken, *now.missing, *record.lent}, record, wanted),
         ),
         pending=pending,
         grub_problem=None if enums.Rebuild.GRUB in rebuild else grub_problem,
@@ -415,6 +416,12 @@ def _target_taken(claimed: tuple[claims.Claim, ...], record: Record) -> dict[str
         native = None if claim.function.is_on_vfio else driver
         taken[claim.address] = native or record.taken.get(claim.address)
     return taken
+
+
+def _erasing(kept: Container[str], record: Record, wanted: options.Options) -> Mapping[str, str]:
+    """The erases that have not come to their ends, of what the application still answers for."""
+    found = record.erasing
+    return {} if wanted.leaving else {each: found[each] for each in found if each in kept}
 
 
 def _target_variants(claimed: tuple[claims.Claim, ...], record: Record) -> dict[str, str]:

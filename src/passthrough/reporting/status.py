@@ -85,6 +85,7 @@ def summarize(
     ready = _count_ready(decision) if decision.claims else _describe_no_match(decision)
     said = [
         words.quarantined(decision),
+        words.erasing(decision),
         words.lent(decision),
         *_describe_overrides(decision),
         *_describe_exceptions(decision),

@@ -183,6 +183,12 @@ def not_claimed(decision: survey.Decision, address: str) -> str:
     )
 
 
+def erasing(decision: survey.Decision) -> str:
+    """Name what has to be erased again before Nova is offered it; empty where nothing has."""
+    names = sorted(decision.facts.record.erasing, key=pci_address.sort_key)
+    return f"not erased to the end: {some(names)}, run erase again" if names else ""
+
+
 def kept_options(planned: plan.Plan) -> tuple[str, ...]:
     """Tell of kernel options that stay although this revision of the charm takes them no more."""
     if not planned.kept_options:

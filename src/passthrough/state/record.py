@@ -34,6 +34,8 @@ DIRECTORY = naming.RECORDS
 # a revision that forgets it would offer Nova what somebody has taken off the offer. One that the
 # charm has made is forgotten without harm: an older revision offers what is sick as it always did,
 # and the next one that knows of quarantine sees for itself that it is.
+# A record with an erase that has not come to its end says format 5, too: what is half erased would
+# be offered.
 FORMAT = 4
 NEWEST = 5
 _READ = (2, 3, FORMAT, NEWEST)
@@ -42,10 +44,15 @@ _SAYS_INHERITED = 3
 # that does not know them does all that it did, and forgets them.
 _INHERITED, _VARIANTS, _VFS, _LENT = "inherited", "variants", "vfs", "lent"
 _MISSING, _QUARANTINE, _DUE, _ACCEPTED = "missing", "quarantine", "due", "accepted"
-_RESTARTS, _RESTARTED = "restarts", "restarted"
+_RESTARTS, _RESTARTED, _ERASING = "restarts", "restarted", "erasing"
 _SET_ASIDE, _COUNTS = (_QUARANTINE, _DUE, _ACCEPTED), (_RESTARTS, _RESTARTED)
 _EXPORTER = "exporter"
-_OPTIONAL = (_INHERITED, _VARIANTS, _VFS, _LENT, _MISSING, *_SET_ASIDE, *_COUNTS, _EXPORTER)
+_OPTIONAL = (
+    *(_INHERITED, _VARIANTS, _VFS, _LENT, _MISSING, _ERASING, _EXPORTER),
+    *(*_SET_ASIDE, *_COUNTS),
+)
+# What `Record.erasing` says: nothing is erased yet, and the controller was told to.
+BEGUN, TOLD = "begun", "told"
 # Of a card in ``identities``: left out but for a VF.
 TYPE, VF = "type", "type-VF"
 
@@ -224,6 +231,8 @@ class Record(frozen.Value):
         restarted: when what it is offered last changed for one, in seconds since the epoch.
         exporter: the fingerprint of the exporter's files, once systemd listens for it;
             NOT_LISTENING before, and empty where there is none.
+        erasing: the address of every function whose erase has not come to its end → how far it has
+            come, BEGUN or TOLD. None of them is offered to Nova.
     """
 
     taken: Mapping[str, str | None] = frozen.field(default_factory=dict[str, str | None])
@@ -249,6 +258,7 @@ class Record(frozen.Value):
     restarts: int = 0
     restarted: int = 0
     exporter: str = ""
+    erasing: Mapping[str, str] = frozen.field(default_factory=dict[str, str])
 
     @property
     def is_empty(self) -> bool:
@@ -517,7 +527,7 @@ def _unreadable(site: Site, reason: str) -> RecordError:
 def _spell(record: Record) -> dict[str, object]:
     """Spell out the file's content."""
     by_hand = any(not each.why for each in record.quarantine.values())
-    number = NEWEST if record.lent or by_hand else FORMAT
+    number = NEWEST if record.lent or by_hand or record.erasing else FORMAT
     # 52ee0af shows this between "is not readable (" and ")": at most 58 characters of a name that
     # is no address.
     refusal = f"format {number} of a newer charm: refresh, and leave it in place"
@@ -569,7 +579,7 @@ def _spell_out(record: Record) -> dict[str, object]:
         found: Mapping[str, Quarantine] = getattr(record, name)
         if found:
             spelled[name] = {address: each._asdict() for address, each in found.items()}
-    for name in (*_COUNTS, _EXPORTER):
+    for name in (*_COUNTS, _EXPORTER, _ERASING):
         if getattr(record, name):
             spelled[name] = getattr(record, name)
     return spelled
@@ -647,6 +657,7 @@ def _parse(data: Any, *, inherits: bool = True) -> Record:
         restarts=_parse_number(data.get(_RESTARTS, 0)),
         restarted=_parse_number(data.get(_RESTARTED, 0)),
         exporter=str(data.get(_EXPORTER, "")),
+        erasing=_parse_erasing(data.get(_ERASING, {})),
     )
 
 
@@ -673,6 +684,13 @@ def _parse_number(data: Any) -> int:
     if type(data) is not int or data < 0:
         raise ValueError(f"{quoting.show(data)} is no number")
     return data
+
+
+def _parse_erasing(data: Any) -> dict[str, str]:
+    for address in data:
+        if not pci_address.is_exact(address):
+            raise ValueError(f"{quoting.show(address)} is not the address of a function")
+    return {address: str(step) for address, step in data.items()}
 
 
 def _parse_loan(address: str, data: Any) -> Loan:

@@ -181,6 +181,36 @@ OPERATIONS = {
 }
 
 
+class TestMove:
+    def test_to_a_driver_of_the_hosts_by_its_name(self, host, kernel):
+        drivers.bind(host.root, GPU)
+        drivers.move(host.root, GPU, "nouveau")
+        assert host.driver_of(GPU) == override_of(host, GPU) == "nouveau"
+        kernel.forget_writes()
+        drivers.move(host.root, GPU, "nouveau")
+        assert not [each for each in kernel.writes() if "unbind" in each]
+
+    def test_of_what_a_process_has_touches_nothing(self, host, kernel):
+        drivers.bind(host.root, GPU)
+        kernel.hold(GPU)
+        kernel.forget_writes()
+        with pytest.raises(errors.InUseError):
+            drivers.move(host.root, GPU, "nouveau")
+        assert kernel.writes() == []
+
+    def test_to_one_that_does_not_take_it_is_an_error(self, host, kernel):
+        drivers.bind(host.root, GPU)
+        kernel.fail_probe(GPU, "nouveau")
+        with pytest.raises(errors.BindError) as caught:
+            drivers.move(host.root, GPU, "nouveau")
+        assert str(caught.value) == f"{GPU}: nouveau did not take it; it is on no driver"
+
+    def test_that_the_kernel_refuses_is_an_error(self, host, kernel):
+        kernel.refuse("driver_override", errno.ENODEV)
+        with pytest.raises(errors.BindError, match="driver_override: No such device"):
+            drivers.move(host.root, GPU, "nouveau")
+
+
 class TestHeld:
     """Whatever is asked: a function that a guest has keeps its driver and its override."""
 

@@ -301,6 +301,11 @@ class TestServices:
             "systemctl start nova-compute.service",
         ]
 
+    def test_udev_reads_its_rules_again(self, install: Install, calls: pathlib.Path):
+        install("udevadm", "exit 0")
+        tools.HostTools().reload_udev()
+        assert calls.read_text() == "udevadm control --reload\n"
+
     def test_one_that_does_not_stop_is_an_error(self, install: Install):
         install("systemctl", "echo 'Job for nova-compute.service canceled.' >&2; exit 1")
         with pytest.raises(commands.CommandError, match="canceled"):

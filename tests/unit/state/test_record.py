@@ -790,3 +790,29 @@ class TestInherited:
             ledger.put(record.Record(taken=TOOK, inherited=frozenset(kept)))
         assert record.read(site).inherited == frozenset(kept)
         assert record.find_unknown(site) == ()
+
+
+class TestErasing:
+    """An erase that has not come to its end is kept, and no revision without it reads that."""
+
+    MARKED = dataclasses.replace(ONE, erasing={"0000:83:00.0": record.BEGUN})
+
+    def test_is_read_again(self, tmp_path: pathlib.Path):
+        put(tmp_path, "pci-passthrough", self.MARKED)
+        assert record.read(Site(tmp_path, "pci-passthrough")) == self.MARKED
+        assert json.loads(path_of(tmp_path).read_text())["format"] == record.NEWEST
+        assert record.find_unknown(Site(tmp_path, "pci-passthrough")) == ()
+
+    def test_without_one_the_format_is_as_before(self, tmp_path: pathlib.Path):
+        put(tmp_path, "pci-passthrough", ONE)
+        written = json.loads(path_of(tmp_path).read_text())
+        assert written["format"] == record.FORMAT
+        assert "erasing" not in written["record"]
+
+    @pytest.mark.parametrize("text", ["[1]", "5", '"x"', '{"83:00.0": "begun"}', "null"])
+    def test_what_is_none_is_refused(self, tmp_path: pathlib.Path, text: str):
+        held = f'{{"taken": {{}}, "activated": {{}}, "erasing": {text}}}'
+        path_of(tmp_path).parent.mkdir(parents=True)
+        path_of(tmp_path).write_text(f'{{"format": 5, "record": {held}}}')
+        with pytest.raises(record.RecordError, match="is not readable"):
+            record.read(Site(tmp_path, "pci-passthrough"))
