@@ -82,8 +82,8 @@ class Machine(story.Watched):
 
     def look(self) -> dict[str, Any]:
         """Return what an operator and Nova see."""
-        table = json.loads(self.charm.run_cli("--json", "list", check=False).stdout)
-        functions = {each["address"]: each for each in table["functions"]}
+        listed = json.loads(self.charm.run_cli("--json", "list").stdout)
+        functions = {each["address"]: each for each in listed}
         return {
             "status": self.charm.read_status(),
             "assignable": nova.ask(self.host)["assignable"],
