@@ -35,6 +35,10 @@ ExecStart=/bin/sh -c 'echo start >>{STARTS}; exec sleep infinity'
 # The Power Controller Control of a slot (PCI_EXP_SLTCTL_PCC): set for off.
 SLOT_CONTROL, POWER_OFF, POWER_ON = "CAP_EXP+0x18.w", "0400:0400", "0000:0400"
 FLAPS = 4
+SCRAPE = (
+    "python3 -c 'from urllib.request import urlopen;"
+    ' print(urlopen("http://127.0.0.1:10285/metrics").read().decode(), end="")\''
+)
 # More than a function has to be well for, and more than lies between two restarts.
 A_WHILE = "+2 hours"
 
@@ -80,14 +84,21 @@ class Machine(story.Watched):
         """Return how often nova-compute was started."""
         return len(self.host.read(STARTS).split())
 
+    def scrape(self) -> dict[str, float]:
+        """Return what Prometheus would be told now: each sample's value by its name and labels."""
+        lines = self.host.run(SCRAPE).stdout.splitlines()
+        samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
+        return {name: float(value) for name, _, value in samples}
+
     def look(self) -> dict[str, Any]:
-        """Return what an operator and Nova see."""
+        """Return what an operator, Nova and Prometheus see."""
         listed = json.loads(self.charm.run_cli("--json", "list").stdout)
         functions = {each["address"]: each for each in listed}
         return {
             "status": self.charm.read_status(),
             "assignable": nova.ask(self.host)["assignable"],
             "starts": self.count_starts(),
+            "metrics": self.scrape(),
             "health": {
                 address: functions[address].get("health")
                 for address in (HELD, FREE)
@@ -109,7 +120,7 @@ def bound(boot: booting.Boot) -> Iterator[Machine]:
         host.run(["systemctl", "daemon-reload"])
         host.run(["systemctl", "enable", "--now", nova.SERVICE])
         with host.progress.step("deploy, claim two cards"):
-            told.charm.deploy(devices=json.dumps(items))
+            told.charm.deploy(devices=json.dumps(items), metrics="true")
         told.charm.reboot("reboot with two cards claimed")
         told.seen["power"] = host.read(f"{DEVICES}/{FREE}/power_state").strip()
         told.seen["process"] = held.start(host, HELD)
@@ -219,6 +230,14 @@ def test_a_free_card_sleeps_and_is_seen_to_be_well_without_being_woken(bound: Ma
     assert bound.seen["bound"]["health"][FREE]["verdict"] == "well"
 
 
+def test_prometheus_is_told_of_both_by_nobody_with_rights(bound: Machine) -> None:
+    metrics = bound.seen["bound"]["metrics"]
+    assert metrics['pci_passthrough_offered{alias="nic"}'] == 2
+    assert metrics['pci_passthrough_held{alias="nic"}'] == 1
+    user = bound.host.run("ps -o user= -p $(systemctl show -P MainPID pci-passthrough-exporter)")
+    assert user.stdout.strip() not in ("", "root")
+
+
 def test_both_are_offered_in_the_beginning(bound: Machine) -> None:
     assert bound.seen["bound"]["assignable"] == [HELD, FREE]
     assert bound.seen["bound"]["status"] == "active: nic: 2 ready"
@@ -240,12 +259,15 @@ def test_an_error_that_the_link_has_repaired_is_counted_and_changes_nothing(
 def test_the_kernel_counts_a_fatal_error_at_the_port_alone(failed: Machine) -> None:
     assert failed.seen["own count"] == "0"
     assert failed.seen["failed"]["health"][FREE]["errors"]["fatal"] == 1
+    counted = f'pci_passthrough_function_aer_errors_total{{address="{FREE}",severity="fatal"}}'
+    assert failed.seen["failed"]["metrics"][counted] == 1
 
 
 def test_a_free_card_with_a_fatal_error_leaves_the_offer_and_a_held_one_stays(
     failed: Machine,
 ) -> None:
     assert failed.seen["failed"]["assignable"] == [HELD]
+    assert failed.seen["failed"]["metrics"]['pci_passthrough_quarantined{alias="nic"}'] == 1
     assert failed.seen["failed"]["starts"] == failed.seen["bound"]["starts"] + 1
     assert held.read_process(failed.host) in (0, failed.seen["process"])
 
