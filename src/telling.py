@@ -49,7 +49,7 @@ class Telling:
         self.load_vfio, self.load_native = host_tools.load_vfio, host_tools.load_native
         self.running, self.restart = host_tools.running, host_tools.restart
         self.start, self.stop = host_tools.start, host_tools.stop
-        self.settle_devices = host_tools.settle_devices
+        self.settle_devices, self.reload_udev = host_tools.settle_devices, host_tools.reload_udev
         self.start_timer, self.stop_timer = host_tools.start_timer, host_tools.stop_timer
         self.start_socket, self.stop_socket = host_tools.start_socket, host_tools.stop_socket
 
