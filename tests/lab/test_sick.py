@@ -35,6 +35,7 @@ ExecStart=/bin/sh -c 'echo start >>{STARTS}; exec sleep infinity'
 # The Power Controller Control of a slot (PCI_EXP_SLTCTL_PCC): set for off.
 SLOT_CONTROL, POWER_OFF, POWER_ON = "CAP_EXP+0x18.w", "0400:0400", "0000:0400"
 FLAPS = 4
+DRAWS = 2
 SCRAPE = (
     "python3 -c 'from urllib.request import urlopen;"
     ' print(urlopen("http://127.0.0.1:10285/metrics").read().decode(), end="")\''
@@ -214,7 +215,7 @@ def well(flapping: Machine) -> Machine:
 def drawn(well: Machine) -> Machine:
     """The free card was drawn and plugged again and again, with hooks between."""
     well.host.run(["date", "--set", A_WHILE])
-    for number in range(FLAPS):
+    for number in range(DRAWS):
         well.draw()
         well.hook()
         if number == 0:
