@@ -15,13 +15,18 @@ from jubilant.statustypes import UnitStatus
 APP = "pci-passthrough"
 COMPUTE, CONTROLLER, KEEPER = "nova-compute", "nova-cloud-controller", "keeper"
 OTHER, MONITOR = "other-controller", "nrpe"
+COLLECTOR, PROMETHEUS = "opentelemetry-collector", "prometheus-k8s"
 # Each endpoint of the charm and the one that it is integrated with.
 ENDPOINTS = {
     "juju-info": f"{COMPUTE}:juju-info",
     "nova-cloud-controller": f"{CONTROLLER}:nova-vmware",
     "nova-pci": f"{OTHER}:nova-pci",
     "nrpe-external-master": f"{MONITOR}:nrpe-external-master",
+    "cos-agent": f"{COLLECTOR}:cos-agent",
+    "metrics-endpoint": f"{PROMETHEUS}:metrics-endpoint",
 }
+# Of these applications those that are subordinates, too, and how they come to nova-compute's hosts.
+BELOW = {MONITOR: "nrpe-external-master", COLLECTOR: "juju-info"}
 MINUTES = 60
 # A unit that went without a hook is missed after 25 minutes; the rebuild comes on top.
 CARETAKER = 40 * MINUTES

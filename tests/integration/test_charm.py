@@ -18,12 +18,12 @@ import pytest
 import yaml
 from integration.cloud import (
     APP,
+    BELOW,
     CARETAKER,
     COMPUTE,
     CONTROLLER,
     ENDPOINTS,
     MINUTES,
-    MONITOR,
     OTHER,
     Cloud,
     beside,
@@ -104,11 +104,12 @@ class TestInstall:
     @pytest.mark.parametrize("endpoint", [name for name in ENDPOINTS if name != "juju-info"])
     def test_endpoint(self, cloud: Cloud, endpoint: str):
         application = ENDPOINTS[endpoint].partition(":")[0]
-        if application == MONITOR:
+        if application in BELOW:
             if cloud.makes_chains:
                 pytest.skip("Juju 4.0 makes units without end of a relation of two subordinates")
-            cloud.deploy(MONITOR)
-            cloud.juju.integrate(f"{MONITOR}:{endpoint}", f"{COMPUTE}:{endpoint}")
+            cloud.deploy(application)
+            way = BELOW[application]
+            cloud.juju.integrate(f"{application}:{way}", f"{COMPUTE}:{way}")
         else:
             cloud.deploy(application, to=[cloud.controller])
         cloud.integrate(endpoint)
