@@ -25,6 +25,8 @@ GRANTED = {
     "nova-compute-b": ("nova-compute", BASE),
     "nova-compute-noble": ("nova-compute", "ubuntu@24.04"),
     "nrpe": ("nrpe", BASE),
+    "opentelemetry-collector": ("opentelemetry-collector", BASE),
+    "prometheus-k8s": ("prometheus-k8s", BASE),
 }
 _DEPLOYS = re.compile(r"juju deploy (?:pci-passthrough|\./build/pci-passthrough\.charm)(?: --|$)")
 # What is the made-up host's, and not Juju's: a check is red, a program (virsh) is not installed.
