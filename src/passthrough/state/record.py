@@ -666,8 +666,7 @@ def _parse_quarantines(data: Any) -> dict[str, Quarantine]:
 
 
 def _parse_quarantine(address: str, data: Any) -> Quarantine:
-    if not pci_address.is_exact(address):
-        raise ValueError(f"{quoting.show(address)} is not the address of a function")
+    _check_address(address)
     return Quarantine(
         str(data["id"]),
         str(data["serial"]),
@@ -680,6 +679,11 @@ def _parse_quarantine(address: str, data: Any) -> Quarantine:
     )
 
 
+def _check_address(address: str) -> None:
+    if not pci_address.is_exact(address):
+        raise ValueError(f"{quoting.show(address)} is not the address of a function")
+
+
 def _parse_number(data: Any) -> int:
     if type(data) is not int or data < 0:
         raise ValueError(f"{quoting.show(data)} is no number")
@@ -688,8 +692,7 @@ def _parse_number(data: Any) -> int:
 
 def _parse_erasing(data: Any) -> dict[str, str]:
     for address in data:
-        if not pci_address.is_exact(address):
-            raise ValueError(f"{quoting.show(address)} is not the address of a function")
+        _check_address(address)
     return {address: str(step) for address, step in data.items()}
 
 
