@@ -19,8 +19,9 @@ _CHARACTERS = "sys/dev/char"
 _UIO = "sys/class/uio"
 _VDPA = "vhost-vdpa"
 _VFIO = "vfio-dev"
-# What a function's directory has where guests can have it, or a part of it (vfio_users.is_lent).
-_OF_GUESTS = frozenset((_VFIO, "mdev_supported_types"))
+# The kernel's bus of mediated devices has each of them (mdev_device_create() of
+# drivers/vfio/mdev/mdev_core.c).
+_MEDIATED = "sys/bus/mdev/devices"
 # NVIDIA's driver has this major number for itself (the kernel's admin-guide/devices.txt).
 _NVIDIA, _NVIDIA_MAJOR, _MINOR = "driver/nvidia/gpus", 195, "Device Minor"
 _NVIDIA_VENDOR, _NVIDIA_DRIVER, _MOST = "10de", "nvidia", 32
@@ -59,13 +60,21 @@ class Nodes:
 
     Args:
         root: the host's root.
+        host: its functions, as they were read for the same look.
         known: its block devices.
         accounts: what is told of functions on vfio-pci without asking all processes; None leaves
             it out.
     """
 
-    def __init__(self, root: Path, known: disks.Disks, accounts: vfio_users.Accounts | None = None):
+    def __init__(
+        self,
+        root: Path,
+        host: pci.Host,
+        known: disks.Disks,
+        accounts: vfio_users.Accounts | None = None,
+    ):
         self._root = root
+        self._host = host
         self._disks = known
         self._accounts = accounts
 
@@ -88,16 +97,13 @@ class Nodes:
         if function.driver == _SWITCH_DRIVER:
             paths = (f"/dev/{_SWITCH_DRIVER}{number}" for number in range(_SWITCHES))
             found.update(dict.fromkeys(map(Node, paths)))
-        # One listing says of most functions that guests have no part of them, and that they have
-        # no VF: a question for each costs a fifth of what `list` takes.
-        names = sysfs.names_or_raise(f"{self._root}/{pci.DEVICES}/{address}")
-        is_cut = not _OF_GUESTS.isdisjoint(names)
-        if address in self._vdpa or is_cut or "vfio" in (function.driver or ""):
+        if self._may_be_lent(address):
             found.update(dict.fromkeys(self._lent(address)))
-        if any(name.startswith("virtfn") for name in names):
-            for vf in vfio_users.vfs_of(self._root, address):
-                below = (_node(path, number) for path, number in self._characters(vf))
-                found.update(dict.fromkeys(node for node in below if node.of_guests))
+        # Only what can have VFs is asked for them: a question for each takes a fifth of `list`.
+        for vf in vfio_users.vfs_of(self._root, address) if function.total_vfs else ():
+            below = (_node(path, number) for path, number in self._characters(vf))
+            found.update(dict.fromkeys(node for node in below if node.of_guests))
+            if self._may_be_lent(vf):
                 found.update(dict.fromkeys(self._lent(vf)))
         return tuple(found)
 
@@ -112,6 +118,26 @@ class Nodes:
     @functools.cached_property
     def _vdpa(self) -> Mapping[str, frozenset[str]]:
         return vfio_users.vdpa_nodes(self._root)
+
+    @functools.cached_property
+    def _cut_up(self) -> frozenset[str]:
+        """The functions on the paths of mediated devices."""
+        paths = sysfs.links_or_raise(self._root / _MEDIATED).values()
+        return frozenset[str]().union(*map(pci_address.functions_on, paths))
+
+    def _may_be_lent(self, address: str) -> bool:
+        """Whether guests can have a function, or a part of it; of one that was not read, perhaps.
+
+        The same as `vfio_users.is_lent`, without a question to the kernel for each function.
+        """
+        function = self._host.functions.get(address)
+        return (
+            function is None
+            or function.has_vfio_dev
+            or "vfio" in (function.driver or "")
+            or address in self._vdpa
+            or address in self._cut_up
+        )
 
     def _lent(self, address: str) -> Iterator[Node]:
         """VFIO's nodes of a function that guests can have on another driver than vfio-pci."""
@@ -172,16 +198,20 @@ class Nodes:
 
     def _nvidia(self, function: pci.Function) -> Iterator[Node]:
         """NVIDIA's node of a GPU; where the driver tells others' alone, all that are no other's."""
-        mine = _minors(self._root, function.address)
+        mine = _minors(self._root, function.address) if self._nvidia_gpus else []
         if not mine and function.driver == _NVIDIA_DRIVER:
             mine = self._untold
         for minor in mine:
             yield Node(f"/dev/nvidia{minor}", f"c{_NVIDIA_MAJOR}:{minor}")
 
     @functools.cached_property
+    def _nvidia_gpus(self) -> list[str]:
+        return procfs.names_or_raise(self._root, _NVIDIA)
+
+    @functools.cached_property
     def _untold(self) -> list[int]:
         """The numbers that NVIDIA's driver tells of no GPU; none where it tells of none at all."""
-        gpus = procfs.names_or_raise(self._root, _NVIDIA)
+        gpus = self._nvidia_gpus
         told = {minor for each in gpus for minor in _minors(self._root, each)}
         return [minor for minor in range(_MOST) if minor not in told] if gpus else []
 

@@ -148,7 +148,7 @@ def read(
         # What is on vfio-pci or a variant the host has given up already, unless that is DPDK's.
         if function and (not function.is_on_vfio or each.kind == kinds.Kind.DPDK):
             found.setdefault(address, set()).add(each)
-    openers = Openers(root, host, nodes.Nodes(root, known, accounts), processes, ours)
+    openers = Openers(root, host, nodes.Nodes(root, host, known, accounts), processes, ours)
     uses = {address: _in_order(found[address]) for address in sorted(found)}
     return Usage(uses, openers, known)
 

@@ -34,6 +34,10 @@ class Groups:
         self._objections: dict[int, list[guards.Objection]] = {}
         self._asked: dict[int, int] = {}
 
+    def is_alone(self, function: pci.Function) -> bool:
+        """Whether no other function is in the group of one, as of most; or no IOMMU is active."""
+        return function.group is None or len(self.host.groups[function.group]) == 1
+
     def strangers(self, function: pci.Function) -> tuple[pci.Function, ...]:
         """The members of a function's group whose drivers keep it from being viable.
 
@@ -58,6 +62,8 @@ class Groups:
                 own guards are asked. Nor do PCI bridges: a bridge stays the host's, and a use of
                 what is below it is a use of the function there.
         """
+        if self.is_alone(function):
+            return None
         for objection in self._objections_in(function.group):
             if (objection.address or "") not in claimed:
                 return guards.Objection(

@@ -221,7 +221,7 @@ def object_to_card(
 def _object_to_group_of_card(
     function: pci.Function, known: groups.Groups, card: Mapping[str, pci.Function]
 ) -> guards.Objection | None:
-    strangers = known.strangers(function)
+    strangers = () if known.is_alone(function) else known.strangers(function)
     if not strangers:
         return None
     own = sum(each.group == function.group and groups.is_stranger(each) for each in card.values())

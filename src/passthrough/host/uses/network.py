@@ -353,9 +353,11 @@ def _elsewhere(root: Path, host: pci.Host) -> Iterator[tuple[str, kinds.Use]]:
 def _is_elsewhere(devices: str, function: pci.Function) -> bool:
     """Tell whether an interface of a function is in another namespace."""
     device = f"{devices}/{function.address}"  # no Path: there may be thousands of VFs
-    if sysfs.hides_some_or_raise(f"{device}/net") or _misses_a_port(device, function.driver):
+    has_some = sysfs.is_there_or_raise(f"{device}/net")
+    hides_some = has_some and sysfs.hides_some_or_raise(f"{device}/net")
+    if hides_some or _misses_a_port(device, function.driver):
         return True
-    if function.driver in (None, pci.VFIO_PCI) or sysfs.is_there_or_raise(f"{device}/net"):
+    if has_some or function.driver in (None, pci.VFIO_PCI):
         return False
     # The interface of a virtio function, or of one with a bus of its own, stands a step below.
     return any(
