@@ -16,11 +16,14 @@ _READERS = ("listdir", "open", "readlink", "stat")
 def noted() -> Iterator[list[str]]:
     """Note each path that is opened, listed, followed or asked for, as often as it is."""
     seen: list[str] = []
+    follow = os.readlink
 
     def noting(genuine: Callable[..., Any]) -> Callable[..., Any]:
         def read(path: Any = ".", *values: Any, **named: Any) -> Any:
             if not isinstance(path, int):
-                seen.append(os.fsdecode(path))
+                begin = named.get("dir_fd")
+                place = follow(f"/proc/self/fd/{begin}") if begin is not None else ""
+                seen.append(os.path.join(place, os.fsdecode(path)))
             return genuine(path, *values, **named)
 
         return read

@@ -212,9 +212,13 @@ class TestKernel:
         opened: list[tuple[str, int]] = []
         real = os.open
 
-        def watch(path: str | pathlib.Path, flags: int, *rest: int) -> int:
-            opened.append((os.fspath(path).removeprefix(os.fspath(tree.root)), flags))
-            return real(path, flags, *rest)
+        def watch(
+            path: str | pathlib.Path, flags: int, *rest: int, dir_fd: int | None = None
+        ) -> int:
+            begin = "" if dir_fd is None else os.readlink(f"/proc/self/fd/{dir_fd}")
+            whole = os.path.join(begin, os.fspath(path))
+            opened.append((whole.removeprefix(os.fspath(tree.root)), flags))
+            return real(path, flags, *rest, dir_fd=dir_fd)
 
         monkeypatch.setattr(os, "open", watch)
         told(site)

@@ -173,7 +173,7 @@ class Regions:
         """
         if group not in self._direct:
             path = f"{self._root}/{GROUPS}/{group}/reserved_regions"
-            text = sysfs.attribute_if_there(path) if self._root else None
+            text = sysfs.value_if_there(path) if self._root else None
             kinds = [line.split()[-1] for line in (text or "").splitlines() if line.strip()]
             self._direct[group] = "direct" in kinds
         return self._direct[group]
@@ -268,7 +268,13 @@ def read_some(root: Path, addresses: Iterable[str], *, overrides: bool = True) -
     functions: dict[str, Function] = {}
     modules = _Modules(os.path.join(root, DRIVERS))
     for address in sorted(addresses, key=pci_address.sort_key):
-        function = _read_function(directory, address, overrides, modules)
+        here = sysfs.directory_if_there(f"{directory}/{address}")
+        if here is None:
+            continue
+        try:
+            function = _read_function(here, address, overrides, modules)
+        finally:
+            os.close(here)
         if function:
             functions[address] = function
     is_off = sysfs.value_if_there(os.path.join(root, _DENYLIST_IS_OFF))
@@ -297,46 +303,68 @@ class _Modules(dict[str, "str | None"]):
 
 
 def _read_function(
-    directory: str, address: str, with_override: bool, modules: Mapping[str, str | None]
+    here: int, address: str, with_override: bool, modules: Mapping[str, str | None]
 ) -> Function | None:
-    here = f"{directory}/{address}"
-    text = sysfs.value_if_there(f"{here}/uevent")
+    """Read one function out of its directory, which is open as ``here``."""
+    text = sysfs.value_if_there("uevent", here)
     if text is None:
         return None
-    event = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
-    vendor, _, product = event.get("PCI_ID", "").lower().partition(":")
-    if not product:
+    event = _parse(text.replace(address, ""))
+    if not event.product:
         return None
-    class_code = int(event.get("PCI_CLASS", "0"), 16)
+    class_code, driver = event.class_code, event.driver
     # Skip SR-IOV attributes that bridges and VFs never have.
     is_bridge = class_code >> 16 == _BRIDGES
-    physfn = None if is_bridge else sysfs.link_name_if_there(f"{here}/physfn")
+    physfn = None if is_bridge else sysfs.link_name_if_there("physfn", here)
     may_have_vfs = not is_bridge and not physfn
-    total_vfs = int(sysfs.value_if_there(f"{here}/sriov_totalvfs") or 0) if may_have_vfs else 0
-    group = sysfs.link_name_if_there(f"{here}/iommu_group")
-    driver = event.get("DRIVER") or None
+    total_vfs = int(sysfs.value_if_there("sriov_totalvfs", here) or 0) if may_have_vfs else 0
+    group = sysfs.link_name_if_there("iommu_group", here)
     return Function(
         address=address,
-        vendor=vendor.rjust(4, "0"),
-        product=product.rjust(4, "0"),
+        vendor=event.vendor,
+        product=event.product,
         class_code=class_code,
         driver=driver,
-        override=_override(sysfs.value_if_there(f"{here}/driver_override"))
+        override=_override(sysfs.value_if_there("driver_override", here))
         if with_override
         else None,
         group=int(group) if group else None,
-        numa_node=_numa_node(sysfs.value_if_there(f"{here}/numa_node")),
+        numa_node=_numa_node(sysfs.value_if_there("numa_node", here)),
         # Only VGA-compatible functions have the file.
-        boot_vga=class_code >> 16 == _DISPLAYS and sysfs.value_if_there(f"{here}/boot_vga") == "1",
+        boot_vga=class_code >> 16 == _DISPLAYS and sysfs.value_if_there("boot_vga", here) == "1",
         total_vfs=total_vfs,
-        num_vfs=int(sysfs.value_if_there(f"{here}/sriov_numvfs") or 0) if total_vfs else 0,
+        num_vfs=int(sysfs.value_if_there("sriov_numvfs", here) or 0) if total_vfs else 0,
         physfn=physfn,
         module=modules[driver] if driver else None,
-        modalias=event.get("MODALIAS"),
+        modalias=event.modalias,
         # The kernel has it from 6.1 on; vfio-pci needs no further proof.
         has_vfio_dev=driver not in (None, VFIO_PCI)
         and not is_bridge
-        and sysfs.is_there_or_raise(f"{here}/vfio-dev"),
+        and sysfs.is_there_or_raise("vfio-dev", here),
+    )
+
+
+class _Event(frozen.Value):
+    """What the kernel says of a model of function in ``uevent``."""
+
+    vendor: str
+    product: str
+    class_code: int
+    driver: str | None
+    modalias: str | None
+
+
+@functools.lru_cache(maxsize=256)
+def _parse(text: str) -> _Event:
+    """Parse a ``uevent`` without its address: the same text for every VF of a card."""
+    event = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+    vendor, _, product = event.get("PCI_ID", "").lower().partition(":")
+    return _Event(
+        vendor=vendor.rjust(4, "0"),
+        product=product and product.rjust(4, "0"),
+        class_code=int(event.get("PCI_CLASS", "0"), 16),
+        driver=event.get("DRIVER") or None,
+        modalias=event.get("MODALIAS"),
     )
 
 

@@ -3,6 +3,8 @@
 ``…_if_there`` takes every error for absence: functions vanish between two reads, and some
 attributes answer EINVAL or EIO. ``…_or_raise`` takes a missing path alone for absence, and lets
 every other error through: a use that cannot be seen is not the same as none.
+
+``at`` is the descriptor of a directory that a path begins in, as of `directory_if_there`.
 """
 
 from __future__ import annotations
@@ -22,13 +24,25 @@ def attribute_if_there(path: str | Path) -> str | None:
     return _read(path, once=False)
 
 
-def value_if_there(path: str) -> str | None:
+def directory_if_there(path: str) -> int | None:
+    """Open a directory to read what is in it; None when it cannot be opened.
+
+    A path below /sys/devices is long, and to walk it anew for each attribute of a function takes a
+    third of the time in which all of them are read. Whoever asks closes it.
+    """
+    try:
+        return os.open(path, os.O_PATH | os.O_DIRECTORY)
+    except OSError:
+        return None
+
+
+def value_if_there(path: str, at: int | None = None) -> str | None:
     """Read an attribute that fits one read(2), as `attribute_if_there` does.
 
     The kernel gives a value in sysfs whole at the first read, a page at most
     (Documentation/filesystems/sysfs.rst).
     """
-    return _read(path, once=True)
+    return _read(path, once=True, at=at)
 
 
 def regular_value_if_there(path: str) -> str | None:
@@ -54,17 +68,17 @@ def regular_bytes_if_there(path: str, number: int = _CHUNK) -> bytes | None:
         os.close(handle)
 
 
-def link_target_if_there(path: str) -> str | None:
+def link_target_if_there(path: str, at: int | None = None) -> str | None:
     """Give a link's target; None when the link cannot be read, or is none."""
     try:
-        return os.readlink(path)
+        return os.readlink(path, dir_fd=at)
     except OSError:
         return None
 
 
-def link_name_if_there(path: str) -> str | None:
+def link_name_if_there(path: str, at: int | None = None) -> str | None:
     """Give the last part of a link's target; None when the link cannot be read."""
-    target = link_target_if_there(path)
+    target = link_target_if_there(path, at)
     return None if target is None else target.rpartition("/")[2]
 
 
@@ -194,14 +208,14 @@ def files_below_or_raise(directory: str, name: str) -> list[str]:
     return sorted(f"{place}/{name}" for place, _, names in walk if name in names)
 
 
-def is_there_or_raise(path: str | Path) -> bool:
+def is_there_or_raise(path: str | Path, at: int | None = None) -> bool:
     """Tell whether something is at ``path``.
 
     Raises:
         OSError: when that cannot be told.
     """
     try:
-        os.stat(path)
+        os.stat(path, dir_fd=at)
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
@@ -241,16 +255,16 @@ def lines_or_raise(path: str | Path) -> list[str]:
         raise OSError(error.errno, error.strerror, os.fspath(path)) from error  # read(2) names none
 
 
-def _read(path: str | Path, *, once: bool) -> str | None:
+def _read(path: str | Path, *, once: bool, at: int | None = None) -> str | None:
     try:
-        return _content(path, once=once).decode("utf-8", "replace").rstrip("\n")
+        return _content(path, once=once, at=at).decode("utf-8", "replace").rstrip("\n")
     except OSError:
         return None
 
 
-def _content(path: str | Path, *, once: bool) -> bytes:
+def _content(path: str | Path, *, once: bool, at: int | None = None) -> bytes:
     # Not open(): on a host with thousands of functions, its objects cost more than the reads.
-    handle = os.open(path, os.O_RDONLY)
+    handle = os.open(path, os.O_RDONLY, dir_fd=at)
     try:
         content = os.read(handle, _CHUNK)
         while not once and (chunk := os.read(handle, _CHUNK)):

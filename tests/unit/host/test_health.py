@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from harness import hosttree
+from harness import hosttree, reads
 
 from passthrough.host import health, pci
 from passthrough.host.health import Answer, Errors, Power, Severity, Signs
@@ -112,18 +112,14 @@ def test_power_comes_first(host: hosttree.HostTree, put, state, runtime, power: 
 
 
 @pytest.mark.parametrize(("state", "asked"), [("D3hot", {"config"}), ("D3cold", set[str]())])
-def test_what_a_read_would_wake_is_not_asked_and_its_counters_are_read(
-    host, put, state, asked, monkeypatch
-):
+def test_what_a_read_would_wake_is_not_asked_and_its_counters_are_read(host, put, state, asked):
     """A read of the configuration space wakes what is in D3cold (pci_config_pm_runtime_get)."""
     put("power_state", state)
     put("config", b"\xde\x10\xb0\x1b" + bytes(60))
     put("aer_dev_fatal", FATAL.rstrip())
-    opened: list[str] = []
-    real = os.open
-    monkeypatch.setattr(os, "open", lambda path, *a: opened.append(str(path)) or real(path, *a))
-    found = read(host)
-    names = {os.path.basename(each) for each in opened}
+    with reads.noted() as seen:
+        found = read(host)
+    names = {os.path.basename(each) for each in seen}
     assert names & {"config", "current_link_width", "max_link_width"} == asked
     assert found.answer is (Answer.GOOD if asked else Answer.UNKNOWN)
     assert found.errors == {Severity.FATAL: Errors(1, ("DLP",))}
