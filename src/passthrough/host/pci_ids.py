@@ -65,25 +65,29 @@ def _scan(content: bytes, wanted: Mapping[str, set[str]]) -> Names:
     """Read the format that the head of pci.ids describes: one tab a level, ``C`` for classes.
 
     No loop over the lines, nor an expression over all of them: the file has 40,000, of which few
-    are wanted, and ``bytes.find`` is by far the fastest way to a text that is known.
+    are wanted, and ``bytes.find`` is by far the fastest way to a text that is known. Vendors are in
+    order there, and classes come last, so that one way through the file meets all of them.
     """
     vendors: dict[str, str] = {}
     products: dict[tuple[str, str], str] = {}
     classes: dict[str, str] = {}
     content = b"\n" + content
-    for vendor, numbers in wanted.items():
+    end = 0
+    for vendor in sorted(wanted):
         head = f"\n{vendor}  ".encode()
-        start = content.find(head)
+        start = content.find(head, end)
+        if start < 0:
+            start = content.find(head, 0, end)  # a file that somebody has added to
         if start < 0:
             continue
         vendors[vendor] = _rest_of_line(content, start + len(head))
         end = _end_of_section(content, start)
-        for product in numbers:
+        for product in wanted[vendor]:
             entry = f"\n\t{product}  ".encode()
             at = content.find(entry, start, end)
             if at >= 0:
                 products[vendor, product] = _rest_of_line(content, at + len(entry))
-    start = content.find(_CLASS)
+    start = content.find(_CLASS, end)
     while start >= 0:
         end = _end_of_section(content, start)
         base, _, name = _rest_of_line(content, start + len(_CLASS)).partition("  ")

@@ -102,3 +102,22 @@ def test_bytes_that_are_not_utf8_do_not_stop_it(root: pathlib.Path):
     path.write_bytes(b"8086  Int\xe9l\n" + PCI_IDS.encode())
     function = made.function("0000:01:00.0")
     assert pci_ids.look_up(root, [function]).device(function).startswith("NVIDIA")
+
+
+def test_vendors_that_are_out_of_order_are_found(root: pathlib.Path):
+    """Somebody has added to the file, at its end or its beginning."""
+    (path,) = root.glob("usr/share/*/pci.ids")
+    added = "10e0  Of the beginning\n\t0001  First\n"
+    path.write_text(
+        added + PCI_IDS.replace("10df  Emulex", "0abc  Late\n\t0002  Second\n10df  Emulex")
+    )
+    functions = [
+        made.function("0000:01:00.0", each) for each in ("0abc:0002", "10de:1db6", "10e0:0001")
+    ]
+    known = pci_ids.look_up(root, functions)
+    assert [known.device(each) for each in functions] == [
+        "Late Second",
+        "NVIDIA Corporation GV100GL [Tesla V100 PCIe 32GB]",
+        "Of the beginning First",
+    ]
+    assert known.kind(functions[0]) == "VGA compatible controller"
