@@ -6,8 +6,8 @@ import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
+from passthrough import frozen
 from passthrough.host import domains as defined
 from passthrough.system import files, procfs, quoting, sysfs
 
@@ -26,7 +26,7 @@ _DOMAIN = re.compile(
 _NAME = re.compile(r"(?:guest=)?([A-Za-z0-9_.-]{1,64})(?:,.*)?")
 
 
-class Guest(NamedTuple):
+class Guest(frozen.Value):
     """A guest: the process that runs it, and its name, or else the program's."""
 
     process: int
@@ -82,7 +82,7 @@ def _name(processes: procfs.Processes, process: int) -> str:
     return quoting.bare(processes.programs.get(process, "")) or "a process"
 
 
-class Domain(NamedTuple):
+class Domain(frozen.Value):
     """A guest as libvirt knows it; Nova gives a domain the UUID of its instance."""
 
     name: str

@@ -13,9 +13,11 @@ import stat
 import struct
 from collections.abc import Generator, Iterable
 from pathlib import Path
-from typing import cast
 
-from passthrough import frozen
+from passthrough import TYPE_CHECKING, frozen
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
 
 # EXT4_IOC_CHECKPOINT of fs/ext4/ext4.h (Linux 5.14): _IOW('f', 43, __u32), the value being flags.
 _CHECKPOINT, _NO_FLAGS = 0x4004662B, struct.pack("I", 0)
@@ -58,8 +60,7 @@ def read(path: Path) -> Present | None:
             status = os.fstat(handle)
             _check_kind(path, status)
             with open(handle, "rb", closefd=False) as file:
-                # None of a file that has no end, and nothing to give yet, as /proc/kmsg.
-                content = cast("bytes | None", file.read(LARGEST + 1))
+                content = _content(file)
     except (FileNotFoundError, NotADirectoryError):
         return None
     if content is None:
@@ -68,6 +69,11 @@ def read(path: Path) -> Present | None:
         raise OSError(errno.EFBIG, f"larger than {LARGEST >> 20} MiB, so not read", os.fspath(path))
     text = content.decode("utf-8", "surrogateescape")
     return Present(text, status.st_mode & 0o7777, status.st_gid)
+
+
+def _content(file: BinaryIO) -> bytes | None:
+    """Read a file; None of one that has no end, and nothing to give yet, as /proc/kmsg."""
+    return file.read(LARGEST + 1)
 
 
 def _check_kind(path: Path, status: os.stat_result) -> None:

@@ -9,19 +9,21 @@ the path has to do.
 
 from __future__ import annotations
 
-import ctypes
 import errno
+import functools
 import os
 import stat
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import NamedTuple
+
+from passthrough import frozen
 
 # A guest under KVM has this open, whatever program runs it.
 KVM_GUEST = "anon_inode:kvm-vm"
 
+# The file system of containers' roots, which lies on others.
+_OVERLAY = "overlay"
 # Local file systems that can hold device nodes. Every other one is not asked.
 _LOCAL = (
     "bcachefs",
@@ -33,7 +35,7 @@ _LOCAL = (
     "f2fs",
     "jfs",
     "nilfs2",
-    "overlay",
+    _OVERLAY,
     "ramfs",
     "reiserfs",
     "rootfs",
@@ -55,10 +57,9 @@ _AT_FDCWD, _AT_STATX_DONT_SYNC, _STATX_TYPE = -100, 0x4000, 0x1
 _STATX_SIZE, _MODE_AT, _MAJOR_AT = 256, 28, 128
 _MODE, _NUMBER = struct.Struct("=H"), struct.Struct("=II")
 _KINDS = {stat.S_IFCHR: "c", stat.S_IFBLK: "b"}
-_STATX = ctypes.CDLL(None, use_errno=True).statx
 
 
-class Opened(NamedTuple):
+class Opened(frozen.Value):
     """What processes have open; everywhere the sorted ids of who has it.
 
     ``numbers`` are device nodes by their number as udev spells it: ``c195:0``, ``b259:0``.
@@ -74,7 +75,9 @@ class Opened(NamedTuple):
     unasked: Mapping[str, tuple[int, ...]]
     unread: tuple[int, ...]
     hidden: tuple[int, ...] = ()
-    networks: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+    networks: Mapping[str, tuple[str, ...]] = frozen.field(
+        default_factory=dict[str, tuple[str, ...]]
+    )
 
 
 class _Found:
@@ -141,8 +144,9 @@ def _look_at(found: _Found, process: int, directory: str, descriptor: str) -> No
         elif target.startswith(_NETWORK):
             found.networks.setdefault(target, []).append(f"{directory}/fd/{descriptor}")
         return
-    if _mount_of(f"{directory}/fdinfo/{descriptor}") in found.mounts:
-        number = _number_of(f"{directory}/fd/{descriptor}")
+    kind = found.mounts.get(_mount_of(f"{directory}/fdinfo/{descriptor}") or "")
+    if kind is not None:
+        number = _number_of(f"{directory}/fd/{descriptor}", kind)
         if number:
             found.numbers.setdefault(number, set()).add(process)
             found.paths.setdefault(target, set()).add(process)
@@ -152,16 +156,16 @@ def _look_at(found: _Found, process: int, directory: str, descriptor: str) -> No
         found.unasked.setdefault(path, set()).add(process)
 
 
-def _mounts_to_ask(lines: Iterable[str]) -> frozenset[str]:
-    """The ids of mounts whose files may be asked, and can be device nodes."""
-    found: set[str] = set()
+def _mounts_to_ask(lines: Iterable[str]) -> Mapping[str, str]:
+    """The mounts whose files may be asked, and can be device nodes: id and file system."""
+    found: dict[str, str] = {}
     for line in lines:
         before, _, after = line.partition(" - ")
         words = before.split(" ")
         kind = after.partition(" ")[0]
         if len(words) > 5 and kind in _LOCAL and "nodev" not in words[5].split(","):
-            found.add(words[0])
-    return frozenset(found)
+            found[words[0]] = kind
+    return found
 
 
 def _mount_of(path: str) -> str | None:
@@ -180,19 +184,42 @@ def _mount_of(path: str) -> str | None:
     return rest.partition(b"\n")[0].strip().decode("ascii", "replace") if found else None
 
 
-def _number_of(path: str) -> str | None:
+def _number_of(path: str, kind: str) -> str | None:
     """The number of the device node that a descriptor leads to; None where it is no such node.
+
+    Args:
+        path: the descriptor.
+        kind: the file system that the file lies on.
 
     Raises:
         OSError: when that cannot be told.
     """
+    if kind == _OVERLAY:
+        return _number_on_overlay(path)
+    found = os.stat(path)
+    node = _KINDS.get(stat.S_IFMT(found.st_mode))
+    return f"{node}{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}" if node else None
+
+
+def _number_on_overlay(path: str) -> str | None:
+    """The same by statx(2), which os.stat() makes without a way to say that no server is asked."""
+    import ctypes  # half of what imports cost here, and a host without containers asks for none
+
     answer = ctypes.create_string_buffer(_STATX_SIZE)
-    if _STATX(_AT_FDCWD, os.fsencode(path), _AT_STATX_DONT_SYNC, _STATX_TYPE, answer):
+    arguments = (_AT_FDCWD, os.fsencode(path), _AT_STATX_DONT_SYNC, _STATX_TYPE, answer)
+    if _statx()(*arguments):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), path)
     (mode,) = _MODE.unpack_from(answer, _MODE_AT)
-    kind = _KINDS.get(stat.S_IFMT(mode))
-    if kind is None:
+    node = _KINDS.get(stat.S_IFMT(mode))
+    if node is None:
         return None
     major, minor = _NUMBER.unpack_from(answer, _MAJOR_AT)
-    return f"{kind}{major}:{minor}"
+    return f"{node}{major}:{minor}"
+
+
+@functools.cache
+def _statx() -> Callable[..., int]:
+    import ctypes
+
+    return ctypes.CDLL(None, use_errno=True).statx

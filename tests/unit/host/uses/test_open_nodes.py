@@ -302,13 +302,14 @@ class TestByNumber:
         expected = f"{PROGRAM}/dev/infiniband/uverbs0 is open in process 812 (ovs-vswitchd-dpdk)"
         assert objection(NIC) == expected
 
+    @pytest.mark.parametrize("mount", [25, 40])
     def test_a_regular_file_with_a_nodes_name_is_none(
-        self, host: hosttree.HostTree, objection: Callable, tmp_path: Path
+        self, host: hosttree.HostTree, objection: Callable, tmp_path: Path, mount: int
     ):
         path = tmp_path / "dev/infiniband/uverbs0"
         path.parent.mkdir(parents=True)
         path.write_text("")
-        uses.process(host, 812, OVS, os.fspath(path), mount=25)
+        uses.process(host, 812, OVS, os.fspath(path), mount=mount)
         assert objection(NIC) is None
 
     def test_so_is_one_with_a_vfio_groups_name(self, host: hosttree.HostTree, tmp_path: Path):
