@@ -27,7 +27,10 @@ UNTYPED = f"whole=8086:10c9@{WHOLE}"
 TYPED = f"whole=8086:10c9/PF@{WHOLE}"
 GIVEN = f'"serial=1b36:0002", "old=8086:100e", {{alias: vf, id: "{VF_ID}", device-type: type-VF}}'
 CLAIMED = ("serial", "oldpci", "whole")
-READY = "active: old: 2 ready, serial: 1 ready, vf: 2 ready, whole: 1 ready"
+READY = (
+    "active: old: 2 ready (1 at once, one guest a group), serial: 1 ready, vf: 2 ready, whole: 1"
+    f" ready; {' '.join(PAIR)} share IOMMU group 11: one guest at a time can have any"
+)
 ON = "intel_iommu=on"
 
 # As curtin writes the options of a tag; and what sets them again behind it, in the lab, is gone.
