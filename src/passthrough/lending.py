@@ -54,8 +54,9 @@ def lend(decision: Decision, address: str) -> dict[str, record.Loan]:
 
     Raises:
         LendingError: when the function is not claimed; the host was started with
-            ``pci-passthrough=off``; another application has a part of the group; or a process has
-            one of the functions open, or a guest that is shut off names one.
+            ``pci-passthrough=off``; another application has a part of the group; a process has
+            one of the functions open, or a guest that is shut off names one; or the erase of one
+            has not come to its end.
         PassthroughError, OSError: as `survey.ask_again`.
     """
     _check_switch(decision.facts)
@@ -70,6 +71,12 @@ def lend(decision: Decision, address: str) -> dict[str, record.Loan]:
                 f"{address} shares IOMMU group {each.group} with {each.address}, which the"
                 f" application {others[each.address]} has claimed",
                 "leave the whole group to one of the two applications",
+            )
+    for each in which:
+        if each in decision.facts.record.erasing:
+            raise LendingError(
+                f"{each}: its erase has not come to its end, so it holds its last guest's data",
+                "run erase again first",
             )
     _check_unused(decision.facts, which)
     return {each: _identify(decision.facts, each, address) for each in which}

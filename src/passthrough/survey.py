@@ -430,6 +430,8 @@ def _decide_offers(
 ) -> tuple[nova_offer.Offer, nova_offer.Offer]:
     """What to offer now, and what to offer once every claimed function is on its VFIO driver."""
     off = {*aim.quarantine, *aim.erasing}
+    # VFs share their PF's namespaces.
+    off |= {each.address for each in outcome.claims if each.function.physfn in aim.erasing}
     absent = {
         each: nova_lines.missing_device_spec(each, item)
         for each, card in aim.missing.items()

@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import made
+from harness import made, uses
 from harness.constants import NVME_ID
 from harness.fakenvme import MODEL, SERIAL, FakeNvme
 from harness.hosttree import HostTree
 from harness.unit import HOOKS, Unit
 from ops import testing
 
-from passthrough import erasing, survey
+from passthrough import erasing, frozen, lending, survey
 from passthrough.effects import eraser, handing
 from passthrough.host import held_disks, identity, pci
 from passthrough.host.uses import kinds
 from passthrough.state import record
+from passthrough.system import procfs
 
 NVME, OTHER = "0000:02:00.0", "0000:83:00.0"
 DISK = f"disk={NVME_ID}"
@@ -482,6 +483,163 @@ class TestAHook:
         assert (left.driver, left.mark) == ("nvme", None)
         assert not left.rules.exists()
         assert left.world.tree.read(f"sys/bus/pci/devices/{NVME}/driver_override") == "(null)\n"
+
+
+class TestNotToTheEnd:
+    """An erase that was killed or has failed is seen wherever an operator looks, and bars."""
+
+    @pytest.fixture
+    def half(self, aside: Host) -> Host:
+        """The controller was told to erase, and the run has ended."""
+        with aside.world.ledger() as ledger:
+            ledger.update(erasing={NVME: record.TOLD})
+        return aside
+
+    def row(self, host: Host) -> dict[str, Any]:
+        rows = host.unit.act("list-devices", format="json")["devices"]
+        return next(each for each in rows if each["address"] == NVME)
+
+    def checks(self, host: Host) -> dict[str, tuple[str, str]]:
+        found = host.world.checks(DISK)
+        return {name: (found[name].status, found[name].seen) for name in found}
+
+    def test_the_list_says_so(self, half: Host):
+        row = self.row(half)
+        assert row["erasing"] is True
+        assert row["state"] == (
+            "not erased to the end: run erase again; quarantined: by an operator; rebind ends that"
+        )
+        table = " ".join(half.unit.act("list-devices", format="table")["table"].split())
+        assert f"{NVME}: not erased to the end: run erase again; quarantined" in table
+
+    def test_the_list_says_so_of_one_that_is_not_in_quarantine_any_more(self, half: Host):
+        with half.world.ledger() as ledger:
+            ledger.update(quarantine={})
+        assert self.row(half)["state"] == "not erased to the end: run erase again"
+        path = half.world.tree.directory(NVME) / "config"
+        path.write_bytes(b"\xff" * 64)
+        expected = "not erased to the end: run erase again; fell off the bus"
+        assert self.row(half)["state"] == expected.replace("; ", "; sick: ")
+
+    @pytest.mark.parametrize(
+        ("taken", "lent", "state"),
+        [
+            ({}, {}, "free"),
+            ({}, {NVME: record.Loan(NVME_ID, "", NVME)}, "lent to the host"),
+            ({NVME: None}, {}, "given back by the next hook"),
+        ],
+    )
+    def test_the_list_says_so_of_one_that_is_not_claimed(
+        self,
+        half: Host,
+        taken: dict[str, str | None],
+        lent: dict[str, record.Loan],
+        state: str,
+    ):
+        with half.world.ledger() as ledger:
+            ledger.update(taken=taken, lent=lent, missing={})
+        half.world.tree.bind(NVME, "nvme")
+        half.unit.configure(devices="")
+        assert self.row(half)["state"] == f"not erased to the end: run erase again; {state}"
+
+    def test_the_list_says_nothing_of_one_that_was_erased(self, half: Host):
+        half.erase()
+        assert self.row(half)["erasing"] is False
+        assert self.row(half)["state"] == "quarantined: by an operator; rebind ends that"
+
+    def test_the_plan_says_so(self, half: Host):
+        assert half.unit.act("plan", format="json")["plan"]["erasing"] == [NVME]
+        said = " ".join(half.unit.act("plan", format="table")["table"].split())
+        assert f"not erased to the end: {NVME}, run erase again; until then" in said
+        half.erase()
+        assert half.unit.act("plan", format="json")["plan"]["erasing"] == []
+        assert "not erased" not in half.unit.act("plan", format="table")["table"]
+
+    def test_verify_fails_until_it_was_erased(self, half: Host):
+        found = self.checks(half)
+        assert found[f"erase {NVME}"] == ("fail", "has not come to its end")
+        assert found[f"state {NVME}"][1].startswith("not erased to the end: run erase again; ")
+        assert found[f"device_spec {NVME}"] == (
+            "ok",
+            "not offered to Nova: its erase has not come to its end",
+        )
+        half.erase()
+        found = self.checks(half)
+        assert f"erase {NVME}" not in found
+        assert found[f"device_spec {NVME}"] == ("ok", "not offered to Nova: it is in quarantine")
+
+    def test_the_status_does_not_count_it_as_ready(self, half: Host):
+        with half.world.ledger() as ledger:
+            ledger.update(quarantine={})
+        assert half.unit.run("update_status").message == (
+            f"not erased to the end: {NVME}, run erase again"
+        )
+
+    def test_it_is_not_lent(self, half: Host):
+        message, _ = half.unit.act_in_vain("lend", address=NVME)
+        assert message == (
+            f"{NVME}: its erase has not come to its end, so it holds its last guest's data; run"
+            " erase again first"
+        )
+        assert half.world.record().lent == {}
+        half.erase()
+        half.unit.act("lend", address=NVME, format="json")
+        assert list(half.world.record().lent) == [NVME]
+
+    def test_neither_does_it_go_along_with_another_one_that_is_lent(self, half: Host):
+        decision = half.world.decide(DISK)
+        claim = decision.claims[0]
+        function = frozen.replace(claim.function, address=OTHER)
+        other = frozen.replace(claim, function=function)
+        outcome = frozen.replace(decision.outcome, claims=(claim, other))
+        both = frozen.replace(decision, outcome=outcome)
+        with pytest.raises(lending.LendingError, match=f"^{NVME}: its erase has not come to its"):
+            lending.lend(both, OTHER)
+
+    def test_a_guard_that_refuses_it_meanwhile_takes_no_mark_away(self, half: Host):
+        """Somebody mounts the disk that a kill has left on the host's driver."""
+        world = half.world
+        mark = half.mark
+        (world.tree.directory(NVME) / "driver_override").write_text("nvme\n")
+        world.tree.bind(NVME, "nvme")
+        half.nvme.show()
+        uses.mount(world.tree, "259:1", "/mnt", "/dev/nvme9n1")
+        half.unit.run()
+        assert (half.driver, half.mark, world.record().taken) == ("nvme", mark, {})
+        (world.root / "proc/1/mountinfo").write_text("")
+        half.unit.run()
+        assert (half.driver, half.mark) == ("vfio-pci", mark)
+        with world.ledger() as ledger:
+            ledger.update(quarantine={})
+        half.unit.run()
+        assert world.nova.offered() == []
+
+    def test_who_takes_it_out_of_the_options_has_the_mark_forgotten(self, half: Host):
+        half.unit.run(devices="")
+        assert half.mark is None
+
+    def test_who_leaves_it_to_the_host_has_the_mark_forgotten(self, half: Host):
+        name = procfs.host_name_if_there(half.world.root)
+        half.unit.run(devices=DISK, host_exceptions=f"{name}={NVME}")
+        assert half.mark is None
+
+    def test_its_vfs_are_not_offered(self, half: Host):
+        """They share its namespaces."""
+        vf = made.function("0000:02:00.1", NVME_ID, made.STORAGE, physfn=NVME, driver="vfio-pci")
+        vf = frozen.replace(vf, group=99, override="vfio-pci")
+        facts = survey.look(half.world.site)
+        host = frozen.replace(facts.host, functions={**facts.host.functions, vf.address: vf})
+        facts = frozen.replace(facts, host=host)
+        wanted = half.world.decide(f"{NVME_ID}/VF").options
+
+        def offered(**changes: Any) -> list[str]:
+            known = frozen.replace(facts.record, **changes)
+            found = survey.decide(wanted, frozen.replace(facts, record=known))
+            return [each["address"] for each in found.nova.device_specs]
+
+        kept = {NVME: None, vf.address: None}
+        assert offered(taken=kept, erasing={}) == [vf.address]
+        assert offered(taken=kept) == []
 
 
 def test_beside_a_controller_there_is_nothing_to_erase(ready_unit: Unit):

@@ -15,6 +15,7 @@ from passthrough.host import generators, grub, machine, modules, pci
 from passthrough.planning import (
     boot_files,
     claims,
+    guards,
     prerequisites,
     templates,
     vfio_driver,
@@ -247,7 +248,7 @@ def make(
             vfs=now.vfs.record,
             lent={} if wanted.leaving else record.lent,
             missing=now.missing,
-            erasing=_erasing({*taken, *now.missing, *record.lent}, record, wanted),
+            erasing=_erasing({*taken, *now.missing}, outcome, record, wanted),
         ),
         pending=pending,
         grub_problem=None if enums.Rebuild.GRUB in rebuild else grub_problem,
@@ -418,10 +419,21 @@ def _target_taken(claimed: tuple[claims.Claim, ...], record: Record) -> dict[str
     return taken
 
 
-def _erasing(kept: Container[str], record: Record, wanted: options.Options) -> Mapping[str, str]:
-    """The erases that have not come to their ends, of what the application still answers for."""
-    found = record.erasing
-    return {} if wanted.leaving else {each: found[each] for each in found if each in kept}
+def _erasing(
+    kept: Iterable[str], outcome: claims.Outcome, record: Record, wanted: options.Options
+) -> Mapping[str, str]:
+    """The erases that have not come to their ends, of what the application still answers for.
+
+    That is what an item asks for, too, although a guard refuses it now, as while the host uses the
+    disk that a kill has left there; and a PF whose VFs are asked for, which share its namespaces.
+    """
+    if wanted.leaving:
+        return {}
+    refused = {each.address for each in outcome.refusals if each.rule != guards.Rule.EXCEPTED}
+    parents = {each.function.address for each in outcome.parents}
+    parents.update(each.function.physfn for each in outcome.claims if each.function.physfn)
+    answers = {*kept, *record.lent, *refused, *parents}
+    return {each: record.erasing[each] for each in record.erasing if each in answers}
 
 
 def _target_variants(claimed: tuple[claims.Claim, ...], record: Record) -> dict[str, str]:

@@ -40,6 +40,8 @@ USES = {
 # Guards that object to what the host needs, whatever it does with it.
 _OF_THE_HOST = ("pci-bridge", "host-controller", "host-memory", "vfs-in-use")
 _PREFIXES = {kinds.Kind.GUEST: "guest", kinds.Kind.UNKNOWN: "not known"}
+# Of an erase that runs, was killed or has failed: what the disk holds is its last guest's.
+NOT_ERASED = "not erased to the end: run erase again"
 _MOST_HOLDERS = 2
 
 
@@ -65,13 +67,15 @@ class Holding(frozen.Value):
 class Holdings(frozen.Value):
     """What the applications have taken, by address, which of it is missing, and what is lent.
 
-    ``lent`` maps an address to the application that lends it to the host; ``are_known`` is False
-    where a record cannot be read.
+    ``lent`` maps an address to the application that lends it to the host; ``erasing`` has the
+    addresses whose erase has not come to its end, taken or not; ``are_known`` is False where a
+    record cannot be read.
     """
 
     taken: Mapping[str, Holding] = frozen.field(default_factory=dict[str, Holding])
     missing: tuple[health.Health, ...] = ()
     lent: Mapping[str, str] = frozen.field(default_factory=dict[str, str])
+    erasing: frozenset[str] = frozenset()
     are_known: bool = True
 
 
@@ -121,6 +125,16 @@ def state_in_quarantine(entry: Quarantine, holders: Iterable[str]) -> str:
     return "; ".join(filter(None, [quarantines.state(entry), held]))
 
 
+def state_in_erase(judged: health.Health, entry: Quarantine | None, holders: Iterable[str]) -> str:
+    """What becomes of a claimed function whose erase has not come to its end, for STATE."""
+    from passthrough.reporting import health_text
+
+    if entry:
+        return f"{NOT_ERASED}; {state_in_quarantine(entry, holders)}"
+    said = (NOT_ERASED, health_text.sick_word(judged), _held(tuple(holders)))
+    return "; ".join(filter(None, said))
+
+
 def state(
     function: pci.Function,
     host: pci.Host,
@@ -137,6 +151,22 @@ def state(
         objection: what is against claiming it.
         usage: what the host uses.
     """
+    is_erasing = function.address in holdings.erasing
+    one = holdings.taken.get(function.address)
+    if one and one.is_wanted and is_erasing:
+        return state_in_erase(one.health, one.quarantine, one.holders)
+    said = _state(function, host, holdings, objection, usage)
+    return f"{NOT_ERASED}; {said}" if is_erasing else said
+
+
+def _state(
+    function: pci.Function,
+    host: pci.Host,
+    holdings: Holdings,
+    objection: guards.Objection | None,
+    usage: Usage,
+) -> str:
+    """What becomes of a function of which no erase has begun."""
     one = holdings.taken.get(function.address)
     if one is None:
         if function.address in holdings.lent:

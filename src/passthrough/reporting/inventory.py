@@ -80,6 +80,7 @@ def describe(
             "state": holdings.state(function, host, taken, objection, used),
             "health": _health(taken.taken.get(address)),
             "quarantine": _quarantine(taken.taken.get(address)),
+            "erasing": address in taken.erasing,
         }
 
 

@@ -99,9 +99,9 @@ def _branches(rows: Sequence[Mapping[str, Any]]) -> Iterable[str]:
 def _colour(row: Mapping[str, Any]) -> str:
     """Green for what a guest can have or has, red for what is sick; the host's is faint.
 
-    What is lent is yellow, and so is what is in quarantine and not sick any more.
+    What is lent is yellow, and so is what is in quarantine and not sick any more, or not erased.
     """
-    if row["lent"]:
+    if row["lent"] or row["erasing"]:
         return "yellow"
     if row["quarantine"] and row["health"]["verdict"] != "sick":
         return "yellow"
@@ -112,7 +112,7 @@ def _colour(row: Mapping[str, Any]) -> str:
 
 def _whole_states(rows: Iterable[Mapping[str, Any]], room: int, style: tables.Style) -> list[str]:
     """The states of devices that were cut; of what the host has, the reasons tell all."""
-    cut = [row for row in rows if row["health"] and len(row["state"]) > room]
+    cut = [row for row in rows if (row["health"] or row["erasing"]) and len(row["state"]) > room]
     return [tables.wrap(f"{row['address']}: {row['state']}", style) for row in cut]
 
 

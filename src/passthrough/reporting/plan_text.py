@@ -90,6 +90,7 @@ def describe_plan(
         "kept-options": list(planned.kept_options),
         "lent": sorted(decision.facts.record.lent, key=pci_address.sort_key),
         "quarantine": quarantines.describe_all(planned.record.quarantine),
+        "erasing": sorted(planned.record.erasing, key=pci_address.sort_key),
         "nova": nova_text.describe_offer(decision.nova_planned),
         "leftovers": [dataclasses.asdict(each) for each in leftovers],
     }
@@ -120,9 +121,7 @@ def plan_text(
     ]
     if overridden:
         sections.append("\n".join(tables.wrap(each, style) for each in overridden))
-    lent = words.lent(decision)
-    if lent:
-        sections.append(tables.wrap(f"{lent}; the action take-back ends that", style))
+    sections += [tables.wrap(each, style) for each in _kept_from_nova(decision)]
     sections += flavors.sections(decision)
     sections += [tables.paint_diff(_diff(change), style) for change in _changes(decision)]
     steps = [
@@ -159,6 +158,15 @@ def plan_text(
     if leftovers:
         sections.append(_leftovers_text(decision, leftovers, style))
     return "\n\n".join(section.rstrip("\n") for section in sections)
+
+
+def _kept_from_nova(decision: Decision) -> list[str]:
+    """What an operator's actions keep from Nova, a sentence for each."""
+    erasing, lent = words.erasing(decision), words.lent(decision)
+    return [
+        *([f"{erasing}; until then Nova is not offered it"] if erasing else []),
+        *([f"{lent}; the action take-back ends that"] if lent else []),
+    ]
 
 
 def _leftovers_text(

@@ -298,7 +298,7 @@ def _count_ready(decision: Decision) -> str:
     """Count the devices, and what guests can have at once: one of each IOMMU group."""
     ready: dict[str, list[pci.Function]] = {}
     away = {each.address for each in decision.health.values() if each.verdict is _SICK}
-    away |= decision.plan.record.quarantine.keys()
+    away |= {*decision.plan.record.quarantine, *decision.plan.record.erasing}
     for claim in decision.claims:
         is_ready = claim.function.is_on_vfio and claim.address not in away
         if claim.companion_of is None and is_ready:

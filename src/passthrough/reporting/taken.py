@@ -45,8 +45,9 @@ def read(
     except (PassthroughError, OSError):
         return Holdings(lent=record.lent_on(root), are_known=False)
     lent = record.lent_by(records)
+    erasing = frozenset(address for known in records.values() for address in known.erasing)
     if not any(each.taken or each.missing for each in records.values()):
-        return Holdings(lent=lent)
+        return Holdings(lent=lent, erasing=erasing)
     options = {**_last_told(root), **(told or {})}
     names: dict[str, tuple[str, bool]] = {}
     for application, known in records.items():
@@ -89,6 +90,7 @@ def read(
         },
         tuple(judged[address] for address in judged if address not in names),
         lent,
+        erasing,
     )
 
 

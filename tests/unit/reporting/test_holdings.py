@@ -204,6 +204,7 @@ def test_the_fields_of_before_are_as_they_were(ready: World):
         "state",
         "health",
         "quarantine",
+        "erasing",
     ]
 
 

@@ -138,6 +138,13 @@ def _lent(decision: Decision) -> Iterator[Check]:
             yield Check(name, OK, f"to the host, on {driver}; the action take-back ends that")
 
 
+def _erasing(decision: Decision) -> Iterator[Check]:
+    """What holds a guest's data still, since its erase was killed, has failed, or goes on."""
+    for address in sorted(decision.plan.record.erasing, key=pci_address.sort_key):
+        run = f"run the action erase again: address={address} confirm={address}"
+        yield Check(f"erase {address}", FAIL, "has not come to its end", run)
+
+
 def _mend_driver(decision: Decision, address: str) -> str:
     """How a function comes to vfio-pci; where rebind would refuse, the check that says why."""
     if words.switched_off(decision):
@@ -195,6 +202,7 @@ CHECKS = (
     _command_line,
     _drivers,
     _lent,
+    _erasing,
     _vfs,
     _groups,
 )

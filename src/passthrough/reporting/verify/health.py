@@ -37,7 +37,9 @@ def _states(decision: Decision, seen: Seen) -> Iterator[Check]:
         ]
         aside = decision.plan.record.quarantine.get(address)
         state = (
-            holdings.state_in_quarantine(aside, who)
+            holdings.state_in_erase(decision.health[address], aside, who)
+            if address in decision.plan.record.erasing
+            else holdings.state_in_quarantine(aside, who)
             if aside
             else holdings.state_of_claim(
                 holdings.claim_name(claim),

@@ -117,6 +117,8 @@ def _device_specs(decision: Decision) -> Iterator[Check]:
         if claim.companion_of:
             if where:
                 yield Check(name, FAIL, f"a companion, yet {where} offers it", "unset it there")
+        elif claim.address in decision.plan.record.erasing and not where:
+            yield Check(name, OK, "not offered to Nova: its erase has not come to its end")
         elif claim.address in decision.plan.record.quarantine and not where:
             yield Check(name, OK, "not offered to Nova: it is in quarantine")
         elif claim.address in offered | held and where:

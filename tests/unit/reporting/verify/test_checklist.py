@@ -9,6 +9,7 @@ from harness.world import World
 from passthrough.host import initramfs
 from passthrough.reporting.verify import result
 from passthrough.reporting.verify.result import FAIL, OK, Check
+from passthrough.state import record
 
 NOTHING_CLAIMED = {"devices": "none to claim", "boot-files": "none"}
 
@@ -36,6 +37,16 @@ def test_a_card_without_its_vfs_is_red(world: World):
     checks = world.checks('{id: "144d:a824", vfs: 2}')
     assert checks["vfs 0000:05:00.0"] == Check(
         "vfs 0000:05:00.0", FAIL, "0 of 2", "run the action reconcile, and see dmesg"
+    )
+
+
+def test_an_erase_that_has_not_come_to_its_end_is_red(ready: World):
+    address = CLAIMED[0]
+    with ready.ledger() as ledger:
+        ledger.update(erasing={address: record.BEGUN})
+    assert ready.shown(f"erase {address}") == (
+        "fail: has not come to its end -> run the action erase again:"
+        f" address={address} confirm={address}"
     )
 
 
