@@ -32,6 +32,7 @@ from passthrough.nova import facts as nova_facts
 from passthrough.nova import lines as nova_lines
 from passthrough.nova import offer as nova_offer
 from passthrough.planning import (
+    away,
     boot_files,
     claims,
     missing,
@@ -298,6 +299,7 @@ def decide(
     unclaimed = plan.unclaimed(outcome, facts.record, taken)
     lingering = {each: () for each in unclaimed if each in made.lingering}
     held = {**lingering, **_find_held(facts, unclaimed, options.leaving)}
+    gone = missing.find(wanted, outcome, facts.record, facts.serials)
     planned = plan.make(
         options,
         outcome,
@@ -310,7 +312,8 @@ def decide(
             others=taken,
             aliases=facts.aliases,
             vfs=made,
-            missing=missing.find(wanted, outcome, facts.record, facts.serials),
+            missing=gone,
+            away=away.recall(away.Situation(wanted, host, facts.record, gone, facts.aliases)),
         ),
         renderer,
     )

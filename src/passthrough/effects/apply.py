@@ -140,6 +140,7 @@ def apply(
         lent=plan.record.lent,
         missing=plan.record.missing,
         erasing=plan.record.erasing,
+        shapes=plan.record.shapes,
     )
     repaired = [_describe(change) for change in plan.files if change.drifted]
     if not plan.rebuild:

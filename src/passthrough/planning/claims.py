@@ -186,14 +186,24 @@ def with_drivers(outcome: Outcome, known: record.Record, aliases: modules.Aliase
     if not outcome.claims:
         return outcome
 
-    def choose(claim: Claim) -> vfio_driver.Choice:
-        named = claim.item.driver
-        pinned = named if not claim.companion_of or named == pci.VFIO_PCI else None
-        asked = known.variants.get(claim.address)
-        return vfio_driver.choose(claim.function, pinned, aliases, asked)
-
-    chosen = tuple(frozen.replace(each, vfio=choose(each)) for each in outcome.claims)
+    chosen = tuple(
+        with_driver(each, aliases, known.variants.get(each.address)) for each in outcome.claims
+    )
     return frozen.replace(outcome, claims=chosen)
+
+
+def with_driver(claim: Claim, aliases: modules.Aliases, asked: str | None) -> Claim:
+    """The same claim, with the VFIO driver that it goes to.
+
+    Args:
+        claim: what is claimed.
+        aliases: what the installed kernels name.
+        asked: the variant that the charm has asked for before; None for none.
+    """
+    named = claim.item.driver
+    pinned = named if not claim.companion_of or named == pci.VFIO_PCI else None
+    choice = vfio_driver.choose(claim.function, pinned, aliases, asked)
+    return frozen.replace(claim, vfio=choice)
 
 
 def _find_near_miss(item: devices.Item, host: pci.Host) -> str:

@@ -13,6 +13,7 @@ from passthrough import enums, frozen, pci_address
 from passthrough.config import kernel_options, options
 from passthrough.host import generators, grub, machine, modules, pci
 from passthrough.planning import (
+    away,
     boot_files,
     claims,
     guards,
@@ -118,6 +119,7 @@ class Situation(NamedTuple):
         aliases: the modules that the installed kernels name for a function.
         vfs: what becomes of the VFs.
         missing: what was taken and is not there any more, as `Record.missing` has it.
+        away: the claims of that, as `away.recall` gives them.
     """
 
     application: str
@@ -129,6 +131,7 @@ class Situation(NamedTuple):
     aliases: modules.Aliases = modules.Aliases.none()
     vfs: vfs.Outcome = vfs.Outcome()
     missing: Mapping[str, Mapping[str, str]] = {}
+    away: tuple[claims.Claim, ...] = ()
 
 
 def make(
@@ -155,9 +158,13 @@ def make(
     facts = _told_by_record(now)
     application, present, held = now.application, now.present, now.held
     claimed = outcome.claims
+    # What is away for a while stays in the boot files, so that it costs no rebuild.
+    at_boot = tuple(
+        sorted((*claimed, *now.away), key=lambda each: pci_address.sort_key(each.address))
+    )
     # VFs are for guests, so they need all of the kernel that claims need, one boot earlier.
-    asks = bool(claimed or now.vfs.wanted)
-    blacklist = boot_files.blacklisted_drivers(wanted, claimed, host, now.aliases, others)
+    asks = bool(at_boot or now.vfs.wanted)
+    blacklist = boot_files.blacklisted_drivers(wanted, at_boot, host, now.aliases, others)
     tokens = boot_files.kernel_options(wanted, blacklist, facts)
     # Keep the option that turns the IOMMU on where a group bars a claim: a boot without it shows no
     # group, and the charm would claim again.
@@ -170,13 +177,13 @@ def make(
         drop_in = boot_files.grub_path(application)
         prerequisites.check(wanted, tokens, host, facts, drop_in)
         # What is lent may be on any driver: who has put it there has asked for that.
-        away = {*outcome.addresses, *others, *record.lent}
-        prerequisites.check_blacklist(blacklist, host, away)
+        given = {*outcome.addresses, *others, *record.lent}
+        prerequisites.check_blacklist(blacklist, host, given)
     desired = boot_files.desired_files(
         boot_files.Wanted(
             application=application,
-            claims=claimed,
-            twins=boot_files.find_twins(claimed, host),
+            claims=at_boot,
+            twins=boot_files.find_twins(at_boot, host),
             blacklist=blacklist,
             kernel_options=tokens if facts.boots_by_grub else (),
             allow_unsafe_interrupts=wanted.allow_unsafe_interrupts,
@@ -235,7 +242,9 @@ def make(
         rebuild=rebuild,
         bind=tuple(each for each in _bindings(claimed) if each.address not in waiting),
         at_boot=waiting,
-        reboot=() if facts.switch else _reboot_reasons(tokens if asks else None, now, host),
+        reboot=()
+        if facts.switch
+        else _reboot_reasons(tokens if claimed or now.vfs.wanted else None, now, host),
         record=frozen.replace(
             record,
             taken=taken,
@@ -248,6 +257,7 @@ def make(
             vfs=now.vfs.record,
             lent={} if wanted.leaving else record.lent,
             missing=now.missing,
+            shapes=away.shapes(at_boot),
             erasing=_erasing({*taken, *now.missing}, outcome, record, wanted),
         ),
         pending=pending,

@@ -40,15 +40,15 @@ FORMAT = 4
 NEWEST = 5
 _READ = (2, 3, FORMAT, NEWEST)
 _SAYS_INHERITED = 3
-# Left out where they are empty. `missing` and `exporter` came without another format: a revision
-# that does not know them does all that it did, and forgets them.
+# Left out where they are empty. `missing`, `exporter` and `shapes` came without another format: a
+# revision that does not know them does all that it did, and forgets them.
 _INHERITED, _VARIANTS, _VFS, _LENT = "inherited", "variants", "vfs", "lent"
 _MISSING, _QUARANTINE, _DUE, _ACCEPTED = "missing", "quarantine", "due", "accepted"
 _RESTARTS, _RESTARTED, _ERASING = "restarts", "restarted", "erasing"
 _SET_ASIDE, _COUNTS = (_QUARANTINE, _DUE, _ACCEPTED), (_RESTARTS, _RESTARTED)
-_EXPORTER = "exporter"
+_EXPORTER, _SHAPES = "exporter", "shapes"
 _OPTIONAL = (
-    *(_INHERITED, _VARIANTS, _VFS, _LENT, _MISSING, _ERASING, _EXPORTER),
+    *(_INHERITED, _VARIANTS, _VFS, _LENT, _MISSING, _ERASING, _EXPORTER, _SHAPES),
     *(*_SET_ASIDE, *_COUNTS),
 )
 # What `Record.erasing` says: nothing is erased yet, and the controller was told to.
@@ -196,6 +196,18 @@ class Quarantine(NamedTuple):
     companion: str = ""
 
 
+class Shape(NamedTuple):
+    """How a claimed function was when it was last there.
+
+    Attributes:
+        modalias: its modalias, which names vendor, product and class.
+        companion_of: the function that it accompanies; empty for none.
+    """
+
+    modalias: str
+    companion_of: str = ""
+
+
 class Record(frozen.Value):
     """What one application has done to this host.
 
@@ -233,6 +245,8 @@ class Record(frozen.Value):
             NOT_LISTENING before, and empty where there is none.
         erasing: the address of every function whose erase has not come to its end → how far it has
             come, BEGUN or TOLD. None of them is offered to Nova.
+        shapes: the address of every claimed function but VFs, there or away → how it was, so that
+            the boot files can keep it. As ``inherited``, it changes nothing by itself.
     """
 
     taken: Mapping[str, str | None] = frozen.field(default_factory=dict[str, str | None])
@@ -259,6 +273,7 @@ class Record(frozen.Value):
     restarted: int = 0
     exporter: str = ""
     erasing: Mapping[str, str] = frozen.field(default_factory=dict[str, str])
+    shapes: Mapping[str, Shape] = frozen.field(default_factory=dict[str, Shape], compare=False)
 
     @property
     def is_empty(self) -> bool:
@@ -569,14 +584,10 @@ def _spell_out(record: Record) -> dict[str, object]:
         spelled[_INHERITED] = sorted(record.inherited)
     if record.variants:
         spelled[_VARIANTS] = dict(record.variants)
-    if record.vfs:
-        spelled[_VFS] = {address: each._asdict() for address, each in record.vfs.items()}
-    if record.lent:
-        spelled[_LENT] = {address: each._asdict() for address, each in record.lent.items()}
     if record.missing:
         spelled[_MISSING] = {address: dict(card) for address, card in record.missing.items()}
-    for name in _SET_ASIDE:
-        found: Mapping[str, Quarantine] = getattr(record, name)
+    for name in (_VFS, _LENT, _SHAPES, *_SET_ASIDE):
+        found: Mapping[str, Vfs | Loan | Shape | Quarantine] = getattr(record, name)
         if found:
             spelled[name] = {address: each._asdict() for address, each in found.items()}
     for name in (*_COUNTS, _EXPORTER, _ERASING):
@@ -658,6 +669,11 @@ def _parse(data: Any, *, inherits: bool = True) -> Record:
         restarted=_parse_number(data.get(_RESTARTED, 0)),
         exporter=str(data.get(_EXPORTER, "")),
         erasing=_parse_erasing(data.get(_ERASING, {})),
+        shapes={
+            address: Shape(*(str(shape.get(name, "")) for name in Shape._fields))
+            for address, shape in dict(data.get(_SHAPES) or {}).items()
+            if pci_address.is_exact(address)
+        },
     )
 
 
