@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import shutil
@@ -350,6 +351,41 @@ class TestLeaving:
             f"/{RECORD} holds what this caretaker does not know ({name}), so nothing was touched"
         ]
         assert left.world.drivers() == READY
+
+    def test_what_a_later_charm_calls_forgettable_hinders_nobody(self, left: Left):
+        path = left.root / RECORD
+        data = json.loads(path.read_text())
+        data["record"]["moods"] = {"0000:83:00.0": "blue"}
+        data["forgettable"] = [*data["forgettable"], "moods"]
+        path.write_text(json.dumps(data))
+        left.vanish()
+        assert left.look_twice() == 0
+        assert left.world.drivers() == {**READY, **NATIVE}
+        assert not path.exists()
+
+    @pytest.mark.parametrize(
+        "named", [None, "moods", 5, True, {"moods": 1}, [["moods"]], [None], ["mood"], []]
+    )
+    def test_nothing_else_is_forgettable(self, left: Left, named: object):
+        path = left.root / RECORD
+        data = json.loads(path.read_text())
+        data["record"]["moods"] = 1
+        data["forgettable"] = named
+        path.write_text(json.dumps(data))
+        left.vanish()
+        assert left.look_twice() == caretaker.EXIT_FAILED
+        assert "does not know (moods)" in left.told[0]
+        assert left.world.drivers() == READY
+
+    def test_a_rebuild_that_it_does_not_know_is_never_forgettable(self, left: Left):
+        path = left.root / RECORD
+        data = json.loads(path.read_text())
+        data["record"]["activated"]["zipl"] = "1"
+        data["forgettable"] = ["zipl", "activated"]
+        path.write_text(json.dumps(data))
+        left.vanish()
+        assert left.look_twice() == caretaker.EXIT_FAILED
+        assert "does not know (zipl)" in left.told[0]
 
     @pytest.mark.parametrize("how", ["option", "file"])
     def test_turned_off(self, left: Left, how: str):

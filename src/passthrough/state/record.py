@@ -51,6 +51,10 @@ _OPTIONAL = (
     *(_INHERITED, _VARIANTS, _VFS, _LENT, _MISSING, _ERASING, _EXPORTER, _SHAPES),
     *(*_SET_ASIDE, *_COUNTS),
 )
+# Beside the record: those of its keys that stand for nothing on the host. Who gives all back may
+# do so although it does not know them. A key that stands for something is never among them.
+_FORGETTABLE = "forgettable"
+_ARE_FORGETTABLE = (_INHERITED, _MISSING, _SHAPES, *_SET_ASIDE, *_COUNTS)
 # What `Record.erasing` says: nothing is erased yet, and the controller was told to.
 BEGUN, TOLD = "begun", "told"
 # Of a card in ``identities``: left out but for a VF.
@@ -407,6 +411,9 @@ def read(site: Site) -> Record:
 def find_unknown(site: Site) -> tuple[str, ...]:
     """Name what an application's record holds that this revision does not know.
 
+    Left out is what the revision that wrote it calls forgettable: it stands for nothing on the
+    host, so that giving everything back is whole without it.
+
     Raises:
         RecordError: as `read`.
         OSError: when it is there and cannot be read.
@@ -416,7 +423,9 @@ def find_unknown(site: Site) -> tuple[str, ...]:
         return ()
     data = json.loads(present.content)
     held = data.get("record", data)
-    known = {*_spell_out(Record()), *_OPTIONAL}
+    named = data.get(_FORGETTABLE)
+    forgettable = [each for each in named if isinstance(each, str)] if type(named) is list else []
+    known = {*_spell_out(Record()), *_OPTIONAL, *forgettable}
     strange = [*(held.keys() - known), *(held["activated"].keys() - set(enums.Rebuild))]
     return tuple(sorted(map(str, strange)))
 
@@ -547,7 +556,10 @@ def _spell(record: Record) -> dict[str, object]:
     # is no address.
     refusal = f"format {number} of a newer charm: refresh, and leave it in place"
     for_first_release = {"taken": {refusal: None}, "activated": {}}
-    return {"format": number, "record": _spell_out(record), **for_first_release}
+    spelled = _spell_out(record)
+    forgettable = [name for name in _ARE_FORGETTABLE if name in spelled]
+    beside = {_FORGETTABLE: forgettable} if forgettable else {}
+    return {"format": number, "record": spelled, **beside, **for_first_release}
 
 
 def _spell_out(record: Record) -> dict[str, object]:

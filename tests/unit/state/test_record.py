@@ -792,6 +792,44 @@ class TestInherited:
         assert record.find_unknown(site) == ()
 
 
+class TestForgettable:
+    """What stands for nothing on the host is named beside the record, for a former caretaker."""
+
+    SICK = record.Quarantine("10de:1bb0", "", "off-the-bus", 1)
+    ALL = dataclasses.replace(
+        ONE,
+        inherited=frozenset({"0000:83:00.0"}),
+        variants={"0000:83:00.0": "nvgrace_gpu_vfio_pci"},
+        vfs={"0000:3b:00.0": record.Vfs(2)},
+        lent={"0000:84:00.0": record.Loan("10de:1bb0", "", "0000:84:00.0")},
+        missing={"0000:85:00.0": {"id": "10de:1bb0", "serial": ""}},
+        quarantine={"0000:83:00.0": SICK},
+        due={"0000:83:00.0": SICK},
+        accepted={"0000:83:00.0": SICK},
+        restarts=1,
+        restarted=2,
+        exporter="1",
+        erasing={"0000:83:00.0": record.BEGUN},
+        shapes={"0000:83:00.0": record.Shape("pci:v")},
+    )
+    # Of the rest something stands on the host: a driver, a VF, a file, a disk on the way.
+    NEVER = ("variants", "vfs", "lent", "exporter", "erasing")
+
+    def test_is_named(self, tmp_path: pathlib.Path):
+        put(tmp_path, "pci-passthrough", self.ALL)
+        written = json.loads(path_of(tmp_path).read_text())
+        plain = set(json.loads(self.written_of(tmp_path, ONE))["record"])
+        assert set(written["forgettable"]) == written["record"].keys() - plain - {*self.NEVER}
+        assert set(self.NEVER) <= written["record"].keys()
+
+    def test_none_is_named_where_there_is_none(self, tmp_path: pathlib.Path):
+        assert "forgettable" not in json.loads(self.written_of(tmp_path, ONE))
+
+    def written_of(self, root: pathlib.Path, known: record.Record) -> str:
+        put(root, "pci-passthrough", known)
+        return path_of(root).read_text()
+
+
 class TestErasing:
     """An erase that has not come to its end is kept, and no revision without it reads that."""
 
