@@ -116,8 +116,9 @@ class Observability(ops.Object):
             _publish(relation.data[self._unit], told)
 
     def _is_there(self, done: dispatched.Done) -> bool:
-        if isinstance(done, dispatched.Reconciled):
-            return bool(done.result.decision.facts.record.exporter)
+        if isinstance(done, dispatched.Reconciled) and done.result.decision.facts.record.exporter:
+            return True
+        # A former charm, put back for a while, has forgotten that it is there.
         return exporter_files.is_installed(self._site.root, self._site.application)
 
     def _remove(self) -> None:

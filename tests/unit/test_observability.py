@@ -251,6 +251,15 @@ class TestAlone:
         assert settled.run("update_status") == ops.ActiveStatus("gpu: 2 ready")
         assert is_there(settled)
 
+    def test_one_that_a_former_charm_has_forgotten_goes_too(self, settled: Unit):
+        """A charm without an exporter was put back for a while: its record knows of none."""
+        settled.run("config_changed", metrics=True)
+        assert is_there(settled)
+        with settled.world.ledger() as ledger:
+            ledger.update(exporter="")
+        settled.run("config_changed", metrics=False)
+        assert not is_there(settled)
+
     @pytest.mark.parametrize("port", [0, 80, 65536, -1])
     def test_a_port_that_is_none_is_refused_and_the_exporter_stays(self, settled: Unit, port: int):
         settled.run("config_changed", metrics=True)

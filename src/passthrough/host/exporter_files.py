@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from passthrough import naming
 from passthrough.host import watch
+from passthrough.system import files
+
+# The loopback address is always the first.
+_LISTENS = re.compile(r"(?m)^ListenStream=127\.0\.0\.1:([0-9]{1,5})$")
 
 
 def unit_name(application: str) -> str:
@@ -42,6 +47,22 @@ def owned_files(application: str) -> tuple[str, ...]:
         socket_path(application),
         boot_path(application),
     )
+
+
+def read(root: Path, application: str) -> dict[str, str | None]:
+    """What each of the exporter's files holds, by its path below the root; None for no file.
+
+    Raises:
+        OSError: when one of them is there and cannot be read.
+    """
+    found = {path: files.read(root / path) for path in owned_files(application)}
+    return {path: present.content if present else None for path, present in found.items()}
+
+
+def port_of(socket: str) -> int | None:
+    """The port that the text of a socket's file has systemd listen on; None for none."""
+    found = _LISTENS.search(socket)
+    return int(found[1]) if found else None
 
 
 def is_installed(root: Path, application: str) -> bool:

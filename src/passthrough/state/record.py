@@ -17,7 +17,7 @@ import json
 import os
 from collections.abc import Callable, Generator, Iterable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from passthrough import enums, frozen, naming, pci_address
 from passthrough.errors import PassthroughError
@@ -424,8 +424,8 @@ def find_unknown(site: Site) -> tuple[str, ...]:
     data = json.loads(present.content)
     held = data.get("record", data)
     named = data.get(_FORGETTABLE)
-    forgettable = [each for each in named if isinstance(each, str)] if type(named) is list else []
-    known = {*_spell_out(Record()), *_OPTIONAL, *forgettable}
+    forgettable = cast("list[Any]", named) if isinstance(named, list) else []
+    known = {*_spell_out(Record()), *_OPTIONAL, *map(str, forgettable)}
     strange = [*(held.keys() - known), *(held["activated"].keys() - set(enums.Rebuild))]
     return tuple(sorted(map(str, strange)))
 

@@ -6,11 +6,18 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from passthrough import frozen
-from passthrough.host import generators, initramfs, modules, watch
+from passthrough.config import options
+from passthrough.errors import OptionError
+from passthrough.host import exporter_files, generators, initramfs, modules, watch
 from passthrough.host import guests as running
 from passthrough.planning import boot_files
+from passthrough.state import settled
 from passthrough.survey import Decision
-from passthrough.system import files, procfs, sysfs
+from passthrough.system import files, http_get, procfs, sysfs
+
+_LOOPBACK = "127.0.0.1"
+# Seconds. Prometheus waits for ten, and a host of hundreds of functions is read meanwhile.
+_ANSWERS = 10.0
 
 
 class Image(frozen.Value):
@@ -29,6 +36,23 @@ class Image(frozen.Value):
     release: str = ""
 
 
+class Exporter(frozen.Value):
+    """The exporter of metrics.
+
+    ``is_wanted`` tells that the unit was last told so by its option; a relation wants it, too.
+    ``files`` is what each of its files holds. ``port`` is where systemd listens for it on this
+    host, None where nothing says so; ``problem`` is what is wrong with its answer, None where it
+    was not asked, as of a root that is not this host's.
+    """
+
+    is_wanted: bool = False
+    files: Mapping[str, str | None] = frozen.field(
+        default_factory=dict[str, str | None], repr=False
+    )
+    port: int | None = None
+    problem: str | None = None
+
+
 class Seen(frozen.Value):
     """The host, as far as the checks look at it.
 
@@ -37,7 +61,8 @@ class Seen(frozen.Value):
     to the processes that hold it, ``guests`` a process to its guest's name, ``domains`` one to its
     domain of libvirt. ``rebuild`` is the
     command that makes all images of this host anew. ``caretaker`` is what each of the caretaker's
-    files holds, and ``caretaker_is_off`` tells that somebody has turned it off.
+    files holds, and ``caretaker_is_off`` tells that somebody has turned it off. ``exporter`` tells
+    of the metrics.
     """
 
     remaps_interrupts: bool | None = None
@@ -57,6 +82,7 @@ class Seen(frozen.Value):
         default_factory=dict[str, str | None], repr=False
     )
     caretaker_is_off: bool = False
+    exporter: Exporter = frozen.field(default_factory=Exporter)
 
 
 def read(decision: Decision, keep: bool = True) -> Seen:
@@ -77,6 +103,7 @@ def read(decision: Decision, keep: bool = True) -> Seen:
     watched = not decision.facts.record.is_empty
     return Seen(
         caretaker=watch.read(root, decision.site.application) if watched else {},
+        exporter=_exporter(decision),
         caretaker_is_off=files.read(root / watch.SWITCH) is not None,
         remaps_interrupts=_remaps_interrupts(root),
         unsafe_interrupts=_is_set(module / "vfio_iommu_type1/parameters/allow_unsafe_interrupts"),
@@ -92,6 +119,23 @@ def read(decision: Decision, keep: bool = True) -> Seen:
             generators.rebuild_command(root, generators.served_by(decision.facts.machine.generator))
         ),
     )
+
+
+def _exporter(decision: Decision) -> Exporter:
+    site = decision.site
+    try:
+        told = settled.kept_options(site.root).get(site.application, {})
+        is_wanted = options.parse_metrics(told).are_wanted
+    except (OSError, OptionError):
+        is_wanted = (
+            False  # root alone reads what the unit was told; of an option its status says so
+        )
+    there = exporter_files.read(site.root, site.application)
+    port = exporter_files.port_of(there[exporter_files.socket_path(site.application)] or "")
+    problem = None
+    if decision.facts.record.exporter and port and site.root == Path("/"):
+        problem = http_get.find_problem(_LOOPBACK, port, "/metrics", _ANSWERS)
+    return Exporter(is_wanted, there, port, problem)
 
 
 def _remaps_interrupts(root: Path) -> bool | None:

@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from passthrough import enums, reboot
-from passthrough.host import kernel_line, watch
+from passthrough.host import exporter_files, kernel_line, watch
 from passthrough.planning import caretaking
 from passthrough.reporting import words
 from passthrough.reporting.verify.evidence import Seen
 from passthrough.reporting.verify.result import FAIL, OK, UNKNOWN, Check
+from passthrough.state import record
 from passthrough.survey import Decision
 
 _RECONCILE = "run the action reconcile"
@@ -225,6 +226,35 @@ def _kept_options(decision: Decision, seen: Seen) -> Iterator[Check]:
         yield Check("kernel-options", OK, said)
 
 
+def _exporter(decision: Decision, seen: Seen) -> Iterator[Check]:
+    """See that the exporter of metrics is there where it is asked for, and answers."""
+    name = "exporter"
+    known, found = decision.facts.record.exporter, seen.exporter
+    there = [f"/{path}" for path, text in found.files.items() if text is not None]
+    if not known:
+        if there:
+            yield Check(name, FAIL, f"is off, and {' '.join(there)} is there", _RECONCILE)
+        elif found.is_wanted:
+            yield Check(name, FAIL, "the option metrics asks for it, and it is off", _RECONCILE)
+        return
+    texts = {path: text or "" for path, text in found.files.items()}
+    lacks = [f"/{path}" for path, text in found.files.items() if text is None]
+    socket = f"{exporter_files.unit_name(decision.site.application)}.socket"
+    fix = f"{_RECONCILE}; if it stays so, see systemctl status {socket}"
+    if lacks:
+        yield Check(name, FAIL, f"lacks {' '.join(lacks)}", _RECONCILE)
+    elif known == record.NOT_LISTENING:
+        yield Check(name, FAIL, "systemd does not listen for it", fix)
+    elif known != caretaking.fingerprint(texts):
+        yield Check(name, FAIL, f"somebody has changed {' '.join(there)}", _RECONCILE)
+    elif found.problem:
+        seen_here = f"does not answer on port {found.port}: {found.problem}"
+        yield Check(name, FAIL, seen_here, f"see systemctl status {socket}")
+    else:
+        how = "listens" if found.problem is None else "answers"
+        yield Check(name, OK, f"{how} on port {found.port}")
+
+
 def _caretaker(decision: Decision, seen: Seen) -> Iterator[Check]:
     """See that somebody would give back what a unit that vanished has left."""
     name = "caretaker"
@@ -275,5 +305,6 @@ CHECKS = (
     _variants,
     _kept_options,
     _caretaker,
+    _exporter,
     _reboot,
 )
