@@ -8,6 +8,7 @@ import time
 import dispatched
 from passthrough import pci_address, reboot
 from passthrough.effects import exporting, tools, watching
+from passthrough.host import pci
 from passthrough.planning.exporting import Listen
 from passthrough.reporting import status
 from passthrough.site import Site
@@ -82,9 +83,17 @@ def write(site: Site, done: dispatched.Done) -> None:
     look.write(site, seen._replace(is_blocked=told.kind is status.Kind.BLOCKED))
 
 
+def _tells_nothing(function: pci.Function) -> bool:
+    """Whether the kernel does not say at each scrape who has a function."""
+    return function.driver != pci.VFIO_PCI
+
+
 def _describe(decision: Decision, needs_reboot: bool) -> look.Look:
     offered = {each["address"] for each in (*decision.nova.device_specs, *decision.nova.held)}
     known = decision.facts.record
+    functions = [claim.function for claim in decision.claims]
+    variants = [each.address for each in functions if each.is_on_vfio and _tells_nothing(each)]
+    held = decision.facts.users.of(variants)
     found = [
         look.Function(
             address=claim.address,
@@ -93,6 +102,7 @@ def _describe(decision: Decision, needs_reboot: bool) -> look.Look:
             is_companion=claim.companion_of is not None,
             is_offered=claim.address in offered,
             is_quarantined=claim.address in known.quarantine,
+            is_held=claim.address in held if claim.address in variants else None,
         )
         for claim in decision.claims
     ]

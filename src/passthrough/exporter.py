@@ -89,10 +89,13 @@ def _add_functions(found: Found, root: Path, seen: look.Look) -> None:
             function = _read(root, each.address)
             judged = _judge(reader, each, function)
         except (OSError, ValueError):
+            if each.alias and not each.is_companion:
+                held[each.alias].append(None)
             continue  # of this function nothing can be told
         has_holder = _has_holder(root, function)
         if each.alias and not each.is_companion:
-            held[each.alias].append(has_holder)
+            is_on_variant = has_holder is None and function and function.driver != pci.VFIO_PCI
+            held[each.alias].append(each.is_held if is_on_variant else has_holder)
         state = _state(function, has_holder)
         driver = (function.driver if function else None) or ""
         found[metrics.INFO][each.address, each.id, each.alias, driver, state] = 1

@@ -140,6 +140,27 @@ class TestKernel:
         assert 'held{alias="gpu"}' not in found
         assert found[of("function_info", id=GPU_ID, alias="gpu", driver="vfio-pci", state="bound")]
 
+    @pytest.mark.parametrize("is_held", [False, True, None])
+    def test_of_a_variant_the_last_hook_tells(
+        self, site: Site, tree: hosttree.HostTree, is_held: bool | None
+    ):
+        """The kernel says of vfio-pci alone whether somebody has a function open."""
+        put(tree, "enable", "0\n", SECOND)
+        tree.bind(FIRST, "nvgrace_gpu_vfio_pci")
+        (tree.directory(FIRST) / "vfio-dev/vfio0").mkdir(parents=True)
+        first = SEEN.functions[0]._replace(is_held=is_held)
+        look.write(site, SEEN._replace(functions=(first, *SEEN.functions[1:])))
+        found = told(site)
+        assert found.get('held{alias="gpu"}') == (None if is_held is None else int(is_held))
+        info = of(
+            *("function_info", FIRST),
+            id=GPU_ID,
+            alias="gpu",
+            driver="nvgrace_gpu_vfio_pci",
+            state="bound",
+        )
+        assert found[info] == 1, "what a hook has seen is no state of now"
+
     def test_one_that_lost_its_driver(self, site: Site, tree: hosttree.HostTree):
         tree.bind(FIRST, "nouveau")
         found = told(site)
@@ -199,6 +220,8 @@ class TestKernel:
         found = told(site)
         assert not any(FIRST in name for name in found)
         assert found[of("function_sick", SECOND)] == 0
+        assert 'held{alias="gpu"}' not in found, "what cannot be told is not none"
+        assert found['held{alias="qat"}'] == 0
 
     def test_one_that_is_there_and_tells_nothing_is_not_missing(
         self, site: Site, tree: hosttree.HostTree

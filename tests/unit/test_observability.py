@@ -326,6 +326,32 @@ class TestTold:
         ]
         assert told(asked)[f'function_sick{{address="{CLAIMED[0]}"}}'] == 1
 
+    @pytest.mark.parametrize("holders", [(), (4711,)])
+    def test_who_has_one_on_a_variant_is_told_by_the_hook(
+        self,
+        asked: Unit,
+        tree: HostTree,
+        monkeypatch: pytest.MonkeyPatch,
+        holders: tuple[int, ...],
+    ):
+        first = CLAIMED[0]
+        tree.bind(first, "nvgrace_gpu_vfio_pci")
+        (tree.directory(first) / "vfio-dev/vfio0").mkdir(parents=True)
+        decision = asked.world.decide(GPUS)
+        questions: list[list[str]] = []
+
+        def of(_: object, addresses: list[str]) -> dict[str, tuple[int, ...]]:
+            questions.append([*addresses])
+            return {first: holders} if holders else {}
+
+        monkeypatch.setattr(type(decision.facts.users), "of", of)
+        metering.write(asked.world.site, metering.dispatched.Seen(decision))
+        seen = look.read(asked.world.site)
+        assert seen
+        said = {each.address: each.is_held for each in seen.functions}
+        assert (said[first], set(said.values())) == (bool(holders), {bool(holders), None})
+        assert questions == [[first]], "of vfio-pci the kernel tells"
+
     def test_a_quarantine_is_counted(self, asked: Unit):
         with asked.world.ledger() as ledger:
             kept = record.Quarantine("10de:1bb0", "", "fatal-errors", 1)

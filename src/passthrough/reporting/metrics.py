@@ -120,9 +120,10 @@ HELD = Metric(
     f"{PREFIX}held",
     Kind.GAUGE,
     _ALIAS,
-    "Claimed functions that a guest has open, without companions",
+    "Claimed functions that a guest has open, without companions; of those on a variant of"
+    " vfio-pci, as the last hook has found them",
     Source.KERNEL,
-    "one of them is on a driver that does not tell",
+    "it cannot be told of one of them",
 )
 QUARANTINED = Metric(
     f"{PREFIX}quarantined",

@@ -29,6 +29,8 @@ class Function(NamedTuple):
         is_companion: whether it only goes with another function of its card.
         is_offered: whether Nova is offered it.
         is_quarantined: whether it is kept from Nova because it was sick.
+        is_held: whether somebody has it open, where the kernel does not tell at each scrape, as of
+            one on a variant of vfio-pci; else None.
     """
 
     address: str
@@ -37,6 +39,7 @@ class Function(NamedTuple):
     is_companion: bool = False
     is_offered: bool = False
     is_quarantined: bool = False
+    is_held: bool | None = None
 
 
 class Look(NamedTuple):
