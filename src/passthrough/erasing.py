@@ -228,15 +228,20 @@ def _object_to_users(_: Decision, now: survey.Facts, address: str) -> Iterator[E
         )
 
 
-def _object_to_offer(decision: Decision, _: survey.Facts, address: str) -> Iterator[ErasingError]:
+def _object_to_offer(decision: Decision, now: survey.Facts, address: str) -> Iterator[ErasingError]:
     """Yield what of the function is offered to Nova still."""
     known, nova = decision.facts.record, decision.nova
     way_out = _run(decision, f"quarantine address={address}")
     offered = {each["address"] for each in nova.device_specs}
+    function = now.host.functions[address]
+    elsewhere = nova.facts.config.without(nova.facts.path).device_specs()
+    where = dict.fromkeys(str(each.value) for each in elsewhere if each.offers(function))
     if address in offered or address in nova_offer.listed(nova.facts):
         yield ErasingError(f"{address}: Nova is offered it", way_out)
     elif address not in known.quarantine and address not in known.erasing:
         yield ErasingError(f"{address}: it is not in quarantine", way_out)
+    elif where:
+        yield ErasingError(f"{address}: {', '.join(where)} offers it to Nova", "unset it there")
     elif not nova.read:
         yield ErasingError(
             f"{address}: nova-compute has not read yet that it is offered no more",

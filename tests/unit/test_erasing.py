@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -233,6 +234,17 @@ class TestIsRefused:
         assert host.refused() == (
             f"{NVME}: it is not in quarantine; juju run pci-passthrough/0 quarantine address={NVME}"
         )
+
+    def test_while_another_file_offers_it(self, aside: Host):
+        """Nova adds up what its files offer, and the charm's is one of them."""
+        spec = json.dumps({"vendor_id": NVME_ID[:4], "product_id": NVME_ID[5:]})
+        path = "etc/nova/nova.conf"
+        aside.world.tree.write(path, f"[pci]\ndevice_spec = {spec}\n")
+        where = f"/{path} [pci] device_spec"
+        assert aside.refused() == f"{NVME}: {where} offers it to Nova; unset it there"
+        check = aside.world.checks(DISK)[f"device_spec {NVME}"]
+        assert check.seen == f"it is in quarantine, yet {where} offers it"
+        assert (check.status, check.fix.split(";")[0]) == ("fail", "unset it there")
 
     def test_until_nova_compute_knows(self, host: Host):
         host.world.tools.restarts_denied = True
@@ -613,6 +625,11 @@ class TestNotToTheEnd:
             ledger.update(quarantine={})
         half.unit.run()
         assert world.nova.offered() == []
+
+    def test_the_mark_stays_where_nothing_else_is_to_be_remembered(self, half: Host):
+        with half.world.ledger() as ledger:
+            ledger.put(record.Record(erasing={NVME: record.TOLD}))
+        assert half.mark == record.TOLD
 
     def test_who_takes_it_out_of_the_options_has_the_mark_forgotten(self, half: Host):
         half.unit.run(devices="")

@@ -320,5 +320,5 @@ def _places(size: int) -> list[tuple[int, int]]:
 def _read(device: Path, offset: int, length: int, means: Means) -> bytes | None:
     try:
         return means.read(device, offset, length)
-    except OSError:
+    except (OSError, OverflowError):  # of the latter, what a controller says of its size is no size
         return None

@@ -285,7 +285,7 @@ class Record(frozen.Value):
 
         Nobody has to look after nothing, so neither the owner nor the caretaker counts.
         """
-        kept = self.reboot or self.missing or self.quarantine or self.exporter
+        kept = self.reboot or self.missing or self.quarantine or self.exporter or self.erasing
         return not (self.has_host or kept) and self.nova == Nova()
 
     @property

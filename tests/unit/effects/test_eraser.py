@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import pytest
 from harness import uses
@@ -168,6 +169,13 @@ class TestSample:
         assert len(places) <= 64
         assert all(start % 512 == length % 512 == 0 for start, length in places)
         assert len({start for start, _ in places}) == len(places)
+
+    def test_a_size_that_is_none_is_not_read_back(self, tmp_path: Path):
+        """A guest may have put firmware of its own on the disk, which says whatever it likes."""
+        path = tmp_path / "disk"
+        path.write_bytes(bytes(4096))
+        start, length = eraser._places((1 << 64) * (1 << 255))[-1]
+        assert eraser._read(path, start, length, eraser.HOST) is None
 
     def test_nothing_of_nothing(self):
         assert eraser._places(0) == []

@@ -13,6 +13,7 @@ from passthrough.reporting import words
 from passthrough.reporting.verify.result import FAIL, OK, UNKNOWN, Check
 from passthrough.survey import Decision
 
+_UNSET = "unset it there; of the charm's own file, run the action reconcile"
 _RENDERED = "wait for nova-cloud-controller's next hook, which renders its nova.conf"
 
 
@@ -99,6 +100,14 @@ def _drop_in(decision: Decision) -> Iterator[Check]:
         yield Check("nova-compute", OK, f"started with {path}, or is down")
 
 
+def _why_not(decision: Decision, address: str) -> str:
+    """Why Nova shall not have a claimed function; empty where it shall."""
+    aim = decision.plan.record
+    if address in aim.erasing:
+        return "its erase has not come to its end"
+    return "it is in quarantine" if address in aim.quarantine else ""
+
+
 def _device_specs(decision: Decision) -> Iterator[Check]:
     offer = decision.nova
     offered = {each["address"] for each in offer.device_specs}
@@ -117,13 +126,14 @@ def _device_specs(decision: Decision) -> Iterator[Check]:
         if claim.companion_of:
             if where:
                 yield Check(name, FAIL, f"a companion, yet {where} offers it", "unset it there")
-        elif claim.address in decision.plan.record.erasing and not where:
-            yield Check(name, OK, "not offered to Nova: its erase has not come to its end")
-        elif claim.address in decision.plan.record.quarantine and not where:
-            yield Check(name, OK, "not offered to Nova: it is in quarantine")
         elif claim.address in offered | held and where:
             seen = f"in {where}"
             yield Check(name, OK, f"{seen}; a guest holds it" if claim.address in held else seen)
+        elif reason := _why_not(decision, claim.address):
+            if where:
+                yield Check(name, FAIL, f"{reason}, yet {where} offers it", _UNSET)
+            else:
+                yield Check(name, OK, f"not offered to Nova: {reason}")
         else:
             on_vfio = claim.function.is_on_vfio
             fix = "see its group's check" if on_vfio else f"follows from driver {claim.address}"
