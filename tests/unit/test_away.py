@@ -145,8 +145,16 @@ class TestWhatIsNotAskedFor:
                 f' "address": ["{FIRST}", "{SECOND}"]}}]',
                 (FIRST,),
             ),
+            (f"pf={GPU_ID}/PF@{FIRST}, gpu={GPU_ID}/PCI@{SECOND}", ()),
         ],
-        ids=["another-address", "nothing", "excluded", "no-companions", "companion-excluded"],
+        ids=[
+            "another-address",
+            "nothing",
+            "excluded",
+            "no-companions",
+            "companion-excluded",
+            "another-type",
+        ],
     )
     def test_goes_at_once(self, gone: World, devices: str, stays: tuple[str, ...]):
         gone.hook(devices)
@@ -156,6 +164,11 @@ class TestWhatIsNotAskedFor:
         known = record.read(gone.site).shapes
         assert [each for each in CARD if each in known] == list(stays)
         assert rebuilds(gone)[0] == "rebuild initramfs"
+
+    def test_stays_where_another_item_asks_for_it(self, gone: World):
+        gone.hook(f"first={GPU_ID}/PCI@{FIRST}, gpu={GPU_ID}/PCI@{SECOND}")
+        assert [each for each in CARD if each in claims_at_boot(gone)] == list(CARD)
+        assert rebuilds(gone) == []
 
     def test_what_the_host_leaves_out_goes_too(self, gone: World):
         name = procfs.host_name_if_there(gone.root)

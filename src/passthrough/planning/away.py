@@ -49,7 +49,9 @@ def recall(now: Situation) -> tuple[claims.Claim, ...]:
 def shapes(claimed: Iterable[claims.Claim]) -> dict[str, Shape]:
     """How each claimed function is, for the time when it is away."""
     return {
-        claim.address: Shape(claim.function.modalias or "", claim.companion_of or "")
+        claim.address: Shape(
+            claim.function.modalias or "", claim.companion_of or "", claim.function.device_type
+        )
         for claim in claimed
         if not (claim.vfio.is_left or claim.function.physfn)
     }
@@ -82,8 +84,17 @@ def _find_item(now: Situation, address: str, identity: str, shape: Shape) -> dev
     """The item that asks for a function which is away; None where none does, or it is not known."""
     if now.wanted.excepts(address):
         return None
-    if shape.companion_of:
-        card = now.missing.get(shape.companion_of)
-        item = missing.find_item(now.wanted, shape.companion_of, card["id"]) if card else None
+    main, of_main = shape.companion_of, now.known.shapes.get(shape.companion_of)
+    if main:
+        card = now.missing.get(main)
+        item = _find_main_item(now, main, card["id"], of_main) if card and of_main else None
         return item if item and item.companions and not item.excludes(address) else None
-    return missing.find_item(now.wanted, address, identity) if address in now.missing else None
+    return _find_main_item(now, address, identity, shape) if address in now.missing else None
+
+
+def _find_main_item(
+    now: Situation, address: str, identity: str, shape: Shape
+) -> devices.Item | None:
+    """The same of what is no companion; an item with a device type means that type alone."""
+    item = missing.find_item(now.wanted, address, identity)
+    return item if item and item.device_type in (None, shape.device_type) else None

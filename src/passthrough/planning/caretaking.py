@@ -32,7 +32,7 @@ _LEFT_OUT = (
         "quarantining.py",
         "rebind.py",
     ),
-    *("effects/eraser.py", "system/direct_read.py", "system/nvme_admin.py"),
+    *("effects/eraser.py", "system/direct_read.py", "system/http_get.py", "system/nvme_admin.py"),
     *(
         "reporting/erasures.py",
         "reporting/loans.py",

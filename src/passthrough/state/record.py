@@ -206,10 +206,12 @@ class Shape(NamedTuple):
     Attributes:
         modalias: its modalias, which names vendor, product and class.
         companion_of: the function that it accompanies; empty for none.
+        device_type: what Nova calls it, such as ``type-PF``.
     """
 
     modalias: str
     companion_of: str = ""
+    device_type: str = ""
 
 
 class Record(frozen.Value):
