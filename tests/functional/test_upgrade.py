@@ -28,7 +28,7 @@ CLAIMS_AT_BOOT = re.compile(
 )
 # Comes with the refresh, and the record knows of it, of the cards, and of who owns the host.
 CARETAKER = (*watch.owned_files("pci-passthrough"), *watch.owned_files("more"))
-NEW_IN_RECORD = ("caretaker", "identities", "keep", "owner")
+NEW_IN_RECORD = ("caretaker", "identities", "keep", "owner", "shapes")
 IMAGE = "update-initramfs"
 OFFERED = ("0000:83:00.0", "0000:84:00.0")
 REFUSED = (
@@ -156,7 +156,7 @@ class TestRefresh:
         assert all("recovery" in unit.tree.read(path) for path in unit.claims_at_boot())
         new = {name: brought.pop(name) for name in NEW_IN_RECORD}
         assert {**brought, "activated": None} == {**former, "activated": None}
-        assert set(new["identities"]) == set(brought["taken"])
+        assert set(new["identities"]) == set(new["shapes"]) == set(brought["taken"])
         assert new["caretaker"]["started"]
         assert watch.is_installed(unit.tree.root, "pci-passthrough")
         assert set(brought["activated"]) == set(former["activated"]) == {"initramfs", "grub"}
