@@ -60,6 +60,7 @@ def agent(box: hostbox.Box, tmp_path: pathlib.Path, manner: str) -> standin.Agen
         command_prefix=box.command_prefix,
         path_prefix=[str(python.parent)],
         manner=manner,
+        light_tools=True,
     )
 
 

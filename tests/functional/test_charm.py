@@ -323,6 +323,7 @@ class Deployed:
             place / "agent",
             command_prefix=box.command_prefix,
             path_prefix=[os.fspath(self.python.parent)],
+            light_tools=True,
         )
 
     def act(self, name: str, **params: Any) -> tuple[standin.ActionResult, dict[str, Any]]:

@@ -143,7 +143,10 @@ def agent(
     version = f"python{sys.version_info.major}.{sys.version_info.minor}"
     (place / "python3").symlink_to(pathlib.Path(sys.base_prefix, "bin", version))
     found = standin.Agent(
-        place / "units", command_prefix=box.command_prefix, path_prefix=[os.fspath(place)]
+        place / "units",
+        command_prefix=box.command_prefix,
+        path_prefix=[os.fspath(place)],
+        light_tools=True,
     )
     found.deploy(packed_charm, principal="nova-compute/0")
     return found

@@ -32,6 +32,7 @@ class Agent(Engine):
         on_run: called with every finished run.
         on_log: called with every line of log as it comes.
         manner: of a new model: `model.JUJU_3` or `model.JUJU_4`, see README.md.
+        light_tools: whether the hook tools are programs that start fast, which need Perl.
     """
 
     def deploy(

@@ -180,6 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             env=_pairs(args.env),
             path_prefix=args.path_prefix,
             manner=args.manner,
+            light_tools=True,  # an emulated machine pays for every start
             on_run=_show_run,
             on_log=_show_log if args.verbose else None,
         )

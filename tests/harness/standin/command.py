@@ -132,7 +132,7 @@ class Command(Juju):
         Yields:
             The environment that the program needs.
         """
-        server.install_tools(directory, ["juju"])
+        server.install_tools(directory, ["juju"], light=True)
         with server.HookToolServer(self) as asked:
             yield {"JUJU_AGENT_SOCKET_ADDRESS": asked.address}
 

@@ -54,6 +54,7 @@ class Engine(Views):
         on_run: Callable[[EventRun], None] | None = None,
         on_log: Callable[[LogLine], None] | None = None,
         manner: str = model.JUJU_3,
+        light_tools: bool = False,
     ):
         super().__init__(directory, manner)
         self.surroundings = runner.Surroundings(
@@ -63,7 +64,7 @@ class Engine(Views):
         self._on_run = on_run
         self._on_log = on_log
         self._tools = self.directory / "tools"
-        server.install_tools(self._tools, toolbox.names())
+        server.install_tools(self._tools, toolbox.names(), light=light_tools)
 
     @contextlib.contextmanager
     def _session(self) -> Iterator[Model]:

@@ -727,6 +727,74 @@ def test_hook_tools_refuse_a_socket_that_is_too_deep(tmp_path, monkeypatch):
     assert list(deep.iterdir()) == []
 
 
+@pytest.mark.parametrize("light", [False, True])
+class TestHookTools:
+    """The program in Python and the one in Perl: arguments in, output and exit code out."""
+
+    @pytest.mark.parametrize(
+        ("arguments", "content"),
+        [
+            ([], b""),
+            (["--format=json", "two words", "ü", ""], b""),
+            ([b"\xff=\x80"], b""),
+            (["x" * 100_000], b""),
+            (["-r", "0", "--file", "{file}"], b"in a file\0\xff\n"),
+            (["--file={file}", "--app"], b"in a file\0\xff\n"),
+            (["--file", "-"], b"typed\n"),
+            (["--file=-"], b"typed\n"),
+            (["--", "--file", "{file}"], b""),
+            (["--file"], b""),
+        ],
+    )
+    def test_the_agent_gets_arguments_and_content(self, tmp_path, light, arguments, content):
+        file = tmp_path / "content"
+        file.write_bytes(b"in a file\0\xff\n")
+        given = [text.format(file=file) if isinstance(text, str) else text for text in arguments]
+        asked, done = self.run(tmp_path, light, given, lambda: (0, "", ""))
+        texts = [os.fsdecode(text) for text in given]
+        assert asked == [("relation-set", texts, content)]
+        assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+    def test_the_charm_gets_output_errors_and_exit_code(self, tmp_path, light):
+        out = "ü\0" + "x" * 200_000
+        _, done = self.run(tmp_path, light, [], lambda: (7, out, "ERROR ß\n"))
+        assert done.returncode == 7
+        assert done.stdout == out.encode()
+        assert done.stderr == "ERROR ß\n".encode()
+
+    def test_an_agent_that_hangs_up_is_an_error(self, tmp_path, light):
+        with pytest.raises(ZeroDivisionError):
+            self.run(tmp_path, light, [], lambda: 1 // 0)
+        done = self.done
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert done.stderr == b"ERROR the agent hung up on relation-set\n"
+
+    @pytest.mark.parametrize("arguments", [[], ["--file", "/none"]])
+    def test_without_an_agent_or_a_file_it_fails(self, tmp_path, light, arguments):
+        server.install_tools(tmp_path / "tools", ["relation-set"], light=light)
+        done = self.start(tmp_path, arguments, str(tmp_path / "none"))
+        assert (done.returncode, done.stdout) == (1, b"")
+        assert b"No such file or directory" in done.stderr
+
+    def run(self, tmp_path, light, arguments, answer):
+        """Run the tool with an agent that answers so; what that was asked, and the end."""
+        asked = []
+
+        def handle(*request):
+            asked.append(request)
+            return answer()
+
+        server.install_tools(tmp_path / "tools", ["relation-set"], light=light)
+        with server.HookToolServer(handle) as agent:
+            self.done = self.start(tmp_path, arguments, agent.address)
+        return asked, self.done
+
+    def start(self, tmp_path, arguments, address):
+        command = [tmp_path / "tools" / "relation-set", *arguments]
+        env = {"JUJU_AGENT_SOCKET_ADDRESS": address}
+        return subprocess.run(command, input=b"typed\n", capture_output=True, env=env, check=False)
+
+
 def test_the_readme_lists_every_tool():
     readme = (HARNESS / "standin" / "README.md").read_text(encoding="utf-8")
     assert [name for name in toolbox.names() if f"`{name}`" not in readme] == []
