@@ -61,6 +61,7 @@ def agent(box: hostbox.Box, tmp_path: pathlib.Path, manner: str) -> standin.Agen
         path_prefix=[str(python.parent)],
         manner=manner,
         light_tools=True,
+        compiled=True,
     )
 
 

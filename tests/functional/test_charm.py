@@ -324,6 +324,7 @@ class Deployed:
             command_prefix=box.command_prefix,
             path_prefix=[os.fspath(self.python.parent)],
             light_tools=True,
+            compiled=True,
         )
 
     def act(self, name: str, **params: Any) -> tuple[standin.ActionResult, dict[str, Any]]:

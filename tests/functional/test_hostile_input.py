@@ -147,6 +147,7 @@ def agent(
         command_prefix=box.command_prefix,
         path_prefix=[os.fspath(place)],
         light_tools=True,
+        compiled=True,
     )
     found.deploy(packed_charm, principal="nova-compute/0")
     return found

@@ -33,6 +33,8 @@ class Agent(Engine):
         on_log: called with every line of log as it comes.
         manner: of a new model: `model.JUJU_3` or `model.JUJU_4`, see README.md.
         light_tools: whether the hook tools are programs that start fast, which need Perl.
+        compiled: whether packed charms are compiled as they are unpacked, instead of by their first
+            hooks; their Python must be this one.
     """
 
     def deploy(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import pathlib
@@ -99,11 +100,24 @@ def read_declarations(source: pathlib.Path) -> dict[str, Any]:
     """
     if not source.exists():
         raise CharmError(f"{source}: no such charm")
+    if source.is_dir():
+        return json.loads(_read_yaml(source))
+    return json.loads(_read_packed_yaml(source.resolve(), source.stat().st_mtime_ns))
+
+
+@functools.lru_cache(maxsize=16)
+def _read_packed_yaml(source: pathlib.Path, changed: int) -> str:
+    """What `_read_yaml` gives, which takes a tenth of a second, of a file changed at that time."""
+    del changed
+    return _read_yaml(source)
+
+
+def _read_yaml(source: pathlib.Path) -> str:
     command = [sys.executable, "-I", "-c", _READ_YAML, str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise CharmError(f"{source}: cannot read its YAML files:\n{done.stderr.strip()}")
-    return json.loads(done.stdout)
+    return done.stdout
 
 
 def endpoints(declared: dict[str, Any]) -> dict[str, dict[str, str]]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from harness.standin import (
+    bytecode,
     charmdir,
     model,
     resolver,
@@ -55,6 +56,7 @@ class Engine(Views):
         on_log: Callable[[LogLine], None] | None = None,
         manner: str = model.JUJU_3,
         light_tools: bool = False,
+        compiled: bool = False,
     ):
         super().__init__(directory, manner)
         self.surroundings = runner.Surroundings(
@@ -63,6 +65,7 @@ class Engine(Views):
         self.machines: dict[str, runner.Surroundings] = {}
         self._on_run = on_run
         self._on_log = on_log
+        self._compiled = compiled
         self._tools = self.directory / "tools"
         server.install_tools(self._tools, toolbox.names(), light=light_tools)
 
@@ -131,7 +134,10 @@ class Engine(Views):
             self._write_agent_conf(state, unit.name)
         if event.kind in ("install", "upgrade-charm"):
             charm = pathlib.Path(state.applications[unit.app].charm)
-            charmdir.unpack(charm, self._directory_of(unit.name) / "charm")
+            target = self._directory_of(unit.name) / "charm"
+            charmdir.unpack(charm, target)
+            if self._compiled and charm.is_file():
+                bytecode.lay_down(charm.resolve(), target)
         if event.kind == "install":
             unit.status = Status("maintenance", "installing charm software")
         unit.pending = event

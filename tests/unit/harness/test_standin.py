@@ -17,7 +17,7 @@ import zipfile
 
 import pytest
 from harness import standin
-from harness.standin import charmdir, declared, server, toolbox
+from harness.standin import bytecode, charmdir, declared, server, toolbox
 
 TESTS = pathlib.Path(__file__).parents[2]
 HARNESS = TESTS / "harness"
@@ -793,6 +793,74 @@ class TestHookTools:
         command = [tmp_path / "tools" / "relation-set", *arguments]
         env = {"JUJU_AGENT_SOCKET_ADDRESS": address}
         return subprocess.run(command, input=b"typed\n", capture_output=True, env=env, check=False)
+
+
+class TestCompiled:
+    """Compiled modules beside a charm's own are used, until the module changes."""
+
+    SEEN = "import sys; sys.path.insert(0, sys.argv[1]); import module; print(module.VALUE)"
+
+    @pytest.fixture
+    def packed(self, tmp_path):
+        path = tmp_path / "some.charm"
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, text in (("src/module.py", "VALUE = 1\n"), ("metadata.yaml", "name: one")):
+                archive.writestr(name, text)
+            dispatch = zipfile.ZipInfo("dispatch")
+            dispatch.external_attr = 0o755 << 16
+            archive.writestr(dispatch, "#!/bin/sh\ntrue\n")
+        return path
+
+    def look(self, charm):
+        """The value of the module, and whether it was compiled for that."""
+        command = [sys.executable, "-vBISc", self.SEEN, str(charm / "src")]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        compiled = re.search(r"# code object from '?[^ ]*src/module.py", done.stderr)
+        return int(done.stdout), bool(compiled)
+
+    def test_they_are_used(self, tmp_path, packed):
+        charmdir.unpack(packed, tmp_path / "plain")
+        assert self.look(tmp_path / "plain") == (1, True)
+        charmdir.unpack(packed, tmp_path / "charm")
+        bytecode.lay_down(packed, tmp_path / "charm")
+        assert self.look(tmp_path / "charm") == (1, False)
+
+    def test_a_module_that_changed_since_is_compiled_again(self, tmp_path, packed):
+        charmdir.unpack(packed, tmp_path / "charm")
+        bytecode.lay_down(packed, tmp_path / "charm")
+        module = tmp_path / "charm/src/module.py"
+        module.write_text("VALUE = 2\n")
+        os.utime(module, (1, 1))
+        assert self.look(tmp_path / "charm") == (2, True)
+
+    def test_another_charm_in_the_same_place_is_another_one(self, tmp_path, packed):
+        bytecode.lay_down(packed, self.unpacked(packed, tmp_path / "first"))
+        with zipfile.ZipFile(packed, "a") as archive:
+            archive.writestr("src/more.py", "")
+        os.utime(packed, (1, 1))
+        charm = self.unpacked(packed, tmp_path / "second")
+        bytecode.lay_down(packed, charm)
+        assert len(list(charm.rglob("more.*.pyc"))) == 1
+
+    def unpacked(self, packed, target):
+        charmdir.unpack(packed, target)
+        return target
+
+    def test_the_first_hook_of_an_agent_finds_them(self, tmp_path, packed):
+        for compiled in (False, True):
+            agent = standin.Agent(tmp_path / f"agent-{compiled}", compiled=compiled)
+            agent.deploy(packed)
+            found = list(agent.unit_directory().rglob("module.*.pyc"))
+            assert len(found) == compiled
+
+
+def test_a_charm_that_changed_is_read_again(tmp_path):
+    packed = tmp_path / "some.charm"
+    for number, name in enumerate(("one", "two")):
+        with zipfile.ZipFile(packed, "w") as archive:
+            archive.writestr("metadata.yaml", f"name: {name}")
+        os.utime(packed, (number, number))
+        assert charmdir.read_declarations(packed)["metadata"] == {"name": name}
 
 
 def test_the_readme_lists_every_tool():
