@@ -10,7 +10,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
+import types
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ import yaml
 from harness.constants import MODEL_UUID
 from harness.world import World
 from ops import testing
+from scenario import _runtime
 
 import charm
 import quiet
@@ -39,6 +42,9 @@ COS_AGENT = testing.SubordinateRelation("cos-agent", remote_app_name="openteleme
 METRICS = testing.Relation("metrics-endpoint", remote_app_name="prometheus")
 # Beside the host, not on it: Juju's folders are none of what a test compares.
 AGENTS = ".juju/agents"
+# ops.testing writes what the charm declares before every hook, for ops to read. JSON is YAML, and
+# json takes 0.1 ms for what takes PyYAML 8, and 27 below coverage's tracer.
+JSON_IS_YAML = types.SimpleNamespace(safe_dump=functools.partial(json.dumps, ensure_ascii=False))
 HOOKS = ("install", "upgrade_charm", "config_changed", "start", "update_status")
 
 
@@ -46,6 +52,7 @@ def find_world(world: World, patch: pytest.MonkeyPatch) -> None:
     """Let every unit of the charm run on this world's host, with its tools."""
     patch.setattr(charm, "ROOT", world.root)
     patch.setattr(host_tools, "HostTools", lambda: world.tools)
+    patch.setattr(_runtime, "yaml", JSON_IS_YAML)
 
 
 class Unit:
