@@ -104,6 +104,17 @@ class TestIsolation:
         host.set_command_line("changed later")
         assert "changed later" in box.run(["cat", "/proc/cmdline"]).stdout
 
+    def test_what_goes_and_comes_in_the_tree_is_seen_at_once(self, box, host):
+        name = f"sys/bus/pci/devices/{GPU}"
+        link, target = host.root / name, os.readlink(host.root / name)
+        for _ in range(2):
+            assert box.run(["cat", f"/{name}/vendor"]).stdout == host.read(f"{name}/vendor")
+            assert GPU in box.run(["ls", "/sys/bus/pci/devices"]).stdout
+            link.unlink()
+            assert box.run(["test", "-e", f"/{name}"]).returncode == 1
+            assert GPU not in box.run(["ls", "/sys/bus/pci/devices"]).stdout
+            link.symlink_to(target)
+
     def test_processes_and_network_are_its_own(self, box):
         shown = box.run(["sh", "-c", "echo /proc/[0-9]*; ls /sys/class/net; wc -l < /proc/net/dev"])
         processes, *interfaces, lines = shown.stdout.splitlines()

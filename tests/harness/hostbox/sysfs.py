@@ -2,7 +2,8 @@
 
 A tree of plain files keeps what is written and nothing happens. Here a write to ``drivers_probe``
 binds the driver before the write returns, or fails with the kernel's errno, as in the real sysfs.
-The protocol is that of include/uapi/linux/fuse.h, as far as sysfs needs it; nothing is cached.
+The protocol is that of include/uapi/linux/fuse.h, as far as sysfs needs it; nothing that can change
+is cached.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import pathlib
+import re
 import stat
 import struct
 
@@ -21,6 +23,12 @@ _HEADER = struct.Struct("<IIQQIIIHH")
 _ATTR = struct.Struct("<6Q10I")
 _VERSION = (7, 31)
 _DIRECT_IO = 1
+# Directories that stay while a host runs: the kernel keeps their names, and need not ask for them
+# on its way to a file. What stands in them is asked for as ever, and so are their attributes.
+_STAYS = re.compile(
+    "sys/(?:bus(?:/pci(?:/devices|/drivers)?)?|class|devices(?:/pci[0-9a-f:]+)?|kernel|module)"
+)
+_LONG = 3600  # seconds
 
 (
     _LOOKUP,
@@ -116,7 +124,8 @@ class _Server:
         attributes = self._attributes(path)
         number = self._numbers.setdefault(path, len(self._numbers) + 1)
         self._paths[number] = path
-        return struct.pack("<QQQQII", number, 0, 0, 0, 0, 0) + attributes
+        valid = _LONG if _STAYS.fullmatch(path) else 0
+        return struct.pack("<QQQQII", number, 0, valid, 0, 0, 0) + attributes
 
     def _attributes(self, path: str) -> bytes:
         found = os.lstat(self._tree / path)
