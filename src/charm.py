@@ -19,8 +19,8 @@ if __name__ == "__main__":
     garbage.pause()
     import entry
 
-    # It imports this file by its name where the hook needs it, and ops: an update-status with
-    # nothing new does not, and Python keeps no bytecode of a program itself.
+    # It imports this file by its name where the hook needs it, and ops: one with nothing new does
+    # not, and Python keeps no bytecode of a program itself.
     sys.exit(entry.run(ROOT))
 
 import functools
@@ -57,7 +57,7 @@ logger = logging.getLogger(__name__)
 class PciPassthroughCharm(ops.CharmBase):
     """Brings each unit to what the options ask for; every hook does the same one thing.
 
-    ``seen`` is what the way in has looked at in an update-status, while it holds the host's lock.
+    ``seen`` is what the way in has looked at, see `quiet`, while it holds the host's lock.
     """
 
     seen: ClassVar[survey.Facts | None] = None
@@ -120,7 +120,7 @@ class PciPassthroughCharm(ops.CharmBase):
 
         patient = isinstance(event, ops.UpdateStatusEvent)
         if not ownership.still_leaves(self.charm_dir, event):
-            self._change(patient=patient)
+            self._change(self.seen, patient=patient)
         elif not patient:
             self._leave()
         else:

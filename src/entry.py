@@ -22,17 +22,17 @@ LEAVING = re.compile(r"^hooks/(?:stop|remove|.*-relation-(?:departed|broken))$")
 def run(root: Path) -> None:
     """Run the hook or action that Juju asks for.
 
-    An update-status with nothing new ends here. In a unit that leaves, the host comes before
-    anything that Juju answers: its tools may fail in the middle, and the hook may be the last. A
-    failure of what comes behind stops nothing.
+    An update-status or config-changed with nothing new ends here. In a unit that leaves, the host
+    comes before anything that Juju answers: its tools may fail in the middle, and the hook may be
+    the last. A failure of what comes behind stops nothing.
 
     Args:
         root: the host's root.
     """
     path, unit = os.environ.get("JUJU_DISPATCH_PATH", ""), os.environ.get("JUJU_UNIT_NAME", "")
     site = Site(root, roles.application_of(unit))
-    if path == quiet.PATH:
-        quiet.run(site, unit, _run_charm)
+    if path in quiet.HOOKS:
+        quiet.HOOKS[path](site, unit, _run_charm)
         return
     if not LEAVING.search(path):
         _run_charm()

@@ -7,7 +7,6 @@ leaves gives everything back. None of it needs a hook tool: where one fails, the
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +15,7 @@ from typing import NamedTuple, cast
 
 import ops
 
+import asking
 import dispatched
 import ownership
 import roles
@@ -26,12 +26,9 @@ from passthrough.host import watch
 from passthrough.reporting import status
 from passthrough.site import Site
 from passthrough.state import record, retries, settled
-from passthrough.system import commands, journal, lock
+from passthrough.system import journal, lock
 
 logger = logging.getLogger(__name__)
-
-# Seconds; a hook tool answers within one, or never.
-_TOOL_TIMEOUT = 30.0
 
 
 class Hook(NamedTuple):
@@ -99,17 +96,17 @@ def remaining_by_tools(principal: str) -> list[str]:
     application = roles.application_of(principal)
     found: list[str] = []
     for endpoint in roles.TIES:
-        answer = _ask("relation-ids", "--format=json", endpoint)
+        answer = asking.ask("relation-ids", "--format=json", endpoint)
         ids = cast("list[object]", answer) if isinstance(answer, list) else []
         for number in map(str, ids):
-            if _ask("relation-list", "--format=json", "--app", "-r", number) == application:
+            if asking.ask("relation-list", "--format=json", "--app", "-r", number) == application:
                 found.append(number)
     return found
 
 
 def asks_to_keep() -> bool | None:
     """Ask Juju for the option on-removal; None where it gives no answer, or none of the two."""
-    value = _ask("config-get", "--format=json", options.ON_REMOVAL)
+    value = asking.ask("config-get", "--format=json", options.ON_REMOVAL)
     try:
         return options.parse_keep(value) if value else None
     except OptionError:
@@ -121,13 +118,6 @@ def keeps(config: ops.ConfigData) -> bool | None:
     try:
         return options.parse_keep(config.get(options.ON_REMOVAL))
     except (OptionError, ops.ModelError):
-        return None
-
-
-def _ask(*command: str) -> object:
-    try:
-        return json.loads("\n".join(commands.run(command, _TOOL_TIMEOUT)) or "null")
-    except (commands.CommandError, ValueError):
         return None
 
 
@@ -157,7 +147,7 @@ def give_back_first(site: Site, environ: Mapping[str, str]) -> bool:
     me = record.Owner(environ.get("JUJU_MODEL_UUID", ""), hook.unit, hook.principal)
     place = ownership.Place(me, Path(environ.get("JUJU_CHARM_DIR") or os.getcwd()))
     keep = asks_to_keep()
-    _ask("status-set", status.Kind.MAINTENANCE, status.LEAVES)
+    asking.ask("status-set", status.Kind.MAINTENANCE, status.LEAVES)
     leave(site, place, keep)
     return True
 

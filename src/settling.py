@@ -30,13 +30,14 @@ def recall(site: Site, unit: str) -> settled.Memory | None:
 
 
 def look_again(
-    site: Site, known: settled.Memory
+    site: Site, known: settled.Memory, trusted: Mapping[str, str] | None = None
 ) -> tuple[survey.Facts | None, survey.Decision | None]:
     """Look at the host; no decision unless all is as when the last hook was through.
 
     Args:
         site: where.
         known: what that hook left.
+        trusted: what to believe of the templates; what that hook has learned, unless it is given.
 
     Returns:
         What was seen, None where that was not possible, and what is decided on it.
@@ -45,7 +46,7 @@ def look_again(
     try:
         wanted = options.parse(known.options)
         facts = survey.look(site)
-        decision = survey.decide(wanted, facts, known.rendered)
+        decision = survey.decide(wanted, facts, known.rendered if trusted is None else trusted)
         return facts, decision if status.settled(decision) == known.settled else None
     except Exception:
         return facts, None  # whoever looks next meets it too, and reports it

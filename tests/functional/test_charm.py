@@ -224,6 +224,22 @@ class TestLife:
         }
         assert not unneeded & imported
 
+    def test_a_config_changed_with_nothing_changed_asks_for_the_options_alone(
+        self, agent, box, host, packed_charm
+    ):
+        deploy(agent, packed_charm)
+        reboot(box, agent)
+        box.forget_calls()
+        before = {**host.identities(*WATCHED), **host.snapshot("run", "sys")}
+        agent.surroundings.env = {"PYTHONPROFILEIMPORTTIME": "1"}
+        (run,) = agent.hook("config-changed")
+        assert {**host.identities(*WATCHED), **host.snapshot("run", "sys")} == before
+        assert box.calls() == []
+        assert [call.tool for call in run.calls] == ["config-get"]
+        imported = {line.rpartition("|")[2].strip() for line in run.stderr.splitlines()}
+        assert {"jinja2", "passthrough.reconcile"} <= imported
+        assert not {"ops", "charm"} & imported
+
     def test_no_matching_device_writes_nothing_and_asks_no_reboot(
         self, agent, box, host, packed_charm
     ):

@@ -24,12 +24,13 @@ from harness.world import World
 from ops import testing
 from scenario import _runtime
 
+import asking
 import charm
 import quiet
 from passthrough import survey
 from passthrough.effects import tools as host_tools
 from passthrough.site import Site
-from passthrough.state import record
+from passthrough.state import record, settled
 
 _ROOT = Path(charm.__file__).parents[1]
 DECLARED: dict[str, dict[str, Any]] = {
@@ -117,11 +118,24 @@ class Unit:
                 made = getattr(self.context.on, event)(*subject)
                 self.state = self.context.run(made, self.state)
 
-        if event == "update_status":
-            quiet.run(self._site, self.owner.unit, go_on)  # as the way in does, see `entry`
+        way = quiet.HOOKS.get(f"hooks/{event.replace('_', '-')}")
+        if way:
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(asking, "ask", self._answer)
+                way(self._site, self.owner.unit, go_on)  # as the way in does, see `entry`
         else:
             go_on()
         return ops.StatusBase.from_name(self.state.unit_status.name, self.state.unit_status.message)
+
+    def _answer(self, *command: str) -> object:
+        """What the hook tools say where ops does not ask them."""
+        assert command == ("config-get", "--format=json")
+        defaults = {
+            name: row["default"]
+            for name, row in DECLARED["config"]["options"].items()
+            if "default" in row
+        }
+        return {**defaults, **self.state.config}
 
     def configure(self, **config: Any) -> None:
         """Set options, for the hooks to come."""
@@ -129,8 +143,12 @@ class Unit:
         self.replace(config={**self.state.config, **named})
 
     def relate(self, *relations: testing.RelationBase) -> None:
-        """Let Juju know these relations and no other."""
+        """Let Juju know these relations and no other.
+
+        Their own hooks come first, and whatever those do, the next hook does all again.
+        """
         self.replace(relations=relations)
+        settled.unsettle(self.world.root, self.owner.unit)
 
     def replace(self, **values: Any) -> None:
         """Change what Juju keeps, see `ops.testing.State`."""

@@ -24,13 +24,14 @@ KEYSTONE = {"service_password": SECRET, "auth_host": "10.0.0.9", "admin_token": 
 class Deployment(Unit):
     """A unit that leads, beside a principal that keeps secrets, with nova-pci related."""
 
-    def __init__(self, world: World, principal: str):
+    def __init__(self, world: World, principal: str, number: int = 0):
         endpoint = "juju-info" if principal == "nova-compute" else principal
         self.principal = testing.SubordinateRelation(
             endpoint, remote_app_name=principal, remote_unit_data=KEYSTONE
         )
         self.nova_pci = testing.Relation("nova-pci")
-        super().__init__(world, f"{principal}/0", (self.principal, self.nova_pci), leader=True)
+        related = (self.principal, self.nova_pci)
+        super().__init__(world, f"{principal}/0", related, leader=True, number=number)
 
     @property
     def payload(self) -> str | None:
@@ -224,7 +225,7 @@ class TestRemoval:
     def test_a_controller_unit_undoes_nothing_on_the_host(self, ready):
         """Both roles on one machine: the files belong to the unit beside nova-compute."""
         before = ready.world.tree.snapshot("etc", "var/lib")
-        controller = Deployment(ready.world, "nova-cloud-controller")
+        controller = Deployment(ready.world, "nova-cloud-controller", number=1)
         controller.run(devices=GPUS)
         for event in ("stop", "remove"):
             controller.run(event)

@@ -14,13 +14,13 @@ from typing import Any
 import ops
 import pytest
 from harness import hosttree
-from harness.constants import CLAIMED, GPUS, MODULES, ONE, OWNED
+from harness.constants import GPUS, MODULES, ONE, OWNED
+from harness.drifts import DRIFT, edit, remembered, spoil
 from harness.fakekernel import FakeKernel
 from harness.unit import NRPE, PRINCIPAL, Unit
 from ops import testing
 
 from passthrough import reconcile
-from passthrough.state import record
 from passthrough.system import files, lock
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,34 +53,6 @@ def test_a_unit_without_such_a_past_does_all(ready: Unit, runs: list[str]):
 def test_every_other_hook_does_all(settled: Unit, runs: list[str], event: str):
     assert settled.run(event) == READY
     assert runs == ["reconcile"]
-
-
-def edit(tree: hosttree.HostTree) -> None:
-    tree.write(MODULES, "# edited\n")
-
-
-def delete(tree: hosttree.HostTree) -> None:
-    (tree.root / MODULES).unlink()
-
-
-def change_mode(tree: hosttree.HostTree) -> None:
-    (tree.root / MODULES).chmod(0o666)
-
-
-def lose_driver(tree: hosttree.HostTree) -> None:
-    tree.bind(CLAIMED[0], "nouveau")
-
-
-def lose_record(tree: hosttree.HostTree) -> None:
-    (tree.root / record.DIRECTORY / "pci-passthrough.json").unlink()
-
-
-def spoil_record(tree: hosttree.HostTree) -> None:
-    path = tree.root / record.DIRECTORY / "pci-passthrough.json"
-    path.write_text(path.read_text().replace('"initramfs": "', '"initramfs": "0'))
-
-
-DRIFT = (edit, delete, change_mode, lose_driver, lose_record, spoil_record)
 
 
 @pytest.mark.parametrize("drift", DRIFT, ids=[each.__name__ for each in DRIFT])
@@ -133,18 +105,6 @@ def test_a_removed_unit_has_forgotten(settled: Unit, runs: list[str]):
     runs.clear()
     settled.run("update_status")
     assert runs == ["reconcile"]
-
-
-def remembered(unit: Unit, tree: hosttree.HostTree) -> Path:
-    """Where the last hook wrote down how it left the unit."""
-    (found,) = (tree.root / "run").glob("pci-passthrough.settled-*")
-    assert found.stat().st_mode & 0o777 == 0o600
-    return found
-
-
-def spoil(path: Path, **values: Any) -> None:
-    """Overwrite parts of what a hook wrote down."""
-    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
 @pytest.mark.parametrize(
