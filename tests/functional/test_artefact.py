@@ -9,11 +9,13 @@ import subprocess
 import sys
 import zipfile
 
+import jinja2
 import packaging.markers
 import pytest
 import sbom
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+TEMPLATES = ROOT / "templates"
 PYTHON = f"python{sys.version_info.major}.{sys.version_info.minor}"
 SYSTEM_PYTHON = pathlib.Path(sys.base_prefix, "bin", PYTHON)
 SITE_PACKAGES = f"venv/lib/{PYTHON}/site-packages/"
@@ -86,7 +88,11 @@ def unpacked(packed_charm: pathlib.Path, tmp_path_factory: pytest.TempPathFactor
 
 def test_top_level_holds_what_juju_reads_and_nothing_else(names: list[str]):
     assert {name for name in names if "/" not in name} == TOP_FILES
-    assert {name.split("/")[0] for name in names if "/" in name} == {*SHIPPED_DIRECTORIES, "venv"}
+    assert {name.split("/")[0] for name in names if "/" in name} == {
+        *SHIPPED_DIRECTORIES,
+        "venv",
+        "compiled",
+    }
 
 
 def test_its_bill_of_materials_names_each_package_that_it_carries(packed_charm: pathlib.Path):
@@ -99,6 +105,24 @@ def test_directory_is_shipped_whole_and_unmixed(names: list[str], directory: str
     packed = {name for name in names if name.startswith(f"{directory}/")}
     assert packed == shipped_files(directory)
     assert packed
+
+
+def test_every_template_is_there_as_a_module_too(names: list[str]):
+    compiled = [name.split("/") for name in names if name.startswith("compiled/")]
+    assert len({folder for _, folder, _ in compiled}) == 1
+    modules = {jinja2.ModuleLoader.get_module_filename(path.name) for path in TEMPLATES.iterdir()}
+    assert {module for _, _, module in compiled} == modules
+
+
+def test_no_hook_compiles_a_template(unpacked: pathlib.Path):
+    """The modules are of the very templates and the very Jinja of the charm."""
+    program = (
+        "import jinja2; from passthrough.planning import templates; "
+        "found = templates._environment().loader; assert isinstance(found, jinja2.ModuleLoader)"
+    )
+    path = os.pathsep.join([str(unpacked / "src"), str(unpacked / SITE_PACKAGES)])
+    command = [SYSTEM_PYTHON, "-S", "-B", "-c", program]
+    subprocess.run(command, env={"PYTHONPATH": path}, check=True)
 
 
 @pytest.mark.parametrize(

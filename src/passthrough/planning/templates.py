@@ -1,4 +1,10 @@
-"""Render the files that the charm writes from ``templates/``."""
+"""Render the files that the charm writes from ``templates/``.
+
+A packed charm has them as Python modules too, in ``compiled/``: Jinja's compiler would take longer
+in each hook than all else that the charm does to plan. Python keeps the bytecode of these modules
+as it does that of any other. Their folder is named after what they were made of, so that a template
+which was changed since is compiled from its source.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +17,7 @@ from typing import Any
 from passthrough.state import digest
 
 TEMPLATES = Path(__file__).resolve().parents[3] / "templates"
+COMPILED = TEMPLATES.with_name("compiled")
 # The version of the form in which a rendering is digested.
 _TRACE = 2
 
@@ -66,12 +73,37 @@ def _version() -> str:
     return found.hexdigest()
 
 
+def compile_all() -> None:
+    """Compile all templates into `COMPILED`, as the charm is packed."""
+    _environment_of(_source()).compile_templates(_folder(), zip=None, ignore_errors=False)
+
+
 @functools.lru_cache(maxsize=1)
 def _environment() -> Any:
     import jinja2  # not needed by a hook that has nothing to render
 
+    folder = _folder()
+    return _environment_of(jinja2.ModuleLoader(folder) if folder.is_dir() else _source())
+
+
+def _folder() -> Path:
+    """Where these very templates are as modules of this very Jinja, if they are."""
+    import jinja2
+
+    return COMPILED / f"jinja-{jinja2.__version__}-{_version()}"
+
+
+def _source() -> Any:
+    import jinja2
+
+    return jinja2.FileSystemLoader(TEMPLATES)
+
+
+def _environment_of(loader: Any) -> Any:
+    import jinja2
+
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
+        loader=loader,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

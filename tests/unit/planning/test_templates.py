@@ -1,7 +1,12 @@
-"""Rendering, and what spares it: a record of what was rendered before."""
+"""Rendering, and what spares it: a record of what was rendered before, and modules."""
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import jinja2
 import pytest
 
 from passthrough.planning import templates
@@ -66,3 +71,62 @@ def test_a_damaged_record_is_no_record(rendered: str, known: dict[str, str]):
 def test_nothing_is_trusted_that_is_not_given(rendered: str):
     with pytest.raises(AssertionError, match="rendered"):
         templates.Renderer().render(TEMPLATE, CONTEXT, rendered)
+
+
+@pytest.fixture
+def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A copy of the templates, compiled as for a packed charm; yields their sources."""
+    sources = tmp_path / "templates"
+    shutil.copytree(templates.TEMPLATES, sources)
+    monkeypatch.setattr(templates, "TEMPLATES", sources)
+    monkeypatch.setattr(templates, "COMPILED", tmp_path / "compiled")
+    forget()
+    templates.compile_all()
+    yield sources
+    forget()
+
+
+def forget() -> None:
+    """As in a new process."""
+    templates._version.cache_clear()
+    templates._environment.cache_clear()
+
+
+def test_a_packed_charm_compiles_no_template(compiled: Path, monkeypatch: pytest.MonkeyPatch):
+    right = LEARNING.render(TEMPLATE, CONTEXT)
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("it was compiled")
+
+    monkeypatch.setattr(jinja2.Environment, "compile", fail)
+    forget()
+    assert templates.Renderer().render(TEMPLATE, CONTEXT) == right
+    assert right.startswith("# ")
+
+
+def test_every_template_is_compiled(compiled: Path):
+    forget()
+    environment = templates._environment()
+    assert isinstance(environment.loader, jinja2.ModuleLoader)
+    names = [path.name for path in compiled.iterdir()]
+    assert len(names) > 20
+    for name in names:
+        assert environment.get_template(name)
+
+
+def test_a_template_that_was_changed_since_counts_by_its_source(compiled: Path):
+    (compiled / TEMPLATE).write_text("changed for {{ application }}\n")
+    forget()
+    assert templates.Renderer().render(TEMPLATE, CONTEXT) == "changed for pci-passthrough\n"
+
+
+def test_another_jinja_compiles_by_itself(compiled: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jinja2, "__version__", "99")
+    forget()
+    assert isinstance(templates._environment().loader, jinja2.FileSystemLoader)
+
+
+def test_a_name_that_the_context_lacks_is_an_error_there_too(compiled: Path):
+    forget()
+    with pytest.raises(jinja2.UndefinedError, match="'application' is undefined"):
+        templates.Renderer().render(TEMPLATE, {})
