@@ -1,4 +1,4 @@
-"""An update-status with nothing new, against that of an empty ops charm.
+"""Hooks with nothing new, against those of an empty ops charm.
 
 Both run as the packed `dispatch`, in the same made-up host, with the same packages and the same
 hook tools (tests/harness/standin, tests/harness/hostbox).
@@ -22,6 +22,8 @@ from harness import hostbox, hosttree, standin
 from bench import busy, crowds, pairs
 
 GOAL, GOAL_BUSY = 1.25, 1.1
+# By hook: what of it is judged. A start stands for every hook that does all: it has no goal.
+HOOKS: dict[str, str | None] = {"update-status": "seconds", "config-changed": "cpu", "start": None}
 FUNCTIONS, CLAIMS = 64, 8
 # What an OpenStack host has of each; more than a megabyte of dpkg's status, and a boot menu.
 PACKAGES, KERNELS = 1500, 6
@@ -49,7 +51,7 @@ def measure(
     progress: Callable[[str], object],
     former: tuple[str, pathlib.Path] | None = None,
 ) -> list[pairs.Comparison]:
-    """Compare the hook with an empty charm's, and with a former revision's.
+    """Compare hooks with an empty charm's, and with a former revision's.
 
     Args:
         charm: the packed charm.
@@ -58,14 +60,13 @@ def measure(
         former: the name of another revision, and its packed charm; None for no such comparison.
 
     Raises:
-        BenchError: when this machine cannot make a host box, or the hook is no no-op.
+        BenchError: when this machine cannot make a host box, or a hook is no no-op.
     """
     progress(f"hook: a host with {FUNCTIONS} functions, {CLAIMS} of them claimed")
     sides: list[tuple[str, standin.Agent, pathlib.Path, float | None]]
     with contextlib.ExitStack() as stack:
         place = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         ours, empty, report = stack.enter_context(_agents(place / "ours", charm))
-        progress("hook: update-status against an empty charm's")
         sides = [("an empty charm's", empty, report, GOAL)]
         ready = [ours]
         if former:
@@ -73,16 +74,18 @@ def measure(
             other, _, told = stack.enter_context(_agents(place / "former", former[1]))
             sides.append((f"that of {former[0]}", other, told, None))
             ready.append(other)
-        found = [
-            pairs.compare(
-                f"update-status, {FUNCTIONS} functions and {CLAIMS} claims / {name}",
-                lambda: _run(ours, report),
-                lambda side=side, told=told: _run(side, told),
-                rounds,
-                goal,
-            )
-            for name, side, told, goal in sides
-        ]
+        found: list[pairs.Comparison] = []
+        for name, judged in HOOKS.items():
+            progress(f"hook: {name} against an empty charm's")
+            for whose, side, told, goal in sides:
+                compared = pairs.compare(
+                    f"{name}, {FUNCTIONS} functions and {CLAIMS} claims / {whose}",
+                    lambda name=name: _run(ours, report, name),
+                    lambda name=name, side=side, told=told: _run(side, told, name),
+                    rounds,
+                    goal if judged else None,
+                )
+                found.append(dataclasses.replace(compared, judged=judged or compared.judged))
         for agent in ready:
             _check_ready(agent)
         return found
@@ -110,8 +113,8 @@ def measure_busy(
         ours, empty, report = stack.enter_context(_agents(place / "ours", charm, size))
         found = pairs.compare(
             f"update-status, busy host and {CLAIMS} claims / an empty charm's",
-            lambda: _run(ours, report),
-            lambda: _run(empty, report),
+            lambda: _run(ours, report, "update-status"),
+            lambda: _run(empty, report, "update-status"),
             rounds,
             GOAL_BUSY,
         )
@@ -124,8 +127,8 @@ def _check_ready(agent: standin.Agent) -> None:
         raise pairs.BenchError(f"the unit is not ready: {agent.status()}")
 
 
-def _run(agent: standin.Agent, report: pathlib.Path) -> pairs.Run:
-    agent.hook("update-status")
+def _run(agent: standin.Agent, report: pathlib.Path, name: str) -> pairs.Run:
+    agent.hook(name)
     return pairs.read(report)
 
 
