@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import ops
 
+import roles
 from passthrough.config import options
 from passthrough.nova import lines as nova_lines
 from passthrough.nova import offer as nova_offer
@@ -16,13 +17,15 @@ if TYPE_CHECKING:
 
 
 class Publisher:
-    """Publishes through the charm library, which is imported once there is something to publish."""
+    """Publishes through the charm library, which is imported where somebody is related."""
 
     def __init__(self, charm: ops.CharmBase):
         self._charm = charm
 
     def devices(self, offer: nova_offer.Offer) -> None:
         """Publish the device_specs of a unit's offer."""
+        if not self._is_asked:
+            return
         from charms.pci_passthrough.v0 import nova_pci
 
         specs = (*offer.device_specs, *offer.held)
@@ -30,10 +33,16 @@ class Publisher:
 
     def aliases(self, wanted: options.Options) -> None:
         """Publish the application's aliases; only the leader may."""
+        if not self._is_asked:
+            return
         from charms.pci_passthrough.v0 import nova_pci
 
         found = nova_lines.aliases(wanted.devices)
         self._library.publish_aliases(nova_pci.Alias(**each) for each in found)
+
+    @property
+    def _is_asked(self) -> bool:
+        return bool(self._charm.model.relations[roles.NOVA_PCI])
 
     @functools.cached_property
     def _library(self) -> nova_pci.NovaPciProvider:

@@ -16,6 +16,8 @@ from harness.unit import Unit
 from harness.world import World
 from ops import testing
 
+import publishing
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SECRET = "hunter2"  # noqa: S105 - what must not be seen anywhere
 KEYSTONE = {"service_password": SECRET, "auth_host": "10.0.0.9", "admin_token": SECRET}
@@ -219,6 +221,20 @@ class TestController:
         assert checks["scheduler-filter"]["status"] == "ok"
         with pytest.raises(testing.ActionFailed, match="binds nothing"):
             controller.act("rebind")
+
+
+class TestNobodyIsRelated:
+    @pytest.mark.parametrize("event", ["start", "leader_elected"])
+    def test_the_library_is_not_imported(
+        self, ready: Deployment, monkeypatch: pytest.MonkeyPatch, event: str
+    ):
+        def fail(self: publishing.Publisher) -> None:
+            raise AssertionError("it was imported")
+
+        monkeypatch.setattr(publishing.Publisher, "_library", property(fail))
+        assert ready.run(event).name == "blocked", "so it is seen, where somebody is related"
+        ready.relate(ready.principal)
+        assert ready.run(event).name == "active"
 
 
 class TestRemoval:
