@@ -7,7 +7,7 @@ import zipfile
 from typing import Any
 
 _SITE_PACKAGES = "site-packages/"
-_OWN = ("src", "lib", "templates", "bin")
+_OWN = ("src", "lib", "templates", "compiled", "bin")
 
 
 def weigh(charm: pathlib.Path) -> list[dict[str, Any]]:

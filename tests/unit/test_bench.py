@@ -271,6 +271,7 @@ class TestPackage:
         ("name", "part"),
         [
             ("src/charm.py", "src"),
+            ("compiled/jinja-3.1.6-0a/tmpl_0a.py", "compiled"),
             ("metadata.yaml", "everything else"),
             ("venv/lib/python3.12/site-packages/yaml/__init__.py", "venv: pyyaml"),
             ("venv/lib/python3.12/site-packages/pyyaml-6.0.3.dist-info/RECORD", "venv: pyyaml"),
