@@ -15,6 +15,7 @@ from passthrough.state import settled
 from passthrough.survey import Decision
 from passthrough.system import files, http_get, procfs, sysfs
 
+_BOOTED = Path("/run/systemd/system")
 _LOOPBACK = "127.0.0.1"
 # Seconds. Prometheus waits for ten, and a host of hundreds of functions is read meanwhile.
 _ANSWERS = 10.0
@@ -133,7 +134,9 @@ def _exporter(decision: Decision) -> Exporter:
     there = exporter_files.read(site.root, site.application)
     port = exporter_files.port_of(there[exporter_files.socket_path(site.application)] or "")
     problem = None
-    if decision.facts.record.exporter and port and site.root == Path("/"):
+    # systemd listens for it, if it is this machine's first process (sd_booted(3)).
+    listens = site.root == Path("/") and _BOOTED.is_dir()
+    if decision.facts.record.exporter and port and listens:
         problem = http_get.find_problem(_LOOPBACK, port, "/metrics", _ANSWERS)
     return Exporter(is_wanted, there, port, problem)
 
