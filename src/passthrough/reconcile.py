@@ -10,7 +10,7 @@ from passthrough.config.options import Options
 from passthrough.effects import apply, exporting, nova_compute, vfs, watching
 from passthrough.effects.tools import Tools
 from passthrough.nova import offer as nova_offer
-from passthrough.planning import quarantine
+from passthrough.planning import away, quarantine
 from passthrough.site import Site
 from passthrough.state import record
 from passthrough.survey import Decision
@@ -144,6 +144,31 @@ def _bring_back(
     return survey.look(site) if touched else None
 
 
+def _take_up(ledger: record.Ledger, facts: survey.Facts) -> survey.Facts:
+    """Enter into the record again what was away, and that the boot files have bound since.
+
+    It would stay on its VFIO driver otherwise, where it is not claimed any more.
+    """
+    known = ledger.present
+    barred = {**record.lent_by(facts.others), **record.taken_by(facts.others)}
+    found = away.returned(known, facts.host)
+    back = {each: shape for each, shape in found.items() if each not in barred}
+    if not back:
+        return facts
+    ledger.update(
+        taken={**known.taken, **{each: shape.native or None for each, shape in back.items()}},
+        variants={
+            **known.variants,
+            **{each: shape.variant for each, shape in back.items() if shape.variant},
+        },
+        identities={
+            **known.identities,
+            **{each: known.missing[each] for each in back if each in known.missing},
+        },
+    )
+    return survey.read_own_again(facts)
+
+
 def _reconcile(
     ledger: record.Ledger,
     start: Start,
@@ -160,8 +185,8 @@ def _reconcile(
     def offer(decision: Decision) -> tuple[str, ...]:
         return nova_compute.apply(ledger, decision.nova, tools, progress)
 
-    facts = _bring_back(ledger, tools, progress) or start.facts
-    before, found = confirm.decide(options, facts or survey.look(site))
+    facts = _bring_back(ledger, tools, progress) or start.facts or survey.look(site)
+    before, found = confirm.decide(options, _take_up(ledger, facts))
     _have_it_watched(ledger, before, tools, progress)
     before = note(ledger, before)
     made = apply.Outcome()

@@ -17,6 +17,7 @@ from passthrough.system import procfs
 
 FIRST, AUDIO, SECOND = CLAIMED[:3]
 CARD = (FIRST, AUDIO)
+GH200, NVGRACE = "0009:01:00.0", "nvgrace_gpu_vfio_pci"
 REBUILDS = ("rebuild initramfs", "rebuild grub")
 
 
@@ -50,6 +51,19 @@ def boot_files(world: World) -> dict[str, object]:
 
 def claims_at_boot(world: World) -> str:
     return world.tree.read("etc/udev/rules.d/60-pci-passthrough.rules")
+
+
+def grace_hopper(tmp_path: pathlib.Path, patch: pytest.MonkeyPatch) -> World:
+    """A host with a card whose kernel names a variant of vfio-pci."""
+    root = "0009:00:00.0"
+    tree = hosttree.HostTree(tmp_path / "host", ubuntu="24.04", iommu_table="IORT")
+    world = World.of(tree, patch)
+    tree.write("proc/sys/kernel/osrelease", f"{tree.release.kernel}\n")
+    tree.bridge(root, identity="10de:22b2")
+    tree.function(GH200, "10de:2348", 0x030200, parent=root, driver="nvidia")
+    tree.iommu_on({root: 10, GH200: 11})
+    tree.variant(NVGRACE, "v000010DEd00002348sv*sd*bc*sc*i*")
+    return world
 
 
 class TestASlotThatFlaps:
@@ -95,26 +109,93 @@ class TestASlotThatFlaps:
         assert host.status == "active: gpu: 2 ready"
 
     def test_on_a_variant_neither(self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
-        gpu, root = "0009:01:00.0", "0009:00:00.0"
-        tree = hosttree.HostTree(tmp_path / "host", ubuntu="24.04", iommu_table="IORT")
-        world = World.of(tree, monkeypatch)
-        tree.write("proc/sys/kernel/osrelease", f"{tree.release.kernel}\n")
-        tree.bridge(root, identity="10de:22b2")
-        tree.function(gpu, "10de:2348", 0x030200, parent=root, driver="nvidia")
-        tree.iommu_on({root: 10, gpu: 11})
-        tree.variant("nvgrace_gpu_vfio_pci", "v000010DEd00002348sv*sd*bc*sc*i*")
+        world = grace_hopper(tmp_path, monkeypatch)
         world.hook("gh200=10de:2348")
         world.hook()
         before = boot_files(world)
         world.forget()
         for _ in range(2):
-            take(world, gpu)
+            take(world, GH200)
             world.hook()
             assert boot_files(world) == before
-            bring(world, gpu)
+            bring(world, GH200)
             world.hook()
         assert (rebuilds(world), boot_files(world)) == ([], before)
-        assert tree.driver_of(gpu) == "nvgrace_gpu_vfio_pci"
+        assert world.tree.driver_of(GH200) == NVGRACE
+
+
+class TestWhatComesBackOnItsOwn:
+    """The udev rule that stays, or the initramfs, has bound it before any hook sees it again."""
+
+    @pytest.fixture
+    def back(self, host: World) -> World:
+        """The first card was away over two hooks, and is back."""
+        take(host, *CARD)
+        host.hook()
+        host.hook()
+        bring(host, *CARD)
+        for each in CARD:
+            host.tree.bind(each, "vfio-pci")
+        return host
+
+    def drivers(self, world: World) -> list[str | None]:
+        return [world.tree.driver_of(each) for each in CARD]
+
+    def test_is_given_back_where_the_unit_leaves(self, back: World):
+        back.leave()
+        assert self.drivers(back) == ["nouveau", "snd_hda_intel"]
+        assert list(back.root.rglob("*pci-passthrough*")) == []
+
+    def test_is_given_back_where_no_item_asks_for_it_any_more(self, back: World):
+        back.hook(f"gpu={GPU_ID}@{SECOND}")
+        assert self.drivers(back) == ["nouveau", "snd_hda_intel"]
+        assert not {*CARD} & record.read(back.site).taken.keys()
+
+    def test_has_the_driver_in_the_record_that_it_had_before(self, back: World):
+        back.hook()
+        known = record.read(back.site)
+        assert [known.taken[each] for each in CARD] == ["nouveau", "snd_hda_intel"]
+        assert known.identities[FIRST] == {"id": GPU_ID, "serial": ""}
+        assert (known.missing, rebuilds(back)) == ({}, [])
+
+    def test_is_left_to_another_application_that_has_it_by_then(self, back: World):
+        """A run that stops in the middle would leave it in both records."""
+        other = back.beside("other")
+        other.hook(f"gpu={GPU_ID}@{FIRST}")
+        assert FIRST in record.read(other.site).taken
+        entered: list[str] = []
+        real = record.Ledger.put
+
+        def put(ledger: record.Ledger, known: record.Record) -> bool:
+            entered.extend(known.taken if ledger.site == back.site else ())
+            return real(ledger, known)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(record.Ledger, "put", put)
+            back.hook()
+            back.leave()
+        assert FIRST not in entered
+        assert self.drivers(back)[0] == "vfio-pci"
+
+    def test_is_left_to_whoever_has_bound_another_card_there(self, back: World):
+        with back.ledger() as ledger:
+            known = ledger.present.shapes
+            ledger.update(shapes={**known, FIRST: known[FIRST]._replace(modalias="pci:v")})
+        back.leave()
+        assert self.drivers(back) == ["vfio-pci", "snd_hda_intel"]
+
+    def test_leaves_its_variant_too(self, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+        world = grace_hopper(tmp_path, monkeypatch)
+        world.hook("gh200=10de:2348")
+        take(world, GH200)
+        world.hook()
+        world.hook()
+        bring(world, GH200)
+        world.tree.bind(GH200, NVGRACE)
+        world.hook()
+        assert record.read(world.site).variants == {GH200: NVGRACE}
+        world.leave()
+        assert world.tree.driver_of(GH200) == "nvidia"
 
 
 class TestWhatIsNotAskedFor:

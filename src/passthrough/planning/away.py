@@ -3,6 +3,7 @@
 A slot that comes and goes would have the initramfs rebuilt each time otherwise, which takes minutes
 on a host. The lines of a card that is not there claim nothing: they go by its address and its id.
 They go as soon as no item asks for it any more. VFs are no card: they come and go with a number.
+What comes back is on its VFIO driver by these lines, so it is the charm's to give back as before.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ _MODALIAS = re.compile(
     r"pci:v0000([0-9A-F]{4})d0000([0-9A-F]{4})sv[0-9A-F]{8}sd[0-9A-F]{8}"
     r"bc([0-9A-F]{2})sc([0-9A-F]{2})i([0-9A-F]{2})"
 )
+_NOTHING, _UNKNOWN = Record(), Shape("")
 
 
 class Situation(NamedTuple):
@@ -46,15 +48,54 @@ def recall(now: Situation) -> tuple[claims.Claim, ...]:
     return tuple(_recall(now))
 
 
-def shapes(claimed: Iterable[claims.Claim]) -> dict[str, Shape]:
-    """How each claimed function is, for the time when it is away."""
-    return {
-        claim.address: Shape(
-            claim.function.modalias or "", claim.companion_of or "", claim.function.device_type
+def shapes(
+    claimed: Iterable[claims.Claim],
+    known: Record = _NOTHING,
+    taken: Mapping[str, str | None] = _NOTHING.taken,
+    variants: Mapping[str, str] = _NOTHING.variants,
+) -> dict[str, Shape]:
+    """How each claimed function is, for the time when it is away.
+
+    Args:
+        claimed: the claims, with those of what is away.
+        known: the record; it names how what is away was.
+        taken: what is there, as `Record.taken` will have it.
+        variants: the same of `Record.variants`.
+    """
+    found: dict[str, Shape] = {}
+    for claim in claimed:
+        address, function = claim.address, claim.function
+        if claim.vfio.is_left or function.physfn:
+            continue
+        before = known.shapes.get(address, _UNKNOWN)
+        is_there = address in taken
+        found[address] = Shape(
+            function.modalias or "",
+            claim.companion_of or "",
+            function.device_type,
+            (taken[address] or "") if is_there else before.native,
+            variants.get(address, "") if is_there else before.variant,
         )
-        for claim in claimed
-        if not (claim.vfio.is_left or claim.function.physfn)
-    }
+    return found
+
+
+def returned(known: Record, host: pci.Host) -> dict[str, Shape]:
+    """What was away, and is on a VFIO driver since the boot files claimed it as it came back.
+
+    Args:
+        known: the record, of a time when it was away.
+        host: the functions that are there.
+    """
+    found: dict[str, Shape] = {}
+    for address, shape in known.shapes.items():
+        function = host.functions.get(address)
+        was_away = (shape.companion_of or address) in known.missing and address not in known.taken
+        if not (was_away and function and function.modalias == shape.modalias):
+            continue
+        is_ours = function.is_for_variant or pci.VFIO_PCI in (function.driver, function.override)
+        if is_ours and address not in known.lent:
+            found[address] = shape
+    return found
 
 
 def _recall(now: Situation) -> Iterator[claims.Claim]:

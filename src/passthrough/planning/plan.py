@@ -257,7 +257,7 @@ def make(
             vfs=now.vfs.record,
             lent={} if wanted.leaving else record.lent,
             missing=now.missing,
-            shapes=away.shapes(at_boot),
+            shapes=away.shapes(at_boot, record, taken, variants),
             erasing=_erasing({*taken, *now.missing}, outcome, record, wanted),
         ),
         pending=pending,

@@ -207,11 +207,15 @@ class Shape(NamedTuple):
         modalias: its modalias, which names vendor, product and class.
         companion_of: the function that it accompanies; empty for none.
         device_type: what Nova calls it, such as ``type-PF``.
+        native: the driver that had it before, as in ``taken``; empty for none.
+        variant: the variant that it was to have, as in ``variants``; empty for none.
     """
 
     modalias: str
     companion_of: str = ""
     device_type: str = ""
+    native: str = ""
+    variant: str = ""
 
 
 class Record(frozen.Value):
