@@ -212,6 +212,7 @@ class PciPassthroughCharm(ops.CharmBase):
         try:
             if not isinstance(self._done, dispatched.Removed):
                 check = self._observability.hold_back(self._monitoring.check)
+                check = self.publisher.hold_back(check)
                 settling.remember(self.site, self.unit.name, self.config, self._done, check)
             found = self._observability.add(summary.summarize(self, self._done))
         except Exception as error:

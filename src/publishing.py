@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import ops
 
+import dispatched
 import roles
 from passthrough.config import options
 from passthrough.nova import lines as nova_lines
@@ -21,6 +22,7 @@ class Publisher:
 
     def __init__(self, charm: ops.CharmBase):
         self._charm = charm
+        self._has_told = False
 
     def devices(self, offer: nova_offer.Offer) -> None:
         """Publish the device_specs of a unit's offer."""
@@ -29,7 +31,8 @@ class Publisher:
         from charms.pci_passthrough.v0 import nova_pci
 
         specs = (*offer.device_specs, *offer.held)
-        self._library.publish_device_specs(nova_pci.DeviceSpec(**each) for each in specs)
+        told = self._library.publish_device_specs(nova_pci.DeviceSpec(**each) for each in specs)
+        self._has_told |= told
 
     def aliases(self, wanted: options.Options) -> None:
         """Publish the application's aliases; only the leader may."""
@@ -38,7 +41,15 @@ class Publisher:
         from charms.pci_passthrough.v0 import nova_pci
 
         found = nova_lines.aliases(wanted.devices)
-        self._library.publish_aliases(nova_pci.Alias(**each) for each in found)
+        told = self._library.publish_aliases(nova_pci.Alias(**each) for each in found)
+        self._has_told |= told
+
+    def hold_back(self, check: dispatched.Check) -> dispatched.Check:
+        """Have the next hook ask again where this one has told anything.
+
+        Juju drops all of it where it cannot take it behind the hook's end, and runs the hook again.
+        """
+        return dispatched.Check.WAITS if self._has_told else check
 
     @property
     def _is_asked(self) -> bool:

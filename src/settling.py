@@ -63,8 +63,8 @@ def remember(
 
     One that did not reconcile, such as an action, sets the status too, by what it has seen; whether
     that stays right nobody knows but the next hook. Nor is a unit settled whose NRPE check has to
-    wait: its server may be installed at any time. Of a unit that looks after this host, the options
-    are kept all the same.
+    wait: its server may be installed at any time; nor one that has told nova-pci anything. Of a
+    unit that looks after this host, the options are kept all the same.
     """
     try:
         if isinstance(done, (dispatched.Published, dispatched.Barred)):

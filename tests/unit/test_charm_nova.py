@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 from collections.abc import Callable
@@ -10,7 +11,7 @@ import ops
 import pytest
 import yaml
 from harness import unit as units
-from harness.constants import GPUS, NOVA
+from harness.constants import GPUS, NOVA, ONE
 from harness.hosttree import kernel as model
 from harness.unit import Unit
 from harness.world import World
@@ -21,6 +22,11 @@ import publishing
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 SECRET = "hunter2"  # noqa: S105 - what must not be seen anywhere
 KEYSTONE = {"service_password": SECRET, "auth_host": "10.0.0.9", "admin_token": SECRET}
+
+
+def published_in(state: testing.State, unit: Deployment) -> tuple[dict, dict]:
+    found = state.get_relation(unit.nova_pci.id)
+    return dict(found.local_app_data), dict(found.local_unit_data)
 
 
 class Deployment(Unit):
@@ -41,8 +47,7 @@ class Deployment(Unit):
 
     @property
     def published(self) -> tuple[dict, dict]:
-        found = self.state.get_relation(self.nova_pci.id)
-        return dict(found.local_app_data), dict(found.local_unit_data)
+        return published_in(self.state, self)
 
     @property
     def log(self) -> str:
@@ -235,6 +240,32 @@ class TestNobodyIsRelated:
         assert ready.run(event).name == "blocked", "so it is seen, where somebody is related"
         ready.relate(ready.principal)
         assert ready.run(event).name == "active"
+
+
+class TestAHookThatFailsBehindItsEnd:
+    """Juju drops what it has told relations, and runs the same hook again."""
+
+    @pytest.mark.parametrize("event", ["config_changed", "update_status"])
+    def test_what_it_has_told_nova_is_told_again(self, ready: Deployment, event: str):
+        ready.run()
+        before = ready.state
+        ready.configure(devices=ONE)
+        ready.run(event if event == "config_changed" else "start")
+        told = ready.published
+        assert told != published_in(before, ready)
+        for _ in range(2):
+            ready.state = dataclasses.replace(before, config=ready.state.config)
+            ready.run(event)
+            assert ready.published == told
+
+    def test_once_it_is_told_a_hook_with_nothing_new_ends_early(
+        self, ready: Deployment, monkeypatch: pytest.MonkeyPatch
+    ):
+        ready.run(devices=ONE)
+        ready.run()
+        monkeypatch.setattr(ready.context, "run", None)
+        ready.run()
+        ready.run("update_status")
 
 
 class TestRemoval:
