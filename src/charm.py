@@ -88,6 +88,7 @@ class PciPassthroughCharm(ops.CharmBase):
         for action in self.meta.actions:
             framework.observe(getattr(on, f"{action.replace('-', '_')}_action"), self._on_action)
         framework.observe(on.collect_unit_status, self._on_collect_status)
+        framework.observe(framework.on.commit, self._on_commit)
 
     @property
     def is_controller(self) -> bool:
@@ -210,14 +211,25 @@ class PciPassthroughCharm(ops.CharmBase):
         import summary
 
         try:
-            if not isinstance(self._done, dispatched.Removed):
-                check = self._observability.hold_back(self._monitoring.check)
-                check = self.publisher.hold_back(check)
-                settling.remember(self.site, self.unit.name, self.config, self._done, check)
+            if not isinstance(self._done, (dispatched.Removed, dispatched.Reconciled)):
+                self._remember()
             found = self._observability.add(summary.summarize(self, self._done))
         except Exception as error:
-            found = status.summarize_failure(dispatched.fail(error).problem)
+            self._done = dispatched.fail(error)
+            found = status.summarize_failure(self._done.problem)
         event.add_status(ops.StatusBase.from_name(found.kind, found.message))
+
+    def _on_commit(self, _: ops.EventBase) -> None:
+        """Settle the unit once its status is set: until then the next hook has to do it."""
+        try:
+            if isinstance(self._done, dispatched.Reconciled):
+                self._remember()
+        except Exception as error:
+            dispatched.fail(error)  # it stays unsettled
+
+    def _remember(self) -> None:
+        check = self.publisher.hold_back(self._observability.hold_back(self._monitoring.check))
+        settling.remember(self.site, self.unit.name, self.config, self._done, check)
 
     def _reconcile(self, wanted: options.Options, facts: survey.Facts | None, **how: bool) -> None:
         import hosting

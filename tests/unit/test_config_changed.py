@@ -12,6 +12,7 @@ from harness.constants import MODULES, ONE
 from harness.drifts import DRIFT, remembered, spoil
 from harness.fakekernel import FakeKernel
 from harness.unit import METRICS, NRPE, PRINCIPAL, Unit
+from ops import testing
 
 from passthrough import frozen, reconcile
 from passthrough.effects import apply
@@ -190,3 +191,17 @@ def test_whatever_a_run_did_juju_is_told(
     monkeypatch.setattr(reconcile, "reconcile", busy)
     settled.run("config_changed")
     assert whole == ["config_changed"]
+
+
+@pytest.mark.parametrize("event", ["config_changed", "update_status"])
+def test_a_status_that_juju_did_not_take_is_set_by_the_hook_that_it_runs_again(
+    settled: Unit, monkeypatch: pytest.MonkeyPatch, event: str
+):
+    def fail(*_: Any, **__: Any) -> None:
+        raise ops.ModelError("connection is shut down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ops.Unit, "status", property(fset=fail))
+        with pytest.raises(testing.errors.UncaughtCharmError):
+            settled.run("config_changed", devices=ONE)
+    assert settled.run(event) == ops.ActiveStatus("gpu: 1 ready")
