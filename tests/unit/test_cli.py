@@ -36,6 +36,19 @@ def run(tree: hosttree.HostTree, capsys: pytest.CaptureFixture[str]) -> Run:
     return call
 
 
+def test_a_closed_output_is_no_reason_for_a_traceback(tree: hosttree.HostTree):
+    program = pathlib.Path(__file__).resolve().parents[2] / "bin/pci-passthrough"
+    words = [sys.executable, "-IS", program, "--root", tree.root, "list"]
+    found = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" >&-', "sh", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    assert found.returncode == 70
+    assert found.stderr.count("\n") == 1, found.stderr
+
+
 class TestList:
     def test_shows_every_function(self, run: Run, tree):
         code, shown, errors = run("list")
