@@ -123,6 +123,21 @@ class TestASlotThatFlaps:
         assert (rebuilds(world), boot_files(world)) == ([], before)
         assert world.tree.driver_of(GH200) == NVGRACE
 
+    def test_of_a_type_that_its_item_names_neither(self, ready: World):
+        """A function that is not there has no VFs that would tell of a PF."""
+        card = "0000:87:00.0"
+        ready.tree.function(
+            card, "10de:2330", 0x030200, parent="0000:80:01.0", group=78, total_vfs=16
+        )
+        ready.hook("pf=10de:2330/PF")
+        assert card in claims_at_boot(ready)
+        before = boot_files(ready)
+        ready.forget()
+        take(ready, card)
+        for _ in range(3):
+            ready.hook()
+        assert (rebuilds(ready), boot_files(ready)) == ([], before)
+
 
 class TestWhatComesBackOnItsOwn:
     """The udev rule that stays, or the initramfs, has bound it before any hook sees it again."""

@@ -22,7 +22,7 @@ _MODALIAS = re.compile(
     r"pci:v0000([0-9A-F]{4})d0000([0-9A-F]{4})sv[0-9A-F]{8}sd[0-9A-F]{8}"
     r"bc([0-9A-F]{2})sc([0-9A-F]{2})i([0-9A-F]{2})"
 )
-_NOTHING, _UNKNOWN = Record(), Shape("")
+_NOTHING = Record()
 
 
 class Situation(NamedTuple):
@@ -67,14 +67,15 @@ def shapes(
         address, function = claim.address, claim.function
         if claim.vfio.is_left or function.physfn:
             continue
-        before = known.shapes.get(address, _UNKNOWN)
-        is_there = address in taken
+        if address in known.shapes and address not in taken:
+            found[address] = known.shapes[address]  # of what is away the claim knows less
+            continue
         found[address] = Shape(
             function.modalias or "",
             claim.companion_of or "",
             function.device_type,
-            (taken[address] or "") if is_there else before.native,
-            variants.get(address, "") if is_there else before.variant,
+            taken.get(address) or "",
+            variants.get(address, ""),
         )
     return found
 
