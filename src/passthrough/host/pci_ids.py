@@ -88,6 +88,8 @@ def _scan(content: bytes, wanted: Mapping[str, set[str]]) -> Names:
             if at >= 0:
                 products[vendor, product] = _rest_of_line(content, at + len(entry))
     start = content.find(_CLASS, end)
+    if start < 0:
+        start = content.find(_CLASS)  # somebody has added a vendor behind them
     while start >= 0:
         end = _end_of_section(content, start)
         base, _, name = _rest_of_line(content, start + len(_CLASS)).partition("  ")

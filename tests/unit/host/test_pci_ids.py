@@ -121,3 +121,12 @@ def test_vendors_that_are_out_of_order_are_found(root: pathlib.Path):
         "Of the beginning First",
     ]
     assert known.kind(functions[0]) == "VGA compatible controller"
+
+
+def test_classes_are_named_where_a_vendor_was_added_behind_them(root: pathlib.Path):
+    (path,) = root.glob("usr/share/*/pci.ids")
+    path.write_text(PCI_IDS + "ff00  Of the end\n\t0001  Last\n")
+    functions = [made.function("0000:01:00.0", each) for each in ("10de:1db6", "ff00:0001")]
+    known = pci_ids.look_up(root, functions)
+    assert known.device(functions[1]) == "Of the end Last"
+    assert known.kind(functions[0]) == "VGA compatible controller"
