@@ -122,8 +122,7 @@ class Nodes:
     @functools.cached_property
     def _cut_up(self) -> frozenset[str]:
         """The functions on the paths of mediated devices."""
-        paths = sysfs.links_or_raise(self._root / _MEDIATED).values()
-        return frozenset[str]().union(*map(pci_address.functions_on, paths))
+        return frozenset[str]().union(*mediated(self._root).values())
 
     def _may_be_lent(self, address: str) -> bool:
         """Whether guests can have a function, or a part of it; of one that was not read, perhaps.
@@ -224,6 +223,16 @@ class Nodes:
             for address in pci_address.functions_on(path):
                 found.setdefault(address, []).append(node)
         return found
+
+
+def mediated(root: Path) -> dict[str, frozenset[str]]:
+    """Map each mediated device, by its name, to the functions on its path.
+
+    Raises:
+        OSError: when the kernel's list of them is there and cannot be read.
+    """
+    links = sysfs.links_or_raise(root / _MEDIATED)
+    return {name: pci_address.functions_on(path) for name, path in links.items()}
 
 
 def _node(path: str, number: str) -> Node:

@@ -11,19 +11,16 @@ from __future__ import annotations
 from collections.abc import Container, Iterator
 from pathlib import Path
 
-from passthrough import pci_address
 from passthrough.host import pci
-from passthrough.host.nodes import Node, Nodes
+from passthrough.host.nodes import Node, Nodes, mediated
 from passthrough.host.uses import kinds
-from passthrough.system import procfs, quoting, sysfs
-
-_MEDIATED = "sys/bus/mdev/devices"
+from passthrough.system import procfs, quoting
 
 
 def find(root: Path) -> Iterator[tuple[str, kinds.Use]]:
     """Find the functions that are cut up into mediated devices, as pairs of address and use."""
-    for name, path in sysfs.links_or_raise(root / _MEDIATED).items():
-        for address in sorted(pci_address.functions_on(path)):
+    for name, addresses in mediated(root).items():
+        for address in sorted(addresses):
             yield address, kinds.Use(kinds.Kind.MEDIATED, quoting.plain(name))
 
 
