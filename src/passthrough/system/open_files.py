@@ -194,14 +194,18 @@ def _number_of(path: str, kind: str) -> str | None:
     Raises:
         OSError: when that cannot be told.
     """
-    if kind == _OVERLAY:
-        return _number_on_overlay(path)
+    mode, major, minor = _ask_on_overlay(path) if kind == _OVERLAY else _ask(path)
+    node = _KINDS.get(stat.S_IFMT(mode))
+    return f"{node}{major}:{minor}" if node else None
+
+
+def _ask(path: str) -> tuple[int, int, int]:
+    """The mode of what a descriptor leads to, and its major and minor number as a device node."""
     found = os.stat(path)
-    node = _KINDS.get(stat.S_IFMT(found.st_mode))
-    return f"{node}{os.major(found.st_rdev)}:{os.minor(found.st_rdev)}" if node else None
+    return found.st_mode, os.major(found.st_rdev), os.minor(found.st_rdev)
 
 
-def _number_on_overlay(path: str) -> str | None:
+def _ask_on_overlay(path: str) -> tuple[int, int, int]:
     """The same by statx(2), which os.stat() makes without a way to say that no server is asked."""
     import ctypes  # half of what imports cost here, and a host without containers asks for none
 
@@ -211,11 +215,8 @@ def _number_on_overlay(path: str) -> str | None:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), path)
     (mode,) = _MODE.unpack_from(answer, _MODE_AT)
-    node = _KINDS.get(stat.S_IFMT(mode))
-    if node is None:
-        return None
     major, minor = _NUMBER.unpack_from(answer, _MAJOR_AT)
-    return f"{node}{major}:{minor}"
+    return mode, major, minor
 
 
 @functools.cache
